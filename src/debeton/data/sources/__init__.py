@@ -1,0 +1,81 @@
+"""Data sets in the layouts their owners publish, one module each; importing this package registers them all.
+
+A source is a function `load(request) -> Dataset`. Adding one is a new module here that calls
+`register_source`; nothing else names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from debeton.data.spec import DatasetSpec, Rows
+from debeton.registry import Registry
+
+
+@dataclass(frozen=True)
+class Option:
+    """One command-line option of a source: `--name VALUE`; bool options are switches."""
+
+    name: str
+    type: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: the raw folder (None: the usual places), may we download, the source's options."""
+
+    raw: Path | None = None
+    download: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a source returns: the spec and its splits by name ('train', 'val', 'test', ...)."""
+
+    spec: DatasetSpec
+    splits: Mapping[str, Rows]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A registered data set. `where` says how a person gets it; it ends the error when files are missing."""
+
+    name: str
+    load: Callable[[Request], Dataset]
+    where: str
+    options: tuple[Option, ...] = ()
+
+    def request(self, raw: Path | None = None, download: bool = False, **options: Any) -> Request:
+        """A Request with this source's defaults filled in; option names use underscores."""
+        defaults = {option.name.replace("-", "_"): option.default for option in self.options}
+        unknown = set(options) - set(defaults)
+        if unknown:
+            raise TypeError(f"source {self.name} has no option {sorted(unknown)}; it has {sorted(defaults)}")
+        return Request(raw, download, {**defaults, **options})
+
+
+SOURCES: Registry[Source] = Registry("dataset")
+
+
+def register_source(
+    name: str, summary: str, where: str, options: tuple[Option, ...] = ()
+) -> Callable[[Callable[[Request], Dataset]], Callable[[Request], Dataset]]:
+    """Decorator that registers `load(request) -> Dataset` under `name`."""
+
+    def decorate(load: Callable[[Request], Dataset]) -> Callable[[Request], Dataset]:
+        SOURCES.add(name, Source(name, load, where, options), summary)
+        return load
+
+    return decorate
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
