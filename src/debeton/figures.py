@@ -1,0 +1,328 @@
+"""The figures of a report: what the groups are, what each setting reaches on them, and how it got there.
+
+Matplotlib's object interface only (no pyplot): nothing global, no display. All accuracies in percent.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from debeton.figure_maps import (
+    COLOURS,
+    INK,
+    WIDTH,
+    add_legend,
+    colour_of,
+    plot_few_groups,
+    plot_many_groups,
+    wrap,
+)
+from debeton.report_runs import OPTION, Setting, Stat
+
+MAX_BARS = 24  # more groups than this are a heat map
+ALIGNED, CONFLICTING = "#56B4E9", "#D55E00"
+DASHES = ("-", "--", "-.", ":")
+GRID = "#d9dde2"
+STYLE: dict[str, Any] = {
+    "font.size": 10.5, "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a929c", "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7, "legend.frameon": False, "text.color": INK,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "errorbar.capsize": 2.5, "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.08,
+}  # fmt: skip
+CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind text that crosses a grid line
+ERROR = {"ecolor": INK, "elinewidth": 1.0}
+HEADLINE_PAIRS = (
+    (
+        ("bias_aligned_accuracy", "bias-aligned", ALIGNED),
+        ("bias_conflicting_accuracy", "bias-conflicting", CONFLICTING),
+    ),
+    (("accuracy", "average", ALIGNED), ("worst_group_accuracy", "worst group", CONFLICTING)),
+)
+CURVES = (
+    ("worst_group_accuracy", "worst-group"), ("mean_group_accuracy", "mean-group"),
+    ("bias_aligned_accuracy", "bias-aligned"), ("bias_conflicting_accuracy", "bias-conflicting"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished figure: file stem, one-line caption, PNG bytes, width in CSS pixels."""
+
+    name: str
+    caption: str
+    png: bytes
+    width: int
+
+
+def make_plots(settings: Sequence[Setting], split: str) -> list[Plot]:
+    """Every figure the settings have data for, headline first; one set of group figures per data set."""
+    over = "error bars: sample standard deviation over seeds"
+    plots = [("headline", f"Accuracy on the {split} split per setting; {over}.", plot_headline(settings, split))]
+    families = list(group_families(settings).values())
+    for i, family in enumerate(families):
+        suffix = f"_{i + 1}" if len(families) > 1 else ""
+        of = f" of {family[0].dataset}" if len(families) > 1 else ""
+        plots += [
+            (f"option{suffix}", f"Accuracy{of} by data set option; {over}.", plot_option(family, split)),
+            (f"group_accuracy{suffix}", f"Accuracy per group{of} on the {split} split.", plot_groups(family, split)),
+            (f"train_groups{suffix}", f"Samples per group{of} in the training set.", plot_train_groups(family)),
+        ]
+    curves = "Learning curves over all phases; line: mean over seeds, band: smallest to largest seed."
+    plots.append(("curves", curves, plot_curves(settings)))
+    return [
+        Plot(name, caption, to_png(figure), round(100 * figure.get_figwidth()))
+        for name, caption, figure in plots
+        if figure is not None
+    ]
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None}, facecolor="white")
+    return buffer.getvalue()
+
+
+def group_families(settings: Sequence[Setting]) -> dict[tuple[str, ...], list[Setting]]:
+    """Settings by (data set, *group names): only these share a group axis."""
+    families: dict[tuple[str, ...], list[Setting]] = {}
+    for setting in settings:
+        families.setdefault((setting.dataset, *setting.group_names), []).append(setting)
+    return families
+
+
+def train_distributions(settings: Sequence[Setting]) -> list[tuple[str, dict[str, float | None]]]:
+    """The different training-group counts among settings, each under the label parts its settings share."""
+    found: dict[tuple[float | None, ...], list[Setting]] = {}
+    names = settings[0].group_names
+    for setting in settings:
+        found.setdefault(tuple(setting.group_count(name, "train") for name in names), []).append(setting)
+    result = []
+    for counts, members in found.items():
+        shared = [part for part in members[0].parts if all(part in other.parts for other in members)]
+        label = " · ".join(shared) or members[0].label + (f" and {len(members) - 1} more" if len(members) > 1 else "")
+        result.append((label if len(found) > 1 else "", dict(zip(names, counts, strict=True))))
+    return result
+
+
+def _styled(function: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
+    def styled(*arguments: Any) -> Figure | None:
+        with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+            return function(*arguments)
+
+    styled.__doc__ = function.__doc__
+    return styled
+
+
+@_styled
+def plot_headline(settings: Sequence[Setting], split: str) -> Figure:
+    """Aligned beside conflicting accuracy per setting; average beside worst-group where no pairing is defined."""
+    defined = [any(s.stat(pair[1][0], split) for s in settings) for pair in HEADLINE_PAIRS]
+    pair = HEADLINE_PAIRS[0 if defined[0] else 1]
+    figure = Figure(figsize=(8.6, 1.3 + 0.62 * len(settings)))
+    axes = figure.subplots()
+    y = np.arange(len(settings))
+    for side, (metric, name, colour) in zip((-0.5, 0.5), pair, strict=True):
+        stats = [setting.stat(metric, split) for setting in settings]
+        means, stds = _columns(stats)
+        axes.barh(y + side * 0.38, means, 0.36, xerr=stds, color=colour, label=name, error_kw=ERROR)
+        for i, stat in enumerate(stats):
+            end = (stat.mean + (stat.std or 0)) if stat else 0
+            axes.text(end + 1, i + side * 0.38, str(stat or "–"), va="center", fontsize=9, bbox=CLEAR)
+    axes.set(yticks=y, yticklabels=[wrap(s.label, 34) for s in settings], xlabel=f"{split} accuracy (%)")
+    axes.set(xlim=(0, 116), xticks=range(0, 101, 20), ylim=(len(settings) - 0.5, -0.5))
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside upper right", ncols=2)
+    return figure
+
+
+@_styled
+def plot_option(settings: Sequence[Setting], split: str) -> Figure | None:
+    """Worst-group and conflicting accuracy against the one numeric option that varies; None without one."""
+    keys = {k for s in settings for k in s.identity if k.startswith(OPTION)}
+    varied = [k for k in sorted(keys) if len({s.identity.get(k) for s in settings}) > 1]
+    values = [s.identity.get(varied[0]) for s in settings] if len(varied) == 1 else []
+    ticks = sorted({v for v in values if isinstance(v, int | float)})
+    if len(ticks) < 3 or len(ticks) < len(set(values)):
+        return None
+    name = varied[0].rsplit(".", 1)[-1]
+    lines: dict[str, list[Setting]] = {}
+    for setting in settings:
+        rest = [p for p in setting.parts if not p.startswith((f"{name} ", f"{varied[0]} "))]
+        lines.setdefault(" · ".join(rest), []).append(setting)
+    figure = Figure(figsize=(9, 3.6))
+    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), (CURVES[0], CURVES[3]), strict=True):
+        for i, (label, members) in enumerate(lines.items()):
+            x = [ticks.index(s.identity[varied[0]]) for s in members]
+            means, stds = _columns([s.stat(metric, split) for s in members])
+            axes.errorbar(x, means, stds, marker="o", markersize=4.5, label=label, color=colour_of(i, len(lines)))
+        axes.set(title=title, xlabel=name.replace("_", " "), ylim=(-3, 103))
+        axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
+    figure.axes[0].set_ylabel(f"{split} accuracy (%)")
+    add_legend(figure, figure.axes[0])
+    return figure
+
+
+@_styled
+def plot_train_groups(settings: Sequence[Setting]) -> Figure | None:
+    """Training samples per group: bars; for many groups a classes x attributes map with a log colour scale."""
+    distributions = [(label, counts) for label, counts in train_distributions(settings) if any(counts.values())]
+    names = settings[0].group_names
+    if not distributions:
+        return None
+    unit = "training samples"
+    if len(names) > MAX_BARS:
+        tables = [(label, [counts[name] for name in names]) for label, counts in distributions]
+        return plot_many_groups(tables, names, unit, log=True)
+    if len(names) * len(distributions) > 40:
+        return plot_few_groups([(label, [c[n] for n in names]) for label, c in distributions], names, unit, log=True)
+    figure, axes = _bar_axes(len(names) * len(distributions), names)
+    known = [c for _, counts in distributions for c in counts.values() if c]
+    log = max(known) > 30 * min(known)
+    width = 0.84 / len(distributions)
+    for i, (label, counts) in enumerate(distributions):
+        x = np.arange(len(names)) + (i - (len(distributions) - 1) / 2) * width
+        colour = colour_of(i, len(distributions))
+        axes.bar(x, [counts[n] or 0 for n in names], width * 0.94, label=label or None, color=colour)
+        for xi, name in zip(x, names, strict=True):
+            count = counts[name]
+            text = "–" if count is None else f"{count:,.0f}"
+            crowded = len(names) * len(distributions) > 20
+            at = max(count or 0, 0.8 * min(known) if log else 0)
+            axes.annotate(text, (xi, at), (0, 2), textcoords="offset points", ha="center", va="bottom",
+                          fontsize=8 if crowded else 9, rotation=90 if crowded else 0)  # fmt: skip
+    if log:
+        axes.set_yscale("log")
+        axes.set_ylim(0.6 * min(known), max(known) * 3)
+    else:
+        axes.margins(y=0.18)
+    axes.set_ylabel(unit + (" (log scale)" if log else ""))
+    add_legend(figure, axes)
+    return figure
+
+
+@_styled
+def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
+    """Accuracy per group and setting: grouped bars, or heat maps for many groups or many settings."""
+    names = settings[0].group_names
+    stats = [[s.group_stat(name, split) for name in names] for s in settings]
+    if not any(stat for row in stats for stat in row):
+        return None
+    if len(names) > MAX_BARS:
+        tables = [(s.label, [st.mean if st else None for st in row]) for s, row in zip(settings, stats, strict=True)]
+        return plot_many_groups(tables, names, f"{split} accuracy (%)", log=False)
+    if len(settings) > 6 or len(names) * len(settings) > 60:
+        return plot_few_groups([(s.label, _columns(row)[0]) for s, row in zip(settings, stats, strict=True)], names,
+                           f"{split} accuracy (%)", log=False)  # fmt: skip
+    figure, axes = _bar_axes(len(names) * len(settings), names)
+    width = 0.84 / len(settings)
+    for i, (setting, row) in enumerate(zip(settings, stats, strict=True)):
+        x = np.arange(len(names)) + (i - (len(settings) - 1) / 2) * width
+        means, stds = _columns(row)
+        colour = looks_of(settings)[i][0]
+        axes.bar(x, means, width * 0.94, yerr=stds, label=wrap(setting.label, 40), color=colour, error_kw=ERROR)
+        for xi, stat in zip(x, row, strict=True):
+            if stat is None:
+                axes.text(xi, 1, "–", ha="center", va="bottom")
+    axes.set(ylim=(0, 104), ylabel=f"{split} accuracy (%)")
+    add_legend(figure, axes)
+    return figure
+
+
+@_styled
+def plot_curves(settings: Sequence[Setting]) -> Figure | None:
+    """Validation accuracies and training loss by epoch; None without any evaluation."""
+    split = "val" if any(_curve(s, "accuracy", "val") for s in settings) else "test"
+    panels = [(metric, split, f"{title} accuracy", f"{split} accuracy (%)", 100) for metric, title in CURVES]
+    panels.append(("loss", "train", "training loss", "loss (nats)", 1))
+    drawn = [panel for panel in panels if any(_curve(s, panel[0], panel[1]) for s in settings)]
+    if not drawn:
+        return None
+    looks, rows = looks_of(settings), math.ceil(len(drawn) / 3)
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.9 * rows))
+    cells = figure.subplots(rows, min(len(drawn), 3), squeeze=False).flat
+    for axes, panel in zip(cells, [*drawn, *[None] * (len(cells) - len(drawn))], strict=True):
+        if panel is None:
+            axes.set_axis_off()
+            continue
+        metric, of, title, unit, scale = panel
+        for i, setting in enumerate(settings):
+            curve = _curve(setting, metric, of)
+            x, low, high = list(curve), *(np.array([scale * f(v) for v in curve.values()]) for f in (min, max))
+            mean = [scale * float(np.mean(v)) for v in curve.values()]
+            line = axes.plot(x, mean, marker="." if len(x) < 2 else "", color=looks[i][0], ls=looks[i][1])[0]
+            line.set_label(wrap(setting.label, 34))
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.16, linewidth=0)
+        axes.set(title=title, xlabel="epoch", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if scale == 100:
+            axes.set_ylim(-3, 103)
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    if len(drawn) < len(cells) and len(labels) <= 10:
+        figure.axes[-1].legend(lines, labels, loc="center left")
+    else:
+        figure.legend(lines, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _curve(setting: Setting, metric: str, split: str) -> dict[float, list[float]]:
+    """Values over seeds by epoch; the phases of a run follow each other, a repeated evaluation counts once."""
+    by_epoch: dict[float, list[float]] = {}
+    for run in setting.runs:
+        ends: dict[Any, float] = {}
+        for row in run.curve:
+            ends[row.get("phase")] = max(ends.get(row.get("phase"), 0), row["epoch"] or 0)
+        phases = list(ends)
+        values: dict[float, float] = {}
+        for row in run.curve:
+            value = (row["metrics"] or {}).get(metric) if row["split"] == split else None
+            if value is not None:
+                earlier = phases[: phases.index(row.get("phase"))]
+                values[sum(ends[phase] for phase in earlier) + (row["epoch"] or 0)] = value
+        for epoch, value in values.items():
+            by_epoch.setdefault(epoch, []).append(value)
+    return dict(sorted(by_epoch.items()))
+
+
+def _columns(stats: Sequence[Stat | None]) -> tuple[list[float], list[float]]:
+    """Means and stds, NaN where undefined: matplotlib then draws no bar and no error bar."""
+    return [s.mean if s else math.nan for s in stats], [s.std if s and s.std is not None else math.nan for s in stats]
+
+
+def looks_of(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    """(colour, dash) per setting: where methods cross with options, the hue is the method and the tint the option."""
+    methods = list(dict.fromkeys(s.method for s in settings))
+    ranks = [sum(other.method == s.method for other in settings[:i]) for i, s in enumerate(settings)]
+    if len(methods) in (1, len(settings)) or len(methods) > len(COLOURS) or max(ranks) >= len(DASHES):
+        return [(colour_of(i, len(settings)), "-") for i in range(len(settings))]
+    looks = []
+    for setting, rank in zip(settings, ranks, strict=True):
+        tint = 0.65 * rank / max(1.5, *ranks)
+        rgb = np.array(to_rgb(COLOURS[methods.index(setting.method)])) * (1 - tint) + tint
+        looks.append((to_hex(tuple(rgb)), DASHES[rank]))
+    return looks
+
+
+def _bar_axes(bars: int, names: Sequence[str]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(min(max(7.0, 0.9 * len(names), 0.3 * bars), WIDTH), 4))
+    axes = figure.subplots()
+    longest = max(map(len, names))
+    if len(names) <= 8:
+        axes.set_xticks(range(len(names)), [wrap(name, 18) for name in names])
+    else:
+        axes.set_xticks(range(len(names)), names, rotation=40 if longest > 3 else 0, ha="right")
+    axes.set_xlabel("group (class, attribute)")
+    axes.grid(visible=False, axis="x")
+    return figure, axes

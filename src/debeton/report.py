@@ -1,0 +1,308 @@
+"""Tables and reports over finished runs: mean ± sample standard deviation over seeds, in percent.
+
+This is where fractions become percent. `load_runs` and `group_settings` read; `print_tables` shows them on a
+console and `write_report` writes one self-contained page.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from debeton.errors import DataError
+from debeton.figures import group_families, make_plots, train_distributions
+from debeton.report_page import Cell, Page, html_list, html_plot, html_table, link
+from debeton.report_runs import (
+    FRACTIONS,
+    RunRecord,
+    Setting,
+    Stat,
+    differing,
+    group_settings,
+    load_runs,
+    show,
+)
+
+__all__ = [
+    "RunRecord", "Setting", "Stat", "group_settings", "group_table", "load_runs", "print_tables", "shown_split",
+    "summary_numbers", "summary_table", "to_latex", "to_markdown", "write_report",
+]  # fmt: skip
+
+COLUMNS = {
+    "accuracy": "average",
+    "worst_group_accuracy": "worst-group",
+    "mean_group_accuracy": "mean-group",
+    "bias_aligned_accuracy": "aligned",
+    "bias_conflicting_accuracy": "conflicting",
+}
+FILES = {"config": "config.yaml", "results": "results.json", "evaluations": "results.jsonl", "log": "log.txt"}
+MAX_ROWS, WORST, BEST = 16, 5, 3
+UNITS = "Accuracies in percent, mean ± sample standard deviation over n seeds (no deviation for n = 1)."
+DASH = "–"
+LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
+
+
+def shown_split(settings: Sequence[Setting]) -> str:
+    """'test', or 'val' where no run evaluated a test split."""
+    return "test" if any(run.metrics("test") for s in settings for run in s.runs) else "val"
+
+
+def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
+    """One row a setting, as text: n, the accuracies, the worst group and the rule that chose the epoch."""
+    rows = []
+    for setting in settings:
+        row: dict[str, Any] = {"setting": setting.label, "n": len(setting.runs)}
+        row |= {title: _text(setting, setting.stat(metric, split)) for metric, title in COLUMNS.items()}
+        rows.append(row | {"worst group": worst_group(setting, split), "selection": setting.selection})
+    return pd.DataFrame(rows, columns=["setting", "n", *COLUMNS.values(), "worst group", "selection"])
+
+
+def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
+    """`summary_table` for machines: every accuracy as two numbers (percent), NaN where undefined."""
+    rows = []
+    for setting in settings:
+        row: dict[str, Any] = {"setting": setting.label, "dataset": setting.dataset, "method": setting.method}
+        row |= {"split": split, "n": len(setting.runs), "seeds": " ".join(str(run.seed) for run in setting.runs)}
+        for metric in FRACTIONS:
+            stat = setting.stat(metric, split)
+            row |= {f"{metric}_mean": stat.mean if stat else None, f"{metric}_std": stat.std if stat else None}
+        rows.append(row | {"worst_group": worst_group(setting, split), "selection": setting.selection})
+    return pd.DataFrame(rows)
+
+
+def worst_group(setting: Setting, split: str) -> str:
+    """The group that is worst for most seeds; how many, where they disagree."""
+    names = [run.metrics(split).get("worst_group") for run in setting.runs]
+    counts = collections.Counter(name for name in names if name)
+    if not counts:
+        return DASH
+    name, times = counts.most_common(1)[0]
+    return str(name) if len(counts) == 1 else f"{name} ({times} of {sum(counts.values())} seeds)"
+
+
+def group_table(setting: Setting, split: str = "test") -> pd.DataFrame:
+    """One row a group: name, train count, evaluated count, accuracy (text) and its mean (number, for sorting)."""
+    rows = []
+    for name in setting.group_names:
+        stat = setting.group_stat(name, split)
+        counts = [_count(setting.group_count(name, of)) for of in ("train", split)]
+        rows.append((name, *counts, _text(setting, stat), stat.mean if stat else float("nan")))
+    return pd.DataFrame(rows, columns=["group", "train", split, "accuracy", "mean"])
+
+
+def _text(setting: Setting, stat: Stat | None) -> str:
+    if stat is None:
+        return DASH
+    return str(stat) + (f" (n={stat.n})" if stat.n < len(setting.runs) else "")
+
+
+def _count(count: float | None) -> str:
+    return DASH if count is None else f"{count:,.0f}"
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A pipe table; numbers to the right."""
+    lines = [list(map(str, table.columns)), *(list(map(str, row)) for row in table.itertuples(index=False))]
+    cells = [[text.replace("|", r"\|").replace("\n", " ") for text in line] for line in lines]
+    right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
+    rule = ["---:" if is_right else "---" for is_right in right]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [cells[0], rule, *cells[1:]]) + "\n"
+
+
+def to_latex(table: pd.DataFrame, caption: str | None = None) -> str:
+    """A booktabs table; every special character of names and values is escaped."""
+    right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
+    text = table.to_latex(index=False, escape=True, column_format="".join("r" if r else "l" for r in right))
+    for character, command in (("±", r"$\pm$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):
+        text = text.replace(character, command)
+    return (f"% {caption}\n" if caption else "") + text
+
+
+def print_tables(settings: Sequence[Setting], console: Console | None = None) -> None:
+    """The summary, then the groups of each setting; of many groups the worst and the best."""
+    console = console or Console()
+    if not settings:
+        console.print("No finished run yet: nothing to tabulate.")
+        return
+    split = shown_split(settings)
+    summary = summary_table(settings, split)
+    datasets = ", ".join(dict.fromkeys(s.dataset for s in settings))
+    console.print(f"[bold]{escape(datasets)}: accuracy on the {split} split[/bold]")
+    narrow = console.width < 70 + max(len(setting.label) for setting in settings)
+    table = Table(**LAYOUT)
+    table.add_column("setting", overflow="fold", vertical="bottom")
+    for column in ("n", *COLUMNS.values()):
+        table.add_column(column.replace("-", "\n") if narrow else column, justify="right", no_wrap=True)
+    for row in summary.itertuples(index=False):
+        numbers = [str(v).replace(" ± ", "±") if narrow else str(v) for v in row[1 : 2 + len(COLUMNS)]]
+        table.add_row(escape(row[0]), *numbers)
+    console.print(table)
+    for note in notes(settings):
+        console.print(f"[dim]{escape(note)}[/dim]")
+    for setting in settings:
+        heading = f"{setting.label} (n = {len(setting.runs)})"
+        console.print(f"\n[bold]{escape(heading)}[/bold]; worst group: {escape(worst_group(setting, split))}")
+        table, remark = _rich_groups(setting, split)
+        console.print(table)
+        console.print(f"[dim]{remark}[/dim]" if remark else "", end="\n" if remark else "")
+
+
+def _rich_groups(setting: Setting, split: str) -> tuple[Table, str]:
+    """The table, and what it leaves out."""
+    groups = group_table(setting, split)
+    shown = groups.sort_values("mean", kind="stable") if len(groups) > MAX_ROWS else groups
+    table = Table(**LAYOUT)
+    table.add_column("group")
+    for column in ("train", split, "accuracy"):
+        table.add_column(column, justify="right", no_wrap=True)
+    rows = [tuple(row)[:4] for row in shown.itertuples(index=False)]
+    if len(groups) <= MAX_ROWS:
+        for row in rows:
+            table.add_row(*map(escape, row))
+        return table, ""
+    scored = [row for row, mean in zip(rows, shown["mean"], strict=True) if not math.isnan(mean)]
+    for part in (scored[:WORST], scored[max(WORST, len(scored) - BEST) :]):
+        for row in part:
+            table.add_row(*map(escape, row))
+        table.add_section()
+    for metric in ("bias_aligned_accuracy", "bias_conflicting_accuracy", "mean_group_accuracy"):
+        table.add_row(f"all, {COLUMNS[metric]}", "", "", _text(setting, setting.stat(metric, split)))
+    empty = len(groups) - len(scored)
+    remark = f"the worst {WORST} and best {BEST} of {len(groups)} groups"
+    return table, remark + (f"; {empty} without a {split} sample" if empty else "")
+
+
+def notes(settings: Sequence[Setting]) -> list[str]:
+    """What a reader must know to read the numbers: units, selection rules, repeats, differences not in the labels."""
+    found = [UNITS]
+    rules = dict.fromkeys(s.selection for s in settings)
+    found.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
+    repeats = [run.name for s in settings for run in s.repeats]
+    if repeats:
+        found.append(f"Not counted, as a later run has the same setting and seeds: {', '.join(repeats)}.")
+    seeds = {tuple(run.seeds for run in s.runs) for s in settings}
+    if len(seeds) > 1:
+        found.append("The settings were not run with the same seeds.")
+    named = " ".join(part for s in settings for part in s.parts[1:]).split()
+    keys = [
+        k for k in differing([s.identity for s in settings]) if k not in ("dataset", "selection", "training.method")
+    ]
+    unnamed = [k for k in keys if k not in named and k.rsplit(".", 1)[-1] not in named]
+    if unnamed:
+        more = f" and {len(unnamed) - 6} more" if len(unnamed) > 6 else ""
+        found.append(f"The settings also differ in {', '.join(unnamed[:6])}{more}.")
+    return found
+
+
+def write_report(paths: Iterable[str | Path], out: str | Path, title: str = "debeton report") -> Path:
+    """Read the runs at `paths` and write index.html, figures and summary.{csv,md,tex} into `out`.
+
+    The page is self-contained and needs no network. Files are written under temporary names and renamed.
+    Returns: the path of index.html. Raises: DataError when no run has finished.
+    """
+    runs, out = load_runs(paths), Path(out)
+    settings = group_settings(runs)
+    if not settings:
+        waiting = ", ".join(f"{run.folder} (epoch {run.last_epoch})" for run in runs)
+        raise DataError(f"no run has finished, so there is nothing to report; unfinished: {waiting}")
+    split = shown_split(settings)
+    summary, plots = summary_table(settings, split), make_plots(settings, split)
+    page = Page(title, _subtitle(settings, runs))
+    for plot in plots[:1]:
+        page.add("", html_plot(plot))
+    shown = summary.drop(columns="selection") if summary["selection"].nunique() == 1 else summary  # notes name it
+    page.add(f"Accuracy on the {split} split", html_table(shown.columns, _summary_cells(settings, shown, split)))
+    page.add("", html_list(notes(settings)))
+    if keys := differing([s.identity for s in settings]):
+        page.add("What differs between the settings", html_table(["setting", *keys], _difference_rows(settings, keys)))
+    for i, plot in enumerate(plots[1:]):
+        page.add("" if i else "Figures", html_plot(plot))
+    for family in group_families(settings).values():
+        headers, rows = _group_cells(family, split)
+        many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
+        page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
+        page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
+    page.add("Runs", html_table(["run", "setting", "seed", "state", "epoch", "files"], _run_cells(runs, settings, out)))
+    page.add("", html_list(["Epoch: the selected one; of an unfinished run, the last that ended."]))
+    out.mkdir(parents=True, exist_ok=True)
+    files = {f"{plot.name}.png": plot.png for plot in plots}
+    texts = {
+        "summary.csv": summary_numbers(settings, split).to_csv(index=False),
+        "summary.md": to_markdown(summary) + "\n" + "\n".join(f"- {note}" for note in notes(settings)) + "\n",
+        "summary.tex": to_latex(summary, f"{split} split; {UNITS}"),
+        "index.html": page.render(),  # last: whoever sees the page finds its files
+    }
+    for name, content in (files | {name: text.encode() for name, text in texts.items()}).items():
+        partial = out / f"{name}.partial"
+        partial.write_bytes(content)
+        os.replace(partial, out / name)
+    return out / "index.html"
+
+
+def _subtitle(settings: Sequence[Setting], runs: Sequence[RunRecord]) -> str:
+    sizes = sorted({len(s.runs) for s in settings})
+    n = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
+    unfinished = sum(not run.is_finished for run in runs)
+    datasets = ", ".join(dict.fromkeys(s.dataset for s in settings))
+    text = f"{datasets} · {len(settings)} setting{'s' * (len(settings) > 1)} · {n} seeds each"
+    return text + (f" · {unfinished} run{'s' * (unfinished > 1)} not finished" if unfinished else "")
+
+
+def _summary_cells(settings: Sequence[Setting], summary: pd.DataFrame, split: str) -> list[list[Cell]]:
+    rows = []
+    for setting, row in zip(settings, summary.itertuples(index=False), strict=True):
+        stats = [setting.stat(metric, split) for metric in COLUMNS]
+        keys = [None, (len(setting.runs),), *((s.mean if s else None,) for s in stats)]
+        keys += [None] * (len(row) - len(keys))
+        rows.append([Cell(str(value), key) for value, key in zip(row, keys, strict=True)])
+    return rows
+
+
+def _difference_rows(settings: Sequence[Setting], keys: Sequence[str]) -> list[list[Cell]]:
+    pairs = [(s.label, s.identity) for s in settings]
+    return [[Cell(label), *(Cell(show(i[key]) if key in i else DASH) for key in keys)] for label, i in pairs]
+
+
+def _group_cells(family: Sequence[Setting], split: str) -> tuple[list[str], list[list[Cell]]]:
+    """One row a group; a train column per training distribution, an accuracy column per setting."""
+    trains = train_distributions(family)
+    headers = ["group", *(f"train {label}".strip() for label, _ in trains), split, *(s.label for s in family)]
+    rows = []
+    worst = [re.sub(r" \(\d+ of \d+ seeds\)$", "", worst_group(s, split)) for s in family]
+    for name in family[0].group_names:
+        counts = [counts[name] for _, counts in trains] + [family[0].group_count(name, split)]
+        stats = [s.group_stat(name, split) for s in family]
+        cells = [Cell(_count(count), (count,)) for count in counts]
+        for setting, stat, is_worst in zip(family, stats, (w == name for w in worst), strict=True):
+            cells.append(Cell(_text(setting, stat), (stat.mean if stat else None,), strong=is_worst))
+        rows.append([Cell(name), *cells])
+    return headers, rows
+
+
+def _run_cells(runs: Sequence[RunRecord], settings: Sequence[Setting], out: Path) -> list[list[Cell]]:
+    labels = {id(run): s.label for s in settings for run in s.runs}
+    labels |= {id(run): f"{s.label} (same seeds as a later run; not counted)" for s in settings for run in s.repeats}
+    rows = []
+    for run in runs:
+        place = Path(os.path.relpath(run.folder.resolve(), out.resolve()))
+        files = [(text, file) for text, file in FILES.items() if (run.folder / file).is_file()]
+        epoch = (run.results or {}).get("selected_epoch") if run.is_finished else run.last_epoch
+        rows.append([
+            Cell(link(place, run.name), html=True),
+            Cell(labels.get(id(run), str(run.config.get("training.method", DASH)))),
+            Cell(str(run.seed), (run.seed,)), Cell("finished" if run.is_finished else "unfinished"),
+            Cell(DASH if epoch is None else str(epoch), (epoch,)),
+            Cell(" ".join(link(place / file, text) for text, file in files), html=True),
+        ])  # fmt: skip
+    return rows
