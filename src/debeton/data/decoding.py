@@ -1,0 +1,105 @@
+"""Rows of a beton to pixels: from the memory map or by reads, several threads, damage reported by row."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.native import DECODE_ADDRESS, RESIZE_ADDRESS
+from debeton.data.pipelines import I64, U8, decode_batch
+from debeton.errors import DataError
+
+
+def _kernel_guard() -> contextlib.AbstractContextManager[object]:
+    """A lock around parallel kernels where numba's threading layer aborts on concurrent use ('workqueue')."""
+    for layer in ("tbbpool", "omppool"):
+        try:
+            importlib.import_module(f"numba.np.ufunc.{layer}")
+            return contextlib.nullcontext()
+        except ImportError:
+            continue
+    return threading.Lock()
+
+
+KERNEL_GUARD = _kernel_guard()
+
+
+def use_threads(num_workers: int) -> None:
+    """Let this thread's kernels run on num_workers threads (0 or too many: all cores)."""
+    available = int(numba.config.NUMBA_NUM_THREADS)
+    numba.set_num_threads(min(num_workers, available) if num_workers > 0 else available)
+
+
+class ImageReader:
+    """Decodes images of one beton file.
+
+    offsets, sizes: uint64 [N] where the bytes lie; modes: uint8 [N]; heights, widths: int64 [N].
+    os_cache: True maps the file, and the operating system keeps what fits; False reads each batch into a
+    buffer of its size, so that memory does not grow with the file.
+    """
+
+    def __init__(
+        self, path: Path, offsets: NDArray[np.uint64], sizes: NDArray[np.uint64], modes: U8, heights: I64, widths: I64,
+        *, os_cache: bool = True,
+    ):  # fmt: skip
+        self.path, self.os_cache = path, os_cache
+        self.offsets, self.sizes, self.modes = offsets, sizes, modes
+        self.heights, self.widths = heights, widths
+        largest = int((heights * widths).max()) * 3
+        # Only JPEGs that are cropped or resized go through scratch; pages never touched cost no memory.
+        self._scratch = np.empty((int(numba.config.NUMBA_NUM_THREADS), largest), np.uint8)
+        self._staging = np.empty(0, np.uint8)
+        self._file = None if os_cache else path.open("rb", buffering=0)
+        self._map = np.memmap(path, np.uint8, mode="r") if os_cache else None
+
+    def read(self, rows: I64, boxes: I64, size: tuple[int, int]) -> U8:
+        """uint8 [B, size[0], size[1], 3]: box [top, left, height, width] of each row's image, resized by area.
+
+        Raises DataError that names the first row whose JPEG is damaged. The result is freshly allocated.
+        """
+        out = np.empty((len(rows), *size, 3), np.uint8)
+        status = np.empty(len(rows), np.int32)
+        base, offsets = self._locate(rows)
+        with KERNEL_GUARD:
+            decode_batch(
+                DECODE_ADDRESS, RESIZE_ADDRESS, base, offsets, self.sizes[rows], self.modes[rows],
+                self.heights[rows], self.widths[rows], boxes, self._scratch, out, status,
+            )  # fmt: skip
+        if status.any():
+            row = int(rows[np.flatnonzero(status)[0]])
+            raise DataError(f"{self.path}: the image of row {row} is damaged and cannot be decoded; write the beton again")
+        return out
+
+    def _locate(self, rows: I64) -> tuple[int, NDArray[np.uint64]]:
+        """The address that the offsets of `rows` count from, after reading them in where nothing is mapped."""
+        if self._map is not None:
+            return self._map.ctypes.data, self.offsets[rows]
+        assert self._file is not None
+        ends = np.cumsum(self.sizes[rows])
+        if int(ends[-1]) > len(self._staging):
+            self._staging = np.empty(int(ends[-1]), np.uint8)
+        starts = ends - self.sizes[rows]
+        view, descriptor = memoryview(self._staging), self._file.fileno()
+        for start, end, offset, row in zip(starts.tolist(), ends.tolist(), self.offsets[rows].tolist(), rows, strict=True):
+            if os.preadv(descriptor, [view[start:end]], offset) != end - start:
+                raise DataError(f"{self.path}: row {row} cannot be read to its end; the file was cut or is being rewritten")
+        return self._staging.ctypes.data, starts
+
+    def whole_boxes(self, rows: Sequence[int] | I64) -> I64:
+        """[B, 4] boxes that keep all of each image."""
+        zero = np.zeros(len(rows), np.int64)
+        return np.stack([zero, zero, self.heights[rows], self.widths[rows]], axis=1)
+
+    def close(self) -> None:
+        """Release the file or its map."""
+        self._map = None
+        if self._file is not None:
+            self._file.close()

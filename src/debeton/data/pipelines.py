@@ -1,0 +1,326 @@
+"""JIT image pipelines: decode and crop, augment, normalise. Kernels are cached on disk and release the GIL.
+
+Randomness is counter-based: draw k of a sample is a hash of (its key, k), and the key a hash of
+(seed, epoch, position in the epoch). Pixels therefore depend neither on the number of workers nor
+on what ran before, which numba's per-thread generators cannot give.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numba import get_thread_id, njit, prange, uint64
+from numpy.typing import NDArray
+
+from debeton.data.native import decode_jpeg, resize_box
+from debeton.errors import DataError, UsageError
+from debeton.registry import Registry
+from debeton.seed import derive_seed
+
+U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
+JPG, RAW = 0, 1  # FFCV's image modes (ffcv/fields/rgb_image.py)
+
+# Where in a sample's stream each operation draws; far apart, so that none overlaps another.
+CROP_DRAWS, FLIP_DRAWS, PAD_DRAWS, CUTOUT_DRAWS = 0, 100, 200, 300
+
+
+@njit(cache=True, inline="always")
+def mix(key, k):
+    """Draw k of a sample's stream, uint64: SplitMix64 (Steele et al. 2014) at key + (k + 1) * golden ratio."""
+    z = uint64(key) + (uint64(k) + uint64(1)) * uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> uint64(27))) * uint64(0x94D049BB133111EB)
+    return z ^ (z >> uint64(31))
+
+
+@njit(cache=True, inline="always")
+def uniform(key, k):
+    """Draw k of a sample's stream as a float64 in [0, 1) with 53 random bits."""
+    return float(mix(key, k) >> uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True)
+def _sample_keys(base, positions):
+    keys = np.empty(len(positions), np.uint64)
+    for i in range(len(positions)):
+        keys[i] = mix(base, positions[i])
+    return keys
+
+
+def sample_keys(seed: int, epoch: int, positions: I64) -> Keys:
+    """Keys [B] of the samples at `positions` of the epoch's order."""
+    return _sample_keys(np.uint64(derive_seed(seed, "pixels", epoch)), positions)
+
+
+# --- decoding ----------------------------------------------------------------------------------
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def decode_batch(
+    decode_address, resize_address, base, offsets, sizes, modes, heights, widths, boxes, scratch, out, status
+):
+    """Decode B images, crop box (top, left, height, width) of each and resize it into out [B, H, W, 3].
+
+    base: address of the bytes that offsets [B] and sizes [B] point into; modes [B] JPG or RAW; scratch: [threads, bytes of
+    the largest image]; status [B]: 0, or -1 where a JPEG is damaged.
+    """
+    to_height, to_width = out.shape[1], out.shape[2]
+    for i in prange(len(offsets)):
+        height, width = heights[i], widths[i]
+        source = base + offsets[i]
+        top, left, box_height, box_width = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
+        whole = box_height == height and box_width == width and height == to_height and width == to_width
+        status[i] = 0
+        if modes[i] == JPG:
+            decoded = out[i].ctypes.data if whole else scratch[get_thread_id()].ctypes.data
+            status[i] = decode_jpeg(decode_address, source, sizes[i], height, width, decoded)
+            source = decoded
+        if not whole or modes[i] == RAW:
+            resize_box(
+                resize_address, source, height, width, top, top + box_height, left, left + box_width,
+                out[i].ctypes.data, to_height, to_width,
+            )  # fmt: skip
+
+
+@njit(cache=True)
+def _random_resized_boxes(keys, heights, widths, min_scale, max_scale, min_log_ratio, max_log_ratio):
+    boxes = np.empty((len(keys), 4), np.int64)
+    for i in range(len(keys)):
+        key, height, width = keys[i], heights[i], widths[i]
+        found = False
+        for attempt in range(10):
+            draw = CROP_DRAWS + 4 * attempt
+            area = height * width * (min_scale + (max_scale - min_scale) * uniform(key, draw))
+            ratio = math.exp(min_log_ratio + (max_log_ratio - min_log_ratio) * uniform(key, draw + 1))
+            w = int(round(math.sqrt(area * ratio)))
+            h = int(round(math.sqrt(area / ratio)))
+            if 0 < w <= width and 0 < h <= height:
+                boxes[i, 0] = int(uniform(key, draw + 2) * (height - h + 1))
+                boxes[i, 1] = int(uniform(key, draw + 3) * (width - w + 1))
+                boxes[i, 2], boxes[i, 3] = h, w
+                found = True
+                break
+        if not found:  # the largest centred box within the ratios
+            h, w = height, width
+            if width < height * math.exp(min_log_ratio):
+                h = max(1, int(round(width / math.exp(min_log_ratio))))
+            elif width > height * math.exp(max_log_ratio):
+                w = max(1, int(round(height * math.exp(max_log_ratio))))
+            boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = (height - h) // 2, (width - w) // 2, h, w
+    return boxes
+
+
+class Decoder(Protocol):
+    """Which part of each image is kept. `fixed_size`: images keep their stored size instead of the resolution."""
+
+    fixed_size: bool
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        """[B, 4] int64: top, left, height, width in pixels of the stored image."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random box of `scale` of the area and aspect `ratio`, as torchvision's RandomResizedCrop draws it."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    fixed_size: bool = False
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        log_ratio = math.log(self.ratio[0]), math.log(self.ratio[1])
+        return _random_resized_boxes(keys, heights, widths, *self.scale, *log_ratio)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The centred square whose side is `ratio` of the shorter side (FFCV's CenterCropRGBImageDecoder)."""
+
+    ratio: float
+    fixed_size: bool = False
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        side = np.maximum(1, (self.ratio * np.minimum(heights, widths)).astype(np.int64))
+        return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """The whole image: squashed to the resolution ('resized'), or at its stored size ('simple')."""
+
+    fixed_size: bool = False
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        zero = np.zeros_like(heights)
+        return np.stack([zero, zero, heights, widths], axis=1)
+
+
+_CENTER = re.compile(r"center_crop_(\d+(?:\.\d+)?)(?:_(\d+(?:\.\d+)?))?")
+DECODER_NAMES = ("random_resized_crop", "center_crop_R (R a ratio such as 0.875, or A_B for A/B)", "resized", "simple")
+
+
+def make_decoder(name: str) -> Decoder:
+    """The decoder called `name`; UsageError names the known ones."""
+    fixed: dict[str, Decoder] = {
+        "random_resized_crop": RandomResizedCrop(),
+        "resized": WholeImage(),
+        "simple": WholeImage(fixed_size=True),
+    }
+    if name in fixed:
+        return fixed[name]
+    match = _CENTER.fullmatch(name)
+    if match:
+        ratio = float(match[1]) / float(match[2] or 1)
+        if 0 < ratio <= 1:
+            return CenterCrop(ratio)
+    raise UsageError(f"unknown decoder '{name}'; known: {', '.join(DECODER_NAMES)}; a ratio lies in (0, 1]")
+
+
+# --- augmentation ------------------------------------------------------------------------------
+
+# images uint8 [B, H, W, 3] (may be changed in place), keys uint64 [B], rows int64 [B] of the beton -> images
+Op = Callable[[U8, Keys, I64], U8]
+OPS: Registry[Callable[..., Op]] = Registry("augmentation")
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _flip(images, keys):
+    height, width = images.shape[1], images.shape[2]
+    for i in prange(images.shape[0]):
+        if mix(keys[i], FLIP_DRAWS) & uint64(1):
+            for y in range(height):
+                for x in range(width // 2):
+                    for c in range(3):
+                        left = images[i, y, x, c]
+                        images[i, y, x, c] = images[i, y, width - 1 - x, c]
+                        images[i, y, width - 1 - x, c] = left
+
+
+@OPS.register("flip", "mirror left-right with probability 1/2")
+def flip() -> Op:
+    """Mirror each image left-right with probability 1/2."""
+
+    def apply(images: U8, keys: Keys, rows: I64) -> U8:
+        _flip(images, keys)
+        return images
+
+    return apply
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _pad_crop(images, keys, pad, out):
+    height, width = images.shape[1], images.shape[2]
+    for i in prange(images.shape[0]):
+        shift_y = int(uniform(keys[i], PAD_DRAWS) * (2 * pad + 1)) - pad
+        shift_x = int(uniform(keys[i], PAD_DRAWS + 1) * (2 * pad + 1)) - pad
+        for y in range(height):
+            from_y = y + shift_y
+            from_y = -from_y if from_y < 0 else (2 * height - 2 - from_y if from_y >= height else from_y)
+            for x in range(width):
+                from_x = x + shift_x
+                from_x = -from_x if from_x < 0 else (2 * width - 2 - from_x if from_x >= width else from_x)
+                for c in range(3):
+                    out[i, y, x, c] = images[i, from_y, from_x, c]
+
+
+@OPS.register("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
+def pad_crop(pad: int = 4) -> Op:
+    """Pad `pad` pixels on every side by reflection (edge not repeated) and crop the old size at random."""
+
+    def apply(images: U8, keys: Keys, rows: I64) -> U8:
+        if pad >= min(images.shape[1:3]):
+            raise DataError(f"pad_crop:{pad} needs images larger than {pad} pixels, found {images.shape[1:3]}")
+        out = np.empty_like(images)
+        _pad_crop(images, keys, pad, out)
+        return out
+
+    return apply
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _cutout(images, keys, size, fill):
+    height, width = images.shape[1], images.shape[2]
+    for i in prange(images.shape[0]):
+        # The centre is uniform over the image, so that a patch may stick out (DeVries & Taylor 2017).
+        top = int(uniform(keys[i], CUTOUT_DRAWS) * height) - size // 2
+        left = int(uniform(keys[i], CUTOUT_DRAWS + 1) * width) - size // 2
+        for y in range(max(0, top), min(height, top + size)):
+            for x in range(max(0, left), min(width, left + size)):
+                for c in range(3):
+                    images[i, y, x, c] = fill[c]
+
+
+@OPS.register("cutout", "cutout:S greys out a square of S pixels at a random place")
+def cutout(size: int = 8) -> Op:
+    """Fill a square of side `size` with mid grey around a uniform centre (DeVries & Taylor 2017)."""
+    fill = np.full(3, 127, np.uint8)
+
+    def apply(images: U8, keys: Keys, rows: I64) -> U8:
+        _cutout(images, keys, size, fill)
+        return images
+
+    return apply
+
+
+def make_ops(text: str) -> list[Op]:
+    """Operations from 'flip,pad_crop:4'; empty or 'none' for no augmentation. UsageError for an unknown name."""
+    ops = []
+    for part in text.split(","):
+        name, _, argument = part.strip().partition(":")
+        if name in ("", "none"):
+            continue
+        factory = OPS.get(name)
+        try:
+            ops.append(factory(*(int(value) for value in argument.split(":") if value)))
+        except (TypeError, ValueError):
+            raise UsageError(f"augmentation '{part.strip()}' is malformed; write it like 'pad_crop:4' or 'flip'") from None
+    return ops
+
+
+# --- normalisation -----------------------------------------------------------------------------
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _normalise_channels_last(images, scale, shift, out):
+    height, width = images.shape[1], images.shape[2]
+    s0, s1, s2 = scale[0], scale[1], scale[2]
+    t0, t1, t2 = shift[0], shift[1], shift[2]
+    for i in prange(images.shape[0]):
+        for y in range(height):
+            for x in range(width):
+                out[i, y, x, 0] = images[i, y, x, 0] * s0 + t0
+                out[i, y, x, 1] = images[i, y, x, 1] * s1 + t1
+                out[i, y, x, 2] = images[i, y, x, 2] * s2 + t2
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _normalise_channels_first(images, scale, shift, out):
+    height, width = images.shape[1], images.shape[2]
+    for i in prange(images.shape[0]):
+        for c in range(3):
+            s, t = scale[c], shift[c]
+            for y in range(height):
+                for x in range(width):
+                    out[i, c, y, x] = images[i, y, x, c] * s + t
+
+
+def normalise(
+    images: U8, mean: Sequence[float], std: Sequence[float], out: NDArray[np.float32], *, channels_last: bool
+) -> None:
+    """(images / 255 - mean) / std into out, float32; mean and std are those of images in [0, 1].
+
+    out: [B, H, W, 3] when channels_last, else [B, 3, H, W].
+    """
+    scale = (1 / (255 * np.asarray(std, np.float64))).astype(np.float32)
+    shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)
+    kernel = _normalise_channels_last if channels_last else _normalise_channels_first
+    kernel(images, scale, shift, out)
