@@ -1,0 +1,101 @@
+"""What sources share: arrays as rows, and image files in a folder or a zip."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.images import BadImage
+from debeton.data.spec import Ints, RawImage, Rows
+from debeton.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+class MissingDataError(DataError):
+    """Nothing of this data set is where it was looked for; another place may be tried."""
+
+
+def array_rows(images: NDArray[np.uint8], label: Sequence[int] | Ints, name: str) -> Rows:
+    """Rows over an array in memory, [N, H, W] or [N, H, W, 3]; row i is called 'NAME[i]', attribute 0."""
+    codes = np.asarray(label, np.int64)
+    if len(images) != len(codes):
+        raise DataError(f"{name}: {len(images)} images but {len(codes)} labels; fetch the files again")
+
+    def read(row: int) -> NDArray[np.uint8]:
+        return np.asarray(images[row])
+
+    return Rows(codes, np.zeros(len(codes), np.int64), read, [f"{name}[{i}]" for i in range(len(codes))])
+
+
+def file_rows(tree: ImageTree, files: Sequence[str], label: Sequence[int], attribute: Sequence[int] = ()) -> Rows:
+    """Rows over files of a tree, read when asked for; row i is called by its path in the tree."""
+
+    def read(row: int) -> RawImage:
+        return tree.read(files[row])
+
+    codes = np.asarray(label, np.int64)
+    return Rows(codes, np.asarray(attribute, np.int64) if len(attribute) else np.zeros_like(codes), read, files)
+
+
+class ImageTree:
+    """Image files below a folder or inside a .zip, by their '/'-separated path; nothing is unpacked.
+
+    A single folder that holds everything in a zip (`cifar10/train/...`) is looked through.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._open: tuple[int, zipfile.ZipFile] | None = None
+        self._members = _zip_members(self._zip()) if root.is_file() else {}
+
+    def files(self, pattern: str) -> list[str]:
+        """Sorted paths of the images that match `pattern` level by level, as in 'train/*/*'; no hidden files."""
+        if self.root.is_dir():
+            paths = [path.relative_to(self.root).as_posix() for path in self.root.glob(pattern)]
+        else:
+            wanted = pattern.split("/")
+            paths = [
+                path
+                for path, levels in ((member, member.split("/")) for member in self._members)
+                if len(levels) == len(wanted) and all(map(fnmatchcase, levels, wanted))
+            ]
+        return sorted(path for path in paths if is_image(path))
+
+    def read(self, path: str) -> RawImage:
+        """The path of a file in a folder, the bytes of a file in a zip; safe from any thread or forked worker."""
+        if not self._members:
+            return self.root / path
+        try:
+            return self._zip().read(self._members[path])
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise BadImage(f"cannot be unpacked ({error})") from None
+
+    def _zip(self) -> zipfile.ZipFile:
+        # ZipFile locks its file between threads, but a forked worker would share the file position: open it anew there.
+        if self._open is None or self._open[0] != os.getpid():
+            try:
+                self._open = (os.getpid(), zipfile.ZipFile(self.root))
+            except zipfile.BadZipFile as error:
+                raise DataError(f"{self.root} is not a readable zip file ({error}); fetch it again") from error
+        return self._open[1]
+
+
+def is_image(path: str) -> bool:
+    """Whether a '/'-separated path names an image and no part of it is hidden."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.split("/"))
+
+
+def _zip_members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Member names by the path we call them: without the one folder that holds everything, if there is one."""
+    names = [name for name in archive.namelist() if is_image(name) and not name.startswith("__MACOSX/")]
+    tops = {name.split("/")[0] for name in names}
+    wrapped = len(tops) == 1 and not tops & {"train", "val", "test"} and all(name.count("/") >= 2 for name in names)
+    return {name.split("/", 1)[1] if wrapped else name: name for name in names}

@@ -1,0 +1,101 @@
+"""Two sources, one image above the other: what `dominoes` and `mnist_cifar` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.images import BadImage, to_rgb
+from debeton.data.sources import SOURCES, Dataset, Option, Request
+from debeton.data.sources._images import MissingDataError
+from debeton.data.spec import Ints, Rows
+from debeton.errors import DataError, UsageError
+
+SIDE = 32
+PART_OPTIONS = (
+    Option("top", str, "mnist", "data set of the upper image"),
+    Option("bottom", str, "cifar10", "data set of the lower image"),
+    Option("top-raw", Path, None, "where the upper set is; default RAW/NAME, then RAW, then its usual place"),
+    Option("bottom-raw", Path, None, "where the lower set is; default RAW/NAME, then RAW, then its usual place"),
+    Option("data-seed", int, 0, "seed of the split and of the pairing, not of training"),
+)
+
+
+def load_part(request: Request, role: str) -> Dataset:
+    """The registered source that `--top` or `--bottom` names, from the first place that holds it.
+
+    Args:
+        role: 'top' or 'bottom'.
+    """
+    part = _load_from_places(request, role)
+    for split in ("train", "test"):
+        if split not in part.splits:
+            raise UsageError(f"--{role} {part.spec.name} has no split '{split}'; it has {', '.join(part.splits)}")
+        try:
+            square_pixels(part.splits[split], 0)
+        except BadImage as error:
+            raise DataError(f"--{role} {part.spec.name}: {error}") from None
+    return part
+
+
+def _load_from_places(request: Request, role: str) -> Dataset:
+    source = SOURCES.get(request.options[role])
+    given: Path | None = request.options[f"{role}_raw"]
+    if given is not None:
+        return source.load(source.request(given, request.download))
+    raw = request.raw
+    places = [None] if raw is None else [path for path in (raw / source.name, raw) if path.exists()] + [None]
+    errors = []
+    for place in places:
+        try:
+            return source.load(source.request(place))
+        except MissingDataError as error:
+            errors.append(error)
+    if request.download and raw is not None:
+        return source.load(source.request(raw, download=True))
+    raise MissingDataError(f"{role}: {errors[0]}; --{role}-raw PATH names another place")
+
+
+def square_pixels(rows: Rows, row: int) -> NDArray[np.uint8]:
+    """One half, uint8 [32, 32, 3]: a 28x28 image is padded by 2 with zeros. BadImage for any other size."""
+    try:
+        image = to_rgb(rows.image(row))
+    except BadImage as error:
+        raise BadImage(f"{rows.names[row]} {error}") from None
+    height, width = image.shape[:2]
+    if (height, width) == (SIDE, SIDE):
+        return image
+    if (height, width) != (SIDE - 4, SIDE - 4):
+        raise BadImage(f"{rows.names[row]} is {width}x{height}; stacked images must be 28x28 or 32x32")
+    return np.pad(image, ((2, 2), (2, 2), (0, 0)))
+
+
+def stack_rows(
+    split: str,
+    top: tuple[Rows, Ints],
+    bottom: tuple[Rows, Ints],
+    label: Ints,
+    attribute: Ints,
+    columns: Mapping[str, Ints] | None = None,
+) -> Rows:
+    """Rows of 64x32 images: row i is top image top[1][i] above bottom image bottom[1][i], composed when read.
+
+    The sidecar gets the row of each half in its own set as columns `top_index` and `bottom_index`.
+    """
+    (top_rows, top_index), (bottom_rows, bottom_index) = top, bottom
+
+    def read(row: int) -> NDArray[np.uint8]:
+        halves = square_pixels(top_rows, int(top_index[row])), square_pixels(bottom_rows, int(bottom_index[row]))
+        return np.concatenate(halves)
+
+    names = [
+        f"{split}[{i}] ({top_rows.names[a]} over {bottom_rows.names[b]})"
+        for i, (a, b) in enumerate(zip(top_index, bottom_index, strict=True))
+    ]
+    indices = {"top_index": top_index, "bottom_index": bottom_index, **(columns or {})}
+    lists: dict[str, Any] = {name: np.asarray(values).tolist() for name, values in indices.items()}
+    return Rows(label.astype(np.int64), attribute.astype(np.int64), read, names, lists)

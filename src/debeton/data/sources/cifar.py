@@ -1,0 +1,191 @@
+"""CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test photos, RGB, 32x32, 10 or 100 classes.
+
+Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; no formal licence.
+
+Layouts read, `--raw` naming the folder around them or the thing itself:
+- the official Python batches, `cifar-10-batches-py/` (`cifar-100-python/`), or their `.tar.gz`, not unpacked;
+- `train|test/CLASS/*.png` (or jpg) in a folder or in a .zip such as `cifar10_jpeg.zip`, read lazily in
+  sorted order. A class is its official number where the folders bear the official names of CIFAR-10,
+  else its place in sorted order (which is the official order of CIFAR-100).
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from debeton.data.sources import SOURCES, Dataset, Request, register_source
+from debeton.data.sources._images import ImageTree, MissingDataError, array_rows, file_rows
+from debeton.data.sources._pickles import load_pickle
+from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Rows
+from debeton.errors import DataError, UsageError
+
+SPLITS = ("train", "test")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+WHERE = "--raw DIR --download fetches the official .tar.gz into DIR, or put it, or train|test/CLASS/*.png, there"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs between the two sets: where the batches are and how their keys are called."""
+
+    name: str
+    torchvision: str
+    folder: str
+    archive: str
+    batches: dict[str, tuple[str, ...]]
+    meta: str
+    names: bytes
+    labels: bytes
+    num_classes: int
+
+
+CIFAR10 = Variant(
+    name="cifar10",
+    torchvision="CIFAR10",
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    batches={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+    meta="batches.meta",
+    names=b"label_names",
+    labels=b"labels",
+    num_classes=10,
+)
+CIFAR100 = Variant(
+    name="cifar100",
+    torchvision="CIFAR100",
+    folder="cifar-100-python",
+    archive="cifar-100-python.tar.gz",
+    batches={"train": ("train",), "test": ("test",)},
+    meta="meta",
+    names=b"fine_label_names",
+    labels=b"fine_labels",
+    num_classes=100,
+)
+
+
+@register_source("cifar10", "photos of 10 classes, 50,000 + 10,000 RGB 32x32", WHERE)
+def load_cifar10(request: Request) -> Dataset:
+    return _load(CIFAR10, request)
+
+
+@register_source("cifar100", "photos of 100 classes, 50,000 + 10,000 RGB 32x32", WHERE)
+def load_cifar100(request: Request) -> Dataset:
+    return _load(CIFAR100, request)
+
+
+def _load(variant: Variant, request: Request) -> Dataset:
+    if request.raw is None:
+        raise (UsageError if request.download else MissingDataError)(f"{variant.name} needs --raw; {WHERE}")
+    found = _find(variant, request.raw)
+    if found is None and request.download:
+        _download(variant, request.raw)
+        found = _find(variant, request.raw)
+    if found is None:
+        raise MissingDataError(
+            f"{variant.name}: neither {variant.folder}/, {variant.archive}, train/CLASS/*.png nor a zip of these "
+            f"in {request.raw}; {SOURCES.get(variant.name).where}"
+        )
+    if found.suffix == ".zip" or (found / "train").is_dir():
+        return _read_tree(variant, found)
+    if found.is_dir():
+        return _read_batches(variant, lambda name: (found / name).read_bytes(), found)
+    return _read_archive(variant, found)
+
+
+def _find(variant: Variant, raw: Path) -> Path | None:
+    """The folder of batches, their archive, or the folder or zip of images; None when there is none."""
+    if raw.is_file():
+        return raw if raw.name.endswith((".zip", ".tar.gz", ".tgz")) else None
+    batches = (raw / variant.folder, raw)
+    zips = sorted(raw.glob(f"{variant.name}*.zip"))
+    candidates = [folder for folder in batches if (folder / variant.batches["train"][0]).is_file()]
+    candidates += [raw / variant.archive] if (raw / variant.archive).is_file() else []
+    candidates += [folder for folder in (raw, raw / variant.name) if all((folder / s).is_dir() for s in SPLITS)]
+    return next(iter(candidates + zips), None)
+
+
+def _read_archive(variant: Variant, path: Path) -> Dataset:
+    try:
+        with tarfile.open(path) as archive:
+
+            def read(name: str) -> bytes:
+                member = archive.extractfile(f"{variant.folder}/{name}")
+                if member is None:
+                    raise KeyError(name)
+                return member.read()
+
+            return _read_batches(variant, read, path)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole .tar.gz file ({error}); fetch it again") from error
+
+
+def _read_batches(variant: Variant, read: Callable[[str], bytes], found: Path) -> Dataset:
+    def unpickle(name: str) -> dict[bytes, Any]:
+        try:
+            content = read(name)
+        except (KeyError, FileNotFoundError) as error:
+            raise DataError(f"{variant.name}: {name} is missing in {found}; fetch it again") from error
+        batch = load_pickle(content, f"{found}/{name}")
+        if not isinstance(batch, dict):
+            raise DataError(f"{found}/{name} holds a {type(batch).__name__}, not the dict of a CIFAR batch")
+        return batch
+
+    def column(batch: dict[bytes, Any], key: bytes, name: str) -> Any:
+        if key not in batch:
+            raise DataError(f"{found}/{name} has no {key.decode()}; it has {sorted(map(str, batch))}")
+        return batch[key]
+
+    classes = tuple(str(name, "utf-8") for name in column(unpickle(variant.meta), variant.names, variant.meta))
+    splits = {}
+    for split, files in variant.batches.items():
+        batches = [(name, unpickle(name)) for name in files]
+        pixels = np.concatenate([np.asarray(column(batch, b"data", name), np.uint8) for name, batch in batches])
+        label = np.concatenate([np.asarray(column(batch, variant.labels, name), np.int64) for name, batch in batches])
+        if pixels.ndim != 2 or pixels.shape[1] != 3072:
+            raise DataError(
+                f"{variant.name}: the {split} data of {found} have shape {pixels.shape}, expected [N, 3072]"
+            )
+        images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        splits[split] = array_rows(images, label, f"{split}-images")
+    return Dataset(_spec(variant, classes), splits)
+
+
+def _read_tree(variant: Variant, root: Path) -> Dataset:
+    tree = ImageTree(root)
+    files = {split: tree.files(f"{split}/*/*") for split in SPLITS}
+    empty = [split for split in SPLITS if not files[split]]
+    if empty:
+        raise DataError(f"{variant.name}: {root} holds no image under {empty[0]}/CLASS/; expected train/ and test/")
+    names = {path.split("/")[1] for split in SPLITS for path in files[split]}
+    classes = CIFAR10_CLASSES if names == set(CIFAR10_CLASSES) else tuple(sorted(names))
+    code = {name: k for k, name in enumerate(classes)}
+
+    def rows(split: str) -> Rows:
+        return file_rows(tree, files[split], [code[path.split("/")[1]] for path in files[split]])
+
+    return Dataset(_spec(variant, classes), {split: rows(split) for split in SPLITS})
+
+
+def _spec(variant: Variant, classes: tuple[str, ...]) -> DatasetSpec:
+    if len(classes) != variant.num_classes:
+        raise DataError(
+            f"{variant.name} has {variant.num_classes} classes, these files have {len(classes)}: "
+            f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+        )
+    return DatasetSpec(variant.name, classes, mean=CIFAR_MEAN, std=CIFAR_STD)
+
+
+def _download(variant: Variant, raw: Path) -> None:
+    from torchvision import datasets  # slow to import
+
+    try:
+        getattr(datasets, variant.torchvision)(str(raw), download=True)
+    except RuntimeError as error:
+        raise DataError(f"{variant.name} could not be downloaded into {raw}: {error}") from error

@@ -1,0 +1,135 @@
+"""Dominoes: a digit (spurious) above a photo (the class), 64x32, 10 x 10 groups; built from two other sets.
+
+Shah et al. 2020 "The Pitfalls of Simplicity Bias in Neural Networks" stacked two classes; this is the
+10-class form of SCALE (auxiliary learning): MNIST above CIFAR-10. Licences: those of the two sets.
+
+label = class of the lower image, attribute = class of the upper one, group k,k is bias-aligned.
+With V = val-target-size and s = spurious-strength, per class of either set in an order shuffled by the seed:
+- the first V/10 images make the pool; its halves are shuffled independently, so about 10 % is aligned;
+  V/2 of the pairs are `val`, the rest is `target`;
+- the next ones up to `per-class` are `train`: digit k stands over class k, then a fraction 1-s of all
+  positions (floor((1-s) N + 1/2) of N) have their lower images permuted among themselves, the labels
+  moving along. The aligned share is about s + 0.1 (1-s). Rows are stored in shuffled order;
+- `test` pairs the two test sets at random.
+A class with fewer than `per-class` images is cut in the same proportion and each part is repeated, so
+that the pool and `train` never share a source image, and `test` uses test images only.
+
+Draws come from np.random.default_rng, one named stream per purpose (`make_rng(data_seed, ...)`): every strength
+has the same pool, and a larger pool contains a smaller one. They are not the draws of SCALE's legacy global seeds.
+`legacy` writes test attributes as SCALE did, as if every digit had count/10 test images: 646 of 10,000
+are wrong with MNIST. Only for comparing with its published table.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from debeton.data.sources import Dataset, Option, Request, register_source
+from debeton.data.sources._stack import PART_OPTIONS, load_part, stack_rows
+from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
+from debeton.errors import DataError, UsageError
+from debeton.seed import make_rng
+
+
+@register_source(
+    "dominoes",
+    "a digit above a photo: MNIST over CIFAR-10, spurious digit, splits train, target, val and test",
+    "it is built from --top and --bottom; --raw DIR names the folder that holds both",
+    (
+        *PART_OPTIONS,
+        Option("spurious-strength", float, 1.0, "s: fraction of train rows whose digit is left to match the class"),
+        Option("val-target-size", int, 2000, "V: rows of val and target together, a multiple of the number of classes"),
+        Option("per-class", int, 5000, "images of each class to use, pool and train together"),
+        Option("legacy", bool, False, "write SCALE's wrong test digits, to compare with its table"),
+    ),
+)
+def load(request: Request) -> Dataset:
+    top, bottom = load_part(request, "top"), load_part(request, "bottom")
+    classes, attributes = bottom.spec.classes, top.spec.classes
+    if len(classes) != len(attributes):
+        raise UsageError(
+            f"dominoes pairs class k with class k: top {top.spec.name} has {len(attributes)} classes, "
+            f"bottom {bottom.spec.name} has {len(classes)}"
+        )
+    _check(request, len(classes))
+    spec = DatasetSpec(
+        "dominoes", classes, attributes, tuple((k,) for k in range(len(classes))), mean=CIFAR_MEAN, std=CIFAR_STD
+    )
+    splits = _learning_splits(request, top.splits["train"], bottom.splits["train"], len(classes))
+    splits["test"] = _test_split(request, top.splits["test"], bottom.splits["test"], len(classes))
+    return Dataset(spec, splits)
+
+
+def _check(request: Request, num_classes: int) -> None:
+    options = request.options
+    strength, pool, per_class = options["spurious_strength"], options["val_target_size"], options["per_class"]
+    if not 0 <= strength <= 1:
+        raise UsageError(f"--spurious-strength {strength} is not in [0, 1]")
+    if pool <= 0 or pool % num_classes:
+        raise UsageError(f"--val-target-size {pool} is not a positive multiple of the {num_classes} classes")
+    if pool // num_classes >= per_class:
+        raise UsageError(
+            f"--val-target-size {pool} takes {pool // num_classes} images of each class and --per-class allows "
+            f"{per_class}: none is left to train on"
+        )
+
+
+def _stream(request: Request, purpose: str) -> np.random.Generator:
+    return make_rng(request.options["data_seed"], "dominoes", purpose)
+
+
+def _learning_splits(request: Request, top: Rows, bottom: Rows, num_classes: int) -> dict[str, Rows]:
+    options = request.options
+    per_class, in_pool = options["per_class"], options["val_target_size"] // num_classes
+    pool_top, train_top = _divide(top, num_classes, per_class, in_pool, _stream(request, "order top"))
+    pool_bottom, train_bottom = _divide(bottom, num_classes, per_class, in_pool, _stream(request, "order bottom"))
+
+    permuted = int(np.floor((1 - options["spurious_strength"]) * len(train_bottom) + 0.5))
+    at = _stream(request, "noise at").permutation(len(train_bottom))[:permuted]
+    train_bottom[at] = train_bottom[at][_stream(request, "noise").permutation(permuted)]
+
+    pool_top, pool_bottom = (
+        _stream(request, "pool top").permutation(pool_top),
+        _stream(request, "pool bottom").permutation(pool_bottom),
+    )
+    halves = _stream(request, "halves").permutation(len(pool_top))
+    val, target = np.split(halves, [len(halves) // 2])
+    order = _stream(request, "train order").permutation(len(train_top))
+
+    def rows(split: str, tops: Ints, bottoms: Ints) -> Rows:
+        return stack_rows(split, (top, tops), (bottom, bottoms), bottom.label[bottoms], top.label[tops])
+
+    return {
+        "train": rows("train", train_top[order], train_bottom[order]),
+        "target": rows("target", pool_top[target], pool_bottom[target]),
+        "val": rows("val", pool_top[val], pool_bottom[val]),
+    }
+
+
+def _divide(rows: Rows, num_classes: int, per_class: int, in_pool: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Row numbers of the pool and of train, class after class: in_pool and per_class - in_pool of each."""
+    order = rng.permutation(len(rows))
+    pool, train = [], []
+    for k in range(num_classes):
+        mine = order[rows.label[order] == k][:per_class]
+        if len(mine) < 2:
+            raise DataError(f"dominoes needs 2 images of every class; class {k} ({rows.names[0]}, ...) has {len(mine)}")
+        cut = in_pool if len(mine) == per_class else round(len(mine) * in_pool / per_class)
+        cut = min(max(cut, 1), len(mine) - 1)
+        pool.append(np.resize(mine[:cut], in_pool))
+        train.append(np.resize(mine[cut:], per_class - in_pool))
+    return np.concatenate(pool), np.concatenate(train)
+
+
+def _test_split(request: Request, top: Rows, bottom: Rows, num_classes: int) -> Rows:
+    bottoms = _stream(request, "test bottom").permutation(len(bottom))
+    tops = np.resize(_stream(request, "test top").permutation(len(top)), len(bottom))
+    digits = _legacy_digits(top.label, num_classes) if request.options["legacy"] else top.label
+    return stack_rows("test", (top, tops), (bottom, bottoms), bottom.label[bottoms], digits[tops])
+
+
+def _legacy_digits(label: Ints, num_classes: int) -> Ints:
+    """What SCALE wrote: the images sorted by class, then count/num_classes labels of each class in turn."""
+    written = np.empty_like(label)
+    written[np.argsort(label, kind="stable")] = np.arange(len(label)) * num_classes // len(label)
+    return written

@@ -1,0 +1,164 @@
+"""MNIST and Fashion-MNIST: 60,000 training and 10,000 test images, grey, 28x28, 10 classes.
+
+MNIST: handwritten digits; LeCun, Cortes and Burges 1998; CC BY-SA 3.0.
+Fashion-MNIST: articles of clothing; Xiao, Rasul and Vollgraf 2017 (arXiv 1708.07747); MIT.
+
+Layouts read, in the raw folder itself, its `raw/` or torchvision's `MNIST/raw` (`FashionMNIST/raw`):
+the four IDX files (`train-images-idx3-ubyte`, ..., with or without `.gz`), or `mnist.npz`
+(`fashion_mnist.npz`) with train_x, train_y, test_x, test_y (or Keras's x_train, ...); `--raw` may
+also name an .npz. Without `--raw`, Debian's packages under /usr/share/datasets.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.sources import SOURCES, Dataset, Request, register_source
+from debeton.data.sources._images import MissingDataError, array_rows
+from debeton.data.spec import DatasetSpec
+from debeton.errors import DataError, UsageError
+
+DEBIAN = Path("/usr/share/datasets")
+SPLITS = {"train": "train", "test": "t10k"}
+DIGITS = tuple("0123456789")
+CLOTHES = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+UByte = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs between the two sets: names of classes and of the places they are found in."""
+
+    name: str
+    classes: tuple[str, ...]
+    debian: str
+    torchvision: str
+
+
+MNIST = Variant("mnist", DIGITS, "mnist", "MNIST")
+FASHION = Variant("fashion_mnist", CLOTHES, "fashion-mnist", "FashionMNIST")
+
+
+@register_source(
+    "mnist",
+    "handwritten digits, 60,000 + 10,000 grey 28x28",
+    "--raw DIR --download fetches it into DIR, or put the four IDX files or mnist.npz there",
+)
+def load_mnist(request: Request) -> Dataset:
+    return _load(MNIST, request)
+
+
+@register_source(
+    "fashion_mnist",
+    "articles of clothing, 60,000 + 10,000 grey 28x28",
+    "apt-get install dataset-fashion-mnist, or --raw DIR --download fetches it into DIR",
+)
+def load_fashion_mnist(request: Request) -> Dataset:
+    return _load(FASHION, request)
+
+
+def _load(variant: Variant, request: Request) -> Dataset:
+    found = _find(variant, request.raw)
+    if found is None and request.download:
+        found = _download(variant, request.raw)
+    if found is None:
+        raise _missing(variant, request.raw)
+    arrays = _read_npz(found) if found.suffix == ".npz" else _read_idx_folder(found)
+    rows = {}
+    for split, (images, labels) in arrays.items():
+        if images.ndim != 3 or len(images) == 0 or labels.max(initial=0) >= len(variant.classes):
+            raise DataError(
+                f"{variant.name}: the {split} images of {found} have shape {images.shape} and labels up to "
+                f"{labels.max(initial=0)}; expected [N, 28, 28] and labels 0 to {len(variant.classes) - 1}"
+            )
+        rows[split] = array_rows(images, labels.astype(np.int64), f"{split}-images")
+    spec = DatasetSpec(variant.name, variant.classes, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Dataset(spec, rows)
+
+
+def _find(variant: Variant, raw: Path | None) -> Path | None:
+    """The .npz, or the folder with the IDX files; None when there is neither."""
+    if raw is not None and raw.is_file():
+        return raw if raw.suffix == ".npz" else None
+    root = DEBIAN / variant.debian if raw is None else raw
+    archive = root / f"{variant.name}.npz"
+    folders = (root, root / "raw", root / variant.torchvision / "raw")
+    holding = [folder for folder in folders if _idx_file(folder, "train-images-idx3-ubyte")]
+    return archive if archive.is_file() else next(iter(holding), None)
+
+
+def _missing(variant: Variant, raw: Path | None) -> MissingDataError:
+    return MissingDataError(
+        f"{variant.name}: neither the IDX files (train-images-idx3-ubyte[.gz], ...) nor {variant.name}.npz "
+        f"in {DEBIAN / variant.debian if raw is None else raw}; {SOURCES.get(variant.name).where}"
+    )
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    spellings = (name, f"{name}.gz", name.replace("-idx", ".idx"), name.replace("-idx", ".idx") + ".gz")
+    return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), None)
+
+
+def _read_idx_folder(folder: Path) -> dict[str, tuple[UByte, UByte]]:
+    arrays = {}
+    for split, prefix in SPLITS.items():
+        pair = []
+        for kind in ("images-idx3", "labels-idx1"):
+            path = _idx_file(folder, f"{prefix}-{kind}-ubyte")
+            if path is None:
+                raise DataError(
+                    f"{prefix}-{kind}-ubyte[.gz] is missing in {folder}, which has other IDX files of the set"
+                )
+            pair.append(read_idx(path))
+        arrays[split] = (pair[0], pair[1])
+    return arrays
+
+
+def read_idx(path: Path) -> UByte:
+    """The uint8 array in an IDX file, gzipped or not; DataError says how a bad file is bad."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+        raise DataError(f"{path} is not an IDX file of bytes: it starts with {content[:4].hex() or 'nothing'}")
+    header = 4 + 4 * content[3]
+    shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
+    if len(content) - header != int(np.prod(shape)):
+        raise DataError(
+            f"{path} holds {len(content) - header} bytes, its header {shape} promises {int(np.prod(shape))}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _read_npz(path: Path) -> dict[str, tuple[UByte, UByte]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = [("train_x", "x_train"), ("train_y", "y_train"), ("test_x", "x_test"), ("test_y", "y_test")]
+            names = [next((name for name in pair if name in archive), None) for pair in keys]
+            absent = [pair[0] for pair, name in zip(keys, names, strict=True) if name is None]
+            if absent:
+                raise DataError(f"{path} has no {', '.join(absent)}; it has {', '.join(archive.files)}")
+            train_x, train_y, test_x, test_y = (np.asarray(archive[str(name)], np.uint8) for name in names)
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a readable .npz file ({error}); fetch it again") from error
+    return {"train": (train_x, train_y), "test": (test_x, test_y)}
+
+
+def _download(variant: Variant, raw: Path | None) -> Path | None:
+    if raw is None:
+        raise UsageError("--download needs --raw, the folder to download to")
+    from torchvision import datasets  # slow to import
+
+    try:
+        getattr(datasets, variant.torchvision)(str(raw), download=True)
+    except RuntimeError as error:
+        raise DataError(f"{variant.name} could not be downloaded into {raw}: {error}") from error
+    return _find(variant, raw)

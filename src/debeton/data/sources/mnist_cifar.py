@@ -1,0 +1,121 @@
+"""MNIST-CIFAR: the binary form of dominoes that measures simplicity bias; built from two other sets.
+
+Shah, Tamuly, Raghunathan, Jain and Netrapalli 2020, "The Pitfalls of Simplicity Bias in Neural Networks":
+digit 0 or 1 above automobile or truck, always paired, so either half alone tells the class.
+Licences: those of the two sets. 64x32 RGB, the digit padded to 32x32.
+
+`top-classes` and `bottom-classes` are two sets each, of class names, numbers or ranges ('0-4,5-9' are
+class halves). Both sides are shuffled by the seed and truncated to the smallest of the four sets.
+Splits: `train`; `val`, 10 % of each class's pairs (rounded); `test`; and the two tests of reliance,
+`test_random_top` and `test_random_bottom`, the pairs of `test` with one side's images shuffled over all rows.
+
+label = the class set of the pair, attribute = the set of the upper image. A model that reads only
+the side that was shuffled scores 1/2. In `test_random_bottom` the label stays that of the pair (and so
+of the upper image); the column `bottom_class` says what stands below.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from debeton.data.sources import Dataset, Option, Request, register_source
+from debeton.data.sources._stack import PART_OPTIONS, load_part, stack_rows
+from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
+from debeton.errors import DataError, UsageError, nearest
+from debeton.seed import make_rng
+
+Sets = tuple[tuple[int, ...], ...]
+
+
+@register_source(
+    "mnist_cifar",
+    "simplicity bias: digits 0 and 1 above automobile and truck, with randomised-half tests",
+    "it is built from --top and --bottom; --raw DIR names the folder that holds both",
+    (
+        *PART_OPTIONS,
+        Option("top-classes", str, "0,1", "the two class sets of the upper image: names, numbers or ranges"),
+        Option("bottom-classes", str, "automobile,truck", "the two class sets of the lower image, as in '0-4,5-9'"),
+    ),
+)
+def load(request: Request) -> Dataset:
+    top, bottom = load_part(request, "top"), load_part(request, "bottom")
+    top_sets = class_sets(request.options["top_classes"], top.spec.classes, "--top-classes")
+    bottom_sets = class_sets(request.options["bottom_classes"], bottom.spec.classes, "--bottom-classes")
+    sets = (top_sets, bottom_sets)
+    splits = {
+        **_learning_splits(request, (top.splits["train"], bottom.splits["train"]), sets),
+        **_test_splits(request, (top.splits["test"], bottom.splits["test"]), sets),
+    }
+    attributes = tuple("+".join(top.spec.classes[k] for k in codes) for codes in top_sets)
+    classes = tuple("+".join(bottom.spec.classes[k] for k in codes) for codes in bottom_sets)
+    return Dataset(
+        DatasetSpec("mnist_cifar", classes, attributes, ((0,), (1,)), mean=CIFAR_MEAN, std=CIFAR_STD), splits
+    )
+
+
+def _stream(request: Request, purpose: str) -> np.random.Generator:
+    return make_rng(request.options["data_seed"], "mnist_cifar", purpose)
+
+
+def _learning_splits(request: Request, halves: tuple[Rows, Rows], sets: tuple[Sets, Sets]) -> dict[str, Rows]:
+    pairs = _pair(halves, sets, (_stream(request, "train top"), _stream(request, "train bottom")))
+    pairs = pairs[:, _stream(request, "train order").permutation(pairs.shape[1])]
+    held_out = np.zeros(pairs.shape[1], bool)
+    for k in (0, 1):
+        mine = np.flatnonzero(pairs[2] == k)
+        held_out[mine[: round(0.1 * len(mine))]] = True
+    return {"train": _rows("train", halves, pairs[:, ~held_out]), "val": _rows("val", halves, pairs[:, held_out])}
+
+
+def _test_splits(request: Request, halves: tuple[Rows, Rows], sets: tuple[Sets, Sets]) -> dict[str, Rows]:
+    pairs = _pair(halves, sets, (_stream(request, "test top"), _stream(request, "test bottom")))
+    splits = {"test": _rows("test", halves, pairs)}
+    for name, side in (("test_random_top", [0, 3]), ("test_random_bottom", [1, 4])):
+        shuffled = pairs.copy()
+        shuffled[side] = pairs[side][:, _stream(request, name).permutation(pairs.shape[1])]
+        splits[name] = _rows(name, halves, shuffled)
+    return splits
+
+
+def class_sets(text: str, classes: tuple[str, ...], flag: str) -> Sets:
+    """The two disjoint sets of class codes in 'a,b', each a class name, a number or a range 'i-j' of numbers."""
+    sets = []
+    for item in (part.strip() for part in text.split(",")):
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if item in classes:
+            codes: tuple[int, ...] = (classes.index(item),)
+        elif numbers:
+            codes = tuple(range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1))
+        else:
+            raise UsageError(f"{flag}: unknown class '{item}'{nearest(item, classes)} known: {', '.join(classes)}")
+        if not codes or max(codes) >= len(classes):
+            raise UsageError(f"{flag}: '{item}' is not a range of class numbers within 0 to {len(classes) - 1}")
+        sets.append(codes)
+    if len(sets) != 2 or set(sets[0]) & set(sets[1]):
+        raise UsageError(f"{flag} '{text}' must name two class sets without a common class, as in '0-4,5-9'")
+    return tuple(sets)
+
+
+def _pair(
+    halves: tuple[Rows, Rows], sets: tuple[Sets, Sets], rngs: tuple[np.random.Generator, np.random.Generator]
+) -> Ints:
+    """[5, N] top row, bottom row, label, top set, bottom set; classes of equal size in shuffled order."""
+    found = [
+        [order[np.isin(rows.label[order], codes)] for codes in side]
+        for rows, side, order in (
+            (rows, side, rng.permutation(len(rows))) for rows, side, rng in zip(halves, sets, rngs, strict=True)
+        )
+    ]
+    size = min(len(rows) for side in found for rows in side)
+    if size == 0:
+        raise DataError("mnist_cifar: one of the four class sets has no image")
+    label = np.repeat([0, 1], size)
+    top, bottom = (np.concatenate([rows[:size] for rows in side]) for side in found)
+    return np.stack([top, bottom, label, label, label])
+
+
+def _rows(split: str, halves: tuple[Rows, Rows], pairs: Ints) -> Rows:
+    top, bottom, label, attribute, bottom_class = pairs
+    return stack_rows(split, (halves[0], top), (halves[1], bottom), label, attribute, {"bottom_class": bottom_class})

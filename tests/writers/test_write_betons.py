@@ -1,0 +1,197 @@
+"""The writer's command line: what it writes, what it prints and how it fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from debeton.data.beton import open_beton
+from debeton.data.sources import SOURCES
+from debeton.errors import run_command
+
+SCRIPT = Path(__file__).resolve().parents[2] / "writers" / "write_betons.py"
+
+
+def command(*argv: object) -> int:
+    """Run the program in this process; returns its exit status."""
+    spec = importlib.util.spec_from_file_location("write_betons", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return run_command(lambda: module.main([str(part) for part in argv]))
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A folder data set of 12 + 4 photos whose train is aligned in 10 of 12 rows."""
+    lines = ["path,label,attribute,split"]
+    for i in range(16):
+        label = ("cat", "dog")[i % 2]
+        attribute = ("indoors", "outdoors")[(i + (i in (0, 1))) % 2]
+        Image.new("RGB", (20 + i, 16), (i, 100, 200)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{label},{attribute},{'train' if i < 12 else 'test'}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+ALIGNED = "cat:indoors,dog:outdoors"
+
+
+def test_list_names_every_data_set_first_in_its_line(capsys):
+    assert command("--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == SOURCES.names()
+
+
+def test_help_shows_the_options_of_the_chosen_data_set_only(capsys):
+    for argv, shown in (((), False), (("--dataset", "dominoes"), True), (("--dataset", "digits"), False)):
+        with pytest.raises(SystemExit) as stop:
+            command(*argv, "--help")
+        assert stop.value.code == 0
+        assert ("--val-target-size" in capsys.readouterr().out) is shown
+
+
+def test_betons_hold_the_rows_and_the_sidecar_their_options(pets, tmp_path, capsys):
+    out = tmp_path / "betons"
+    argv = ("--dataset", "folder", "--name", "pets", "--raw", pets, "--out", out, "--aligned", ALIGNED)
+    assert command(*argv, "--csv", "metadata.csv") == 0
+    train, test = open_beton(out / "pets_train.beton"), open_beton(out / "pets_test.beton")
+    assert (len(train), len(test)) == (12, 4)
+    assert train.label.tolist() == [0, 1] * 6
+    assert train.spec.is_aligned(train.label, train.attribute).sum() == 10
+    assert train.spec.attributes == ("indoors", "outdoors")
+    assert train.widths.tolist() == list(range(20, 32))
+    assert train.extra["path"].tolist() == [f"{i}.png" for i in range(12)]
+    options = json.loads((out / "pets_train.beton.json").read_text())["dataset_options"]
+    assert options == {"name": "pets", "classes": "", "attributes": "", "aligned": ALIGNED}  # and no path
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert "pets_train.beton: 12 rows, " in lines[0]
+    assert "cat, indoors 5 · cat, outdoors 1 · dog, indoors 1 · dog, outdoors 5" in lines[0]
+
+
+def test_only_the_splits_asked_for_are_written(pets, tmp_path):
+    out = tmp_path / "betons"
+    assert command("--dataset", "folder", "--raw", pets, "--out", out, "--splits", "test") == 0
+    assert sorted(path.name for path in out.glob("*.beton")) == ["folder_test.beton"]
+
+
+@pytest.mark.parametrize(("mode", "jpeg"), [("raw", 0.0), ("jpg", 1.0)])
+def test_the_mode_says_how_images_are_stored(pets, tmp_path, mode, jpeg):
+    argv = ("--dataset", "folder", "--raw", pets, "--out", tmp_path, "--mode", mode, "--max-resolution", 24)
+    assert command(*argv) == 0
+    beton = open_beton(tmp_path / "folder_train.beton")
+    assert beton.sidecar["image"]["jpeg_share"] == jpeg
+    assert beton.widths.max() == 24
+
+
+def test_check_counts_and_writes_nothing(pets, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    argv = ("--dataset", "folder", "--raw", pets, "--out", tmp_path / "new", "--aligned", ALIGNED, "--check")
+    assert command(*argv) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    out = capsys.readouterr().out
+    assert "folder/train: 12 rows\n  classes: cat 6 · dog 6\n  groups: cat, indoors 5" in out
+    assert "bias-aligned: 10 (83.33%)\n  every image decodes" in out
+
+
+def test_check_lists_every_bad_image_and_fails(pets, capsys):
+    (pets / "3.png").write_bytes((pets / "3.png").read_bytes()[:40])
+    (pets / "13.png").write_bytes(b"not an image")
+    assert command("--dataset", "folder", "--raw", pets, "--check") == 1
+    out = capsys.readouterr().out
+    assert "  row 3: 3.png cannot be decoded" in out
+    assert "  row 1: 13.png cannot be decoded" in out
+    assert out.count("1 of 12 images cannot be decoded") == out.count("1 of 4 images cannot be decoded") == 1
+
+
+def test_a_bad_image_stops_the_writing_unless_skipped(pets, tmp_path, capsys):
+    (pets / "3.png").write_bytes(b"not an image")
+    argv = ("--dataset", "folder", "--raw", pets, "--out", tmp_path / "out")
+    assert command(*argv) == 1
+    assert "1 of 12 rows cannot be stored" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.beton*"))
+    assert command(*argv, "--skip-bad") == 0
+    assert "11 rows, 1 skipped" in capsys.readouterr().out
+    assert len(open_beton(tmp_path / "out" / "folder_train.beton")) == 11
+
+
+def test_a_second_run_replaces_the_betons(pets, tmp_path):
+    argv = ("--dataset", "folder", "--raw", pets, "--out", tmp_path)
+    assert command(*argv) == 0
+    first = (tmp_path / "folder_train.beton").read_bytes()
+    assert command(*argv) == 0
+    assert (tmp_path / "folder_train.beton").read_bytes() == first
+    assert command(*argv, "--mode", "raw") == 0
+    assert open_beton(tmp_path / "folder_train.beton").sidecar["image"]["mode"] == "raw"
+
+
+def test_dominoes_from_packages_alone_keep_their_counts(tmp_path, capsys):
+    argv = ["--dataset", "dominoes", "--top", "digits", "--bottom", "digits", "--out", tmp_path]
+    argv += ["--per-class", 20, "--val-target-size", 100, "--spurious-strength", 0.9, "--data-seed", 3]
+    assert command(*argv) == 0
+    betons = {split: open_beton(tmp_path / f"dominoes_{split}.beton") for split in ("train", "target", "val", "test")}
+    assert {split: len(beton) for split, beton in betons.items()} == {
+        "train": 100,
+        "target": 50,
+        "val": 50,
+        "test": 359,
+    }
+    train = betons["train"]
+    assert set(zip(train.heights.tolist(), train.widths.tolist())) == {(64, 32)}
+    assert train.spec.num_groups == 100
+    assert (train.label == train.attribute).sum() >= 90
+    assert train.sidecar["dataset_options"] == {
+        "top": "digits",
+        "bottom": "digits",
+        "data_seed": 3,
+        "spurious_strength": 0.9,
+        "val_target_size": 100,
+        "per_class": 20,
+        "legacy": False,
+    }
+    assert train.extra["top_index"].dtype == np.int64
+    assert "100 groups of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--datset digits", "unknown flag '--datset'; did you mean '--dataset'"),
+        ("--dataset digits --out x --quality=3 --qualty=3", "unknown flag '--qualty'; did you mean '--quality'"),
+        ("--dataset digits --out x --qual 3", "unknown flag '--qual'; did you mean '--quality'"),
+        ("--dataset digitz --out x", "unknown dataset 'digitz'; did you mean 'digits'"),
+        ("--dataset digits --out x --legacy", "--legacy is an option of --dataset dominoes"),
+        ("--dataset digits --out x --mode jgp", "unknown mode 'jgp'; did you mean 'jpg'"),
+        ("--dataset digits --out x --quality high", "--quality: invalid int value: 'high'"),
+        ("--dataset digits --out x --num-workers -1", "--num-workers -1 is negative"),
+        ("--dataset digits --out x --splits trian", "no split 'trian'; did you mean 'train'"),
+        ("--dataset digits --out x y", "unexpected argument 'y'"),
+        ("--dataset digits", "--out is missing"),
+        ("--out x", "--dataset is missing"),
+        ("--dataset", "expected one argument"),
+    ],
+)
+def test_a_wrong_command_is_status_2_and_names_the_nearest(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(*argv.split()) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_raw_folder_that_does_not_exist_is_status_1(tmp_path, capsys):
+    assert command("--dataset", "mnist", "--raw", tmp_path / "no", "--out", tmp_path) == 1
+    assert "no does not exist; --raw DIR --download fetches it" in capsys.readouterr().err
+
+
+def test_the_script_runs_from_another_folder(tmp_path):
+    done = subprocess.run([sys.executable, SCRIPT, "--list"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "digits" in done.stdout
