@@ -1,0 +1,363 @@
+"""Configuration: fastargs declares the keys, this module loads them strictly.
+
+fastargs on its own ignores unknown keys, reads "False" as true, lets environment variables override the
+command line, accepts abbreviated flags and ends an invalid run with status 0. `load` closes these traps:
+whatever is wrong is a UsageError that names the key, where it was given and the nearest known key.
+
+Order: command line > later --config-file > earlier > default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+from fastargs import Param, Section
+from fastargs.config import Config as FastargsConfig
+from fastargs.state import get_current_config
+from fastargs.validation import Checker
+
+from debeton.errors import UsageError, nearest
+
+# --- checkers ----------------------------------------------------------------------------------
+
+
+class Bool(Checker):  # type: ignore[misc]
+    """true/false, yes/no, on/off, 1/0; fastargs' own reads every non-empty string as true."""
+
+    _VALUES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+    def check(self, value: Any) -> bool:
+        return self._VALUES[str(value).lower()]
+
+    def help(self) -> str:
+        return "true or false"
+
+
+class Int(Checker):  # type: ignore[misc]
+    """A whole number within bounds; 3.7 is an error, not 3."""
+
+    def __init__(self, low: int | None = None, high: int | None = None):
+        self.low, self.high = low, high
+
+    def check(self, value: Any) -> int:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return int(_within(int(value), self.low, self.high))
+
+    def help(self) -> str:
+        return "a whole number" + _bounds(self.low, self.high)
+
+
+class Float(Checker):  # type: ignore[misc]
+    """A finite number within bounds; also YAML's '5e-5', which YAML itself reads as a string."""
+
+    def __init__(self, low: float | None = None, high: float | None = None):
+        self.low, self.high = low, high
+
+    def check(self, value: Any) -> float:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+        if number != number or number in (float("inf"), float("-inf")):
+            raise ValueError
+        return float(_within(number, self.low, self.high))
+
+    def help(self) -> str:
+        return "a number" + _bounds(self.low, self.high)
+
+
+class Text(Checker):  # type: ignore[misc]
+    """Text; a YAML number is taken as it is written."""
+
+    def check(self, value: Any) -> str:
+        if isinstance(value, (dict, list)):
+            raise ValueError
+        return str(value)
+
+    def help(self) -> str:
+        return "text"
+
+
+class OneOf(Checker):  # type: ignore[misc]
+    """One of a few words, listed in the order given."""
+
+    def __init__(self, *values: str):
+        self.values = values
+
+    def check(self, value: Any) -> str:
+        if str(value) not in self.values:
+            raise UsageError(f"'{value}' is unknown{nearest(str(value), self.values)} known: {', '.join(self.values)}")
+        return str(value)
+
+    def help(self) -> str:
+        return " | ".join(self.values)
+
+
+class IntList(Checker):  # type: ignore[misc]
+    """Whole numbers separated by commas, or a YAML list; kept as a tuple."""
+
+    def check(self, value: Any) -> tuple[int, ...]:
+        parts = value if isinstance(value, (list, tuple)) else [p for p in str(value).split(",") if p.strip()]
+        return tuple(Int().check(part) for part in parts)
+
+    def help(self) -> str:
+        return "whole numbers separated by commas"
+
+
+def _within(value: float, low: float | None, high: float | None) -> float:
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError
+    return value
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    if low is not None:
+        return f" of at least {low}"
+    return "" if high is None else f" of at most {high}"
+
+
+# --- the sections every run has (a method declares its own beside its code) --------------------
+
+Section("training", "how to train").params(
+    method=Param(Text(), "the method, see --list methods", default="erm"),
+    seed=Param(Int(0), "drives weights, order and augmentation", default=0),
+    epochs=Param(Int(0), "passes over the training view", default=60),
+    batch_size=Param(Int(1), "rows of a step over all processes", default=512),
+    optimizer=Param(OneOf("sgd", "adam", "adamw"), "the optimizer", default="sgd"),
+    lr=Param(Float(0), "peak learning rate", default=0.1),
+    weight_decay=Param(Float(0), "weight decay", default=1e-4),
+    momentum=Param(Float(0, 1), "SGD's momentum", default=0.9),
+    nesterov=Param(Bool(), "Nesterov momentum", default=False),
+    decay_norm=Param(Bool(), "weight decay on normalisation layers and biases too", default=True),
+    lr_scheduler=Param(
+        OneOf("steplr", "multisteplr", "cyclic", "cosine", "constant"), "how the learning rate moves", default="steplr"
+    ),
+    step_size=Param(Int(1), "epochs between drops of steplr", default=30),
+    lr_milestones=Param(IntList(), "epochs of multisteplr's drops", default=()),
+    lr_peak_epoch=Param(Float(0), "epoch at which cyclic peaks", default=5),
+    warmup_epochs=Param(Float(0), "linear warm-up of cosine and constant", default=0),
+    gamma=Param(Float(0), "factor of each drop", default=0.1),
+    label_smoothing=Param(Float(0, 1), "label smoothing", default=0.0),
+    clip_grad=Param(Float(0), "largest gradient norm, 0 for none", default=0.0),
+    ema=Param(Float(0, 1), "decay of the weights' moving average that is evaluated, 0 for none", default=0.0),
+    precision=Param(OneOf("fp32", "bf16", "fp16"), "of the forward pass", default="fp32"),
+    channels_last=Param(Bool(), "memory layout of images and weights", default=True),
+    compile=Param(Bool(), "torch.compile the model", default=False),
+    deterministic=Param(Bool(), "deterministic GPU kernels, where torch has them", default=False),
+    device=Param(Text(), "auto, cpu, cuda or cuda:K", default="auto"),
+    selection=Param(
+        OneOf("worst_group", "mean_group", "average", "loss", "last"),
+        "which epoch is kept, by the validation split; ties by mean_group", default="worst_group",
+    ),
+    empty_groups=Param(
+        OneOf("error", "ignore"), "what a balancing method does when a group has no training row", default="error"
+    ),
+    granularity=Param(OneOf("auto", "global", "per_class"), "the accuracy that the log leads with", default="auto"),
+    eval_epochs=Param(Int(1), "epochs between evaluations; the last is always evaluated", default=1),
+    drop_last=Param(Bool(), "leave out the last partial batch of an epoch", default=False),
+    decoder_train=Param(Text(), "random_resized_crop, center_crop_R, resized or simple", default="random_resized_crop"),
+    decoder_val=Param(Text(), "as decoder_train, for evaluation", default="center_crop_224_256"),
+    augment=Param(Text(), "operations such as 'flip,pad_crop:4,cutout:8', or none", default="flip"),
+    num_workers=Param(Int(0), "decoding threads of a process, 0 for all cores", default=0),
+    supercloud=Param(Bool(), "slow shared disk: quasi-random order, no memory map", default=False),
+    data_root=Param(Text(), "folder of the betons", default="data"),
+    outdir=Param(Text(), "folder of the runs", default="runs"),
+    exp_name=Param(Text(), "name of the run; empty: made of dataset, method, seed and a hash", default=""),
+    log_every=Param(Int(1), "steps between looks at the loss", default=50),
+    disable_logging=Param(Bool(), "write no TensorBoard events", default=False),
+)  # fmt: skip
+Section("model", "the network").params(
+    arch=Param(Text(), "see --list models", default="resnet18"),
+    pretrained=Param(Bool(), "start from the architecture's published weights", default=False),
+    bn_mode=Param(OneOf("train", "eval"), "eval keeps batch-norm statistics frozen in training", default="train"),
+    normalisation=Param(
+        OneOf("auto", "source", "dataset", "none"),
+        "mean and std of the pretrained source, of the data set, or none; auto: source when pretrained", default="auto",
+    ),
+)  # fmt: skip
+Section("resolution", "image sizes in pixels").params(
+    min_res=Param(Int(1), "training resolution before the ramp", default=160),
+    max_res=Param(Int(1), "training resolution after the ramp", default=160),
+    start_ramp=Param(Int(0), "epoch at which the ramp starts", default=0),
+    end_ramp=Param(Int(0), "epoch at which the ramp ends", default=0),
+    val_res=Param(Int(1), "evaluation resolution; of training too without prog_resizing", default=224),
+    prog_resizing=Param(Bool(), "ramp the training resolution", default=False),
+)
+Section("data", "the data set").params(
+    dataset=Param(Text(), "names the betons {data_root}/{dataset}_{split}.beton", default="dominoes"),
+    train_path=Param(Text(), "training beton; relative paths count from data_root", default=""),
+    val_path=Param(Text(), "validation beton", default=""),
+    test_path=Param(Text(), "test beton", default=""),
+    val_fraction=Param(Float(0, 0.9), "share of each training group held out where there is no validation beton", default=0.0),
+    mini_dataset=Param(Float(), "share of the training rows, evenly spaced; -1 or 1 for all", default=-1.0),
+    seed=Param(Int(0), "drives splits and subsets, and nothing else", default=0),
+)
+Section("loader", "how the betons are read; no setting here changes a pixel").params(
+    os_cache=Param(Bool(), "map the beton and let the system cache it; off: read batch by batch", default=True),
+    batches_ahead=Param(Int(1), "finished batches that may wait", default=3),
+)
+Section("dist", "several processes, started by torchrun").params(
+    backend=Param(OneOf("auto", "nccl", "gloo"), "auto: nccl on GPUs", default="auto"),
+    sync_bn=Param(Bool(), "batch-norm statistics over all processes (GPUs only)", default=False),
+)
+Section("logging", "mirrors of the results").params(
+    tensorboard=Param(Bool(), "write TensorBoard events where it is installed", default=True),
+    wandb=Param(Text(), "Weights & Biases project; empty for none (offline unless WANDB_MODE says otherwise)", default=""),
+    progress=Param(OneOf("auto", "on", "off"), "progress bars; auto: on a terminal", default="auto"),
+)
+
+# Where a run is stored and how it is watched do not change its results, so they do not change its identity.
+NOT_IDENTITY = ("training.outdir", "training.exp_name", "training.num_workers", "training.log_every",
+                "training.disable_logging", "training.device", "loader.", "logging.", "dist.backend")  # fmt: skip
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved configuration: `config.training.lr`, or `config["training.lr"]`."""
+
+    values: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def __getattr__(self, section: str) -> Any:
+        if section.startswith("_"):
+            raise AttributeError(section)
+        prefix = section + "."
+        found = {key[len(prefix) :]: value for key, value in self.values.items() if key.startswith(prefix)}
+        if not found:
+            raise AttributeError(f"no configuration section '{section}'")
+        return SimpleNamespace(**found)
+
+    def nested(self) -> dict[str, dict[str, Any]]:
+        """Sections of keys, plain values only, as config.yaml stores them."""
+        result: dict[str, dict[str, Any]] = {}
+        for key, value in sorted(self.values.items()):
+            section, name = key.split(".", 1)
+            result.setdefault(section, {})[name] = list(value) if isinstance(value, tuple) else value
+        return result
+
+    def identity_hash(self) -> str:
+        """12 hex digits that change exactly when a setting that may change the results does."""
+        identity = {key: value for key, value in self.values.items() if not key.startswith(NOT_IDENTITY)}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    def dump(self) -> str:
+        """YAML that `--config-file` reads back to this configuration."""
+        return yaml.safe_dump(self.nested(), sort_keys=False, allow_unicode=True)
+
+
+def declared() -> dict[str, Param]:
+    """Every declared key, dotted, with its fastargs Param."""
+    config: FastargsConfig = get_current_config()
+    return {".".join(path): param for path, param in config.entries.items()}
+
+
+def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:
+    """Resolve config files and command-line overrides (['--training.lr', '0.1', '--a.b=c']).
+
+    Raises UsageError for a missing or malformed file, an unknown key, a wrong type or a bad value.
+    """
+    params = declared()
+    # Defaults pass their checker too: 5 and 5.0 must not be two configurations.
+    values: dict[str, Any] = {key: param.checker.check(param.default) for key, param in params.items()}
+    given: list[tuple[str, str, Any]] = []
+    for file in files:
+        given += [(str(file), key, value) for key, value in _flatten(Path(file), params)]
+    given += [("the command line", key, value) for key, value in _parse_overrides(overrides)]
+    for where, key, value in given:
+        if key not in params:
+            raise UsageError(f"{where}: unknown key '{key}'{nearest_key(key, params)} see --help for all keys")
+        values[key] = _checked(params[key], key, value, where)
+    fastargs_config: FastargsConfig = get_current_config()
+    fastargs_config.content = {tuple(key.split(".")): value for key, value in values.items()}
+    return Config(values)
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for a dotted key: the same name in another section, or the closest spelling."""
+    known = list(known)
+    name = key.rsplit(".", 1)[-1]
+    elsewhere = [k for k in known if k.rsplit(".", 1)[-1] == name]
+    return f"; did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, known) or ";"
+
+
+def _checked(param: Param, key: str, value: Any, where: str) -> Any:
+    try:
+        return param.checker.check(value)
+    except UsageError as error:
+        raise UsageError(f"{where}: {key}: {error}") from None
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{where}: {key} is {value!r}; expected {param.checker.help()}") from None
+
+
+def _flatten(path: Path, params: Mapping[str, Param]) -> list[tuple[str, Any]]:
+    """The dotted keys of one YAML or JSON file."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"no config file at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise UsageError(f"config file {path} holds {type(content).__name__}; expected sections such as 'training:'")
+    found: list[tuple[str, Any]] = []
+    sections = sorted({key.split(".")[0] for key in params})
+    for section, entries in content.items():
+        if section not in sections:
+            raise UsageError(f"{path}: unknown section '{section}'{nearest(str(section), sections)} known: {', '.join(sections)}")
+        if entries is None:
+            continue
+        if not isinstance(entries, dict):
+            raise UsageError(f"{path}: section '{section}' is {entries!r}; expected keys below it, such as 'key: value'")
+        for name, value in entries.items():
+            if value is None:
+                raise UsageError(f"{path}: {section}.{name} has no value; give one or remove the line")
+            found.append((f"{section}.{name}", value))
+    return found
+
+
+def _parse_overrides(tokens: Sequence[str]) -> list[tuple[str, str]]:
+    found, i = [], 0
+    while i < len(tokens):
+        token = tokens[i]
+        if not token.startswith("--"):
+            raise UsageError(f"unexpected argument '{token}'; settings are written --section.key VALUE")
+        key, equals, value = token[2:].partition("=")
+        if not equals:
+            if i + 1 >= len(tokens):
+                raise UsageError(f"--{key} has no value{'' if key in declared() else nearest_key(key, declared())}")
+            i += 1
+            value = tokens[i]
+        found.append((key, value))
+        i += 1
+    return found
+
+
+def help_text() -> str:
+    """All keys by section with type, default and meaning, as plain text."""
+    config: FastargsConfig = get_current_config()
+    lines = []
+    for namespace, paths in config.sections_to_entries.items():
+        lines.append(f"\n{'.'.join(namespace)}: {config.sections[namespace].desc}")
+        for path in paths:
+            param = config.entries[path]
+            default = param.default if param.default not in ("", ()) else "empty"
+            lines.append(f"  --{'.'.join(path):<28} {param.desc} [{param.checker.help()}; default {default}]")
+    return "\n".join(lines)

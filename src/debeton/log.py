@@ -1,0 +1,33 @@
+"""Where messages go: the console of the main process, and the run's log.txt."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+logger = logging.getLogger("debeton")
+
+
+def set_up_logging(*, is_main: bool) -> None:
+    """Messages of the main process to standard error; the other processes speak only of warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO if is_main else logging.WARNING)
+    logger.propagate = False
+
+
+def log_to_file(path: Path) -> None:
+    """Append messages to `path` as well, with the time; replaces the file of an earlier run in this process."""
+    for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(file)
+
+
+def show_progress(setting: str) -> bool:
+    """Whether to draw progress bars: 'on', 'off', or 'auto' for a terminal."""
+    return setting == "on" or (setting == "auto" and sys.stderr.isatty())

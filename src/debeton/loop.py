@@ -1,0 +1,257 @@
+"""The one training loop: `fit` runs epochs of an Objective over a Loader, `evaluate` measures a model on one.
+
+Read `fit` from top to bottom: everything that happens in a step stands there. It knows no method.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from debeton import distributed
+from debeton.data.loader import EpochIterator, Loader
+from debeton.data.spec import Ints
+from debeton.errors import DataError
+from debeton.log import logger
+from debeton.metrics import GroupMeter, Metrics
+from debeton.models import freeze_batch_norm
+from debeton.objective import Objective, Precision
+from debeton.optim import set_lr
+from debeton.seed import restore_rng_state, rng_state
+
+
+class Preempted(BaseException):
+    """The run was asked to stop, and has saved itself. `signum` is the signal; the same command resumes."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGUSR1 (SLURM's warning before the time limit), so that the loop can save and leave."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Catch the signals inside the context. Only a process's main thread may; elsewhere this does nothing."""
+
+        def note(signum: int, frame: object) -> None:
+            self.signum = signum
+
+        try:
+            before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        except ValueError:
+            before = {}
+        try:
+            yield self
+        finally:
+            for s, handler in before.items():
+                signal.signal(s, handler)
+
+    def agreed(self, step: int, every: int, device: torch.device) -> int:
+        """The signal that any process got, or 0. Several processes ask each other every `every` steps, and leave together."""
+        if distributed.world_size() == 1:
+            return self.signum
+        if step % every:
+            return 0
+        return int(distributed.max_over_processes(torch.tensor(self.signum, device=device)).item())
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and how to step.
+
+    lr: step -> learning rate. resolution: epoch -> pixels, for decoders that resize. clip_grad: largest gradient
+    norm, 0 for none. freeze_bn: keep batch-norm statistics. log_every: steps between looks at the loss.
+    """
+
+    epochs: int
+    lr: Callable[[int], float]
+    resolution: Callable[[int], int] | None = None
+    clip_grad: float = 0.0
+    freeze_bn: bool = False
+    log_every: int = 50
+    progress: bool = False
+
+
+@dataclass
+class TrainState:
+    """Everything that a step changes; saving and restoring it is resuming.
+
+    epoch: finished epochs. batch: finished batches of the running epoch. step: optimizer steps so far.
+    seconds: training time so far. best: what the caller keeps about the best epoch (plain values).
+    """
+
+    model: nn.Module
+    objective: Objective
+    optimizer: Optimizer
+    precision: Precision
+    meter: GroupMeter
+    averaged: AveragedModel | None = None
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+
+    _COUNTERS = ("epoch", "batch", "step", "seconds", "best")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values; 'state_dict' holds the model's weights."""
+        return {
+            "state_dict": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "meter": self.meter.state(),
+            "rng": rng_state(),
+            **{name: getattr(self, name) for name in self._COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()` of the same run."""
+        self.model.load_state_dict(state["state_dict"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.meter.restore(state["meter"])
+        restore_rng_state(state["rng"])
+        for name in self._COUNTERS:
+            setattr(self, name, state[name])
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy counts: the moving average where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """An exponential moving average of weights and batch-norm statistics; None for decay 0."""
+    if decay == 0:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def fit(
+    state: TrainState,
+    loader: Loader,
+    options: FitOptions,
+    *,
+    forward: nn.Module | None = None,
+    after_epoch: Callable[[Metrics, float], None] = lambda metrics, lr: None,
+    save: Callable[[], None] = lambda: None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Train until options.epochs epochs are finished, from wherever `state` stands.
+
+    forward: what the objective calls, the model itself or its DDP or compiled form.
+    after_epoch: called with the epoch's training metrics and last learning rate; evaluates and saves.
+    save: writes `state`; called when a stop was requested, before Preempted is raised.
+    Raises DataError when the loss is no longer finite.
+    """
+    forward = forward or state.model
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    scaler = state.precision.scaler
+    while state.epoch < options.epochs:
+        if options.resolution is not None:
+            loader.resolution = options.resolution(state.epoch)
+        forward.train()
+        if options.freeze_bn:
+            freeze_batch_norm(state.model)
+        began, lr = time.perf_counter(), options.lr(state.step)
+        with loader.epoch(state.epoch, start=state.batch) as batches:
+            for batch in _progress(batches, state, options):
+                lr = options.lr(state.step)
+                set_lr(state.optimizer, lr)
+                state.optimizer.zero_grad(set_to_none=True)
+                output = state.objective.backward(forward, batch, state.precision)
+                if options.clip_grad > 0:
+                    scaler.unscale_(state.optimizer)
+                    nn.utils.clip_grad_norm_(parameters, options.clip_grad)
+                scaler.step(state.optimizer)
+                scaler.update()
+                if state.averaged is not None:
+                    state.averaged.update_parameters(state.model)
+                state.meter.update(output.logits, batch.label, batch.group)
+                state.step += 1
+                state.batch += 1
+                if state.step % options.log_every == 0:
+                    _check_finite(output.loss, state)
+                if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):
+                    state.seconds += time.perf_counter() - began
+                    save()
+                    raise Preempted(signum)
+        metrics = state.meter.compute(loader.view.spec)
+        if metrics["loss"] is not None:
+            _check_finite(torch.tensor(metrics["loss"]), state)
+        state.meter.reset()
+        state.seconds += time.perf_counter() - began
+        state.epoch, state.batch = state.epoch + 1, 0
+        after_epoch(metrics, lr)
+
+
+def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) -> Iterator[Any]:
+    bar = tqdm(
+        batches, desc=f"epoch {state.epoch + 1}/{options.epochs}", total=state.batch + len(batches), initial=state.batch,
+        unit="step", leave=False, disable=not options.progress,
+    )  # fmt: skip
+    return iter(bar)
+
+
+def _check_finite(loss: Tensor, state: TrainState) -> None:
+    value = float(loss)
+    if not math.isfinite(value):
+        raise DataError(
+            f"the loss is {value} at step {state.step} (epoch {state.epoch + 1}); lower --training.lr, clip gradients "
+            "with --training.clip_grad or train in fp32. The checkpoint of the last finished epoch is kept"
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics as in `metrics.group_metrics`; predicted int64 [M] for the view's rows in order, on the CPU."""
+
+    metrics: Metrics
+    predicted: Tensor
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, loader: Loader, precision: Precision, *, train_counts: Ints | None = None, progress: bool = False
+) -> Evaluation:
+    """Measure the model on a sequential loader; over several processes every row still counts exactly once."""
+    was_training = model.training
+    model.eval()
+    distributed.sync_buffers(model)
+    view, device = loader.view, precision.device
+    meter = GroupMeter(view.spec.num_groups, view.spec.num_classes, device)
+    predictions = torch.full((len(view.beton),), -1, dtype=torch.int64, device=device)
+    with loader.epoch(0) as batches:
+        for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
+            with precision.autocast():
+                logits = model(batch.image)
+            meter.update(logits, batch.label, batch.group)
+            predictions[batch.row] = logits.argmax(1)
+    model.train(was_training)
+    distributed.max_over_processes(predictions)
+    metrics = meter.compute(view.spec, train_counts)
+    if metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
+        logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
+    return Evaluation(metrics, predictions[torch.from_numpy(view.rows).to(device)].cpu())

@@ -1,0 +1,141 @@
+"""Models by name: every torchvision classifier, and the project's own networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import nn
+
+from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from debeton.errors import DataError, UsageError, nearest
+from debeton.networks import EfficientNetLite0, SmallResNet, efficientnet_lite0_weights
+from debeton.registry import Registry
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network.
+
+    build: (num_classes, pretrained) -> model; a pretrained model of another number of classes gets a new head.
+    mean, std: what its published weights expect, of images in [0, 1].
+    """
+
+    build: Callable[[int, bool], nn.Module]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+MODELS: Registry[Architecture] = Registry("model")
+
+
+def make_model(arch: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+    """The network called `arch` with `num_classes` outputs. Weights are drawn from torch's global generator."""
+    return architecture(arch).build(num_classes, pretrained)
+
+
+def architecture(arch: str) -> Architecture:
+    """How to build `arch`: one of our own, or any torchvision classifier; UsageError names the nearest."""
+    if arch in MODELS:
+        return MODELS.get(arch)
+    if arch in torchvision_names():
+        return Architecture(lambda num_classes, pretrained: _torchvision(arch, num_classes, pretrained))
+    known = model_names()
+    raise UsageError(f"unknown model '{arch}'{nearest(arch, known) or ';'} see --list models for all {len(known)}")
+
+
+def torchvision_names() -> list[str]:
+    """torchvision's classifiers for images."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def model_names() -> list[str]:
+    """All names, sorted."""
+    return sorted({*MODELS.names(), *torchvision_names()})
+
+
+def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
+    extra: dict[str, object] = {}
+    if arch in ("googlenet", "inception_v3"):
+        # Their auxiliary heads make training return tuples; published weights only load with them, so they go after.
+        extra = {"aux_logits": pretrained, **({} if pretrained else {"init_weights": True})}
+    if not pretrained:
+        return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **extra)
+    try:
+        model = torchvision.models.get_model(arch, weights="DEFAULT", **({} if extra else {}))
+    except OSError as error:
+        raise DataError(
+            f"the weights of {arch} could not be downloaded ({error}); fetch them once where there is a network (they go to "
+            f"{torch.hub.get_dir()}/checkpoints) or use the packaged efficientnet_lite0"
+        ) from None
+    if extra:
+        _drop_auxiliary_heads(model)
+    replace_head(model, num_classes)
+    return model
+
+
+def _drop_auxiliary_heads(model: nn.Module) -> None:
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(model, name):
+            setattr(model, name, None)
+    model.aux_logits = False  # type: ignore[assignment]
+
+
+def named_head(model: nn.Module) -> tuple[str, nn.Module]:
+    """The last classifying layer, a Linear or (SqueezeNet) a 1x1 convolution, and its dotted name."""
+    convolutional_head = model.__class__.__name__ == "SqueezeNet"
+    kinds = nn.Conv2d if convolutional_head else nn.Linear
+    candidates: Iterator[tuple[str, nn.Module]] = ((n, m) for n, m in model.named_modules() if isinstance(m, kinds))
+    found = list(candidates)
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no linear layer that could be its head")
+    return found[-1]
+
+
+def replace_head(model: nn.Module, num_classes: int) -> None:
+    """Give the model a fresh last layer of num_classes outputs, unless it already has as many."""
+    name, head = named_head(model)
+    if isinstance(head, nn.Linear):
+        if head.out_features == num_classes:
+            return
+        fresh: nn.Module = nn.Linear(head.in_features, num_classes)
+    else:
+        assert isinstance(head, nn.Conv2d)
+        if head.out_channels == num_classes:
+            return
+        fresh = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
+        model.num_classes = num_classes  # type: ignore[assignment]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, fresh)
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Put every batch-norm layer in evaluation mode: running statistics are used and no longer move."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def _small_resnet(num_classes: int, pretrained: bool) -> nn.Module:
+    if pretrained:
+        raise UsageError("small_resnet has no published weights; use --model.pretrained false")
+    return SmallResNet(num_classes)
+
+
+def _efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
+    if not pretrained:
+        return EfficientNetLite0(num_classes)
+    model = EfficientNetLite0()
+    model.load_state_dict(efficientnet_lite0_weights())
+    replace_head(model, num_classes)
+    return model
+
+
+MODELS.add("small_resnet", Architecture(_small_resnet), "three residual blocks, 0.3 M parameters; trains on a CPU")
+MODELS.add(
+    "efficientnet_lite0",
+    Architecture(_efficientnet_lite0, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+    "4.7 M parameters; --model.pretrained true loads the packaged ImageNet weights",
+)

@@ -1,0 +1,73 @@
+"""What a step minimises. A method's per-step hook is an Objective; its state lives in buffers and submodules."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton.data.loader import Batch
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """The number format of the forward pass: autocast for bf16 and fp16, gradient scaling for fp16 on a GPU."""
+
+    def __init__(self, name: str, device: torch.device):
+        self.device, self.dtype = device, _DTYPES[name]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16" and device.type == "cuda")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of forward passes."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss as it enters backward()."""
+        scaled: Tensor = self.scaler.scale(loss)
+        return scaled
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """loss: scalar, differentiable where it is to be minimised. logits: [B, C] of the batch, for the training metrics."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+class Objective(nn.Module):
+    """Base of all objectives: subclasses give `forward(model, batch)`, or override `backward` where one loss is not enough.
+
+    Buffers and submodules are saved, moved and resumed with the run.
+    """
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """The loss of a batch."""
+        raise TypeError(f"{type(self).__name__} defines neither forward nor backward")
+
+    def backward(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
+        """Compute the loss and leave gradients in the parameters; returns detached values.
+
+        The loss is a mean over this process's rows; times batch.share, DDP's average is the mean over all rows.
+        """
+        with precision.autocast():
+            output: StepOutput = self(model, batch)
+        precision.scale(output.loss * batch.share if batch.share != 1.0 else output.loss).backward()
+        return StepOutput(output.loss.detach(), output.logits.detach())
+
+
+class CrossEntropy(Objective):
+    """Mean cross-entropy with label smoothing in [0, 1): empirical risk minimisation."""
+
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        logits = model(batch.image)
+        loss = functional.cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)
+        return StepOutput(loss, logits)

@@ -1,0 +1,60 @@
+"""Shared by all tests: toy betons, and configurations that do not leak from one test into the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.writer import WriteOptions, write_beton
+
+TOY_SPEC = DatasetSpec(
+    "toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)), mean=(0.5,) * 3, std=(0.25,) * 3
+)
+
+
+def toy_rows(n: int, aligned_share: float, seed: int, size: int = 16) -> Rows:
+    """The label is the bright half of the image (hard under noise), the attribute its brightness (easy)."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 2
+    attribute = np.where(rng.random(n) < aligned_share, label, 1 - label)
+    images = rng.normal(90 + 60 * attribute[:, None, None], 25, (n, size, size))
+    half = size // 2
+    for i in range(n):
+        images[i, :, :half] += 18 * (1 - 2 * label[i])
+    pixels = np.repeat(np.clip(images, 0, 255).astype(np.uint8)[..., None], 3, axis=3)
+    return Rows(label, attribute, lambda i: pixels[i], [f"{seed}/{i}" for i in range(n)])
+
+
+@pytest.fixture(scope="session")
+def toy_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with toy_{train,val,test}.beton: 512 rows 90 % aligned, 128 and 256 rows balanced; 16x16 raw."""
+    folder = tmp_path_factory.mktemp("toy")
+    for seed, (split, n, share) in enumerate((("train", 512, 0.9), ("val", 128, 0.5), ("test", 256, 0.5))):
+        write_beton(folder / f"toy_{split}.beton", toy_rows(n, share, seed), TOY_SPEC, split, WriteOptions(mode="raw"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_toy() -> Callable[[Path, int, float], None]:
+    """write_toy(path, rows, aligned share): one more toy beton, as training split."""
+
+    def write(path: Path, n: int, share: float) -> None:
+        write_beton(path, toy_rows(n, share, 9), TOY_SPEC, "train", WriteOptions(mode="raw"))
+
+    return write
+
+
+@pytest.fixture
+def toy_args(toy_betons: Path, tmp_path: Path) -> list[str]:
+    """Command-line settings of a run that takes a second: two epochs of a small ResNet on the toy set."""
+    settings = {
+        "data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": tmp_path / "runs",
+        "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 64, "training.lr": 0.05,
+        "training.lr_scheduler": "cosine", "training.decoder_train": "simple", "training.decoder_val": "simple",
+        "training.augment": "pad_crop:2", "logging.tensorboard": "false", "training.device": "cpu",
+    }  # fmt: skip
+    return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
