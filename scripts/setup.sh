@@ -1,82 +1,124 @@
 #!/usr/bin/env bash
-# Prepare this checkout: system packages (apt), Python >= 3.11, and .venv from requirements.lock.
-# Idempotent: a finished set-up is recognised by the hash of the lock and of this file.
+# Prepare this checkout: system packages (apt), Python 3.11 or 3.12, and .venv from requirements.lock.
+#   bash scripts/setup.sh                            from any folder
+#   PYTHON=/path/to/python3.12 bash scripts/setup.sh   to choose the interpreter
+# Idempotent: a finished set-up is recognised by the hash of the lock and of this file. To start over, delete .venv.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 VENV=.venv
 STAMP=$VENV/.debeton-setup
 
 say() { printf 'setup: %s\n' "$*" >&2; }
-die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+die() { say "$@"; exit 1; }
 
 fingerprint() { cat requirements.lock scripts/setup.sh | sha256sum | cut -d' ' -f1; }
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-if [ -x "$VENV/bin/python" ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ]; then
+venv_runs() { # with an interpreter that still exists, and of the version PYTHON asks for
+    local have
+    have=$(version_of "$VENV/bin/python") || return 1
+    case $have in 3.11 | 3.12) ;; *) return 1 ;; esac
+    [ -z "${PYTHON:-}" ] || [ "$have" = "$(version_of "$PYTHON")" ]
+}
+
+if [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ] && venv_runs; then
     exit 0
+fi
+
+# --- Python ----------------------------------------------------------------------------------
+# Sets PY to an interpreter that really starts (a pyenv shim may exist without its version) and has what
+# building FFCV takes: C headers and venv. Failing that, sets PART to one that lacks these, apt's if there is one.
+find_python() {
+    local candidate real candidates=(python3.12 python3.11 python3 /usr/bin/python3.12 /usr/bin/python3.11 /usr/bin/python3)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    PY='' PART=''
+    for candidate in "${candidates[@]}"; do
+        case $(version_of "$candidate") in 3.11 | 3.12) ;; *) continue ;; esac
+        # of a virtual environment (perhaps the one about to be replaced), the interpreter beneath it
+        real=$("$candidate" -c 'import sys; print(sys._base_executable)')
+        if "$real" -c 'import ensurepip, os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null; then
+            PY=$real
+            return
+        elif [ -z "$PART" ] || { ! is_apts "$PART" && is_apts "$real"; }; then
+            PART=$real
+        fi
+    done
+}
+
+is_apts() { case $(readlink -f "$1") in /usr/bin/*) ;; *) return 1 ;; esac; }
+
+if [ -n "${PYTHON:-}" ]; then
+    found=$(version_of "$PYTHON") || die "PYTHON=$PYTHON does not start"
+    case $found in 3.11 | 3.12) ;; *) die "PYTHON=$PYTHON is Python $found; debeton runs on 3.11 and 3.12" ;; esac
 fi
 
 # --- system packages -------------------------------------------------------------------------
 # FFCV compiles against OpenCV core/imgproc and libturbojpeg; Fashion-MNIST feeds the demo and tests.
 PACKAGES=(g++ pkg-config libopencv-core-dev libopencv-imgproc-dev libturbojpeg0-dev dataset-fashion-mnist)
 
-# The newest supported interpreter that really starts (a pyenv shim may exist without its version).
-find_python() {
-    local candidate
-    for candidate in "${PYTHON:-}" python3.12 python3.11 python3; do
-        if [ -n "$candidate" ] && "$candidate" -c \
-            'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-            command -v "$candidate"
-            return
-        fi
-    done
-}
-
-python_is_whole() { # headers for compiling, venv for the environment
-    "$1" -c 'import ensurepip, os, sysconfig, sys
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null
-}
-
-PY=$(find_python)
-if [ -z "$PY" ]; then
+find_python
+if [ -n "$PY" ]; then
+    :
+elif [ -n "$PART" ] && is_apts "$PART"; then
+    PACKAGES+=("python$(version_of "$PART")-dev" "python$(version_of "$PART")-venv")
+elif [ -n "$PART" ]; then
+    die "$PART lacks its C headers (Python.h) or the venv module, and it is not apt's, so no apt package adds them
+  name a complete Python 3.11 or 3.12 and run again: PYTHON=/path/to/python3.12 bash scripts/setup.sh"
+elif [ ! -x /usr/bin/python3 ]; then
     PACKAGES+=(python3 python3-dev python3-venv)
-elif ! python_is_whole "$PY"; then
-    version=$("$PY" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    PACKAGES+=("python$version-dev" "python$version-venv")
+elif ! command -v uv >/dev/null && ! /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; then
+    PACKAGES+=(python3-venv) # to install uv, which then fetches a Python that apt does not have
 fi
 
+command -v dpkg-query >/dev/null ||
+    die "this is not a Debian or Ubuntu system (no dpkg-query); use the conda route: conda env create -f environment.yml"
 missing=()
 for package in "${PACKAGES[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-    command -v apt-get >/dev/null || die "these system packages are missing and apt-get is not here to install them: ${missing[*]}"
     if [ "$(id -u)" = 0 ]; then
         as_root=()
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
         as_root=(sudo)
     else
         die "these system packages are missing and this account is neither root nor may use sudo: ${missing[*]}
-  ask an administrator for: apt-get install -y --no-install-recommends ${missing[*]}"
+  ask an administrator for: apt-get install -y --no-install-recommends ${missing[*]}
+  or use the conda route: conda env create -f environment.yml"
     fi
     say "installing ${missing[*]}"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null; }
+    # A broken third-party list fails the update although the packages needed may well be there.
+    apt update || say "apt-get update failed; going on with the package lists at hand"
+    apt install -y --no-install-recommends "${missing[@]}" || die "apt-get could not install ${missing[*]}"
+    find_python
 fi
 
-PY=$(find_python)
-[ -n "$PY" ] || die "no Python 3.11 or 3.12 was found (python3 is $(python3 --version 2>&1)).
-  install one (for example 'uv python install 3.12') and run again with PYTHON=/path/to/python3.12"
-
-# --- Python packages -------------------------------------------------------------------------
+# --- uv, the virtual environment and its packages -----------------------------------------------
 UV=$(command -v uv || true)
 if [ -z "$UV" ]; then
-    if [ ! -x .uv/bin/uv ]; then
+    UV=$PWD/.uv/bin/uv
+    if ! "$UV" --version >/dev/null 2>&1; then
         say "installing uv"
-        "$PY" -m venv .uv
-        .uv/bin/python -m pip install -q --disable-pip-version-check 'uv>=0.9'
+        rm -rf .uv
+        "${PY:-/usr/bin/python3}" -m venv .uv
+        PIP_USER=0 .uv/bin/python -m pip install -q --disable-pip-version-check 'uv>=0.9' ||
+            die "uv could not be installed: see pip's message above"
     fi
-    UV=.uv/bin/uv
+fi
+
+rm -f "$STAMP"
+if ! venv_runs; then
+    rm -rf "$VENV"
+    # Without a system Python that fits (Ubuntu 22.04 has 3.10, Debian 13 has 3.13), uv downloads one.
+    "$UV" venv -q --python "${PY:-3.12}" "$VENV" || {
+        rm -rf "$VENV"
+        die "no Python 3.11 or 3.12 was found (python3 is $(version_of python3 || echo absent)) and uv could not download one
+  install one (pyenv, conda or your administrator) and run again: PYTHON=/path/to/python3.12 bash scripts/setup.sh"
+    }
 fi
 
 # FFCV includes <opencv2/opencv.hpp> and asks pkg-config for 'opencv4', both of which only the 689 MB
@@ -88,13 +130,24 @@ printf '#pragma once\n#include "opencv2/core.hpp"\n#include "opencv2/imgproc.hpp
 printf 'Name: OpenCV\nDescription: core and imgproc\nVersion: 4\nLibs: -lopencv_imgproc -lopencv_core\nCflags: -I%s -I/usr/include/opencv4\n' \
     "$SHIM/inc" >"$SHIM/pc/opencv4.pc"
 
-say "creating $VENV with $("$PY" --version) from requirements.lock"
-rm -f "$STAMP"
-[ -x "$VENV/bin/python" ] || "$UV" venv -q --allow-existing --python "$PY" "$VENV"
-PKG_CONFIG_PATH="$SHIM/pc:${PKG_CONFIG_PATH:-}" UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}" \
-    "$UV" pip sync -q --python "$VENV/bin/python" --require-hashes requirements.lock
+# apt's OpenCV wants apt's compiler and pkg-config, whatever an active conda environment puts in front.
+# The lock is complete, hence --no-deps; packages added by hand (wandb, diffusers) stay. Run from elsewhere, as
+# pyproject's constraints, which made the lock, have no hashes and would be refused here.
+install_locked() (
+    unset CC CXX CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
+    export PATH=/usr/bin:/bin:$PATH PKG_CONFIG_PATH=$SHIM/pc UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
+    local root=$PWD
+    cd "$SHIM"
+    "$UV" pip install -q --python "$root/$VENV/bin/python" --no-deps --require-hashes "$@" -r "$root/requirements.lock"
+)
+imports() { "$VENV/bin/python" -c 'import ffcv, torch, torchvision, numba, fastargs'; }
 
-"$VENV/bin/python" -c 'import ffcv, torch, torchvision, numba, fastargs' ||
-    die "the packages installed but do not import; 'python main.py --doctor' says which"
+say "filling $VENV ($("$VENV/bin/python" --version)) from requirements.lock"
+install_locked
+if ! imports 2>/dev/null; then
+    # uv caches the FFCV it built; one built against other system libraries does not load here.
+    install_locked --no-cache --reinstall-package ffcv
+    imports || die "the packages installed but do not import; 'python main.py --doctor' says which"
+fi
 fingerprint >"$STAMP"
 say "done"
