@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train and evaluate: configuration -> run -> method -> results.
 
-    python main.py --config-file dataset_configs/dominoes.yaml --training.method resample --training.seed 1
+python main.py --config-file dataset_configs/dominoes.yaml --training.method resample --training.seed 1
 """
 
 from __future__ import annotations
@@ -12,16 +12,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from debeton.errors import run_command  # noqa: E402
+from debeton.errors import run_command
 
 LISTS = ("methods", "datasets", "models")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The program's own flags, and the rest: overrides such as --training.lr 0.1."""
-    parser = argparse.ArgumentParser(prog="main.py", description=__doc__.splitlines()[0], allow_abbrev=False, add_help=False)
-    parser.add_argument("--config-file", "-C", action="append", default=[], metavar="FILE", help="YAML or JSON; may be repeated, later ones win")
-    parser.add_argument("--dry-run", action="store_true", help="print configuration, group counts and a batch's shapes; train nothing")
+    parser = argparse.ArgumentParser(
+        prog="main.py", description=__doc__.splitlines()[0], allow_abbrev=False, add_help=False
+    )
+    parser.add_argument(
+        "--config-file",
+        "-C",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML or JSON; may be repeated, later ones win",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print configuration, group counts and a batch's shapes; train nothing"
+    )
     parser.add_argument("--list", choices=LISTS, help="print what there is, one a line")
     parser.add_argument("--doctor", action="store_true", help="print versions and what is missing")
     parser.add_argument("--help", "-h", action="store_true", help="print this and every setting")

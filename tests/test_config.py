@@ -39,7 +39,9 @@ def test_both_spellings_of_an_override_work(given):
     assert load(overrides=given).training.lr == 0.25
 
 
-@pytest.mark.parametrize(("text", "value"), [("False", False), ("true", True), ("0", False), ("off", False), ("yes", True)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("False", False), ("true", True), ("0", False), ("off", False), ("yes", True)]
+)
 def test_booleans_mean_what_they_say(text, value):
     assert load(overrides=["--model.pretrained", text]).model.pretrained is value
 
@@ -111,7 +113,9 @@ def test_an_empty_file_and_an_empty_section_change_nothing(tmp_path):
 
 
 def test_the_dump_reads_back_to_the_same_configuration(tmp_path):
-    config = load(overrides=["--training.lr_milestones", "3,5", "--training.weight_decay", "5e-5", "--data.dataset", "ü"])
+    config = load(
+        overrides=["--training.lr_milestones", "3,5", "--training.weight_decay", "5e-5", "--data.dataset", "ü"]
+    )
     again = load([write(tmp_path / "dump.yaml", config.dump())])
     assert again.values == config.values
     assert again.identity_hash() == config.identity_hash()
@@ -119,9 +123,19 @@ def test_the_dump_reads_back_to_the_same_configuration(tmp_path):
 
 def test_the_identity_ignores_where_and_how_fast_but_not_what():
     base = load().identity_hash()
-    for same in (["--training.outdir", "x"], ["--training.num_workers", "7"], ["--loader.os_cache", "no"], ["--logging.progress", "on"]):
+    for same in (
+        ["--training.outdir", "x"],
+        ["--training.num_workers", "7"],
+        ["--loader.os_cache", "no"],
+        ["--logging.progress", "on"],
+    ):
         assert load(overrides=same).identity_hash() == base
-    for other in (["--training.seed", "1"], ["--training.lr", "0.2"], ["--data.seed", "1"], ["--model.arch", "resnet50"]):
+    for other in (
+        ["--training.seed", "1"],
+        ["--training.lr", "0.2"],
+        ["--data.seed", "1"],
+        ["--model.arch", "resnet50"],
+    ):
         assert load(overrides=other).identity_hash() != base
 
 

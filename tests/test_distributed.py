@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import main
 import pytest
 
-import main
 from debeton.checkpoint import load_checkpoint
 from debeton.errors import run_command
 
@@ -40,7 +40,14 @@ def both(toy_betons, write_toy, tmp_path_factory):
                 "model.bn_mode": "eval", "training.method": "resample"}  # fmt: skip
     args = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
     assert run_command(lambda: main.main([*args, "--training.outdir", str(folder / "one")])) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "main.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(ROOT / "main.py"),
+    ]
     done = subprocess.run(
         [*command, *args, "--training.outdir", str(folder / "two")], capture_output=True, text=True, timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import main
 import numpy as np
 import pytest
 import torch
 
-import main
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
 from debeton.data.beton import open_beton
@@ -67,7 +67,12 @@ def test_a_run_leaves_the_promised_files(finished):
 
 def test_results_json_follows_the_schema(finished, toy_betons):
     results = json.loads((finished[0] / "results.json").read_text())
-    assert (results["dataset"], results["method"], results["seed"], results["selection"]) == ("toy", "erm", 0, "worst_group")
+    assert (results["dataset"], results["method"], results["seed"], results["selection"]) == (
+        "toy",
+        "erm",
+        0,
+        "worst_group",
+    )
     train = open_beton(toy_betons / "toy_train.beton")
     assert list(results["train_groups"].values()) == np.bincount(train.group, minlength=4).tolist()
     assert results["config_hash"] == load([finished[0] / "config.yaml"]).identity_hash()
@@ -114,7 +119,9 @@ def test_the_same_seed_gives_the_same_results_whatever_the_workers(finished, tmp
     folder, args = finished
     again = [*args, "--training.outdir", tmp_path, "--training.num_workers", "1", "--loader.os_cache", "false"]
     assert run(again) == 0
-    ours, theirs = (load_checkpoint(f / "checkpoints/checkpoint_best.pt")["state_dict"] for f in (folder, only_folder_of(tmp_path)))
+    ours, theirs = (
+        load_checkpoint(f / "checkpoints/checkpoint_best.pt")["state_dict"] for f in (folder, only_folder_of(tmp_path))
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -163,7 +170,9 @@ def test_a_run_killed_at_any_epoch_ends_bit_equal_to_an_uninterrupted_one(finish
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_in_the_middle_of_an_epoch_and_the_resumed_run_ends_bit_equal(finished, tmp_path, signum, monkeypatch):
+def test_a_signal_saves_in_the_middle_of_an_epoch_and_the_resumed_run_ends_bit_equal(
+    finished, tmp_path, signum, monkeypatch
+):
     folder, args = finished
     args = [*args, "--training.outdir", tmp_path]
     from debeton.objective import Objective
@@ -192,7 +201,9 @@ def test_a_process_killed_with_sigkill_resumes_to_the_same_weights(finished, tmp
     slow = ("import sys,time; sys.argv[0]='main.py'; import main, debeton.results as r; w=r.ResultLog.write\n"
             "def slow(self, **line):\n    w(self, **line); time.sleep(.5)\n"
             "r.ResultLog.write=slow; main.main(sys.argv[1:])")  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", slow, *args], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *args], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(tmp_path.rglob("checkpoint_latest.pt")):
         time.sleep(0.05)
@@ -214,7 +225,10 @@ def test_another_configuration_under_the_same_name_takes_the_next_version(toy_ar
 def test_folders_claimed_at_once_are_never_shared(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
-    configs = [load(overrides=["--training.outdir", str(tmp_path), "--training.exp_name", "x", "--training.seed", str(s)]) for s in range(8)]
+    configs = [
+        load(overrides=["--training.outdir", str(tmp_path), "--training.exp_name", "x", "--training.seed", str(s)])
+        for s in range(8)
+    ]
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(claim_folder, configs * 2))
     assert folders[:8] == folders[8:]
@@ -294,7 +308,15 @@ def test_a_damaged_beton_stops_the_run_with_a_sentence(toy_args, toy_betons, tmp
 
 def test_an_empty_group_stops_resampling_and_names_it(toy_args, write_toy, tmp_path, capsys):
     write_toy(tmp_path / "only.beton", 128, 1.0)
-    args = [*toy_args, "--data.train_path", str(tmp_path / "only.beton"), "--training.method", "resample", "--training.epochs", "1"]
+    args = [
+        *toy_args,
+        "--data.train_path",
+        str(tmp_path / "only.beton"),
+        "--training.method",
+        "resample",
+        "--training.epochs",
+        "1",
+    ]
     assert run(args) == 1
     error = capsys.readouterr().err
     assert "2 of 4 groups" in error

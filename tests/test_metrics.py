@@ -28,7 +28,14 @@ def metrics_of(predicted, label, attribute, spec=SPEC, train_counts=None, loss=N
 
 def test_an_absent_group_is_none_and_does_not_count():
     metrics = metrics_of([0, 1, 1], [0, 1, 0], [0, 1, 0])
-    assert metrics["group_accuracy"] == {"a, x": 0.5, "a, y": None, "b, x": None, "b, y": 1.0, "c, x": None, "c, y": None}
+    assert metrics["group_accuracy"] == {
+        "a, x": 0.5,
+        "a, y": None,
+        "b, x": None,
+        "b, y": 1.0,
+        "c, x": None,
+        "c, y": None,
+    }
     assert metrics["group_count"]["a, y"] == 0
     assert metrics["worst_group_accuracy"] == 0.5
     assert metrics["worst_group"] == "a, x"
@@ -72,7 +79,10 @@ def test_group_accuracy_agrees_with_fairlearn(n, seed):
     rng = np.random.default_rng(seed)
     label, predicted, attribute = rng.integers(0, 3, n), rng.integers(0, 3, n), rng.integers(0, 2, n)
     frame = MetricFrame(
-        metrics=accuracy_score, y_true=label, y_pred=predicted, sensitive_features={"label": label, "attribute": attribute}
+        metrics=accuracy_score,
+        y_true=label,
+        y_pred=predicted,
+        sensitive_features={"label": label, "attribute": attribute},
     )
     metrics = metrics_of(predicted, label, attribute)
     expected = {f"{'abc'[int(y)]}, {'xy'[int(a)]}": v for (y, a), v in frame.by_group.items() if not np.isnan(v)}
@@ -87,7 +97,9 @@ def test_loss_is_scikit_learns_log_loss():
     logits, label = torch.from_numpy(rng.normal(size=(50, 3))).float(), torch.from_numpy(rng.integers(0, 3, 50))
     meter = GroupMeter(6, 3)
     meter.update(logits, label, label * 2)
-    assert meter.compute(SPEC)["loss"] == pytest.approx(log_loss(label, logits.softmax(1).numpy(), labels=[0, 1, 2]), abs=1e-6)
+    assert meter.compute(SPEC)["loss"] == pytest.approx(
+        log_loss(label, logits.softmax(1).numpy(), labels=[0, 1, 2]), abs=1e-6
+    )
 
 
 def test_a_restored_meter_goes_on_counting():

@@ -69,10 +69,14 @@ def test_packaged_efficientnet_lite0_recognises_real_photos():
     with zipfile.ZipFile(archive) as file:
         names = sorted(n for n in file.namelist() if n.upper().endswith(".JPEG"))[::10]
         for name in names:
-            image = cv2.cvtColor(cv2.imdecode(np.frombuffer(file.read(name), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            image = cv2.cvtColor(
+                cv2.imdecode(np.frombuffer(file.read(name), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
+            )
             side = int(0.875 * min(image.shape[:2]))
             top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-            images.append(cv2.resize(image[top : top + side, left : left + side], (224, 224), interpolation=cv2.INTER_AREA))
+            images.append(
+                cv2.resize(image[top : top + side, left : left + side], (224, 224), interpolation=cv2.INTER_AREA)
+            )
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     pixels = (pixels - torch.tensor(arch.mean).view(3, 1, 1)) / torch.tensor(arch.std).view(3, 1, 1)
     with torch.inference_mode():

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from debeton.errors import UsageError
-from debeton.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, parameter_groups, ramped_resolution
+from debeton.optim import (
+    SCHEDULES,
+    ScheduleSpec,
+    check_resolution_ramp,
+    make_optimizer,
+    parameter_groups,
+    ramped_resolution,
+)
 
 SPEC = ScheduleSpec(epochs=10, steps_per_epoch=4, lr_peak_epoch=2, step_size=3, milestones=(2, 7), gamma=0.5)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,21 +10,14 @@ from typing import Any
 import torch
 
 from debeton.errors import DataError
+from debeton.files import replacing
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` so that `path` holds either the old checkpoint or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as (partial,):
+        torch.save(content, partial)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -40,7 +32,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be read as a checkpoint ({reason}); it is damaged or was not made by this program") from None
+        raise DataError(
+            f"{path} cannot be read as a checkpoint ({reason}); it is damaged or was not made by this program"
+        ) from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, not a checkpoint dictionary")
     return content

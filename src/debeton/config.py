@@ -21,109 +21,9 @@ import yaml
 from fastargs import Param, Section
 from fastargs.config import Config as FastargsConfig
 from fastargs.state import get_current_config
-from fastargs.validation import Checker
 
+from debeton.checkers import Bool, Float, Int, IntList, OneOf, Text
 from debeton.errors import UsageError, nearest
-
-# --- checkers ----------------------------------------------------------------------------------
-
-
-class Bool(Checker):  # type: ignore[misc]
-    """true/false, yes/no, on/off, 1/0; fastargs' own reads every non-empty string as true."""
-
-    _VALUES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-    def check(self, value: Any) -> bool:
-        return self._VALUES[str(value).lower()]
-
-    def help(self) -> str:
-        return "true or false"
-
-
-class Int(Checker):  # type: ignore[misc]
-    """A whole number within bounds; 3.7 is an error, not 3."""
-
-    def __init__(self, low: int | None = None, high: int | None = None):
-        self.low, self.high = low, high
-
-    def check(self, value: Any) -> int:
-        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-            raise ValueError
-        return int(_within(int(value), self.low, self.high))
-
-    def help(self) -> str:
-        return "a whole number" + _bounds(self.low, self.high)
-
-
-class Float(Checker):  # type: ignore[misc]
-    """A finite number within bounds; also YAML's '5e-5', which YAML itself reads as a string."""
-
-    def __init__(self, low: float | None = None, high: float | None = None):
-        self.low, self.high = low, high
-
-    def check(self, value: Any) -> float:
-        if isinstance(value, bool):
-            raise ValueError
-        number = float(value)
-        if number != number or number in (float("inf"), float("-inf")):
-            raise ValueError
-        return float(_within(number, self.low, self.high))
-
-    def help(self) -> str:
-        return "a number" + _bounds(self.low, self.high)
-
-
-class Text(Checker):  # type: ignore[misc]
-    """Text; a YAML number is taken as it is written."""
-
-    def check(self, value: Any) -> str:
-        if isinstance(value, (dict, list)):
-            raise ValueError
-        return str(value)
-
-    def help(self) -> str:
-        return "text"
-
-
-class OneOf(Checker):  # type: ignore[misc]
-    """One of a few words, listed in the order given."""
-
-    def __init__(self, *values: str):
-        self.values = values
-
-    def check(self, value: Any) -> str:
-        if str(value) not in self.values:
-            raise UsageError(f"'{value}' is unknown{nearest(str(value), self.values)} known: {', '.join(self.values)}")
-        return str(value)
-
-    def help(self) -> str:
-        return " | ".join(self.values)
-
-
-class IntList(Checker):  # type: ignore[misc]
-    """Whole numbers separated by commas, or a YAML list; kept as a tuple."""
-
-    def check(self, value: Any) -> tuple[int, ...]:
-        parts = value if isinstance(value, (list, tuple)) else [p for p in str(value).split(",") if p.strip()]
-        return tuple(Int().check(part) for part in parts)
-
-    def help(self) -> str:
-        return "whole numbers separated by commas"
-
-
-def _within(value: float, low: float | None, high: float | None) -> float:
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError
-    return value
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f" from {low} to {high}"
-    if low is not None:
-        return f" of at least {low}"
-    return "" if high is None else f" of at most {high}"
-
 
 # --- the sections every run has (a method declares its own beside its code) --------------------
 
@@ -197,7 +97,9 @@ Section("data", "the data set").params(
     train_path=Param(Text(), "training beton; relative paths count from data_root", default=""),
     val_path=Param(Text(), "validation beton", default=""),
     test_path=Param(Text(), "test beton", default=""),
-    val_fraction=Param(Float(0, 0.9), "share of each training group held out where there is no validation beton", default=0.0),
+    val_fraction=Param(
+        Float(0, 0.9), "share of each training group held out where there is no validation beton", default=0.0
+    ),
     mini_dataset=Param(Float(), "share of the training rows, evenly spaced; -1 or 1 for all", default=-1.0),
     seed=Param(Int(0), "drives splits and subsets, and nothing else", default=0),
 )
@@ -211,7 +113,9 @@ Section("dist", "several processes, started by torchrun").params(
 )
 Section("logging", "mirrors of the results").params(
     tensorboard=Param(Bool(), "write TensorBoard events where it is installed", default=True),
-    wandb=Param(Text(), "Weights & Biases project; empty for none (offline unless WANDB_MODE says otherwise)", default=""),
+    wandb=Param(
+        Text(), "Weights & Biases project; empty for none (offline unless WANDB_MODE says otherwise)", default=""
+    ),
     progress=Param(OneOf("auto", "on", "off"), "progress bars; auto: on a terminal", default="auto"),
 )
 
@@ -321,11 +225,15 @@ def _flatten(path: Path, params: Mapping[str, Param]) -> list[tuple[str, Any]]:
     sections = sorted({key.split(".")[0] for key in params})
     for section, entries in content.items():
         if section not in sections:
-            raise UsageError(f"{path}: unknown section '{section}'{nearest(str(section), sections)} known: {', '.join(sections)}")
+            raise UsageError(
+                f"{path}: unknown section '{section}'{nearest(str(section), sections)} known: {', '.join(sections)}"
+            )
         if entries is None:
             continue
         if not isinstance(entries, dict):
-            raise UsageError(f"{path}: section '{section}' is {entries!r}; expected keys below it, such as 'key: value'")
+            raise UsageError(
+                f"{path}: section '{section}' is {entries!r}; expected keys below it, such as 'key: value'"
+            )
         for name, value in entries.items():
             if value is None:
                 raise UsageError(f"{path}: {section}.{name} has no value; give one or remove the line")

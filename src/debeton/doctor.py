@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from debeton.tbb import load_packaged_tbb
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # 8 x 16 pixels as a JPEG of 290 bytes: the left half (200, 60, 20), the right half (20, 60, 200), each within 2.
@@ -272,15 +274,12 @@ def check_threading_layer() -> Check:
         layer = _run_parallel_kernel()
     except Exception as error:
         return Check(name, False, _one_line(error), _reinstall())
-    # pip's libtbb lies where the loader does not look (and Ubuntu 22.04's own is too old for numba).
-    library = Path(sys.prefix) / "lib"
-    has_tbb = (library / "libtbb.so.12").exists()
-    search = f"export LD_LIBRARY_PATH={shlex.quote(str(library))}:$LD_LIBRARY_PATH"
-    fix = search if has_tbb else "apt-get install -y libtbb12"
+    fix = _reinstall() if load_packaged_tbb() else "apt-get install -y libtbb12"
     return Check(name, layer == "tbb", layer, fix, needed=layer not in ("tbb", "omp"))
 
 
 def _run_parallel_kernel() -> str:
+    load_packaged_tbb()
     numba: Any = _import("numba")
     np: Any = _import("numpy")
     prange = numba.prange

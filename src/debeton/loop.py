@@ -63,7 +63,7 @@ class StopRequest:
                 signal.signal(s, handler)
 
     def agreed(self, step: int, every: int, device: torch.device) -> int:
-        """The signal that any process got, or 0. Several processes ask each other every `every` steps, and leave together."""
+        """The signal that any process got, or 0. Several processes ask each other every `every` steps."""
         if distributed.world_size() == 1:
             return self.signum
         if step % every:
@@ -209,7 +209,8 @@ def fit(
 
 def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) -> Iterator[Any]:
     bar = tqdm(
-        batches, desc=f"epoch {state.epoch + 1}/{options.epochs}", total=state.batch + len(batches), initial=state.batch,
+        batches, desc=f"epoch {state.epoch + 1}/{options.epochs}", total=state.batch + len(batches),
+        initial=state.batch,
         unit="step", leave=False, disable=not options.progress,
     )  # fmt: skip
     return iter(bar)

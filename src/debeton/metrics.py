@@ -61,7 +61,7 @@ class GroupMeter:
             value.copy_(state[name])
 
     def compute(self, spec: DatasetSpec, train_counts: Ints | None = None) -> Metrics:
-        """The metrics over all processes; see `group_metrics`. Adds 'predicted_classes', how many were ever predicted."""
+        """The metrics over all processes; see `group_metrics`. 'predicted_classes': how many were ever predicted."""
         counts, loss = sum_over_processes(self.counts.clone()).cpu().numpy(), sum_over_processes(self.loss.clone())
         predicted = sum_over_processes(self.predicted.clone()).cpu().numpy()
         metrics = group_metrics(counts[0], counts[1], loss.cpu().numpy(), spec, train_counts)
@@ -90,7 +90,9 @@ def group_metrics(
     shown = [g for g in range(len(total)) if g not in spec.missing]
     return {
         "accuracy": _ratio(correct.sum(), total.sum()),
-        "adjusted_accuracy": None if shares is None else _ratio(np.nansum(shares * np.nan_to_num(accuracy)), shares.sum()),
+        "adjusted_accuracy": None
+        if shares is None
+        else _ratio(np.nansum(shares * np.nan_to_num(accuracy)), shares.sum()),
         "mean_group_accuracy": float(accuracy[present].mean()) if present.any() else None,
         "mean_class_accuracy": _mean_ratio(*by_class),
         "worst_group_accuracy": None if worst is None else float(accuracy[worst]),

@@ -57,30 +57,29 @@ def model_names() -> list[str]:
 
 
 def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
-    extra: dict[str, object] = {}
-    if arch in ("googlenet", "inception_v3"):
-        # Their auxiliary heads make training return tuples; published weights only load with them, so they go after.
-        extra = {"aux_logits": pretrained, **({} if pretrained else {"init_weights": True})}
     if not pretrained:
+        # GoogLeNet's and Inception's auxiliary heads would make training return tuples.
+        extra = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}
         return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **extra)
     try:
-        model = torchvision.models.get_model(arch, weights="DEFAULT", **({} if extra else {}))
+        model = torchvision.models.get_model(arch, weights="DEFAULT")
     except OSError as error:
         raise DataError(
-            f"the weights of {arch} could not be downloaded ({error}); fetch them once where there is a network (they go to "
-            f"{torch.hub.get_dir()}/checkpoints) or use the packaged efficientnet_lite0"
+            f"the weights of {arch} could not be downloaded ({error}); fetch them once where there is a network (they "
+            f"go to {torch.hub.get_dir()}/checkpoints) or use the packaged efficientnet_lite0"
         ) from None
-    if extra:
-        _drop_auxiliary_heads(model)
+    _drop_auxiliary_heads(model)
     replace_head(model, num_classes)
     return model
 
 
 def _drop_auxiliary_heads(model: nn.Module) -> None:
-    for name in ("aux1", "aux2", "AuxLogits"):
-        if hasattr(model, name):
-            setattr(model, name, None)
-    model.aux_logits = False  # type: ignore[assignment]
+    """Remove the side classifiers that GoogLeNet's and Inception's published weights load with."""
+    if getattr(model, "aux_logits", False):
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(model, name):
+                setattr(model, name, None)
+        model.aux_logits = False  # type: ignore[assignment]
 
 
 def named_head(model: nn.Module) -> tuple[str, nn.Module]:

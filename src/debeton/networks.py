@@ -21,7 +21,9 @@ class SmallResNet(nn.Module):
     def __init__(self, num_classes: int, widths: tuple[int, int, int] = (32, 64, 128)):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
         )
         stages: list[nn.Module] = []
         before = widths[0]
@@ -48,7 +50,9 @@ class _SameConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         pads = []
-        for size, kernel, stride in zip(reversed(input.shape[2:]), reversed(self.kernel_size), reversed(self.stride), strict=True):
+        for size, kernel, stride in zip(
+            reversed(input.shape[2:]), reversed(self.kernel_size), reversed(self.stride), strict=True
+        ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
         return super().forward(functional.pad(input, pads) if any(pads) else input)

@@ -33,14 +33,14 @@ class Precision:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """loss: scalar, differentiable where it is to be minimised. logits: [B, C] of the batch, for the training metrics."""
+    """loss: scalar, to be minimised. logits: [B, C] of the batch, for the training metrics."""
 
     loss: Tensor
     logits: Tensor
 
 
 class Objective(nn.Module):
-    """Base of all objectives: subclasses give `forward(model, batch)`, or override `backward` where one loss is not enough.
+    """Base of all objectives: subclasses give `forward`, or override `backward` where one loss is not enough.
 
     Buffers and submodules are saved, moved and resumed with the run.
     """

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from debeton.errors import DataError
 from debeton.figures import group_families, make_plots, train_distributions
+from debeton.files import replacing
 from debeton.report_page import Cell, Page, html_list, html_plot, html_table, link
 from debeton.report_runs import (
     FRACTIONS,
@@ -243,10 +244,10 @@ def write_report(paths: Iterable[str | Path], out: str | Path, title: str = "deb
         "summary.tex": to_latex(summary, f"{split} split; {UNITS}"),
         "index.html": page.render(),  # last: whoever sees the page finds its files
     }
-    for name, content in (files | {name: text.encode() for name, text in texts.items()}).items():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, out / name)
+    contents = files | {name: text.encode() for name, text in texts.items()}
+    with replacing(*(out / name for name in contents)) as partials:
+        for partial, content in zip(partials, contents.values()):
+            partial.write_bytes(content)
     return out / "index.html"
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from debeton.errors import UsageError
+from debeton.files import naming_full_disk, write_text
 from debeton.metrics import Metrics
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "ffcv")
@@ -39,14 +40,14 @@ class TensorBoardSink:
     def __init__(self, folder: Path):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def write(self, name: str, values: Mapping[str, float], step: int) -> None:
         for key, value in values.items():
-            self._writer.add_scalar(f"{name}/{key}", value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(f"{name}/{key}", value, step)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class WandbSink:
@@ -83,7 +84,7 @@ class ResultLog:
     def write(self, *, phase: str, epoch: int, step: int, split: str, lr: float | None, metrics: Metrics) -> None:
         """Append one evaluation; epoch counts finished epochs."""
         line = {"phase": phase, "epoch": epoch, "step": step, "split": split, "lr": lr, "metrics": metrics}
-        with self.path.open("a") as file:
+        with naming_full_disk(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         values = {key: metrics[key] for key in _SCALARS if metrics.get(key) is not None}
         if lr is not None:
@@ -109,17 +110,6 @@ class ResultLog:
         """End the mirrors."""
         for sink in self.sinks:
             sink.close()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write so that `path` holds either the old text or the whole new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def prediction_result(metrics: Metrics, label: Tensor, predicted: Tensor) -> dict[str, Any]:

@@ -7,6 +7,7 @@ checkpoints, devices and results.
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,19 +19,21 @@ import torch
 from torch import nn
 
 from debeton import distributed
-from debeton.checkpoint import load_checkpoint, save_checkpoint
+from debeton.checkpoint import save_checkpoint
 from debeton.config import Config
 from debeton.data.loader import Loader, LoaderOptions, make_loader
 from debeton.data.splits import find_betons, open_views, with_normalisation
 from debeton.data.view import View
 from debeton.errors import UsageError
+from debeton.files import write_text
 from debeton.log import log_to_file, logger, show_progress
 from debeton.loop import Evaluation, FitOptions, StopRequest, TrainState, evaluate, fit, make_average
-from debeton.metrics import GroupMeter, Metrics, selection_score
+from debeton.metrics import GroupMeter, Metrics
 from debeton.models import architecture, make_model
 from debeton.objective import Objective, Precision
 from debeton.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
-from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink, prediction_result, versions, write_text
+from debeton.phase import PhaseKeeper
+from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink, prediction_result, versions
 from debeton.run_folder import claim_folder, experiment_name, locked
 from debeton.seed import seed_everything
 
@@ -58,7 +61,8 @@ def prepare_views(config: Config) -> dict[str, View]:
 class Run:
     """What a method works with.
 
-    views: 'train' and, where there are any, 'val' and 'test'. folder: of this run. device: of this process.
+    views: 'train' and, where there are any, 'val', 'test' and further 'test_...'. folder: of this run. device: of
+    this process.
     """
 
     config: Config
@@ -80,7 +84,7 @@ class Run:
         seed_everything(config.training.seed)
         model = make_model(config.model.arch, self.views["train"].spec.num_classes, pretrained=config.model.pretrained)
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-        return model.to(self.device, memory_format=layout)
+        return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
     def train_loader(self, view: View) -> Loader:
         """Shuffled or weighted batches with augmentation, as the view and the configuration say."""
@@ -130,8 +134,10 @@ class Run:
             progress=self.progress,
         )
 
-    def fit(self, view: View, objective: Objective, *, phase: str = "train", model: nn.Module | None = None) -> nn.Module:
-        """Train through one phase, or resume or skip it; returns the model of the selected epoch.
+    def fit(
+        self, view: View, objective: Objective, *, phase: str = "train", model: nn.Module | None = None
+    ) -> nn.Module:
+        """Train through one phase, or resume it; returns the model of the selected epoch.
 
         model: where to start from; a fresh one by default.
         """
@@ -147,8 +153,12 @@ class Run:
             model, objective, optimizer, Precision(training.precision, self.device),
             GroupMeter(view.spec.num_groups, view.spec.num_classes, self.device), make_average(model, training.ema),
         )  # fmt: skip
-        keeper = PhaseKeeper(self, phase, view, state)
-        if keeper.restore():
+        keeper = PhaseKeeper(
+            name=phase, state=state, folder=self.folder / "checkpoints", log=self.log, identity=self._identity(view),
+            evaluate=self._validate, rule=self.selection_rule, epochs=training.epochs, eval_epochs=training.eval_epochs,
+            lead=headline(self),
+        )  # fmt: skip
+        if keeper.restore(self.device):
             logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
         forward = distributed.parallel(model, self.device, sync_bn=self.config.dist.sync_bn)
         if training.compile:
@@ -157,18 +167,32 @@ class Run:
         fit(state, loader, options, forward=forward, after_epoch=keeper.after_epoch, save=keeper.save, stop=self.stop)
         self.timing["train_seconds"] = state.seconds
         self.timing["train_images_per_second"] = state.step * training.batch_size / max(state.seconds, 1e-9)
-        return keeper.selected()
+        model, self.selected_epoch = keeper.selected(self.device)
+        return model
+
+    def _validate(self, model: nn.Module) -> Metrics | None:
+        return self.evaluate(model, "val").metrics if "val" in self.views else None
+
+    def _identity(self, view: View) -> dict[str, Any]:
+        """What every checkpoint carries: the configuration's hash and what rebuilds the model."""
+        spec = view.spec
+        building = {"arch": self.config.model.arch, "num_classes": spec.num_classes}
+        normalisation = {"mean": list(spec.mean), "std": list(spec.std)}
+        return {"config_hash": self.config.identity_hash(), "model": {**building, **normalisation}}
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """Measure a model on one of the run's views."""
         precision = Precision(self.config.training.precision, self.device)
         counts = self.views["train"].group_counts()
-        return evaluate(model, self.eval_loader(self.views[split]), precision, train_counts=counts, progress=self.progress)
+        return evaluate(
+            model, self.eval_loader(self.views[split]), precision, train_counts=counts, progress=self.progress
+        )
 
     def finish(self, model: nn.Module) -> dict[str, Any]:
-        """Evaluate the selected model on validation and test, and write results.pt and results.json."""
+        """Evaluate the selected model on validation and every test, and write results.pt and results.json."""
         began = time.perf_counter()
-        evaluations = {split: self.evaluate(model, split) for split in ("val", "test") if split in self.views}
+        evaluations = {split: self.evaluate(model, split) for split in self.views if split != "train"}
+        metrics = {split: found.metrics for split, found in evaluations.items()}
         self.timing["final_evaluation_seconds"] = time.perf_counter() - began
         config, train = self.config, self.views["train"]
         results = {
@@ -182,7 +206,8 @@ class Run:
             "dataset_options": train.beton.sidecar["dataset_options"],
             "versions": versions(),
             "train_groups": train.counts_by_name(),
-            **{split: evaluations[split].metrics if split in evaluations else None for split in ("val", "test")},
+            **{split: metrics.get(split) for split in ("val", "test")},
+            "other_tests": {split: found for split, found in metrics.items() if split not in ("val", "test")},
             "timing": self.timing,
         }
         if distributed.is_main():
@@ -191,8 +216,6 @@ class Run:
         return results
 
     def _write_results(self, results: dict[str, Any], evaluations: dict[str, Evaluation]) -> None:
-        import json
-
         # Without a planted trigger an image as it is and its clean form are the same.
         split = "test" if "test" in evaluations else "val"
         content: dict[str, Any] = {"args": self.config.nested()}
@@ -201,84 +224,12 @@ class Run:
             standard = prediction_result(found.metrics, torch.from_numpy(view.label[view.rows]), found.predicted)
             content["results"] = {"results_standard": standard, "results_clean": standard}
         save_checkpoint(self.folder / "results.pt", content)
-        write_text(self.folder / "results.json", json.dumps(results, indent=1))  # last: it says that the run is finished
+        # Last: this file says that the run is finished.
+        write_text(self.folder / "results.json", json.dumps(results, indent=1))
 
     @property
     def selection_rule(self) -> str:
         return str(self.config.training.selection) if "val" in self.views else "last"
-
-
-class PhaseKeeper:
-    """What happens after each epoch of a phase: evaluate, select, save; and how the phase is picked up again."""
-
-    def __init__(self, run: Run, phase: str, view: View, state: TrainState):
-        self.run, self.phase, self.view, self.state = run, phase, view, state
-        folder = run.folder / "checkpoints"
-        self.latest, self.best = folder / "checkpoint_latest.pt", folder / "checkpoint_best.pt"
-
-    def restore(self) -> bool:
-        """Continue from the latest checkpoint of this phase, if there is one."""
-        if not self.latest.exists():
-            return False
-        content = load_checkpoint(self.latest, self.run.device)
-        if content["phase"] != self.phase:
-            return False
-        self.state.load_state_dict(content)
-        if distributed.is_main():
-            self.run.log.rewind(self.phase, self.state.epoch)
-        return True
-
-    def save(self) -> None:
-        """Write the whole state as the latest checkpoint."""
-        if distributed.is_main():
-            save_checkpoint(self.latest, {"phase": self.phase, **self._identity(), **self.state.state_dict()})
-        distributed.barrier()
-
-    def after_epoch(self, train_metrics: Metrics, lr: float) -> None:
-        """Log the epoch; evaluate when it is due; keep the weights when they are the best so far; save."""
-        state, training = self.state, self.run.config.training
-        self._log("train", train_metrics, lr)
-        due = state.epoch % training.eval_epochs == 0 or state.epoch == training.epochs
-        val = self.run.evaluate(state.evaluated, "val").metrics if due and "val" in self.run.views else None
-        if val is not None:
-            self._log("val", val, None)
-            if self.run.selection_rule != "last":
-                self._select(val)
-        if distributed.is_main():
-            logger.info(epoch_line(state.epoch, training.epochs, train_metrics, val, lr, headline(self.run)))
-        self.save()
-
-    def _select(self, val: Metrics) -> None:
-        score = selection_score(val, self.run.selection_rule)
-        if not self.state.best or score > tuple(self.state.best["score"]):
-            self.state.best = {"epoch": self.state.epoch, "score": list(score)}
-            self._save_best()
-
-    def _save_best(self) -> None:
-        if distributed.is_main():
-            content = {"phase": self.phase, **self._identity(), **self.state.best}
-            save_checkpoint(self.best, {**content, "state_dict": self.state.evaluated.state_dict()})
-        distributed.barrier()
-
-    def selected(self) -> nn.Module:
-        """The model of the selected epoch; the last one where nothing selects."""
-        if not self.state.best:
-            self.state.best = {"epoch": self.state.epoch, "score": []}
-            self._save_best()
-        model = self.state.model
-        model.load_state_dict(load_checkpoint(self.best, self.run.device)["state_dict"])
-        self.run.selected_epoch = self.state.best["epoch"]
-        return model
-
-    def _identity(self) -> dict[str, Any]:
-        config, spec = self.run.config, self.view.spec
-        building = {"arch": config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean), "std": list(spec.std)}
-        return {"config_hash": config.identity_hash(), "model": building}
-
-    def _log(self, split: str, metrics: Metrics, lr: float | None) -> None:
-        if distributed.is_main():
-            state = self.state
-            self.run.log.write(phase=self.phase, epoch=state.epoch, step=state.step, split=split, lr=lr, metrics=metrics)
 
 
 def headline(run: Run) -> str:
@@ -287,19 +238,6 @@ def headline(run: Run) -> str:
     if kind == "auto":
         kind = "per_class" if run.views["train"].spec.metric == "mean_per_class" else "global"
     return "mean_class_accuracy" if kind == "per_class" else "accuracy"
-
-
-def epoch_line(epoch: int, epochs: int, train: Metrics, val: Metrics | None, lr: float, lead: str) -> str:
-    """One line about an epoch, in percent."""
-    parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"lr {lr:.3g}"]
-    if train["loss"] is not None:
-        parts.append(f"train loss {train['loss']:.3f} acc {100 * train['accuracy']:.1f}")
-    if val is not None:
-        shown = {"acc": lead, "worst": "worst_group_accuracy", "mean": "mean_group_accuracy",
-                 "aligned": "bias_aligned_accuracy", "conflicting": "bias_conflicting_accuracy"}  # fmt: skip
-        values = [f"{name} {100 * val[key]:.1f}" for name, key in shown.items() if val[key] is not None]
-        parts.append("val " + " ".join(values))
-    return "  ".join(parts)
 
 
 @contextmanager

@@ -16,19 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ffcv.fields import IntField, RGBImageField
-from ffcv.reader import Reader
-from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType, get_metadata_type
 from numpy.typing import NDArray
 
+from debeton.data.ffcv_format import FIELDS, read_tables
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.errors import DataError
 
 SCHEMA_VERSION = 1
-COLUMNS = ("label", "attribute", "group", "source", "index")
-FIELDS = {"image": RGBImageField(), **{name: IntField() for name in COLUMNS}}
-METADATA_TYPE = get_metadata_type(list(FIELDS.values()))
-METADATA_START = HeaderType.itemsize + len(FIELDS) * FieldDescType.itemsize
+REQUIRED = {"split": str, "spec": dict, "checksum": str, "file_size": int}  # keys of the sidecar that opening needs
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,13 @@ class Beton:
         if not path.exists():
             raise DataError(f"the columns of {self.path} are missing: no {path}; write the beton again")
         with np.load(path, allow_pickle=False) as columns:
-            return {name: columns[name] for name in columns.files}
+            values = {name: columns[name] for name in columns.files}
+        for name, column in values.items():
+            if len(column) != len(self):
+                raise DataError(
+                    f"{path}: column '{name}' has {len(column)} values for {len(self)} rows; write the beton again"
+                )
+        return values
 
 
 def sidecar_path(path: Path) -> Path:
@@ -104,16 +105,22 @@ def open_beton(path: Path | str) -> Beton:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"no beton at {path}\n  write it with: python writers/write_betons.py --dataset NAME --raw DIR --out {path.parent}"
+            f"no beton at {path}\n"
+            f"  write it with: python writers/write_betons.py --dataset NAME --raw DIR --out {path.parent}"
         )
     sidecar = read_sidecar(path)
     size = path.stat().st_size
     if size != sidecar["file_size"]:
         verb = "truncated" if size < sidecar["file_size"] else "longer than it was written"
         raise DataError(f"{path} is {verb}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
-    metadata, allocations = _read_tables(path)
+    try:
+        metadata, allocations = read_tables(path)
+    except ValueError as error:
+        raise DataError(f"{path} is not a beton of this project: {error}; write it again") from None
     if checksum(metadata, allocations) != sidecar["checksum"]:
-        raise DataError(f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again")
+        raise DataError(
+            f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
+        )
     if not len(metadata):
         raise DataError(f"{path} holds no row; an empty split cannot be trained or evaluated on")
     spec = DatasetSpec.from_dict(sidecar["spec"])
@@ -140,20 +147,13 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     try:
         sidecar: dict[str, Any] = json.loads(beside.read_text())
         version = sidecar["schema_version"]
+        if version == SCHEMA_VERSION:
+            sidecar = {**sidecar, **{key: kind(sidecar[key]) for key, kind in REQUIRED.items()}}
+            DatasetSpec.from_dict(sidecar["spec"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{beside} is not a sidecar ({type(error).__name__}: {error}); write the beton again") from None
     if version != SCHEMA_VERSION:
-        raise DataError(f"{beside} has schema version {version}, this code reads {SCHEMA_VERSION}; write the beton again")
+        raise DataError(
+            f"{beside} has schema version {version}, this code reads {SCHEMA_VERSION}; write the beton again"
+        )
     return sidecar
-
-
-def _read_tables(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The metadata and allocation tables, read through FFCV's own reader."""
-    try:
-        reader = Reader(str(path))
-    except (AssertionError, ValueError, IndexError, KeyError, UnicodeDecodeError, TypeError) as error:
-        raise DataError(f"{path} is not an FFCV beton ({error or type(error).__name__}); write it again") from None
-    if reader.field_names != list(FIELDS):
-        raise DataError(f"{path} has the fields {reader.field_names}; expected {list(FIELDS)}; write it again")
-    assert reader.alloc_table.dtype == ALLOC_TABLE_TYPE
-    return reader.metadata, reader.alloc_table

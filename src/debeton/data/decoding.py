@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 from debeton.data.native import DECODE_ADDRESS, RESIZE_ADDRESS
 from debeton.data.pipelines import I64, U8, decode_batch
 from debeton.errors import DataError
+from debeton.tbb import load_packaged_tbb
 
 
 def _kernel_guard() -> contextlib.AbstractContextManager[object]:
     """A lock around parallel kernels where numba's threading layer aborts on concurrent use ('workqueue')."""
+    if numba.config.THREADING_LAYER == "workqueue":
+        return threading.RLock()
     for layer in ("tbbpool", "omppool"):
         try:
             importlib.import_module(f"numba.np.ufunc.{layer}")
             return contextlib.nullcontext()
         except ImportError:
             continue
-    return threading.Lock()
+    return threading.RLock()
 
 
+load_packaged_tbb()
 KERNEL_GUARD = _kernel_guard()
 
 
@@ -75,7 +79,9 @@ class ImageReader:
             )  # fmt: skip
         if status.any():
             row = int(rows[np.flatnonzero(status)[0]])
-            raise DataError(f"{self.path}: the image of row {row} is damaged and cannot be decoded; write the beton again")
+            raise DataError(
+                f"{self.path}: the image of row {row} is damaged and cannot be decoded; write the beton again"
+            )
         return out
 
     def _locate(self, rows: I64) -> tuple[int, NDArray[np.uint64]]:
@@ -87,10 +93,14 @@ class ImageReader:
         if int(ends[-1]) > len(self._staging):
             self._staging = np.empty(int(ends[-1]), np.uint8)
         starts = ends - self.sizes[rows]
-        view, descriptor = memoryview(self._staging), self._file.fileno()
-        for start, end, offset, row in zip(starts.tolist(), ends.tolist(), self.offsets[rows].tolist(), rows, strict=True):
+        view, descriptor = memoryview(self._staging.data), self._file.fileno()
+        for start, end, offset, row in zip(
+            starts.tolist(), ends.tolist(), self.offsets[rows].tolist(), rows, strict=True
+        ):
             if os.preadv(descriptor, [view[start:end]], offset) != end - start:
-                raise DataError(f"{self.path}: row {row} cannot be read to its end; the file was cut or is being rewritten")
+                raise DataError(
+                    f"{self.path}: row {row} cannot be read to its end; the file was cut or is being rewritten"
+                )
         return self._staging.ctypes.data, starts
 
     def whole_boxes(self, rows: Sequence[int] | I64) -> I64:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -11,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from debeton.data.native import is_sound_jpeg
 from debeton.data.spec import RawImage
 
-MAX_SIDE = 65535  # FFCV stores width and height as uint16
+MAX_PIXELS = 89_478_485  # Pillow's bound: 256 MiB as RGB
+MAX_SIDE = 65500  # libjpeg's limit; FFCV stores width and height as uint16
 
 
 class BadImage(ValueError):
@@ -44,14 +45,37 @@ def to_rgb(raw: RawImage) -> NDArray[np.uint8]:
         grey = raw.ndim == 2 or raw.shape[2] == 1
         return np.ascontiguousarray(np.repeat(raw.reshape(*raw.shape[:2], 1), 3, axis=2) if grey else raw)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) as image:
-                return _pillow_to_rgb(image)
+        data = raw if isinstance(raw, bytes) else raw.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            # Pillow only warns from here on, and warning filters are no thread's own.
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImage(f"has {image.width} x {image.height} pixels; more than {MAX_PIXELS} are not plausible")
+            pixels = _pillow_to_rgb(image)
+            _check_jpeg(image, data)
+            return pixels
     except FileNotFoundError:
         raise BadImage("the file does not exist") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+    except BadImage:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as e:
         raise BadImage(f"cannot be decoded ({str(e).rstrip('.') or type(e).__name__})") from None
+
+
+def _check_jpeg(image: Image.Image, data: bytes) -> None:
+    """BadImage for damage that Pillow paints grey without a word, and the loader would refuse."""
+    if (
+        image.format in ("JPEG", "MPO")
+        and image.mode in ("RGB", "L")
+        and not is_sound_jpeg(data, image.height, image.width)
+    ):
+        raise BadImage("cannot be decoded in full (its JPEG data is damaged, or of a kind libjpeg-turbo cannot read)")
 
 
 def _pillow_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -77,6 +101,15 @@ def shrink(image: NDArray[np.uint8], max_resolution: int | None) -> NDArray[np.u
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def stored_pixels(raw: RawImage, max_resolution: int | None) -> NDArray[np.uint8]:
+    """The RGB pixels that a beton holds of `raw`, before any JPEG encoding; BadImage where that cannot be."""
+    image = shrink(to_rgb(raw), max_resolution)
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_SIDE:
+        raise BadImage(f"has {width} x {height} pixels; a beton holds at most {MAX_SIDE} a side, use --max-resolution")
+    return image
+
+
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     """JPEG bytes of an RGB image, 4:2:0, as FFCV's writer makes them."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [int(cv2.IMWRITE_JPEG_QUALITY), quality])
@@ -89,10 +122,8 @@ def encode(raw: RawImage, *, as_jpeg: bool, quality: int, max_resolution: int | 
         unchanged = _as_stored(raw, max_resolution)
         if unchanged is not None:
             return unchanged
-    image = shrink(to_rgb(raw), max_resolution)
+    image = stored_pixels(raw, max_resolution)
     height, width = image.shape[:2]
-    if max(height, width) > MAX_SIDE:
-        raise BadImage(f"{width} x {height} pixels; a beton holds at most {MAX_SIDE} a side, use --max-resolution")
     return Encoded(encode_jpeg(image, quality) if as_jpeg else image.tobytes(), height, width, as_jpeg)
 
 
@@ -105,6 +136,6 @@ def _as_stored(raw: RawImage, max_resolution: int | None) -> Encoded | None:
             fits = max(image.size) <= min(max_resolution or MAX_SIDE, MAX_SIDE)
             if image.format == "JPEG" and image.mode == "RGB" and upright and fits:
                 return Encoded(data, image.height, image.width, True)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         pass  # to_rgb says what is wrong with it
     return None

@@ -7,6 +7,7 @@ iterator, and epoch k of a loader gives the same batches whenever and by however
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import weakref
@@ -17,11 +18,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from debeton.data.decoding import ImageReader, use_threads
+from debeton.data.decoding import KERNEL_GUARD, ImageReader, use_threads
 from debeton.data.order import epoch_order
-from debeton.data.pipelines import U8, Decoder, Op, make_decoder, make_ops, normalise, sample_keys
+from debeton.data.pipelines import U8, make_decoder, make_ops, normalise, sample_keys
 from debeton.data.spec import Ints
 from debeton.data.view import View
 from debeton.errors import DataError
@@ -75,7 +77,12 @@ class LoaderOptions:
 
 
 def make_loader(
-    view: View, batch_size: int, *, seed: int = 0, tail: Tail = "share", options: LoaderOptions = LoaderOptions()  # noqa: B008
+    view: View,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    tail: Tail = "share",
+    options: LoaderOptions = LoaderOptions(),
 ) -> Loader:
     """The loader of a view.
 
@@ -100,8 +107,8 @@ class Loader:
             raise DataError(f"a batch of {batch_size} cannot be shared by {options.world} processes; use a larger one")
         if tail == "drop" and batch_size > len(view):
             raise DataError(
-                f"view '{view.name}' holds {len(view)} rows, fewer than one batch of {batch_size}, and leaving out the last partial batch leaves "
-                "nothing; use a smaller --training.batch_size"
+                f"view '{view.name}' holds {len(view)} rows, fewer than one batch of {batch_size}, and leaving out the "
+                "last partial batch leaves nothing; use a smaller --training.batch_size"
             )
         self.view, self.batch_size, self.seed, self.tail, self.options = view, batch_size, seed, tail, options
         self.resolution = options.resolution
@@ -153,9 +160,33 @@ def _stored_size(view: View) -> tuple[int, int]:
     if heights.min() != heights.max() or widths.min() != widths.max():
         raise DataError(
             f"the decoder 'simple' needs images of one size, but {view.beton.path} holds {heights.min()} to "
-            f"{heights.max()} x {widths.min()} to {widths.max()} pixels; use 'resized', 'center_crop_R' or 'random_resized_crop'"
+            f"{heights.max()} x {widths.min()} to {widths.max()} pixels; use 'resized', 'center_crop_R' "
+            "or 'random_resized_crop'"
         )
     return int(heights[0]), int(widths[0])
+
+
+class _BatchMemory:
+    """Memory for the float images of one epoch's batches, used again once nothing refers to a batch any more.
+
+    A fresh batch of 38 MB (64 images of 224 px) is page faults only: they cost as much as a quarter of all decoding.
+    """
+
+    def __init__(self, num_values: int):
+        self.num_values = num_values
+        self._free: list[NDArray[np.float32]] = []  # append and pop are atomic: batches die in any thread
+
+    def empty(self, shape: Sequence[int]) -> NDArray[np.float32]:
+        """An uninitialised array, to be owned by whoever holds it or any view of it."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(self.num_values, np.float32)
+        # Views of `owner` keep it alive, not just `memory`: NumPy looks through arrays for the base of a view, but
+        # not through a memoryview. torch.from_numpy keeps the array it was given.
+        owner = np.frombuffer(memory.data, np.float32, count=math.prod(shape))
+        weakref.finalize(owner, self._free.append, memory).atexit = False
+        return owner.reshape(shape)
 
 
 class _Producer:
@@ -170,6 +201,8 @@ class _Producer:
             maxsize=max(1, loader.options.batches_ahead)
         )
         self.stop = threading.Event()
+        largest = max((len(rows) for _, rows, _ in self.batches), default=0)
+        self.memory = _BatchMemory(largest * 3 * math.prod(self.size))
         self.stream = torch.cuda.Stream(self.options.device) if self.options.device.type == "cuda" else None
 
     def run(self) -> None:
@@ -204,8 +237,9 @@ class _Producer:
         keys = sample_keys(self.seed, self.epoch, positions)
         boxes = self.decoder.boxes(keys, reader.heights[rows], reader.widths[rows])
         images = reader.read(rows, boxes, self.size)
-        for op in self.ops:
-            images = op(images, keys, rows)
+        with KERNEL_GUARD:
+            for op in self.ops:
+                images = op(images, keys, rows)
         return images
 
     def _finish(self, images: U8, rows: Ints) -> tuple[Tensor, Tensor]:
@@ -215,13 +249,17 @@ class _Producer:
             if not options.normalise:
                 return _as_image(torch.from_numpy(images), options.channels_last), torch.from_numpy(rows)
             shape = images.shape if options.channels_last else (len(rows), 3, *images.shape[1:3])
-            out = torch.empty(shape, dtype=torch.float32)
-            normalise(images, spec.mean, spec.std, out.numpy(), channels_last=options.channels_last)
-            image = out.permute(0, 3, 1, 2) if options.channels_last else out
+            out = self.memory.empty(shape)
+            with KERNEL_GUARD:
+                normalise(images, spec.mean, spec.std, out, channels_last=options.channels_last)
+            image = torch.from_numpy(out)
+            image = image.permute(0, 3, 1, 2) if options.channels_last else image
             return image.to(options.dtype), torch.from_numpy(rows)
         with torch.cuda.stream(self.stream):
             # torch's pinned allocator gives memory back only when the copies from it are done.
-            image = _as_image(torch.from_numpy(images).pin_memory().to(options.device, non_blocking=True), options.channels_last)
+            image = _as_image(
+                torch.from_numpy(images).pin_memory().to(options.device, non_blocking=True), options.channels_last
+            )
             row = torch.from_numpy(rows).pin_memory().to(options.device, non_blocking=True)
             if options.normalise:
                 mean = torch.tensor(spec.mean, device=options.device).view(1, 3, 1, 1) * 255
@@ -254,6 +292,8 @@ class EpochIterator(Iterator[Batch]):
         item = self._next_item()
         if item is None:
             self.close()
+            if self._left:  # never a silent short epoch, as zip(loader, loader) would be
+                raise RuntimeError("this epoch was closed before its end; a loader runs one epoch at a time")
             raise StopIteration
         if isinstance(item, BaseException):
             self.close()
@@ -286,7 +326,9 @@ class EpochIterator(Iterator[Batch]):
     def __enter__(self) -> EpochIterator:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -8,13 +8,24 @@ argument of the kernel, the kernel caches on disk, and the second start costs mi
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+from pathlib import Path
 
-import ffcv.libffcv
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def _library() -> ctypes.CDLL:
+    """FFCV's compiled library, found without importing the package (ffcv_format.py says why)."""
+    package = importlib.util.find_spec("ffcv")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        for file in Path(folder).glob("_libffcv*"):
+            return ctypes.CDLL(str(file))
+    raise ModuleNotFoundError("FFCV's compiled library is not installed; mend it with: bash scripts/setup.sh")
 
 
 def _address(function: ctypes._NamedFuncPointer) -> int:
@@ -23,8 +34,22 @@ def _address(function: ctypes._NamedFuncPointer) -> int:
     return address
 
 
-DECODE_ADDRESS = _address(ffcv.libffcv.ctypes_imdecode)
-RESIZE_ADDRESS = _address(ffcv.libffcv.ctypes_resize)
+_LIBRARY = _library()
+_LIBRARY.imdecode.argtypes = [
+    ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p,
+    *[ctypes.c_uint32] * 6, ctypes.c_bool, ctypes.c_bool,
+]  # fmt: skip
+DECODE_ADDRESS = _address(_LIBRARY.imdecode)
+RESIZE_ADDRESS = _address(_LIBRARY.resize)
+
+
+def is_sound_jpeg(data: bytes, height: int, width: int) -> bool:
+    """Whether libjpeg-turbo decodes all of the JPEG without a warning, as the loader will ask of it."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    source = np.frombuffer(data, np.uint8)
+    crop_and_scale = (height, width, 0, 0, 1, 1, False, False)
+    status = _LIBRARY.imdecode(source.ctypes.data, len(data), height, width, pixels.ctypes.data, *crop_and_scale)
+    return int(status) == 0
 
 
 @intrinsic

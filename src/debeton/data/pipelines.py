@@ -17,6 +17,7 @@ import numpy as np
 from numba import get_thread_id, njit, prange, uint64
 from numpy.typing import NDArray
 
+from debeton.data.ffcv_format import JPG, RAW
 from debeton.data.native import decode_jpeg, resize_box
 from debeton.errors import DataError, UsageError
 from debeton.registry import Registry
@@ -25,8 +26,6 @@ from debeton.seed import derive_seed
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 Keys = NDArray[np.uint64]
-
-JPG, RAW = 0, 1  # FFCV's image modes (ffcv/fields/rgb_image.py)
 
 # Where in a sample's stream each operation draws; far apart, so that none overlaps another.
 CROP_DRAWS, FLIP_DRAWS, PAD_DRAWS, CUTOUT_DRAWS = 0, 100, 200, 300
@@ -69,8 +68,8 @@ def decode_batch(
 ):
     """Decode B images, crop box (top, left, height, width) of each and resize it into out [B, H, W, 3].
 
-    base: address of the bytes that offsets [B] and sizes [B] point into; modes [B] JPG or RAW; scratch: [threads, bytes of
-    the largest image]; status [B]: 0, or -1 where a JPEG is damaged.
+    base: address of the bytes that offsets [B] and sizes [B] point into; modes [B] JPG or RAW; scratch: [threads,
+    bytes of the largest image]; status [B]: 0, or -1 where a JPEG is damaged.
     """
     to_height, to_width = out.shape[1], out.shape[2]
     for i in prange(len(offsets)):
@@ -121,7 +120,8 @@ def _random_resized_boxes(keys, heights, widths, min_scale, max_scale, min_log_r
 class Decoder(Protocol):
     """Which part of each image is kept. `fixed_size`: images keep their stored size instead of the resolution."""
 
-    fixed_size: bool
+    @property
+    def fixed_size(self) -> bool: ...
 
     def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
         """[B, 4] int64: top, left, height, width in pixels of the stored image."""
@@ -178,10 +178,8 @@ def make_decoder(name: str) -> Decoder:
     if name in fixed:
         return fixed[name]
     match = _CENTER.fullmatch(name)
-    if match:
-        ratio = float(match[1]) / float(match[2] or 1)
-        if 0 < ratio <= 1:
-            return CenterCrop(ratio)
+    if match and 0 < float(match[1]) <= float(match[2] or 1):
+        return CenterCrop(float(match[1]) / float(match[2] or 1))
     raise UsageError(f"unknown decoder '{name}'; known: {', '.join(DECODER_NAMES)}; a ratio lies in (0, 1]")
 
 
@@ -235,6 +233,8 @@ def _pad_crop(images, keys, pad, out):
 @OPS.register("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
 def pad_crop(pad: int = 4) -> Op:
     """Pad `pad` pixels on every side by reflection (edge not repeated) and crop the old size at random."""
+    if pad < 0:
+        raise ValueError("a negative pad")
 
     def apply(images: U8, keys: Keys, rows: I64) -> U8:
         if pad >= min(images.shape[1:3]):
@@ -262,6 +262,8 @@ def _cutout(images, keys, size, fill):
 @OPS.register("cutout", "cutout:S greys out a square of S pixels at a random place")
 def cutout(size: int = 8) -> Op:
     """Fill a square of side `size` with mid grey around a uniform centre (DeVries & Taylor 2017)."""
+    if size < 1:
+        raise ValueError("an empty square")
     fill = np.full(3, 127, np.uint8)
 
     def apply(images: U8, keys: Keys, rows: I64) -> U8:
@@ -282,7 +284,9 @@ def make_ops(text: str) -> list[Op]:
         try:
             ops.append(factory(*(int(value) for value in argument.split(":") if value)))
         except (TypeError, ValueError):
-            raise UsageError(f"augmentation '{part.strip()}' is malformed; write it like 'pad_crop:4' or 'flip'") from None
+            raise UsageError(
+                f"augmentation '{part.strip()}' is malformed; write it like 'pad_crop:4' or 'flip'"
+            ) from None
     return ops
 
 
@@ -291,15 +295,16 @@ def make_ops(text: str) -> list[Op]:
 
 @njit(parallel=True, nogil=True, cache=True)
 def _normalise_channels_last(images, scale, shift, out):
-    height, width = images.shape[1], images.shape[2]
-    s0, s1, s2 = scale[0], scale[1], scale[2]
-    t0, t1, t2 = shift[0], shift[1], shift[2]
+    height, length = images.shape[1], 3 * images.shape[2]
+    # Scale and shift for every value of a row: one flat loop vectorises, a loop over pixels is 2.5 times slower.
+    row_scale, row_shift = np.empty(length, np.float32), np.empty(length, np.float32)
+    for k in range(length):
+        row_scale[k], row_shift[k] = scale[k % 3], shift[k % 3]
     for i in prange(images.shape[0]):
+        image, result = images[i].reshape(height, length), out[i].reshape(height, length)
         for y in range(height):
-            for x in range(width):
-                out[i, y, x, 0] = images[i, y, x, 0] * s0 + t0
-                out[i, y, x, 1] = images[i, y, x, 1] * s1 + t1
-                out[i, y, x, 2] = images[i, y, x, 2] * s2 + t2
+            for k in range(length):
+                result[y, k] = image[y, k] * row_scale[k] + row_shift[k]
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -323,4 +328,4 @@ def normalise(
     scale = (1 / (255 * np.asarray(std, np.float64))).astype(np.float32)
     shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)
     kernel = _normalise_channels_last if channels_last else _normalise_channels_first
-    kernel(images, scale, shift, out)
+    kernel(np.ascontiguousarray(images), scale, shift, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from debeton.errors import DataError, UsageError
 def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str, Path]:
     """The beton of each split that there is: the path given for it, or {root}/{dataset}_{split}.beton.
 
-    Given relative paths count from root. A path that was given, and the training beton, must exist.
+    Further tests are found as {root}/{dataset}_test_*.beton. Given relative paths count from root. A path that was
+    given, and the training beton, must exist.
     """
-    paths = {}
+    prefix = f"{dataset}_"
+    paths = {path.stem.removeprefix(prefix): path for path in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton"))}
     for split, path in given.items():
         found = root / path if path else root / f"{dataset}_{split}.beton"
         if not found.exists() and (path or split == "train"):
@@ -32,9 +35,7 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str,
     return paths
 
 
-def open_views(
-    paths: Mapping[str, Path], *, val_fraction: float, mini: float, seed: int
-) -> dict[str, View]:
+def open_views(paths: Mapping[str, Path], *, val_fraction: float, mini: float, seed: int) -> dict[str, View]:
     """Views 'train' and, where there are any, 'val', 'test', ...
 
     val_fraction: share of every training group that becomes 'val' where no validation beton is.

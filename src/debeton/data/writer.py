@@ -7,7 +7,6 @@ caller, memory is bounded by the window, and the same rows give the same bytes.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -15,21 +14,15 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, TYPE_ID_HANDLER, FieldDescType, HeaderType
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from debeton.data.beton import (
-    COLUMNS,
-    FIELDS,
-    METADATA_START,
-    METADATA_TYPE,
     SCHEMA_VERSION,
     checksum,
     columns_path,
@@ -37,15 +30,25 @@ from debeton.data.beton import (
     sidecar_path,
 )
 from debeton.data.decoding import ImageReader
-from debeton.data.images import BadImage, Encoded, encode, shrink, to_rgb
-from debeton.data.pipelines import JPG, RAW
-from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.ffcv_format import (
+    ALLOCATION,
+    JPG,
+    MAX_PAGE,
+    METADATA,
+    METADATA_START,
+    MIN_PAGE,
+    RAW,
+    header_bytes,
+)
+from debeton.data.images import BadImage, Encoded, encode, stored_pixels
+from debeton.data.spec import DatasetSpec, RawImage, Rows
 from debeton.errors import DataError, UsageError
+from debeton.files import replacing
 from debeton.seed import make_rng
 
 T = TypeVar("T")
-MIN_PAGE, MAX_PAGE = 1 << 21, 1 << 31  # FFCV's limits: a page holds whole samples and is a power of two
 MODES = ("jpg", "raw", "proportion")
+RESERVED_COLUMNS = ("path", "file", "allow_pickle")  # ours, and numpy.savez's own arguments
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class WriteOptions:
             raise UsageError(f"JPEG quality {self.quality} is out of range; it lies between 1 and 100")
         if self.max_resolution is not None and self.max_resolution < 1:
             raise UsageError(f"max resolution {self.max_resolution} is not a positive number of pixels")
+        if self.num_workers < 0:
+            raise UsageError(
+                f"{self.num_workers} encoding threads are too few; give a positive number, or 0 for all cores"
+            )
         if not 0 <= self.compress_probability <= 1:
             raise UsageError(f"compress probability {self.compress_probability} does not lie between 0 and 1")
 
@@ -104,11 +111,12 @@ def verify_rows(rows: Rows, num_workers: int = 0, progress: bool = False) -> lis
 def _verify(
     rows: Rows, max_resolution: int | None, num_workers: int, progress: bool
 ) -> tuple[list[tuple[int, str]], int]:
-    """The bad rows, and the bytes of the largest image as RGB pixels."""
+    """The bad rows, and the bytes of the largest image, as RGB pixels or as the file it comes from."""
 
     def check(row: int) -> tuple[int, str]:
         try:
-            return shrink(to_rgb(rows.image(row)), max_resolution).nbytes, ""
+            raw = rows.image(row)
+            return max(stored_pixels(raw, max_resolution).nbytes, _file_bytes(raw)), ""
         except BadImage as error:
             return 0, str(error)
 
@@ -120,12 +128,19 @@ def _verify(
     return bad, largest
 
 
+def _file_bytes(raw: RawImage) -> int:
+    """Bytes of an encoded image, which may be stored as it is and hold more than its pixels (previews, profiles)."""
+    if isinstance(raw, np.ndarray):
+        return 0
+    return len(raw) if isinstance(raw, bytes) else raw.stat().st_size
+
+
 def write_beton(
     path: Path,
     rows: Rows,
     spec: DatasetSpec,
     split: str,
-    options: WriteOptions = WriteOptions(),  # noqa: B008 - frozen
+    options: WriteOptions = WriteOptions(),
     *,
     dataset_options: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -144,9 +159,8 @@ def write_beton(
         raise DataError(f"{where}: the largest image has {largest} bytes, more than a page; use --max-resolution")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    finals = [columns_path(path), sidecar_path(path), path]
-    partials = [p.with_name(p.name + ".partial") for p in finals]
-    with _removed_on_error(partials, where):
+    # The beton goes last: until then an older one is refused because it disagrees with the new sidecar.
+    with replacing(columns_path(path), sidecar_path(path), path) as partials:
         metadata, allocations, crcs = _write_file(partials[2], rows, kept, spec, options, page_size, progress)
         sidecar = {
             "schema_version": SCHEMA_VERSION,
@@ -168,9 +182,6 @@ def write_beton(
         with partials[0].open("wb") as file:
             np.savez_compressed(file, **{name: np.asarray(v)[kept] for name, v in columns.items()})  # type: ignore[arg-type]
         _read_back(partials[2], metadata, allocations, crcs)
-        # The beton goes last: until then an older one is refused because it disagrees with the new sidecar.
-        for partial, final in zip(partials, finals, strict=True):
-            os.replace(partial, final)
     return sidecar
 
 
@@ -178,9 +189,16 @@ def _check_columns(rows: Rows, spec: DatasetSpec, where: str) -> None:
     if not len(rows):
         raise DataError(f"{where} has no row; nothing to write")
     columns = {"label": rows.label, "attribute": rows.attribute, "names": rows.names, **rows.columns}
+    if rows.source is not None:
+        columns["source"] = rows.source
     for name, values in columns.items():
         if len(values) != len(rows):
             raise DataError(f"{where}: column '{name}' has {len(values)} values for {len(rows)} rows")
+    for name, values in rows.columns.items():
+        if name in RESERVED_COLUMNS:
+            raise DataError(f"{where}: a column cannot be called '{name}'; give it another name")
+        if np.asarray(values).dtype == object:
+            raise DataError(f"{where}: column '{name}' mixes types; every value must be text, or every value a number")
     spec.group(rows.label, rows.attribute)
     seen: set[str] = set()
     for name in rows.names:
@@ -202,35 +220,19 @@ def _kept_rows(rows: Rows, bad: list[tuple[int, str]], where: str, *, skip_bad: 
     return kept
 
 
-@contextmanager
-def _removed_on_error(partials: Sequence[Path], where: str) -> Iterator[None]:
-    """Remove what was half-written on any error; a full disk becomes a sentence."""
-    try:
-        yield
-    except BaseException as error:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"{where}: the disk under {partials[0].parent} is full; free some space or give another --out. "
-                "Nothing was left behind"
-            ) from error
-        raise
-
-
 def _write_file(
     path: Path, rows: Rows, kept: NDArray[np.int64], spec: DatasetSpec, options: WriteOptions, page_size: int,
     progress: bool,
 ) -> tuple[NDArray[Any], NDArray[Any], list[int]]:  # fmt: skip
     """Header, columns, pages of images, allocation table; returns the two tables and each image's CRC."""
-    metadata = np.zeros(len(kept), METADATA_TYPE)
+    metadata = np.zeros(len(kept), METADATA)
     source = np.zeros(len(rows), np.int64) if rows.source is None else rows.source
     group = spec.group(rows.label, rows.attribute)
     values = (rows.label[kept], rows.attribute[kept], group[kept], source[kept], np.arange(len(kept)))
     for k, column in enumerate(values, start=1):
         metadata[f"f{k}"] = column
     as_jpeg = _stored_as_jpeg(len(rows), options, spec.name)
-    allocations = np.zeros(len(kept), ALLOC_TABLE_TYPE)
+    allocations = np.zeros(len(kept), ALLOCATION)
     allocations["sample_id"] = np.arange(len(kept))
     start = -(-(METADATA_START + metadata.nbytes) // page_size) * page_size
     crcs: list[int] = []
@@ -257,25 +259,9 @@ def _write_file(
         file.seek(end)
         file.write(allocations.tobytes())
         file.seek(0)
-        _write_header(file, len(kept), page_size, end)
+        file.write(header_bytes(len(kept), page_size, end))
         file.write(metadata.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
     return metadata, allocations, crcs
-
-
-def _write_header(file: IO[bytes], num_rows: int, page_size: int, table_start: int) -> None:
-    header = np.zeros(1, HeaderType)
-    header["version"], header["num_fields"], header["page_size"] = CURRENT_VERSION, len(FIELDS), page_size
-    header["num_samples"], header["alloc_table_ptr"] = num_rows, table_start
-    file.write(header.tobytes())
-    type_ids = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
-    for name, handler in FIELDS.items():
-        descriptor = np.zeros(1, FieldDescType)
-        descriptor["type_id"] = type_ids[type(handler)]
-        descriptor["name"][0, : len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
-        descriptor["arguments"][0] = handler.to_binary()[0]
-        file.write(descriptor.tobytes())
 
 
 def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[np.bool_]:

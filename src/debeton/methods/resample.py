@@ -18,13 +18,16 @@ def check_every_group(view: View, on_empty: str) -> None:
     if empty and on_empty == "error":
         shown = "; ".join(empty[:5]) + ("; ..." if len(empty) > 5 else "")
         raise DataError(
-            f"{len(empty)} of {len(counts)} groups of view '{view.name}' have no row ({shown}), so they cannot be balanced; "
-            "choose another training split, or balance the others with --training.empty_groups ignore"
+            f"{len(empty)} of {len(counts)} groups of view '{view.name}' have no row ({shown}) and cannot be "
+            "balanced; choose another training split, or balance the others with --training.empty_groups ignore"
         )
 
 
 @register_method(
-    "resample", "each group drawn equally often, with replacement", paper="Idrissi et al. 2022 (RWG)", needs="label, attribute"
+    "resample",
+    "each group drawn equally often, with replacement",
+    paper="Idrissi et al. 2022 (RWG)",
+    needs="label, attribute",
 )
 def resample(run: Run) -> nn.Module:
     """ERM on rows drawn with probability 1 / group size."""

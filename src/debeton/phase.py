@@ -1,0 +1,123 @@
+"""What happens after each epoch of a phase: log, evaluate, select, save; and how a phase is picked up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from debeton import distributed
+from debeton.checkpoint import load_checkpoint, save_checkpoint
+from debeton.log import logger
+from debeton.loop import TrainState
+from debeton.metrics import Metrics, selection_score
+from debeton.results import ResultLog
+
+
+@dataclass
+class PhaseKeeper:
+    """Keeps a phase's checkpoints: the latest state, and the weights of the best epoch so far.
+
+    name: of the phase. folder: of the checkpoints. identity: plain values that every checkpoint carries, such as
+    what rebuilds the model. evaluate: model -> validation metrics, or None where there is no validation split.
+    rule: of selection, 'last' for the final epoch. epochs: of the phase. eval_epochs: epochs between evaluations.
+    lead: the metric that the console leads with.
+    """
+
+    name: str
+    state: TrainState
+    folder: Path
+    log: ResultLog
+    identity: Mapping[str, Any]
+    evaluate: Callable[[nn.Module], Metrics | None]
+    rule: str
+    epochs: int
+    eval_epochs: int = 1
+    lead: str = "accuracy"
+
+    @property
+    def latest(self) -> Path:
+        return self.folder / "checkpoint_latest.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoint_best.pt"
+
+    def restore(self, device: torch.device) -> bool:
+        """Continue from the latest checkpoint of this phase, if there is one."""
+        if not self.latest.exists():
+            return False
+        content = load_checkpoint(self.latest, device)
+        if content["phase"] != self.name:
+            return False
+        self.state.load_state_dict(content)
+        if distributed.is_main():
+            self.log.rewind(self.name, self.state.epoch)
+        return True
+
+    def save(self) -> None:
+        """Write the whole state as the latest checkpoint."""
+        if distributed.is_main():
+            save_checkpoint(self.latest, {"phase": self.name, **self.identity, **self.state.state_dict()})
+        distributed.barrier()
+
+    def after_epoch(self, train: Metrics, lr: float) -> None:
+        """Log the epoch; evaluate when it is due; keep the weights when they are the best so far; save."""
+        state = self.state
+        self._log("train", train, lr)
+        due = state.epoch % self.eval_epochs == 0 or state.epoch == self.epochs
+        val = self.evaluate(state.evaluated) if due else None
+        if val is not None:
+            self._log("val", val, None)
+            if self.rule != "last":
+                self._select(val)
+        logger.info(epoch_line(state.epoch, self.epochs, train, val, lr, self.lead))
+        self.save()
+
+    def _select(self, val: Metrics) -> None:
+        score = selection_score(val, self.rule)
+        if not self.state.best or score > tuple(self.state.best["score"]):
+            self.state.best = {"epoch": self.state.epoch, "score": list(score)}
+            self._save_best()
+
+    def _save_best(self) -> None:
+        if distributed.is_main():
+            content = {"phase": self.name, **self.identity, **self.state.best}
+            save_checkpoint(self.best, {**content, "state_dict": self.state.evaluated.state_dict()})
+        distributed.barrier()
+
+    def selected(self, device: torch.device) -> tuple[nn.Module, int]:
+        """The model with the weights of the selected epoch, and that epoch; the last one where nothing selects."""
+        if not self.state.best:
+            self.state.best = {"epoch": self.state.epoch, "score": []}
+            self._save_best()
+        model = self.state.model
+        model.load_state_dict(load_checkpoint(self.best, device)["state_dict"])
+        return model, int(self.state.best["epoch"])
+
+    def _log(self, split: str, metrics: Metrics, lr: float | None) -> None:
+        if distributed.is_main():
+            state = self.state
+            self.log.write(phase=self.name, epoch=state.epoch, step=state.step, split=split, lr=lr, metrics=metrics)
+
+
+def epoch_line(epoch: int, epochs: int, train: Metrics, val: Metrics | None, lr: float, lead: str) -> str:
+    """One line about an epoch, in percent."""
+    parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"lr {lr:.3g}"]
+    if train["loss"] is not None:
+        parts.append(f"train loss {train['loss']:.3f} acc {100 * train['accuracy']:.1f}")
+    if val is not None:
+        shown = {
+            "acc": lead,
+            "worst": "worst_group_accuracy",
+            "mean": "mean_group_accuracy",
+            "aligned": "bias_aligned_accuracy",
+            "conflicting": "bias_conflicting_accuracy",
+        }
+        values = [f"{name} {100 * val[key]:.1f}" for name, key in shown.items() if val[key] is not None]
+        parts.append("val " + " ".join(values))
+    return "  ".join(parts)

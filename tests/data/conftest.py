@@ -1,0 +1,196 @@
+"""Shared by the tests of data: small photos, rows made of them, betons in every storage mode, and a watchdog."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from debeton.data.beton import Beton, open_beton
+from debeton.data.spec import DatasetSpec, RawImage, Rows
+from debeton.data.view import View
+from debeton.data.writer import WriteOptions, write_beton
+
+REPOSITORY = Path(__file__).parents[2]
+SPEC = DatasetSpec("pets", ("cat", "dog"), ("left", "right", "top"), aligned=((0,), (1, 2)), missing=(5,))
+GROUP_SIZES = (30, 12, 7, 5, 16)  # 70 rows; group 5 (dog, top) does not exist
+
+
+@pytest.fixture(scope="session")
+def spec() -> DatasetSpec:
+    return SPEC
+
+
+@pytest.fixture(scope="session")
+def group_sizes() -> tuple[int, ...]:
+    return GROUP_SIZES
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., np.ndarray]:
+    """photo(seed, height, width): smooth random colours, which JPEG keeps to within a few grey levels."""
+
+    def make(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
+        coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        return np.ascontiguousarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encoded() -> Callable[..., bytes]:
+    """encoded(image, format, **options): a file's bytes, written by Pillow."""
+
+    def encode(image: np.ndarray | Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def make_rows() -> Callable[..., Rows]:
+    """make_rows(images, **columns of Rows): alternating labels, every attribute 0, names 'r0', 'r1', ..."""
+
+    def make(images: Sequence[RawImage], **changes: Any) -> Rows:
+        n = len(images)
+        values: dict[str, Any] = {
+            "label": np.arange(n) % 2,
+            "attribute": np.zeros(n, np.int64),
+            "image": lambda i: images[i],
+            "names": [f"r{i}" for i in range(n)],
+        }
+        return Rows(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def grouped_rows(make_rows: Callable[..., Rows]) -> Callable[[Sequence[RawImage]], Rows]:
+    """70 rows in shuffled groups of GROUP_SIZES; every seventh is synthetic; one more column, 'weight_g'."""
+
+    def make(images: Sequence[RawImage]) -> Rows:
+        group = np.random.default_rng(5).permutation(np.repeat(np.arange(5), GROUP_SIZES))
+        return make_rows(
+            images,
+            label=group // 3,
+            attribute=group % 3,
+            source=(np.arange(len(group)) % 7 == 0).astype(np.int64),
+            columns={"weight_g": np.arange(len(group)) * 0.5},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pixels(photo: Callable[..., np.ndarray]) -> list[np.ndarray]:
+    """The 70 images of 'raw_view': 24 x 32 pixels of noise, so that every misplaced pixel shows."""
+    return list(np.random.default_rng(1).integers(0, 256, (70, 24, 32, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="session")
+def jpegs(photo: Callable[..., np.ndarray], encoded: Callable[..., bytes]) -> list[bytes]:
+    """The 70 files of 'jpg_view': JPEGs of 30 to 99 by 95 to 26 pixels."""
+    return [encoded(photo(i, 30 + i, 95 - i), quality=92) for i in range(70)]
+
+
+@pytest.fixture(scope="session")
+def raw_beton(tmp_path_factory: pytest.TempPathFactory, grouped_rows: Callable[..., Rows], pixels: Any) -> Beton:
+    path = tmp_path_factory.mktemp("raw") / "pets_train.beton"
+    write_beton(path, grouped_rows(pixels), SPEC, "train", WriteOptions(mode="raw"))
+    return open_beton(path)
+
+
+@pytest.fixture(scope="session")
+def jpg_beton(tmp_path_factory: pytest.TempPathFactory, grouped_rows: Callable[..., Rows], jpegs: Any) -> Beton:
+    path = tmp_path_factory.mktemp("jpg") / "pets_train.beton"
+    write_beton(path, grouped_rows(jpegs), SPEC, "train")
+    return open_beton(path)
+
+
+@pytest.fixture(scope="session")
+def raw_view(raw_beton: Beton) -> View:
+    return View.whole(raw_beton)
+
+
+@pytest.fixture(scope="session")
+def jpg_view(jpg_beton: Beton) -> View:
+    return View.whole(jpg_beton)
+
+
+@pytest.fixture(scope="session")
+def paper_view() -> Callable[..., View]:
+    """paper_view(label, attribute): a view of a beton that exists only in memory, one byte an image."""
+
+    def make(label: Sequence[int], attribute: Sequence[int] | None = None, spec: DatasetSpec = SPEC) -> View:
+        labels = np.asarray(label, np.int64)
+        attributes = np.zeros_like(labels) if attribute is None else np.asarray(attribute, np.int64)
+        ones = np.ones(len(labels), np.int64)
+        beton = Beton(
+            path=Path("paper.beton"),
+            spec=spec,
+            sidecar={"split": "train"},
+            label=labels,
+            attribute=attributes,
+            group=spec.group(labels, attributes),
+            source=np.zeros_like(labels),
+            heights=ones,
+            widths=ones,
+            modes=ones.astype(np.uint8),
+            offsets=np.arange(len(labels), dtype=np.uint64),
+            sizes=ones.astype(np.uint64),
+        )
+        return View.whole(beton)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def within() -> Callable[..., Any]:
+    """within(seconds, function): its result or its exception; a failure, not a hang, when it takes longer."""
+
+    def run(seconds: float, function: Callable[[], Any]) -> Any:
+        outcome: dict[str, Any] = {}
+
+        def target() -> None:
+            try:
+                outcome["result"] = function()
+            except BaseException as error:
+                outcome["error"] = error
+
+        thread = threading.Thread(target=target, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        assert not thread.is_alive(), f"still running after {seconds} s"
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["result"]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., str]:
+    """run_python(code, *arguments, **environment): what a fresh interpreter prints; fails unless it exits with 0."""
+
+    def run(code: str, *arguments: object, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), **environment},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run

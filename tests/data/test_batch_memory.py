@@ -1,0 +1,55 @@
+"""Memory of batches is used again, but never while anything still refers to it."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import torch
+
+from debeton.data.loader import _BatchMemory
+
+
+def test_memory_is_used_again_once_its_batch_is_gone() -> None:
+    memory = _BatchMemory(12)
+    address = memory.empty((2, 6)).ctypes.data
+    assert memory.empty((12,)).ctypes.data == address
+
+
+def test_a_smaller_last_batch_fits_the_same_memory() -> None:
+    memory = _BatchMemory(12)
+    address = memory.empty((2, 6)).ctypes.data
+    last = memory.empty((1, 6))
+    assert (last.shape, last.ctypes.data) == ((1, 6), address)
+
+
+def test_any_view_of_a_batch_keeps_its_memory() -> None:
+    keep = {
+        "array": lambda a: a,
+        "reversed array": lambda a: a[::-1],
+        "other dtype": lambda a: a.view(np.int32),
+        "tensor": torch.from_numpy,
+        "row of a tensor": lambda a: torch.from_numpy(a).permute(1, 0)[2],
+        "array of a view of a tensor": lambda a: torch.from_numpy(a).detach()[:1].numpy()[0],
+        "storage": lambda a: torch.from_numpy(a).untyped_storage(),
+    }
+    for name, view in keep.items():
+        memory = _BatchMemory(12)
+        array = memory.empty((2, 6))
+        address = array.ctypes.data
+        kept = view(array)
+        del array
+        gc.collect()
+        assert memory.empty((12,)).ctypes.data != address, name
+        del kept
+        gc.collect()
+        assert address in {memory.empty((12,)).ctypes.data, memory.empty((12,)).ctypes.data}, name
+
+
+def test_memory_outlives_the_pool_that_gave_it() -> None:
+    memory = _BatchMemory(4)
+    tensor = torch.from_numpy(memory.empty((4,)))
+    tensor.copy_(torch.arange(4.0))
+    del memory
+    gc.collect()
+    assert tensor.tolist() == [0, 1, 2, 3]

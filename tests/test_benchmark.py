@@ -1,0 +1,127 @@
+"""The benchmarks' common form, their arithmetic, and a tiny run of the loader benchmark."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts.benchmark import main
+
+from debeton.benchmarks.photos import load_photos, make_photo
+from debeton.benchmarks.timing import Result, interleave, rate, write_result
+from debeton.errors import DataError, run_command
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=240
+    )
+
+
+def test_a_tiny_loader_run_records_every_contender_in_the_shared_form(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for k in range(48):
+            archive.writestr(f"{k:02}.JPEG", make_photo(k))
+    out = tmp_path / "new" / "loader.json"
+    done = run(
+        "loader", "--json", out, "--rounds", "1", "--images", tmp_path / "photos.zip", "--batch-size", "16",
+        "--num-workers", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert list(found) == ["benchmark", "hardware", "settings", "rounds", "rows", "ratios"]
+    assert (found["benchmark"], found["rounds"]) == ("loader", 1)
+    assert set(found["ratios"]) == {"jpg256_vs_ffcv", "jpg256_vs_torch", "jpg256_vs_decode"}
+    assert [row["unit"] for row in found["rows"]] == ["images/s"] * 5
+    speed = {row["name"]: row["median"] for row in found["rows"]}
+    assert min(speed.values()) > 0
+    assert found["ratios"]["jpg256_vs_ffcv"]["median"] == pytest.approx(speed["debeton"] / speed["FFCV"])
+    assert found["settings"]["images"] == "48 of photos.zip"
+    assert {"cpu", "cores", "memory_gib", "gpu", "packages"} <= set(found["hardware"])
+    assert str(tmp_path) not in out.read_text()  # no folder of this machine
+    assert "jpg256_vs_ffcv" in done.stdout
+
+
+def test_ratios_are_taken_round_by_round_and_then_summarised() -> None:
+    values = {"a": [10.0, 30.0, 80.0], "b": [10.0, 10.0, 20.0]}
+    result = Result("x", values, {"a": "1/s", "b": "1/s"}, {"a_vs_b": ("a", "b")}).to_dict()
+    assert result["rows"][0] == {"name": "a", "unit": "1/s", "min": 10, "median": 30, "max": 80}
+    assert result["ratios"] == {"a_vs_b": {"min": 1, "median": 3, "max": 4}}
+
+
+def test_contenders_take_turns_after_one_warm_up_each() -> None:
+    turns: list[str] = []
+
+    def contender(name: str) -> float:
+        turns.append(name)
+        return float(len(turns))
+
+    values = interleave({name: lambda name=name: contender(name) for name in "ab"}, 2)  # type: ignore[misc]
+    assert "".join(turns) == "ababab"
+    assert values == {"a": [3, 5], "b": [4, 6]}
+
+
+def test_rate_is_things_done_over_seconds_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr("debeton.benchmarks.timing.time.perf_counter", lambda: next(clock))
+    assert rate(lambda: 10)() == 2.5
+
+
+def test_an_old_result_survives_a_failed_write(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_result(path, {"rounds": 1})
+    with pytest.raises(TypeError):
+        write_result(path, {"rounds": object()})
+    assert json.loads(path.read_text()) == {"rounds": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_benchmark_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: main(["loadr"])) == 2
+    assert "unknown benchmark 'loadr'; did you mean 'loader'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--num-workers", "0"), ("--batch-size", "0"), ("--limit", "0"), ("--rounds", "0")])
+def test_an_impossible_setting_is_a_usage_error_that_names_it(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(lambda: main(["loader", *option])) == 2
+    assert " ".join(option) in capsys.readouterr().err
+
+
+def test_photos_come_from_a_folder_in_the_order_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("sub/b.jpg", "a.jpeg", "note.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert load_photos(tmp_path).files == [b"a.jpeg", b"sub/b.jpg"]
+    assert load_photos(tmp_path, limit=1).files == [b"a.jpeg"]
+
+
+def test_a_folder_without_photos_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=tmp_path.name):
+        load_photos(tmp_path)
+
+
+def test_without_photos_seeded_ones_are_made_and_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DEBETON_DATA", str(tmp_path))
+    photos = load_photos(None, limit=3)
+    assert photos.source.startswith("3 generated")
+    assert photos.files == [make_photo(k) for k in range(3)]
+
+
+def test_made_photos_have_the_spectrum_of_photos() -> None:  # amplitude 1/f: power falls 4-fold per octave
+    pixels = np.asarray(Image.open(io.BytesIO(make_photo(0))).convert("L"), float)
+    assert min(pixels.shape) == 256
+    rows = np.abs(np.fft.rfft2(pixels - pixels.mean())) ** 2
+    frequency = np.hypot(np.fft.fftfreq(pixels.shape[0])[:, None], np.fft.rfftfreq(pixels.shape[1])[None])
+    low, high = (rows[(frequency >= f) & (frequency < 2 * f)].mean() for f in (0.03, 0.06))
+    assert low / high == pytest.approx(4, rel=0.2)
