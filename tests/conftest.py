@@ -7,9 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.writer import WriteOptions, write_beton
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU, with the reason, where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
 
 TOY_SPEC = DatasetSpec(
     "toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)), mean=(0.5,) * 3, std=(0.25,) * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -322,6 +323,39 @@ def test_an_empty_group_stops_resampling_and_names_it(toy_args, write_toy, tmp_p
     assert "2 of 4 groups" in error
     assert "left, light; right, dark" in error
     assert run([*args, "--training.empty_groups", "ignore"]) == 0
+
+
+def test_a_compiled_model_trains_the_same_network(toy_args, monkeypatch):
+    compiled, compile_model = [], torch.compile
+
+    def eager(model):  # the plumbing without a minute of code generation
+        compiled.append(compile_model(model, backend="eager"))
+        return compiled[-1]
+
+    monkeypatch.setattr(torch, "compile", eager)
+    assert run([*toy_args, "--training.compile", "true", "--training.epochs", "1"]) == 0
+    assert run([*toy_args, "--training.epochs", "1"]) == 0
+    assert len(compiled) == 1
+    outdir = Path(toy_args[toy_args.index("--training.outdir") + 1])
+    left, right = (load_checkpoint(p)["state_dict"] for p in outdir.rglob("checkpoint_best.pt"))
+    assert all(torch.allclose(left[name].float(), right[name].float(), atol=1e-5) for name in left)
+
+
+def test_a_full_disk_stops_the_run_with_a_sentence_and_the_run_resumes(toy_args, monkeypatch, capsys):
+    write_bytes = Path.write_bytes
+
+    def full(self, data):
+        write_bytes(self, bytes(data)[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run(toy_args) == 1
+    assert "is full: checkpoint_best.pt" in capsys.readouterr().err
+    assert not list(only_folder(toy_args).rglob("*.partial"))
+    assert not list(only_folder(toy_args).rglob("*.pt"))
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert run(toy_args) == 0
+    assert len(lines_of(only_folder(toy_args))) == 4
 
 
 def test_dry_run_prints_configuration_counts_and_shapes_and_writes_nothing(toy_args, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -16,8 +17,11 @@ from debeton.files import replacing
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` so that `path` holds either the old checkpoint or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Through memory: on a full disk torch.save to a file ends in a RuntimeError about its position.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with replacing(path) as (partial,):
-        torch.save(content, partial)
+        partial.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -21,8 +21,8 @@ def naming_full_disk(*paths: Path) -> Iterator[None]:
             raise
         names = ", ".join(path.name for path in paths)
         raise DataError(
-            f"the disk under {paths[0].parent} is full: {names} could not be written, and nothing half-written was left "
-            "behind; free some space, or write elsewhere"
+            f"the disk under {paths[0].parent} is full: {names} could not be written, and nothing half-written was "
+            "left behind; free some space, or write elsewhere"
         ) from error
 
 

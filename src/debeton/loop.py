@@ -166,7 +166,7 @@ def fit(
     save: writes `state`; called when a stop was requested, before Preempted is raised.
     Raises DataError when the loss is no longer finite.
     """
-    forward = forward or state.model
+    forward = state.model if forward is None else forward
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     scaler = state.precision.scaler
     while state.epoch < options.epochs:

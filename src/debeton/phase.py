@@ -48,16 +48,14 @@ class PhaseKeeper:
         return self.folder / "checkpoint_best.pt"
 
     def restore(self, device: torch.device) -> bool:
-        """Continue from the latest checkpoint of this phase, if there is one."""
-        if not self.latest.exists():
-            return False
-        content = load_checkpoint(self.latest, device)
-        if content["phase"] != self.name:
-            return False
-        self.state.load_state_dict(content)
+        """Continue from the latest checkpoint of this phase, and say whether there is one; forget later results."""
+        content = load_checkpoint(self.latest, device) if self.latest.exists() else {"phase": ""}
+        found = content["phase"] == self.name
+        if found:
+            self.state.load_state_dict(content)
         if distributed.is_main():
             self.log.rewind(self.name, self.state.epoch)
-        return True
+        return found
 
     def save(self) -> None:
         """Write the whole state as the latest checkpoint."""

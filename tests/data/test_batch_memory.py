@@ -7,17 +7,17 @@ import gc
 import numpy as np
 import torch
 
-from debeton.data.loader import _BatchMemory
+from debeton.data.delivery import BatchMemory
 
 
 def test_memory_is_used_again_once_its_batch_is_gone() -> None:
-    memory = _BatchMemory(12)
+    memory = BatchMemory(12)
     address = memory.empty((2, 6)).ctypes.data
     assert memory.empty((12,)).ctypes.data == address
 
 
 def test_a_smaller_last_batch_fits_the_same_memory() -> None:
-    memory = _BatchMemory(12)
+    memory = BatchMemory(12)
     address = memory.empty((2, 6)).ctypes.data
     last = memory.empty((1, 6))
     assert (last.shape, last.ctypes.data) == ((1, 6), address)
@@ -34,7 +34,7 @@ def test_any_view_of_a_batch_keeps_its_memory() -> None:
         "storage": lambda a: torch.from_numpy(a).untyped_storage(),
     }
     for name, view in keep.items():
-        memory = _BatchMemory(12)
+        memory = BatchMemory(12)
         array = memory.empty((2, 6))
         address = array.ctypes.data
         kept = view(array)
@@ -47,7 +47,7 @@ def test_any_view_of_a_batch_keeps_its_memory() -> None:
 
 
 def test_memory_outlives_the_pool_that_gave_it() -> None:
-    memory = _BatchMemory(4)
+    memory = BatchMemory(4)
     tensor = torch.from_numpy(memory.empty((4,)))
     tensor.copy_(torch.arange(4.0))
     del memory

@@ -21,6 +21,7 @@ from debeton.data.writer import write_beton
 from debeton.errors import DataError
 
 MakeRows = Callable[..., Rows]
+TABLES_END = METADATA_START + 70 * METADATA.itemsize
 TRIPLET = (lambda path: path, sidecar_path, columns_path)
 
 
@@ -233,7 +234,7 @@ def test_a_beton_of_no_row_is_refused(copy: Path) -> None:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(
-        st.tuples(st.one_of(st.integers(0, 23), st.integers(0, METADATA_START + 70 * METADATA.itemsize)), st.integers(1, 255)),
+        st.tuples(st.one_of(st.integers(0, 23), st.integers(0, TABLES_END)), st.integers(1, 255)),
         min_size=1, max_size=8, unique_by=lambda change: change[0],
     )
 )  # fmt: skip

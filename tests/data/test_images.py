@@ -59,7 +59,7 @@ def test_arrays_become_three_channels(shape: tuple[int, ...]) -> None:
     ],
 )
 def test_a_solid_colour_of_any_mode_becomes_its_rgb(
-    mode: str, colour: object, kind: str, expected: tuple[int, ...], encoded: Encoder
+    mode: str, colour: Any, kind: str, expected: tuple[int, ...], encoded: Encoder
 ) -> None:
     rgb = to_rgb(encoded(Image.new(mode, (5, 4), colour), kind))
     assert rgb.shape == (4, 5, 3)
@@ -122,7 +122,7 @@ def test_an_array_that_is_no_image_is_refused(array: np.ndarray, words: str) -> 
 
 def test_damaged_files_are_refused(tmp_path: Path, photo: Photo, encoded: Encoder) -> None:
     jpeg, png = encoded(photo(0, 80, 80)), encoded(photo(0, 80, 80), "PNG")
-    damaged = {
+    damaged: dict[str, Any] = {
         "empty": b"",
         "text": b"<html>404</html>",
         "half a PNG": png[: len(png) // 2],
@@ -210,7 +210,7 @@ def test_shrink_by_two_averages_blocks_of_four_pixels() -> None:
 @pytest.mark.parametrize("as_jpeg", [True, False])
 def test_a_side_that_the_format_cannot_hold_is_refused_with_the_way_out(*, as_jpeg: bool) -> None:
     wide = np.zeros((1, 65_501, 3), np.uint8)
-    with pytest.raises(BadImage, match="65501 x 1 pixels.*65500.*--max-resolution"):
+    with pytest.raises(BadImage, match=r"65501 x 1 pixels.*65500.*--max-resolution"):
         store(wide, as_jpeg=as_jpeg)
     assert store(wide, as_jpeg=as_jpeg, max_resolution=100).width == 100
     assert store(wide[:, :65_500], as_jpeg=as_jpeg).width == 65_500
@@ -229,12 +229,13 @@ def test_a_jpeg_that_needs_no_change_is_stored_byte_for_byte(options: dict, phot
 
 def test_a_jpeg_is_encoded_anew_when_it_is_rotated_too_large_grey_or_cmyk(photo: Photo, encoded: Encoder) -> None:
     image = photo(0, 40, 60)
+    grey = Image.fromarray(image).convert("L")
     exif = Image.Exif()
     exif[0x0112] = 6
     cases = {
         "rotated": (encoded(image, quality=95, exif=exif), None, np.rot90(image, -1)),
         "too large": (encoded(image, quality=95), 30, image.reshape(20, 2, 30, 2, 3).mean(axis=(1, 3))),
-        "grey": (encoded(Image.fromarray(image).convert("L"), quality=95), None, np.asarray(Image.fromarray(image).convert("L").convert("RGB"))),
+        "grey": (encoded(grey, quality=95), None, np.asarray(grey.convert("RGB"))),
         "cmyk": (encoded(Image.fromarray(image).convert("CMYK"), quality=95), None, image),
     }  # fmt: skip
     for name, (file, max_resolution, expected) in cases.items():

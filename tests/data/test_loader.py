@@ -28,6 +28,13 @@ AUGMENTED = LoaderOptions(decoder="random_resized_crop", ops="flip,pad_crop:2,cu
 EXACT = LoaderOptions(decoder="simple", normalise=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_kernels(raw_view: View) -> None:
+    """Kernels are compiled before any test that counts seconds."""
+    for options in (AUGMENTED, replace(AUGMENTED, channels_last=False)):
+        list(make_loader(raw_view, 70, options=options))
+
+
 def rows_of(batches: Any) -> list[int]:
     return [int(row) for batch in batches for row in batch.row]
 
@@ -456,30 +463,17 @@ def test_the_loader_decodes_ahead_but_not_without_bound(raw_view: View, monkeypa
     loader: Loader = make_loader(raw_view, 2, options=LoaderOptions(ops="count", batches_ahead=3))
     with loader.epoch(0) as batches:
         next(batches)
-        time.sleep(0.5)
-        assert 4 <= len(made) <= 5  # one taken, three waiting, one in the thread's hands
+        deadline = time.monotonic() + 10
+        while len(made) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert len(made) == 5  # one taken, three waiting, one in the thread's hands
 
 
 def test_first_shapes_ends_its_thread(raw_view: View) -> None:
     before = threading.active_count()
     assert first_shapes(make_loader(raw_view, 8, options=LoaderOptions()))["image"] == (8, 3, 24, 32)
     assert threading.active_count() == before
-
-
-# --- on a GPU --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_batches_on_a_gpu_equal_those_of_the_cpu(jpg_view: View, *, channels_last: bool) -> None:
-    options = replace(AUGMENTED, channels_last=channels_last)
-    cpu = list(make_loader(jpg_view, 16, options=options).epoch(0))
-    gpu = list(make_loader(jpg_view, 16, options=replace(options, device=torch.device("cuda"))).epoch(0))
-    for ours, theirs in zip(gpu, cpu, strict=True):
-        assert {t.device.type for t in (ours.image, ours.row, ours.label, ours.group)} == {"cuda"}
-        assert ours.row.tolist() == theirs.row.tolist()
-        assert ours.label.tolist() == theirs.label.tolist()
-        torch.testing.assert_close(ours.image.cpu(), theirs.image, rtol=1e-5, atol=1e-5)
 
 
 def test_decoders_and_loaders_agree_on_the_centre(raw_view: View, pixels: list[np.ndarray]) -> None:

@@ -87,7 +87,8 @@ from debeton.data.loader import LoaderOptions, make_loader
 from debeton.data.view import View
 
 def resident():  # of this process, in kB
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])
 
 view = View.whole(open_beton(sys.argv[1]))
 def peak(view, os_cache):

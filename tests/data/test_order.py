@@ -136,6 +136,19 @@ def test_every_aligned_window_holds_each_present_group_once(sizes: list[int], se
         assert uses.max() - uses.min() <= 1
 
 
+def test_each_pass_through_a_small_group_is_shuffled_anew(unbalanced: View) -> None:
+    order = epoch_order(unbalanced, "group_balanced", 0, 0)
+    members = np.flatnonzero(unbalanced.group == 1)
+    drawn = order[np.isin(order, members)][: len(members)]
+    other = epoch_order(unbalanced, "group_balanced", 0, 1)
+    rare = order[unbalanced.group[order] == 2].reshape(-1)[: 7 * 13].reshape(13, 7)
+    assert sorted(drawn.tolist()) == members.tolist()  # 60 rows, gone through once in 92 rounds before any comes again
+    assert np.mean(drawn == members) < 0.2
+    assert np.mean(drawn == other[np.isin(other, members)][: len(members)]) < 0.2
+    assert (np.sort(rare, axis=1) == np.flatnonzero(unbalanced.group == 2)).all()
+    assert len({tuple(row) for row in rare.tolist()}) >= 12
+
+
 def test_the_order_of_groups_within_a_window_varies(unbalanced: View) -> None:
     drawn = unbalanced.group[epoch_order(unbalanced, "group_balanced", 0, 0)]
     first = np.bincount(drawn[: len(drawn) // 4 * 4 : 4], minlength=4)

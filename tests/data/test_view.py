@@ -116,7 +116,7 @@ def test_hold_out_is_exact_in_every_group_disjoint_and_complete(
     view = paper_view(group // 3, group % 3)
     expected = [min(round(fraction * n), n - 1) if n else 0 for n in sizes]
     if not any(expected):
-        with pytest.raises(DataError, match="view 'val' of paper.beton is empty"):
+        with pytest.raises(DataError, match=r"view 'val' of paper\.beton is empty"):
             view.hold_out(fraction, seed, "val")
         return
     rest, held = view.hold_out(fraction, seed, "val")

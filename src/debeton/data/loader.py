@@ -7,6 +7,7 @@ iterator, and epoch k of a loader gives the same batches whenever and by however
 
 from __future__ import annotations
 
+import atexit
 import math
 import queue
 import threading
@@ -18,12 +19,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from debeton.data.decoding import KERNEL_GUARD, ImageReader, use_threads
+from debeton.data.delivery import Delivery, TensorForm
 from debeton.data.order import epoch_order
-from debeton.data.pipelines import U8, make_decoder, make_ops, normalise, sample_keys
+from debeton.data.pipelines import U8, make_decoder, make_ops, sample_keys
 from debeton.data.spec import Ints
 from debeton.data.view import View
 from debeton.errors import DataError
@@ -166,29 +167,6 @@ def _stored_size(view: View) -> tuple[int, int]:
     return int(heights[0]), int(widths[0])
 
 
-class _BatchMemory:
-    """Memory for the float images of one epoch's batches, used again once nothing refers to a batch any more.
-
-    A fresh batch of 38 MB (64 images of 224 px) is page faults only: they cost as much as a quarter of all decoding.
-    """
-
-    def __init__(self, num_values: int):
-        self.num_values = num_values
-        self._free: list[NDArray[np.float32]] = []  # append and pop are atomic: batches die in any thread
-
-    def empty(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """An uninitialised array, to be owned by whoever holds it or any view of it."""
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = np.empty(self.num_values, np.float32)
-        # Views of `owner` keep it alive, not just `memory`: NumPy looks through arrays for the base of a view, but
-        # not through a memoryview. torch.from_numpy keeps the array it was given.
-        owner = np.frombuffer(memory.data, np.float32, count=math.prod(shape))
-        weakref.finalize(owner, self._free.append, memory).atexit = False
-        return owner.reshape(shape)
-
-
 class _Producer:
     """Makes the batches of one epoch. Holds no reference to the iterator, whose end is its signal to stop."""
 
@@ -202,8 +180,9 @@ class _Producer:
         )
         self.stop = threading.Event()
         largest = max((len(rows) for _, rows, _ in self.batches), default=0)
-        self.memory = _BatchMemory(largest * 3 * math.prod(self.size))
-        self.stream = torch.cuda.Stream(self.options.device) if self.options.device.type == "cuda" else None
+        options, spec = self.options, self.view.spec
+        form = TensorForm(spec.mean, spec.std, options.normalise, options.channels_last, options.dtype, options.device)
+        self.delivery = Delivery(form, largest * 3 * math.prod(self.size))
 
     def run(self) -> None:
         reader = None
@@ -215,7 +194,8 @@ class _Producer:
                 os_cache=self.options.os_cache,
             )  # fmt: skip
             for positions, rows, share in self.batches:
-                if not self._put((*self._finish(self._pixels(reader, positions, rows), rows), share)):
+                image, row = self.delivery.make(self._pixels(reader, positions, rows), rows)
+                if not self._put((image, row, share)):
                     return
             self._put(None)
         except BaseException as error:
@@ -242,37 +222,6 @@ class _Producer:
                 images = op(images, keys, rows)
         return images
 
-    def _finish(self, images: U8, rows: Ints) -> tuple[Tensor, Tensor]:
-        """Pixels and row numbers as tensors on the device, normalised there."""
-        options, spec = self.options, self.view.spec
-        if self.stream is None:
-            if not options.normalise:
-                return _as_image(torch.from_numpy(images), options.channels_last), torch.from_numpy(rows)
-            shape = images.shape if options.channels_last else (len(rows), 3, *images.shape[1:3])
-            out = self.memory.empty(shape)
-            with KERNEL_GUARD:
-                normalise(images, spec.mean, spec.std, out, channels_last=options.channels_last)
-            image = torch.from_numpy(out)
-            image = image.permute(0, 3, 1, 2) if options.channels_last else image
-            return image.to(options.dtype), torch.from_numpy(rows)
-        with torch.cuda.stream(self.stream):
-            # torch's pinned allocator gives memory back only when the copies from it are done.
-            image = _as_image(
-                torch.from_numpy(images).pin_memory().to(options.device, non_blocking=True), options.channels_last
-            )
-            row = torch.from_numpy(rows).pin_memory().to(options.device, non_blocking=True)
-            if options.normalise:
-                mean = torch.tensor(spec.mean, device=options.device).view(1, 3, 1, 1) * 255
-                std = torch.tensor(spec.std, device=options.device).view(1, 3, 1, 1) * 255
-                image = image.float().sub_(mean).div_(std).to(options.dtype)
-        return image, row
-
-
-def _as_image(pixels: Tensor, channels_last: bool) -> Tensor:
-    """[B, H, W, 3] to [B, 3, H, W]; the memory stays as it is (channels_last) or is laid out anew."""
-    image = pixels.permute(0, 3, 1, 2)
-    return image if channels_last else image.contiguous()
-
 
 class EpochIterator(Iterator[Batch]):
     """The batches of one epoch. Closing or dropping it ends its thread; use as a context manager where that matters."""
@@ -282,6 +231,7 @@ class EpochIterator(Iterator[Batch]):
         self._producer = _Producer(loader, epoch, start)
         self._left = len(self._producer.batches)
         self._thread = threading.Thread(target=self._producer.run, name="debeton-loader", daemon=True)
+        _OPEN.add(self)
         self._thread.start()
 
     def __len__(self) -> int:
@@ -299,11 +249,7 @@ class EpochIterator(Iterator[Batch]):
             self.close()
             raise item
         image, row, share = item
-        if self._producer.stream is not None:
-            current = torch.cuda.current_stream(image.device)
-            current.wait_stream(self._producer.stream)
-            for tensor in (image, row):
-                tensor.record_stream(current)
+        self._producer.delivery.hand_over(image, row)
         self._left -= 1
         columns = {name: column[row] for name, column in self._columns.items()}
         return Batch(image=image, row=row, share=share, **columns)
@@ -334,6 +280,16 @@ class EpochIterator(Iterator[Batch]):
     def __del__(self) -> None:
         if hasattr(self, "_thread"):
             self.close()
+
+
+_OPEN: weakref.WeakSet[EpochIterator] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is inside a kernel when the interpreter goes away aborts the process."""
+    for iterator in list(_OPEN):
+        iterator.close()
 
 
 def first_shapes(loader: Loader) -> dict[str, Sequence[int]]:
