@@ -297,6 +297,18 @@ def test_a_missing_validation_split_asks_for_a_rule(toy_args, toy_betons, tmp_pa
     assert sorted(0 if r["val"] is None else sum(r["val"]["group_count"].values()) for r in held_out) == [0, 128]
 
 
+def test_further_test_betons_are_evaluated_too(toy_args, toy_betons, write_toy, tmp_path):
+    for file in toy_betons.iterdir():
+        shutil.copy(file, tmp_path / file.name)
+    write_toy(tmp_path / "toy_test_flipped.beton", 64, 0.0)
+    assert run([*toy_args, "--training.data_root", str(tmp_path), "--training.epochs", "1"]) == 0
+    results = json.loads((only_folder(toy_args) / "results.json").read_text())
+    assert list(results["other_tests"]) == ["test_flipped"]
+    assert results["other_tests"]["test_flipped"]["bias_aligned_accuracy"] is None
+    assert sum(results["other_tests"]["test_flipped"]["group_count"].values()) == 64
+    assert sum(results["test"]["group_count"].values()) == 256
+
+
 def test_a_damaged_beton_stops_the_run_with_a_sentence(toy_args, toy_betons, tmp_path, capsys):
     for file in toy_betons.iterdir():
         shutil.copy(file, tmp_path / file.name)

@@ -21,8 +21,7 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str,
     Further tests are found as {root}/{dataset}_test_*.beton. Given relative paths count from root. A path that was
     given, and the training beton, must exist.
     """
-    prefix = f"{dataset}_"
-    paths = {path.stem.removeprefix(prefix): path for path in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton"))}
+    paths = {}
     for split, path in given.items():
         found = root / path if path else root / f"{dataset}_{split}.beton"
         if not found.exists() and (path or split == "train"):
@@ -32,6 +31,9 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str,
             )
         if found.exists():
             paths[split] = found
+    prefix = f"{dataset}_"
+    for path in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton")):
+        paths[path.stem.removeprefix(prefix)] = path
     return paths
 
 
