@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
 
+from debeton.data.ffcv_format import WRITE_MODES
 from debeton.data.sources import SOURCES, Dataset, Source
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.errors import DataError, UsageError, nearest, run_command
 
-MODES = ("jpg", "raw", "proportion")
 MAX_SHOWN = 24  # groups that the final line spells out
 
 
@@ -80,8 +80,10 @@ def make_parser(source: Source | None) -> Parser:
 
 
 def _mode(text: str) -> str:
-    if text not in MODES:
-        raise argparse.ArgumentTypeError(f"unknown mode '{text}'{nearest(text, MODES)} known: {', '.join(MODES)}")
+    if text not in WRITE_MODES:
+        raise argparse.ArgumentTypeError(
+            f"unknown mode '{text}'{nearest(text, WRITE_MODES)} known: {', '.join(WRITE_MODES)}"
+        )
     return text
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 VERSION = 2
 JPG, RAW = 0, 1  # image modes
+WRITE_MODES = ("jpg", "raw", "proportion")  # how a writer chooses between them
 
 HEADER = np.dtype(
     [

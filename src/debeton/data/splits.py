@@ -21,7 +21,7 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str,
     Further tests are found as {root}/{dataset}_test_*.beton. Given relative paths count from root. A path that was
     given, and the training beton, must exist.
     """
-    paths = {}
+    paths: dict[str, Path] = {}
     for split, path in given.items():
         found = root / path if path else root / f"{dataset}_{split}.beton"
         if not found.exists() and (path or split == "train"):
@@ -32,8 +32,8 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str,
         if found.exists():
             paths[split] = found
     prefix = f"{dataset}_"
-    for path in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton")):
-        paths[path.stem.removeprefix(prefix)] = path
+    for extra in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton")):
+        paths[extra.stem.removeprefix(prefix)] = extra
     return paths
 
 

@@ -38,6 +38,7 @@ from debeton.data.ffcv_format import (
     METADATA_START,
     MIN_PAGE,
     RAW,
+    WRITE_MODES,
     header_bytes,
 )
 from debeton.data.images import BadImage, Encoded, encode, stored_pixels
@@ -47,7 +48,6 @@ from debeton.files import replacing
 from debeton.seed import make_rng
 
 T = TypeVar("T")
-MODES = ("jpg", "raw", "proportion")
 RESERVED_COLUMNS = ("path", "file", "allow_pickle")  # ours, and numpy.savez's own arguments
 
 
@@ -68,8 +68,8 @@ class WriteOptions:
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UsageError(f"unknown image mode '{self.mode}'; known: {', '.join(MODES)}")
+        if self.mode not in WRITE_MODES:
+            raise UsageError(f"unknown image mode '{self.mode}'; known: {', '.join(WRITE_MODES)}")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"JPEG quality {self.quality} is out of range; it lies between 1 and 100")
         if self.max_resolution is not None and self.max_resolution < 1:
