@@ -136,6 +136,10 @@ printf 'Name: OpenCV\nDescription: core and imgproc\nVersion: 4\nLibs: -lopencv_
 install_locked() (
     unset CC CXX CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
     export PATH=/usr/bin:/bin:$PATH PKG_CONFIG_PATH=$SHIM/pc UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
+    # The system's certificates where it has any: uv's own know no proxy of a company or a campus.
+    if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
+        export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+    fi
     local root=$PWD
     cd "$SHIM"
     "$UV" pip install -q --python "$root/$VENV/bin/python" --no-deps --require-hashes "$@" -r "$root/requirements.lock"
