@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import main
 import pytest
 
-import main
 from debeton.config import load
 from debeton.data.sources import SOURCES
 
@@ -31,6 +31,6 @@ def test_every_local_path_that_the_readmes_name_exists():
         text = readme.read_text()
         for word in text.replace("(", " ").replace(")", " ").replace("`", " ").split():
             word = word.strip(".,:;")
-            if word.startswith(("scripts/", "writers/", "src/", "dataset_configs/", "docs/")) and "*" not in word:
-                if not any(placeholder in word for placeholder in ("NAME", "$")):
-                    assert (ROOT / word).exists() or (readme.parent / word).exists(), (readme.name, word)
+            named = word.startswith(("scripts/", "writers/", "src/", "dataset_configs/", "docs/"))
+            if named and not any(placeholder in word for placeholder in ("NAME", "*", "$")):
+                assert (ROOT / word).exists() or (readme.parent / word).exists(), (readme.name, word)

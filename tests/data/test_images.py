@@ -154,6 +154,7 @@ def test_a_decompression_bomb_is_refused(encoded: Encoder) -> None:
         to_rgb(bomb)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow on damaged TIFF tags
 @settings(max_examples=300, deadline=None)
 @given(

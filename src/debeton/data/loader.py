@@ -287,7 +287,7 @@ _OPEN: weakref.WeakSet[EpochIterator] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """A thread that is inside a kernel when the interpreter goes away aborts the process."""
+    """A daemon thread that is in torch's C++ when the interpreter goes away aborts the process, one time in twenty."""
     for iterator in list(_OPEN):
         iterator.close()
 
