@@ -21,6 +21,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+TORCH_THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _torch_threads() -> None:
+    """Stock FFCV's loader changes torch's threads for the whole process, and with them the order of its sums."""
+    torch.set_num_threads(TORCH_THREADS)
+
+
 TOY_SPEC = DatasetSpec(
     "toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)), mean=(0.5,) * 3, std=(0.25,) * 3
 )

@@ -90,7 +90,15 @@ def test_only_the_layer_that_aborts_makes_the_machine_unfit(monkeypatch, layer, 
     monkeypatch.setattr(doctor, "_run_parallel_kernel", lambda: layer)
     check = doctor.check_threading_layer()
     assert (check.ok, check.needed) == (ok, needed)
-    assert "tbb" in check.fix or "LD_LIBRARY_PATH" in check.fix
+
+
+@pytest.mark.parametrize(("packaged", "words"), [(True, "setup.sh"), (False, "apt-get install -y libtbb12")])
+def test_a_packaged_tbb_that_does_not_load_is_installed_again_and_a_missing_one_comes_from_apt(
+    monkeypatch, packaged, words
+):
+    monkeypatch.setattr(doctor, "_run_parallel_kernel", lambda: "omp")
+    monkeypatch.setattr(doctor, "load_packaged_tbb", lambda: packaged)
+    assert words in doctor.check_threading_layer().fix
 
 
 def test_an_unwritable_numba_cache_is_reported(monkeypatch, tmp_path):
