@@ -30,6 +30,11 @@ def test_every_family_gets_a_head_of_the_asked_width_and_takes_a_new_one(arch):
     assert isinstance(named_head(model)[1], nn.Linear | nn.Conv2d)
 
 
+def test_a_network_with_side_classifiers_trains_like_any_other():
+    model = make_model("googlenet", 3).train()
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
 def test_small_resnet_takes_dominoes_and_has_the_stated_size():
     model = make_model("small_resnet", 10)
     assert model(torch.zeros(2, 3, 64, 32)).shape == (2, 10)

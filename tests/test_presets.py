@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import main
@@ -9,6 +10,7 @@ import pytest
 
 from debeton.config import load
 from debeton.data.sources import SOURCES
+from debeton.methods import METHODS
 
 ROOT = Path(main.__file__).resolve().parent
 PRESETS = sorted((ROOT / "dataset_configs").glob("*.yaml"))
@@ -34,3 +36,18 @@ def test_every_local_path_that_the_readmes_name_exists():
             named = word.startswith(("scripts/", "writers/", "src/", "dataset_configs/", "docs/"))
             if named and not any(placeholder in word for placeholder in ("NAME", "*", "$")):
                 assert (ROOT / word).exists() or (readme.parent / word).exists(), (readme.name, word)
+
+
+def test_every_training_command_of_the_readmes_is_a_valid_configuration():
+    commands = []
+    for file in (ROOT / "README.md", *PRESETS):
+        for line in file.read_text().splitlines():
+            words = (
+                shlex.split(line.lstrip("# "), comments=True) if "main.py --config-file dataset_configs" in line else []
+            )
+            if words:
+                commands.append(words[words.index("main.py") + 1 :])
+    assert len(commands) > len(PRESETS)
+    for words in commands:
+        args, overrides = main.parse(words)
+        assert load([ROOT / file for file in args.config_file], overrides).training.method in METHODS

@@ -58,9 +58,9 @@ def model_names() -> list[str]:
 
 def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
     if not pretrained:
-        # GoogLeNet's and Inception's auxiliary heads would make training return tuples.
-        extra = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}
-        return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **extra)
+        model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
+        _drop_auxiliary_heads(model)
+        return model
     try:
         model = torchvision.models.get_model(arch, weights="DEFAULT")
     except OSError as error:
@@ -74,7 +74,7 @@ def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
 
 
 def _drop_auxiliary_heads(model: nn.Module) -> None:
-    """Remove the side classifiers that GoogLeNet's and Inception's published weights load with."""
+    """Remove the side classifiers of GoogLeNet and Inception, with which training would return tuples."""
     if getattr(model, "aux_logits", False):
         for name in ("aux1", "aux2", "AuxLogits"):
             if hasattr(model, name):
