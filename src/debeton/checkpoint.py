@@ -20,8 +20,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     # Through memory: on a full disk torch.save to a file ends in a RuntimeError about its position.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with replacing(path) as (partial,):
-        partial.write_bytes(buffer.getbuffer())
+    # The view is released here: one that an error's traceback keeps crashes Python 3.12.1's garbage collector.
+    with replacing(path) as (partial,), buffer.getbuffer() as view:
+        partial.write_bytes(view)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
