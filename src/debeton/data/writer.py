@@ -12,8 +12,9 @@ import json
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,7 +85,7 @@ class WriteOptions:
 
 def _in_order(
     work: Callable[[int], T], rows: Sequence[int], num_workers: int, describe: str, progress: bool
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """work(row) for every row, by a pool of threads, in order and with a bounded window."""
     workers = num_workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(rows), desc=describe, disable=not progress) as bar:
@@ -121,10 +122,11 @@ def _verify(
             return 0, str(error)
 
     bad, largest = [], 0
-    for row, (nbytes, problem) in enumerate(_in_order(check, range(len(rows)), num_workers, "verify", progress)):
-        largest = max(largest, nbytes)
-        if problem:
-            bad.append((row, problem))
+    with closing(_in_order(check, range(len(rows)), num_workers, "verify", progress)) as checked:
+        for row, (nbytes, problem) in enumerate(checked):
+            largest = max(largest, nbytes)
+            if problem:
+                bad.append((row, problem))
     return bad, largest
 
 
@@ -242,9 +244,10 @@ def _write_file(
             rows.image(row), as_jpeg=as_jpeg[row], quality=options.quality, max_resolution=options.max_resolution
         )
 
-    with path.open("wb") as file:
+    encoding = _in_order(encode_row, [int(row) for row in kept], options.num_workers, "write", progress)
+    # Closed here and not by the garbage collector, which might join the pool's threads from one of them.
+    with closing(encoding) as encoded_rows, path.open("wb") as file:
         position = start
-        encoded_rows = _in_order(encode_row, [int(row) for row in kept], options.num_workers, "write", progress)
         for i, encoded in enumerate(encoded_rows):
             if position // page_size != (position + len(encoded.data) - 1) // page_size:
                 position = (position // page_size + 1) * page_size  # no sample crosses a page
