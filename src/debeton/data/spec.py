@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.errors import DataError
+from debeton.errors import DataError, UsageError, nearest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -24,6 +24,20 @@ def group_index(label: Ints, attribute: Ints, num_attributes: int) -> Ints:
 
 
 @dataclass(frozen=True)
+class Factor:
+    """One of several spurious attributes whose combinations are the attributes of a set.
+
+    values: names by code. aligned[label]: the code that goes with the class in training.
+    rate: the share of training rows of a class that has the aligned value, as its owners made it.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    aligned: tuple[int, ...]
+    rate: float
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """Names and conventions of one data set.
 
@@ -34,6 +48,12 @@ class DatasetSpec:
     missing: names of (label, attribute) cells that do not exist in any split, as group indices.
     mean, std: per channel, of images in [0, 1].
     metric: 'top1' or 'mean_per_class', the number its owners report.
+    label_name, attribute_name: what the label and the attribute are called, e.g. 'Blond_Hair' and 'Male'.
+    columns: names by code of the sidecar's columns that can take the place of either, e.g.
+        {'Smiling': ('not Smiling', 'Smiling')}; see `View.with_task`.
+    tasks: `aligned` of other pairs of columns, by 'LABEL x ATTRIBUTE', e.g. {'Smiling x Male': ((1,), (0,))}.
+    factors: where an attribute is a product of several (UrbanCars), which; attribute code = the factors' codes read
+        as digits, the first factor the slowest. None of them is missing from `columns`.
     """
 
     name: str
@@ -44,6 +64,11 @@ class DatasetSpec:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     metric: str = "top1"
+    label_name: str = "label"
+    attribute_name: str = "attribute"
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tasks: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    factors: tuple[Factor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.aligned and len(self.aligned) != len(self.classes):
@@ -93,9 +118,13 @@ class DatasetSpec:
         """The inverse of `to_dict`; JSON's lists become tuples."""
 
         def freeze(value: Any) -> Any:
-            return tuple(freeze(v) for v in value) if isinstance(value, list) else value
+            if isinstance(value, Mapping):
+                return {key: freeze(v) for key, v in value.items()}
+            return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
 
-        return cls(**{key: freeze(value) for key, value in values.items()})
+        frozen = {key: freeze(value) for key, value in values.items()}
+        frozen["factors"] = tuple(Factor(**factor) for factor in frozen.get("factors", ()))
+        return cls(**frozen)
 
 
 # An image before it is written: pixels (uint8, [H, W, 3] or [H, W]), the bytes of an encoded file, or its path.
@@ -109,8 +138,10 @@ class Rows:
     label, attribute: int64 [N].
     image: row number -> RawImage; called from several threads.
     names: [N], how messages call a row (a relative path or 'train-images[17]'); unique.
-    columns: more per-row values for the sidecar, each of length N, JSON-serialisable.
+    columns: more per-row values for the sidecar, each of length N, all text or all numbers. Those that
+        `DatasetSpec.columns` names are integer codes.
     source: 0 real, 1 synthetic; int64 [N] or None for all real.
+    absent: row numbers whose file is not there, found without reading any; None where no file is involved.
     """
 
     label: Ints
@@ -119,6 +150,28 @@ class Rows:
     names: Sequence[str]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     source: Ints | None = None
+    absent: Callable[[], Ints] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
+
+
+def parse_aligned(text: str, classes: tuple[str, ...], attributes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """`DatasetSpec.aligned` of 'classA:attr1,classB:attr2'; a class may have several, every class one at least."""
+    if not text:
+        return ()
+    pairs: dict[str, list[int]] = {name: [] for name in classes}
+    for item in text.split(","):
+        label, _, attribute = (part.strip() for part in item.rpartition(":"))
+        for kind, name, names in (("class", label, classes), ("attribute", attribute, attributes)):
+            if name not in names:
+                raise UsageError(
+                    f"--aligned '{item}': unknown {kind} '{name}'{nearest(name, names)} known: {', '.join(names)}"
+                )
+        pairs[label].append(attributes.index(attribute))
+    lacking = [name for name, codes in pairs.items() if not codes]
+    if lacking:
+        raise UsageError(
+            f"--aligned '{text}' names no attribute for the class {lacking[0]}; it needs one for each class"
+        )
+    return tuple(tuple(sorted(set(codes))) for codes in pairs.values())

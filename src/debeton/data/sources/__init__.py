@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from debeton.data.fetch import Archive
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.registry import Registry
 
@@ -38,20 +39,34 @@ class Request:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source returns: the spec and its splits by name ('train', 'val', 'test', ...)."""
+    """What a source returns.
+
+    splits: rows by split name: 'train', 'val', 'test', further tests 'test_...'.
+    expected: what its owners (or the papers that made the split) count, by split: rows in all, or rows by group.
+        `--check` says where the files differ; a split that is not named is not checked.
+    synthetic_folders: the (label, attribute) of generated images by the folder they lie in, in layouts other than
+        CLASS/ATTRIBUTE, e.g. {'celeba/Smiling/0/Female': (0, 0)}.
+    """
 
     spec: DatasetSpec
     splits: Mapping[str, Rows]
+    expected: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
+    synthetic_folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A registered data set. `where` says how a person gets it; it ends the error when files are missing."""
+    """A registered data set.
+
+    where: how a person gets it, from whom, and the layout expected; it ends the error when files are missing.
+    archives: what `--download` fetches; none where the set must be had by hand.
+    """
 
     name: str
     load: Callable[[Request], Dataset]
     where: str
     options: tuple[Option, ...] = ()
+    archives: tuple[Archive, ...] = ()
 
     def request(self, raw: Path | None = None, download: bool = False, **options: Any) -> Request:
         """A Request with this source's defaults filled in; option names use underscores."""
@@ -66,12 +81,12 @@ SOURCES: Registry[Source] = Registry("dataset")
 
 
 def register_source(
-    name: str, summary: str, where: str, options: tuple[Option, ...] = ()
+    name: str, summary: str, where: str, options: tuple[Option, ...] = (), archives: tuple[Archive, ...] = ()
 ) -> Callable[[Callable[[Request], Dataset]], Callable[[Request], Dataset]]:
     """Decorator that registers `load(request) -> Dataset` under `name`."""
 
     def decorate(load: Callable[[Request], Dataset]) -> Callable[[Request], Dataset]:
-        SOURCES.add(name, Source(name, load, where, options), summary)
+        SOURCES.add(name, Source(name, load, where, options, archives), summary)
         return load
 
     return decorate

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +36,24 @@ def array_rows(images: NDArray[np.uint8], label: Sequence[int] | Ints, name: str
     return Rows(codes, np.zeros(len(codes), np.int64), read, [f"{name}[{i}]" for i in range(len(codes))])
 
 
-def file_rows(tree: ImageTree, files: Sequence[str], label: Sequence[int], attribute: Sequence[int] = ()) -> Rows:
-    """Rows over files of a tree, read when asked for; row i is called by its path in the tree."""
+def file_rows(
+    tree: ImageTree,
+    files: Sequence[str],
+    label: Sequence[int] | Ints,
+    attribute: Sequence[int] | Ints = (),
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> Rows:
+    """Rows over files of a tree, read when asked for; row i is called by its path in the tree.
+
+    attribute: all 0 where it is empty. columns: more values per row, for the sidecar.
+    """
 
     def read(row: int) -> RawImage:
         return tree.read(files[row])
 
     codes = np.asarray(label, np.int64)
-    return Rows(codes, np.asarray(attribute, np.int64) if len(attribute) else np.zeros_like(codes), read, files)
+    second = np.asarray(attribute, np.int64) if len(attribute) else np.zeros_like(codes)
+    return Rows(codes, second, read, files, columns or {}, absent=lambda: np.flatnonzero(~tree.has(files)))
 
 
 class ImageTree:
@@ -69,10 +80,19 @@ class ImageTree:
             ]
         return sorted(path for path in paths if is_image(path))
 
+    def has(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each path is there; every folder is listed once, no file is opened."""
+        if self.root.is_dir():
+            listed = {folder: _names_in(self.root / folder) for folder in {path.rpartition("/")[0] for path in paths}}
+            return np.array([(parts := path.rpartition("/"))[2] in listed[parts[0]] for path in paths], bool)
+        return np.array([path in self._members for path in paths], bool)
+
     def read(self, path: str) -> RawImage:
         """The path of a file in a folder, the bytes of a file in a zip; safe from any thread or forked worker."""
         if not self._members:
             return self.root / path
+        if path not in self._members:
+            raise BadImage("the file does not exist")
         try:
             return self._zip().read(self._members[path])
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -91,6 +111,10 @@ class ImageTree:
 def is_image(path: str) -> bool:
     """Whether a '/'-separated path names an image and no part of it is hidden."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.split("/"))
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
 
 
 def _zip_members(archive: zipfile.ZipFile) -> dict[str, str]:

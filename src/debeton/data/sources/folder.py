@@ -14,21 +14,18 @@ with which class in training, so that results name bias-aligned and bias-conflic
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from debeton.data.sources import Dataset, Option, Request, register_source
 from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.spec import DatasetSpec, RawImage, Rows
-from debeton.errors import DataError, UsageError, nearest
+from debeton.data.sources._tables import Record, codes, read_csv
+from debeton.data.spec import DatasetSpec, Rows, parse_aligned
+from debeton.errors import DataError, UsageError
 
 SPLIT_NUMBERS = {"0": "train", "1": "val", "2": "test"}
-Record = dict[str, str]
 
 
 @register_source(
@@ -83,13 +80,13 @@ def _from_class_folders(request: Request, raw: Path) -> Dataset:
     classes = _names(request.options["classes"]) or tuple(sorted(set(labels["train"])))
     splits_rows = {}
     for split, names in labels.items():
-        codes = _codes(names, classes, "class", f"{raw}, split {split}", files[split])
-        splits_rows[split] = file_rows(tree, files[split], codes)
+        label = codes(names, classes, "class", f"{raw}, split {split}", files[split])
+        splits_rows[split] = file_rows(tree, files[split], label)
     return _dataset(DatasetSpec(request.options["name"], classes), splits_rows, raw)
 
 
 def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
-    records = _read_records(table)
+    records = read_csv(table, ("path", "label"), {"attribute": "any", "split": "train"})
     _check_files(records, raw, table)
     classes = _names(request.options["classes"]) or _names_found(records, "label", table)
     attributes = _names(request.options["attributes"]) or _names_found(records, "attribute", table)
@@ -100,33 +97,6 @@ def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
     for record in records:
         parts.setdefault(SPLIT_NUMBERS.get(record["split"], record["split"]), []).append(record)
     return _dataset(spec, {name: _csv_rows(part, raw, spec, table) for name, part in parts.items()}, table)
-
-
-def _read_records(table: Path) -> list[Record]:
-    """The rows as text, every one with path, label, attribute and split, and 'line' for messages."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} is not a CSV file in UTF-8 ({error})") from None
-    absent = [name for name in ("path", "label") if name not in columns]
-    if absent:
-        raise DataError(f"{table} lacks the column{'s' * (len(absent) > 1)} {' and '.join(absent)}; it has {columns}")
-    defaults = {"attribute": "any", "split": "train"}
-    wanted = ["path", "label", *(name for name in defaults if name in columns)]
-    records = []
-    for line, row in rows:
-        record = {name: (row[name] or "").strip() for name in wanted}
-        blank = [name for name in wanted if not record[name]]
-        if blank:
-            raise DataError(f"{table}, line {line}: no {blank[0]}; every row needs {', '.join(wanted)}")
-        records.append({**defaults, **record, "line": str(line)})
-    if not records:
-        raise DataError(f"{table} has no row below its header")
-    return records
 
 
 def _check_files(records: Sequence[Record], raw: Path, table: Path) -> None:
@@ -164,26 +134,9 @@ def _names_found(records: Sequence[Record], column: str, table: Path) -> tuple[s
 
 def _csv_rows(records: Sequence[Record], raw: Path, spec: DatasetSpec, table: Path) -> Rows:
     lines = [f"line {record['line']}" for record in records]
-    label = _codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
-    attribute = _codes([record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines)
-
-    def read(row: int) -> RawImage:
-        return raw / records[row]["path"]
-
-    names = [record["path"] for record in records]
-    return Rows(np.asarray(label, np.int64), np.asarray(attribute, np.int64), read, names)
-
-
-def _codes(values: Sequence[str], names: tuple[str, ...], kind: str, where: str, rows: Sequence[str]) -> list[int]:
-    """Code of each value, a name or a number; DataError names the first that is neither, and its row."""
-    known = {**{str(code): code for code in range(len(names))}, **{name: code for code, name in enumerate(names)}}
-    for value, row in zip(values, rows, strict=True):
-        if value not in known:
-            raise DataError(
-                f"{where}: {kind} '{value}' of {row} is unknown or out of range{nearest(value, names)} "
-                f"known: {', '.join(names)}, or 0 to {len(names) - 1}"
-            )
-    return [known[value] for value in values]
+    label = codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
+    attribute = codes([record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines)
+    return file_rows(ImageTree(raw), [record["path"] for record in records], label, attribute)
 
 
 def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path) -> Dataset:
@@ -196,27 +149,6 @@ def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path) -> Dataset
             )
     order = [*(name for name in SPLIT_NUMBERS.values() if name in splits), *sorted(splits)]
     return Dataset(spec, {name: splits[name] for name in dict.fromkeys(order)})
-
-
-def parse_aligned(text: str, classes: tuple[str, ...], attributes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """`DatasetSpec.aligned` of 'classA:attr1,classB:attr2'; a class may have several, every class one at least."""
-    if not text:
-        return ()
-    pairs: dict[str, list[int]] = {name: [] for name in classes}
-    for item in text.split(","):
-        label, _, attribute = (part.strip() for part in item.rpartition(":"))
-        for kind, name, names in (("class", label, classes), ("attribute", attribute, attributes)):
-            if name not in names:
-                raise UsageError(
-                    f"--aligned '{item}': unknown {kind} '{name}'{nearest(name, names)} known: {', '.join(names)}"
-                )
-        pairs[label].append(attributes.index(attribute))
-    lacking = [name for name, codes in pairs.items() if not codes]
-    if lacking:
-        raise UsageError(
-            f"--aligned '{text}' names no attribute for the class {lacking[0]}; it needs one for each class"
-        )
-    return tuple(tuple(sorted(set(codes))) for codes in pairs.values())
 
 
 def _names(text: str) -> tuple[str, ...]:
