@@ -97,12 +97,37 @@ Section("data", "the data set").params(
     train_path=Param(Text(), "training beton; relative paths count from data_root", default=""),
     val_path=Param(Text(), "validation beton", default=""),
     test_path=Param(Text(), "test beton", default=""),
+    target_path=Param(Text(), "beton of the target set, where a method uses one", default=""),
+    synthetic_path=Param(Text(), "beton of synthetic images, where they are not in the training beton", default=""),
+    label=Param(Text(), "column that is the label; empty: the beton's own", default=""),
+    attribute=Param(Text(), "column that is the spurious attribute; 'a,b' for a product; empty: its own", default=""),
+    aligned=Param(
+        Text(), "the attribute that goes with each class, 'class:attribute,...'; empty: as known", default=""
+    ),
+    custom_indices_path=Param(Text(), "file of train_indices, test_indices, ... (.pt, .npz, .json)", default=""),
     val_fraction=Param(
         Float(0, 0.9), "share of each training group held out where there is no validation beton", default=0.0
     ),
     mini_dataset=Param(Float(), "share of the training rows, evenly spaced; -1 or 1 for all", default=-1.0),
+    folds=Param(Int(0), "cross-validation: number of folds of the training rows; 0 for none", default=0),
+    fold=Param(Int(0), "the fold that is the validation set, from 0", default=0),
+    bias_rate=Param(Float(0, 1), "bias-aligned share of each class in train and val; 0 leaves them", default=0.0),
+    bias_rule=Param(OneOf("ffr", "scale"), "how bias_rate is made: leave rows out, or SCALE's split", default="ffr"),
+    min_conflicting=Param(Int(0), "validation rows that each conflicting group keeps (ffr)", default=10),
+    majority_size=Param(Int(1), "training rows of each bias-aligned group (scale)", default=10000),
+    target_size=Param(Int(1), "rows of the target set, in equal groups (scale)", default=1000),
+    balance=Param(OneOf("none", "class", "group"), "cut the training rows to equal classes or groups", default="none"),
+    pseudo_groups=Param(Text(), "CSV of path and a column of 0 (aligned) and 1 (conflicting)", default=""),
+    pseudo_column=Param(Text(), "that column", default="ddb"),
     seed=Param(Int(0), "drives splits and subsets, and nothing else", default=0),
 )
+Section("synthetic", "generated images beside real ones").params(
+    mode=Param(
+        OneOf("none", "usb", "asb", "only", "biased", "blind"),
+        "real rows only, balanced with synthetic ones (usb, asb), or synthetic ones alone", default="none",
+    ),
+    per_cell=Param(Int(0), "synthetic images per (class, attribute); 0: as many as usb needs, evenly", default=0),
+)  # fmt: skip
 Section("loader", "how the betons are read; no setting here changes a pixel").params(
     os_cache=Param(Bool(), "map the beton and let the system cache it; off: read batch by batch", default=True),
     batches_ahead=Param(Int(1), "finished batches that may wait", default=3),

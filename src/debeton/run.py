@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from debeton import distributed
 from debeton.checkpoint import save_checkpoint
 from debeton.config import Config
 from debeton.data.loader import Loader, LoaderOptions, make_loader
-from debeton.data.splits import find_betons, open_views, with_normalisation
+from debeton.data.splits import ViewOptions, evaluated, find_betons, open_views, with_normalisation
 from debeton.data.view import View
 from debeton.errors import UsageError
 from debeton.files import write_text
@@ -37,7 +37,7 @@ from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink, predict
 from debeton.run_folder import claim_folder, experiment_name, locked
 from debeton.seed import seed_everything
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "target", "synthetic")
 
 
 def prepare_views(config: Config) -> dict[str, View]:
@@ -45,7 +45,9 @@ def prepare_views(config: Config) -> dict[str, View]:
     data, training = config.data, config.training
     given = {split: getattr(data, f"{split}_path") for split in SPLITS}
     paths = find_betons(data.dataset, Path(training.data_root), given)
-    views = open_views(paths, val_fraction=data.val_fraction, mini=data.mini_dataset, seed=data.seed)
+    asked = {field.name: getattr(data, field.name) for field in fields(ViewOptions) if hasattr(data, field.name)}
+    synthetic = {"synthetic_mode": config.synthetic.mode, "per_cell": config.synthetic.per_cell}
+    views = open_views(paths, ViewOptions(**asked, **synthetic))
     if training.supercloud:
         views["train"] = replace(views["train"], order="quasi_random")
     kind = config.model.normalisation
@@ -183,7 +185,7 @@ class Run:
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """Measure a model on one of the run's views."""
         precision = Precision(self.config.training.precision, self.device)
-        counts = self.views["train"].group_counts()
+        counts = self.views["train"].real_counts()
         return evaluate(
             model, self.eval_loader(self.views[split]), precision, train_counts=counts, progress=self.progress
         )
@@ -191,7 +193,7 @@ class Run:
     def finish(self, model: nn.Module) -> dict[str, Any]:
         """Evaluate the selected model on validation and every test, and write results.pt and results.json."""
         began = time.perf_counter()
-        evaluations = {split: self.evaluate(model, split) for split in self.views if split != "train"}
+        evaluations = {split: self.evaluate(model, split) for split in evaluated(self.views)}
         metrics = {split: found.metrics for split, found in evaluations.items()}
         self.timing["final_evaluation_seconds"] = time.perf_counter() - began
         config, train = self.config, self.views["train"]

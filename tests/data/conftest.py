@@ -133,18 +133,23 @@ def jpg_view(jpg_beton: Beton) -> View:
 def paper_view() -> Callable[..., View]:
     """paper_view(label, attribute): a view of a beton that exists only in memory, one byte an image."""
 
-    def make(label: Sequence[int], attribute: Sequence[int] | None = None, spec: DatasetSpec = SPEC) -> View:
+    def make(
+        label: Sequence[int],
+        attribute: Sequence[int] | None = None,
+        spec: DatasetSpec = SPEC,
+        source: Sequence[int] | None = None,
+    ) -> View:
         labels = np.asarray(label, np.int64)
         attributes = np.zeros_like(labels) if attribute is None else np.asarray(attribute, np.int64)
         ones = np.ones(len(labels), np.int64)
         beton = Beton(
             path=Path("paper.beton"),
             spec=spec,
-            sidecar={"split": "train"},
+            sidecar={"split": "train", "columns": []},
             label=labels,
             attribute=attributes,
             group=spec.group(labels, attributes),
-            source=np.zeros_like(labels),
+            source=np.zeros_like(labels) if source is None else np.asarray(source, np.int64),
             heights=ones,
             widths=ones,
             modes=ones.astype(np.uint8),

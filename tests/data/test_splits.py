@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.splits import find_betons, open_views, with_normalisation
+from debeton.data.splits import ViewOptions, evaluated, find_betons, open_views, with_normalisation
+from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
 from debeton.errors import DataError, UsageError
 
@@ -72,7 +74,8 @@ def test_a_given_path_must_exist(root: Path) -> None:
 def views_of(
     root: Path, given: dict[str, str], *, val_fraction: float = 0.0, mini: float = -1.0, seed: int = 0
 ) -> dict:
-    return open_views(find_betons("ab", root, given), val_fraction=val_fraction, mini=mini, seed=seed)
+    options = ViewOptions(val_fraction=val_fraction, mini_dataset=mini, seed=seed)
+    return open_views(find_betons("ab", root, given), options)
 
 
 def test_views_are_called_by_their_split_and_hold_all_rows(root: Path) -> None:
@@ -140,3 +143,93 @@ def test_other_statistics_reach_every_view_and_leave_the_beton_alone(root: Path)
     assert {view.spec.mean for view in changed.values()} == {(0.1, 0.2, 0.3)}
     assert {view.spec.std for view in changed.values()} == {(1.0, 2.0, 3.0)}
     assert views["train"].spec.mean == SPEC.mean
+
+
+# --- columns, synthetic rows and the steps together --------------------------------------------------------------
+
+FACES = DatasetSpec(
+    "faces", ("serious", "smiling"), ("female", "male"), aligned=((1,), (0,)), label_name="Smiling",
+    attribute_name="Male", columns={"Young": ("old", "young"), "Hair": ("dark", "grey", "blond")},
+    tasks={"Young x Male": ((1,), (0,))},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """faces_{train,val,test}.beton of 400, 80 and 60 rows in equal groups; 60 further rows of train are synthetic."""
+    folder = tmp_path_factory.mktemp("faces")
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for split, n, generated in (("train", 400, 60), ("val", 80, 0), ("test", 60, 0)):
+        row = np.arange(n + generated)
+        columns = {"Young": (row // 4 % 2).tolist(), "Hair": (row % 3).tolist()}
+        names = [f"{i}.jpg" for i in row]
+        rows = Rows(row % 2, row // 2 % 2, lambda i: pixels, names, columns, (row >= n).astype(np.int64))
+        write_beton(folder / f"faces_{split}.beton", rows, FACES, split, WriteOptions(mode="raw"))
+    return folder
+
+
+def faces_views(folder: Path, **options: Any) -> dict[str, View]:
+    return open_views(find_betons("faces", folder, ABSENT), ViewOptions(**options))
+
+
+def test_one_beton_serves_other_labels_and_attributes(faces: Path) -> None:
+    views = faces_views(faces, label="Young", attribute="Male")
+    assert views["train"].spec.group_names == ("old, female", "old, male", "young, female", "young, male")
+    assert views["train"].spec.aligned == ((1,), (0,))
+    train = views["train"]
+    assert train.label[train.rows].tolist() == [i // 4 % 2 for i in range(400)]
+    assert train.group.tolist() == (2 * train.label + train.beton.attribute).tolist()
+    inverse = faces_views(faces, label="Male", attribute="Smiling")["test"]
+    assert inverse.spec.classes == ("female", "male")
+    assert inverse.spec.aligned == ()
+    assert inverse.label.tolist() == inverse.beton.attribute.tolist()
+
+
+def test_a_product_of_columns_is_an_attribute(faces: Path) -> None:
+    train = faces_views(faces, attribute="Male, Hair", aligned="serious:male + dark,smiling:female + blond")["train"]
+    assert train.spec.attributes[:4] == ("female + dark", "female + grey", "female + blond", "male + dark")
+    assert train.attribute.tolist() == [3 * (i // 2 % 2) + i % 3 for i in range(460)]
+    assert train.spec.aligned == ((3,), (2,))
+
+
+def test_an_unknown_column_is_named_with_the_nearest(faces: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"faces_train\.beton has no column 'Yuong'.*; did you mean 'Young'"
+    ):
+        faces_views(faces, label="Yuong")
+
+
+def test_synthetic_rows_train_only_where_they_are_asked_for(faces: Path) -> None:
+    assert {name: len(view) for name, view in faces_views(faces).items()} == {"train": 400, "val": 80, "test": 60}
+    asked = faces_views(faces, synthetic_mode="only", per_cell=11)
+    assert asked["train"].group_counts().tolist() == [11] * 4
+    assert (asked["train"].beton.source[asked["train"].rows] == 1).all()
+    assert asked["train"].real_counts().tolist() == [0] * 4
+    assert (len(asked["synthetic"]), len(asked["val"]), evaluated(asked)) == (60, 80, ["val", "test"])
+
+
+def test_a_bias_rate_cuts_training_and_validation_and_never_the_test(faces: Path) -> None:
+    views = faces_views(faces, bias_rate=0.9, synthetic_mode="usb")
+    real, val, test = views["train"].real_counts(), views["val"].group_counts(), views["test"].group_counts()
+    assert (real.tolist(), val.tolist(), test.tolist()) == ([12, 100, 100, 12], [10, 20, 20, 10], [15] * 4)
+    assert views["train"].group_counts().tolist() == [27, 100, 100, 27]  # 15 synthetic ones in each cell
+
+
+def test_scales_split_balances_every_other_split(faces: Path) -> None:
+    views = faces_views(faces, bias_rate=0.8, bias_rule="scale", majority_size=60, target_size=40)
+    assert views["target"].group_counts().tolist() == [10] * 4
+    assert views["train"].group_counts().tolist() == [14, 60, 60, 14]  # int(60 * (1 - .8) / .8) = 14 in float64
+    assert views["val"].group_counts().tolist() == [20] * 4
+    assert evaluated(views) == ["val", "test"]
+
+
+def test_a_fold_replaces_the_validation_beton(faces: Path) -> None:
+    parts = [faces_views(faces, folds=4, fold=k) for k in range(4)]
+    assert sorted(np.concatenate([views["val"].rows for views in parts])) == list(range(400))
+    assert [len(views["train"]) for views in parts] == [300] * 4
+
+
+def test_the_training_seed_has_no_say_in_any_split(faces: Path) -> None:
+    options = {"bias_rate": 0.9, "balance": "group", "val_fraction": 0.1}
+    first, again, other = (faces_views(faces, seed=seed, **options)["train"].rows.tolist() for seed in (1, 1, 2))
+    assert first == again != other

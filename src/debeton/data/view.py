@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton import Beton
-from debeton.data.spec import DatasetSpec, Ints
-from debeton.errors import DataError
+from debeton.data.spec import DatasetSpec, Ints, parse_aligned
+from debeton.errors import DataError, UsageError, nearest
 from debeton.seed import make_rng
 
 
@@ -22,6 +23,7 @@ class View:
     spec: names for these codes (a method may regroup the rows of one beton under another spec).
     order: how an epoch goes through the rows (`data/order.py`).
     weights: float64 [M] sampling weights for the order 'weighted'.
+    true_groups: the view this one was regrouped from, under the set's own attributes; None where it was not.
     """
 
     name: str
@@ -33,6 +35,7 @@ class View:
     spec: DatasetSpec
     order: str = "random"
     weights: NDArray[np.float64] | None = None
+    true_groups: View | None = None
 
     @classmethod
     def whole(cls, beton: Beton, name: str | None = None) -> View:
@@ -60,6 +63,61 @@ class View:
         """Rows by group name, in group order, without the groups that do not exist in the set."""
         counts = self.group_counts()
         return {name: int(counts[g]) for g, name in enumerate(self.spec.group_names) if g not in self.spec.missing}
+
+    def real_counts(self) -> Ints:
+        """Rows that are not synthetic by group, under the set's own attributes, int64 [G]."""
+        view = self.true_groups or self
+        real = self.rows[self.beton.source[self.rows] == 0]
+        return np.bincount(view.group[real], minlength=view.spec.num_groups)
+
+    def with_task(self, label: str = "", attribute: str = "", aligned: str = "") -> View:
+        """The same rows under other columns of the beton.
+
+        label, attribute: column names; empty keeps the beton's own. 'a,b' is the product of two columns.
+        aligned: 'class:attribute,...', the attribute that goes with each class; empty takes what the set's
+            `tasks` say of this pair, and leaves it undefined where they say nothing.
+        UsageError names an unknown column and the nearest known one.
+        """
+        spec = self.spec
+        label, attribute = label or spec.label_name, attribute or spec.attribute_name
+        if (label, attribute, aligned) == (spec.label_name, spec.attribute_name, ""):
+            return self
+        label_codes, classes = self._column(label, "label")
+        attribute_codes, attributes = self._column(attribute, "attribute")
+        same = (label, attribute) == (spec.label_name, spec.attribute_name)
+        known = spec.aligned if same else spec.tasks.get(f"{label} x {attribute}", ())
+        pairs = parse_aligned(aligned, classes, attributes) if aligned else known
+        factors = spec.factors if same else ()
+        new = replace(
+            spec, classes=classes, attributes=attributes, aligned=pairs, missing=spec.missing if same else (),
+            label_name=label, attribute_name=attribute, factors=factors,
+        )  # fmt: skip
+        group = new.group(label_codes, attribute_codes)
+        return replace(self, label=label_codes, attribute=attribute_codes, group=group, spec=new)
+
+    def _column(self, name: str, role: str) -> tuple[Ints, tuple[str, ...]]:
+        """Codes over all rows of the beton and their names; 'a,b' has a code for every pair."""
+        spec = self.spec
+        own = {spec.attribute_name: (self.attribute, spec.attributes), spec.label_name: (self.label, spec.classes)}
+        codes, names = np.zeros(len(self.beton), np.int64), [""]
+        for part in (part.strip() for part in name.split(",")):
+            if part not in own and part not in spec.columns:
+                known = sorted({*own, *spec.columns})
+                raise UsageError(
+                    f"data.{role}: {self.beton.path} has no column '{part}' with named codes"
+                    f"{nearest(part, known)} known: {', '.join(known)}"
+                )
+            found, values = own.get(part) or (np.asarray(self.beton.extra[part], np.int64), spec.columns[part])
+            codes = codes * len(values) + found
+            names = [f"{before} + {value}" if before else value for before in names for value in values]
+        return codes, tuple(names)
+
+    def regrouped(self, attribute: Ints, names: Sequence[str], aligned: Sequence[Sequence[int]] = ()) -> View:
+        """The same rows with (pseudo-)attributes of other making, int64 [N] over all rows of the beton."""
+        pairs = tuple(tuple(codes) for codes in aligned)
+        spec = replace(self.spec, attributes=tuple(names), aligned=pairs, missing=(), factors=())
+        group = spec.group(self.label, attribute)
+        return replace(self, attribute=attribute, group=group, spec=spec, true_groups=self.true_groups or self)
 
     def resampled_by_group(self) -> View:
         """The same rows drawn with replacement, each present group equally often: weight 1 / group size."""

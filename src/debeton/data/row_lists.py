@@ -1,0 +1,118 @@
+"""Rows and groups that come from files of the user: index lists, and pseudo-groups keyed by path."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from debeton.data.sources._tables import read_csv
+from debeton.data.spec import Ints
+from debeton.data.view import View
+from debeton.errors import DataError, UsageError, nearest
+
+PATH_COLUMNS = ("path", "img_filename", "filename")  # ours, Waterbirds' metadata.csv, SCALE's metadata files
+
+
+def read_index_lists(path: Path) -> dict[str, Ints]:
+    """Row numbers by split, from `train_indices`, `test_indices`, ... in a .pt (as bias-transfer), .npz or .json file.
+
+    DataError for a file of another kind or content; nothing in it is executed.
+    """
+    if not path.is_file():
+        raise UsageError(f"data.custom_indices_path: there is no file {path}")
+    try:
+        content = _read_lists(path)
+        lists = {str(key): np.asarray(values) for key, values in content.items() if str(key).endswith("_indices")}
+    except (ValueError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as index lists: {error}") from None
+    if not lists:
+        raise DataError(f"{path} holds {sorted(map(str, content))[:8]}; expected train_indices, test_indices, ...")
+    for key, values in lists.items():
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+            raise DataError(f"{path}: {key} is {values.dtype}{list(values.shape)}; expected a list of row numbers")
+    return {key.removesuffix("_indices"): values.astype(np.int64) for key, values in lists.items()}
+
+
+def _read_lists(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            content = dict(arrays)
+    else:
+        parts: list[Any] = [np.ndarray, np.dtype, np.ndarray.__reduce__(np.zeros(0))[0], type(np.dtype("int64"))]
+        with torch.serialization.safe_globals(parts):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def select_rows(views: Mapping[str, View], lists: Mapping[str, Ints], path: Path) -> dict[str, View]:
+    """Each view cut to its list, in the list's order; splits without a list stay whole.
+
+    DataError for a number that is no row of the beton or is listed twice, UsageError for a split that is not there.
+    """
+    unknown = sorted(set(lists) - set(views))
+    if unknown:
+        raise UsageError(
+            f"{path} has {unknown[0]}_indices, but there is no split '{unknown[0]}'{nearest(unknown[0], views)} "
+            f"there are: {', '.join(views)}"
+        )
+    chosen = dict(views)
+    for split, rows in lists.items():
+        view = views[split]
+        outside = rows[(rows < 0) | (rows >= len(view.beton))]
+        if len(outside):
+            raise DataError(
+                f"{path}: {split}_indices has {int(outside[0])}, and {view.beton.path} has rows 0 to "
+                f"{len(view.beton) - 1}; {len(outside)} numbers are out of range"
+            )
+        values, counts = np.unique(rows, return_counts=True)
+        if (counts > 1).any():
+            raise DataError(f"{path}: {split}_indices has row {int(values[counts > 1][0])} more than once")
+        position = np.full(len(view.beton), -1)
+        position[view.rows] = np.arange(len(view))
+        chosen[split] = view.subset(position[rows[position[rows] >= 0]])
+    return chosen
+
+
+def pseudo_grouped(view: View, path: Path, column: str) -> View:
+    """The view under pseudo-groups (class x {aligned, conflicting}) from a CSV of relative paths and codes 0, 1.
+
+    As Diffusing DeBias's `outputs/DATASET_metadata_aug.csv`, column `ddb`: 1 marks a row thought bias-conflicting.
+    Rows are matched by path, never by position; DataError when a row of the view is not in the file.
+    """
+    if not path.is_file():
+        raise UsageError(f"data.pseudo_groups: there is no file {path}")
+    with path.open(encoding="utf-8-sig") as file:
+        header = [name.strip() for name in file.readline().split(",")]
+    key = next((name for name in PATH_COLUMNS if name in header), PATH_COLUMNS[0])
+    if column not in header:
+        raise DataError(f"{path} has no column '{column}'{nearest(column, header)} it has {header}")
+    codes = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    table: dict[str, int] = {}
+    for record in read_csv(path, (key, column)):
+        if record[column] not in codes:
+            raise DataError(f"{path}, line {record['line']}: {column} is '{record[column]}'; expected 0 or 1")
+        if record[key] in table:
+            raise DataError(f"{path}, line {record['line']}: {record[key]} is listed twice")
+        table[record[key]] = codes[record[column]]
+    names = np.asarray(view.beton.extra["path"])
+    attribute = np.zeros(len(view.beton), np.int64)
+    found = np.array([table.get(str(name), -1) for name in names[view.rows]], np.int64)
+    if (found < 0).any():
+        first = view.rows[np.flatnonzero(found < 0)[0]]
+        raise DataError(
+            f"{path} lacks {int((found < 0).sum())} of the {len(view)} rows of '{view.name}', the first is "
+            f"{names[first]}; paths are those of the sidecar"
+        )
+    attribute[view.rows] = found
+    return view.regrouped(attribute, ("aligned", "conflicting"), [(0,)] * view.spec.num_classes)
