@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from debeton.data.fetch import Archive
 from debeton.data.images import BadImage, to_rgb
-from debeton.data.sources import SOURCES, Dataset, mnist
+from debeton.data.sources import SOURCES, Dataset, _stack, mnist
 from debeton.data.sources._pickles import load_pickle
 from debeton.data.sources.cifar import CIFAR10_CLASSES
 from debeton.errors import DataError, UsageError
@@ -92,8 +93,6 @@ def test_missing_mnist_says_what_was_looked_for_where_and_how_to_get_it(tmp_path
         DataError, match=r"neither the IDX files .* in .*fashion-mnist; apt-get install dataset-fashion"
     ):
         load("fashion_mnist")
-    with pytest.raises(UsageError, match="--download needs --raw"):
-        SOURCES.get("mnist").load(SOURCES.get("mnist").request(None, download=True))
 
 
 @pytest.mark.parametrize(
@@ -333,6 +332,70 @@ def test_missing_cifar_says_what_was_looked_for_where_and_how_to_get_it(tmp_path
         load("cifar10")
 
 
+# --- downloads -----------------------------------------------------------------------------------------------
+
+
+def test_the_archives_are_those_that_torchvision_fetches():
+    from torchvision import datasets
+
+    for name, peer in (("mnist", datasets.MNIST), ("fashion_mnist", datasets.FashionMNIST)):
+        expected = {(f"{peer.mirrors[0]}{file}", f"md5:{md5}") for file, md5 in peer.resources}
+        archives = SOURCES.get(name).archives
+        assert {(archive.url, archive.hash) for archive in archives} == expected
+        assert {archive.path for archive in archives} == {f"{peer.__name__}/raw/{file}" for file, _ in peer.resources}
+    for name, peer in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
+        expected = Archive(peer.filename, peer.url, f"md5:{peer.tgz_md5}", folder=peer.base_folder)
+        assert SOURCES.get(name).archives == (expected,)
+
+
+@pytest.fixture
+def fetched(tmp_path, monkeypatch) -> list[tuple[object, Path]]:
+    """What `fetch` was asked for; it brings tiny MNIST files, and Debian's are out of sight."""
+    calls: list[tuple[object, Path]] = []
+
+    def bring(archives: object, raw: Path, mirror: str | None, progress: bool) -> None:
+        calls.append((archives, raw))
+        write_idx(raw / "MNIST" / "raw", zipped=True)
+
+    monkeypatch.setattr(_stack, "fetch", bring)
+    monkeypatch.setattr(mnist, "DEBIAN", tmp_path / "debian")
+    return calls
+
+
+def load_top(raw: Path | None, download: bool = True, **options: object) -> Dataset:
+    return _stack.load_part(SOURCES.get("dominoes").request(raw, download, **options), "top")
+
+
+def test_a_half_of_a_domino_is_downloaded_only_where_it_is_not_there(tmp_path, fetched):
+    for _ in range(2):
+        assert sizes(load_top(tmp_path / "raw")) == {"train": 30, "test": 20}
+        assert fetched == [(SOURCES.get("mnist").archives, tmp_path / "raw")]
+    load_top(tmp_path / "other", top_raw=tmp_path / "top")
+    assert fetched[1:] == [(SOURCES.get("mnist").archives, tmp_path / "top")]
+
+
+def test_a_half_of_a_domino_that_is_incomplete_is_completed_by_a_download(tmp_path, fetched):
+    folder = write_idx(tmp_path / "MNIST" / "raw", zipped=True)
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="t10k-labels"):
+        load_top(tmp_path, download=False)
+    assert sizes(load_top(tmp_path)) == {"train": 30, "test": 20}
+    assert len(fetched) == 1
+
+
+def test_a_half_of_a_domino_that_is_not_there_says_what_a_download_would_do(tmp_path, fetched):
+    with pytest.raises(UsageError, match="--download needs --raw or --top-raw, the folder to download mnist to"):
+        load_top(None)
+    part = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x" * 200_000)
+    with pytest.raises(
+        DataError, match=r"^top: mnist: .*--top-raw PATH.*; .*gz\.part holds 0\.2 MB: --download fetches"
+    ):
+        load_top(tmp_path, download=False)
+    assert fetched == []
+
+
 # --- folder --------------------------------------------------------------------------------------------------
 
 
@@ -427,8 +490,7 @@ def test_numbers_are_codes_of_the_names_given(tmp_path):
         ("path,label\n", "has no row below its header"),
         ("path,label\nimages/0.png,\n", "line 2: no label"),
         ("path,label,split\nimages/0.png,a\n", "line 2: no split"),
-        ("path,label\nimages/0.png,a\nimages/8.png,a\nimages/9.png,a\n", "2 of 3 files are missing.*8.png .line 3"),
-        ("path,label\nimages/0.png,a\n./images/0.png,b\n", "line 3: ./images/0.png is listed twice, first in line 2"),
+        ("path,label\nimages/0.png,a\n./images/0.png,b\n", "line 3: images/0.png is listed twice, first in line 2"),
         ("path,label\nimages/0.png,1\nimages/1.png,2\n", "from 1 to 2 but none is 0"),
         ("path,label\nimages/0.png,-1\nimages/1.png,0\n", "from -1 to 0"),
         (

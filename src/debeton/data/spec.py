@@ -14,6 +14,7 @@ from debeton.errors import DataError, UsageError, nearest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 Ints = NDArray[np.int64]
 
@@ -52,6 +53,8 @@ class DatasetSpec:
     columns: names by code of the sidecar's columns that can take the place of either, e.g.
         {'Smiling': ('not Smiling', 'Smiling')}; see `View.with_task`.
     tasks: `aligned` of other pairs of columns, by 'LABEL x ATTRIBUTE', e.g. {'Smiling x Male': ((1,), (0,))}.
+    generated_folders: (label, attribute) of generated images by the folder they lie in, in layouts other than
+        CLASS/ATTRIBUTE, e.g. {'celeba/Smiling/0/Female': (0, 0)}.
     factors: where an attribute is a product of several (UrbanCars), which; attribute code = the factors' codes read
         as digits, the first factor the slowest. None of them is missing from `columns`.
     """
@@ -68,6 +71,7 @@ class DatasetSpec:
     attribute_name: str = "attribute"
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tasks: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    generated_folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     factors: tuple[Factor, ...] = ()
 
     def __post_init__(self) -> None:
@@ -148,7 +152,7 @@ class Rows:
     attribute: Ints
     image: Callable[[int], RawImage]
     names: Sequence[str]
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]] = field(default_factory=dict)
     source: Ints | None = None
     absent: Callable[[], Ints] | None = None
 

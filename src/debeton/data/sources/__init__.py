@@ -30,11 +30,16 @@ class Option:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: the raw folder (None: the usual places), may we download, the source's options."""
+    """What the user asked for.
+
+    raw: the folder (or archive) with the files; None for the usual places. options: those of the source.
+    download, mirror: may the sets that this one is made of be fetched, and from where instead of their owners.
+    """
 
     raw: Path | None = None
     download: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    mirror: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,11 @@ class Dataset:
     splits: rows by split name: 'train', 'val', 'test', further tests 'test_...'.
     expected: what its owners (or the papers that made the split) count, by split: rows in all, or rows by group.
         `--check` says where the files differ; a split that is not named is not checked.
-    synthetic_folders: the (label, attribute) of generated images by the folder they lie in, in layouts other than
-        CLASS/ATTRIBUTE, e.g. {'celeba/Smiling/0/Female': (0, 0)}.
     """
 
     spec: DatasetSpec
     splits: Mapping[str, Rows]
     expected: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
-    synthetic_folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,15 @@ class Source:
     options: tuple[Option, ...] = ()
     archives: tuple[Archive, ...] = ()
 
-    def request(self, raw: Path | None = None, download: bool = False, **options: Any) -> Request:
+    def request(
+        self, raw: Path | None = None, download: bool = False, mirror: str | None = None, **options: Any
+    ) -> Request:
         """A Request with this source's defaults filled in; option names use underscores."""
         defaults = {option.name.replace("-", "_"): option.default for option in self.options}
         unknown = set(options) - set(defaults)
         if unknown:
             raise TypeError(f"source {self.name} has no option {sorted(unknown)}; it has {sorted(defaults)}")
-        return Request(raw, download, {**defaults, **options})
+        return Request(raw, download, {**defaults, **options}, mirror)
 
 
 SOURCES: Registry[Source] = Registry("dataset")

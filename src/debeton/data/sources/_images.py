@@ -41,7 +41,7 @@ def file_rows(
     files: Sequence[str],
     label: Sequence[int] | Ints,
     attribute: Sequence[int] | Ints = (),
-    columns: Mapping[str, Sequence[Any]] | None = None,
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
 ) -> Rows:
     """Rows over files of a tree, read when asked for; row i is called by its path in the tree.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.fetch import fetch, missing_note
 from debeton.data.images import BadImage, to_rgb
 from debeton.data.sources import SOURCES, Dataset, Option, Request
 from debeton.data.sources._images import MissingDataError
@@ -45,19 +47,30 @@ def load_part(request: Request, role: str) -> Dataset:
 def _load_from_places(request: Request, role: str) -> Dataset:
     source = SOURCES.get(request.options[role])
     given: Path | None = request.options[f"{role}_raw"]
-    if given is not None:
-        return source.load(source.request(given, request.download))
-    raw = request.raw
-    places = [None] if raw is None else [path for path in (raw / source.name, raw) if path.exists()] + [None]
+    folder = given or request.raw  # where a download goes
+    may_fetch = request.download and bool(source.archives)
     errors = []
-    for place in places:
+    for place in _places(given, request.raw, source.name):
         try:
             return source.load(source.request(place))
-        except MissingDataError as error:
-            errors.append(error)
-    if request.download and raw is not None:
-        return source.load(source.request(raw, download=True))
-    raise MissingDataError(f"{role}: {errors[0]}; --{role}-raw PATH names another place")
+        except DataError as error:
+            if not may_fetch and not isinstance(error, MissingDataError):
+                raise
+            errors.append(error)  # files that are damaged or not all there yet are fetched again, too
+    if may_fetch:
+        if folder is None:
+            raise UsageError(f"--download needs --raw or --{role}-raw, the folder to download {source.name} to")
+        fetch(source.archives, folder, mirror=request.mirror, progress=sys.stderr.isatty())
+        return source.load(source.request(folder))
+    note = missing_note(source.archives, folder)
+    raise MissingDataError(f"{role}: {errors[0]}; --{role}-raw PATH names another place{f'; {note}' if note else ''}")
+
+
+def _places(given: Path | None, raw: Path | None, name: str) -> list[Path | None]:
+    """Where to look, in this order; None is the usual place of the set."""
+    if given is not None:
+        return [given]
+    return [path for path in (raw / name, raw) if path.exists()] + [None] if raw is not None else [None]
 
 
 def square_pixels(rows: Rows, row: int) -> NDArray[np.uint8]:

@@ -79,3 +79,18 @@ def codes(values: Sequence[str], names: Sequence[str], kind: str, where: str, ro
                 f"known: {', '.join(names)}, or 0 to {len(names) - 1}"
             )
     return [known[value] for value in values]
+
+
+def require_unique(names: Sequence[str], where: Path | str, rows: Sequence[str] | None = None) -> None:
+    """DataError names the first name that is listed twice, and both rows.
+
+    rows: what each row is called, 'line 7'; by default 'row 7', counted from 1.
+    """
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, int] = {}
+    for number, name in enumerate(names):
+        before = first.setdefault(name, number)
+        if before != number:
+            here, there = (rows[k] if rows is not None else f"row {k + 1}" for k in (number, before))
+            raise DataError(f"{where}, {here}: {name} is listed twice, first in {there}; every image has one row")

@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from debeton.data.fetch import Archive
 from debeton.data.sources import SOURCES, Dataset, Request, register_source
 from debeton.data.sources._images import ImageTree, MissingDataError, array_rows, file_rows
 from debeton.data.sources._pickles import load_pickle
-from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Rows
-from debeton.errors import DataError, UsageError
+from debeton.data.spec import CIFAR100_MEAN, CIFAR100_STD, CIFAR_MEAN, CIFAR_STD, DatasetSpec, Rows
+from debeton.errors import DataError
 
 SPLITS = ("train", "test")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-WHERE = "--raw DIR --download fetches the official .tar.gz into DIR, or put it, or train|test/CLASS/*.png, there"
+WHERE = "--raw DIR --download fetches the official archive into DIR, or put it, or train|test/CLASS/*.png, there"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Variant:
     """What differs between the two sets: where the batches are and how their keys are called."""
 
     name: str
-    torchvision: str
     folder: str
     archive: str
     batches: dict[str, tuple[str, ...]]
@@ -44,11 +44,12 @@ class Variant:
     names: bytes
     labels: bytes
     num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 CIFAR10 = Variant(
     name="cifar10",
-    torchvision="CIFAR10",
     folder="cifar-10-batches-py",
     archive="cifar-10-python.tar.gz",
     batches={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
@@ -56,10 +57,11 @@ CIFAR10 = Variant(
     names=b"label_names",
     labels=b"labels",
     num_classes=10,
+    mean=CIFAR_MEAN,
+    std=CIFAR_STD,
 )
 CIFAR100 = Variant(
     name="cifar100",
-    torchvision="CIFAR100",
     folder="cifar-100-python",
     archive="cifar-100-python.tar.gz",
     batches={"train": ("train",), "test": ("test",)},
@@ -67,26 +69,35 @@ CIFAR100 = Variant(
     names=b"fine_label_names",
     labels=b"fine_labels",
     num_classes=100,
+    mean=CIFAR100_MEAN,
+    std=CIFAR100_STD,
 )
 
 
-@register_source("cifar10", "photos of 10 classes, 50,000 + 10,000 RGB 32x32", WHERE)
+def _archives(variant: Variant, md5: str) -> tuple[Archive, ...]:
+    url = f"https://www.cs.toronto.edu/~kriz/{variant.archive}"
+    return (Archive(variant.archive, url, f"md5:{md5}", folder=variant.folder),)
+
+
+# Addresses and hashes as in torchvision.datasets.cifar.
+CIFAR10_ARCHIVES = _archives(CIFAR10, "c58f30108f718f92721af3b95e74349a")
+CIFAR100_ARCHIVES = _archives(CIFAR100, "eb9058c3a382ffc7106e4002c42a8d85")
+
+
+@register_source("cifar10", "photos of 10 classes, 50,000 + 10,000 RGB 32x32", WHERE, archives=CIFAR10_ARCHIVES)
 def load_cifar10(request: Request) -> Dataset:
     return _load(CIFAR10, request)
 
 
-@register_source("cifar100", "photos of 100 classes, 50,000 + 10,000 RGB 32x32", WHERE)
+@register_source("cifar100", "photos of 100 classes, 50,000 + 10,000 RGB 32x32", WHERE, archives=CIFAR100_ARCHIVES)
 def load_cifar100(request: Request) -> Dataset:
     return _load(CIFAR100, request)
 
 
 def _load(variant: Variant, request: Request) -> Dataset:
     if request.raw is None:
-        raise (UsageError if request.download else MissingDataError)(f"{variant.name} needs --raw; {WHERE}")
+        raise MissingDataError(f"{variant.name} needs --raw; {WHERE}")
     found = _find(variant, request.raw)
-    if found is None and request.download:
-        _download(variant, request.raw)
-        found = _find(variant, request.raw)
     if found is None:
         raise MissingDataError(
             f"{variant.name}: neither {variant.folder}/, {variant.archive}, train/CLASS/*.png nor a zip of these "
@@ -179,13 +190,4 @@ def _spec(variant: Variant, classes: tuple[str, ...]) -> DatasetSpec:
             f"{variant.name} has {variant.num_classes} classes, these files have {len(classes)}: "
             f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
         )
-    return DatasetSpec(variant.name, classes, mean=CIFAR_MEAN, std=CIFAR_STD)
-
-
-def _download(variant: Variant, raw: Path) -> None:
-    from torchvision import datasets  # slow to import
-
-    try:
-        getattr(datasets, variant.torchvision)(str(raw), download=True)
-    except RuntimeError as error:
-        raise DataError(f"{variant.name} could not be downloaded into {raw}: {error}") from error
+    return DatasetSpec(variant.name, classes, mean=variant.mean, std=variant.std)

@@ -34,7 +34,7 @@ from debeton.seed import make_rng
 @register_source(
     "dominoes",
     "a digit above a photo: MNIST over CIFAR-10, spurious digit, splits train, target, val and test",
-    "it is built from --top and --bottom; --raw DIR names the folder that holds both",
+    "it is built from --top and --bottom; --raw DIR names the folder that holds both, --download fetches them there",
     (
         *PART_OPTIONS,
         Option("spurious-strength", float, 1.0, "s: fraction of train rows whose digit is left to match the class"),

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from debeton.data.sources import Dataset, Option, Request, register_source
 from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._tables import Record, codes, read_csv
+from debeton.data.sources._tables import Record, codes, read_csv, require_unique
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
 from debeton.errors import DataError, UsageError
 
@@ -87,7 +87,8 @@ def _from_class_folders(request: Request, raw: Path) -> Dataset:
 
 def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
     records = read_csv(table, ("path", "label"), {"attribute": "any", "split": "train"})
-    _check_files(records, raw, table)
+    paths = [os.path.normpath(record["path"]) for record in records]
+    require_unique(paths, table, [f"line {record['line']}" for record in records])
     classes = _names(request.options["classes"]) or _names_found(records, "label", table)
     attributes = _names(request.options["attributes"]) or _names_found(records, "attribute", table)
     spec = DatasetSpec(
@@ -97,23 +98,6 @@ def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
     for record in records:
         parts.setdefault(SPLIT_NUMBERS.get(record["split"], record["split"]), []).append(record)
     return _dataset(spec, {name: _csv_rows(part, raw, spec, table) for name, part in parts.items()}, table)
-
-
-def _check_files(records: Sequence[Record], raw: Path, table: Path) -> None:
-    seen: dict[str, str] = {}
-    for record in records:
-        path = os.path.normpath(record["path"])
-        if path in seen:
-            raise DataError(
-                f"{table}, line {record['line']}: {record['path']} is listed twice, first in line {seen[path]}"
-            )
-        seen[path] = record["line"]
-    missing = [record for record in records if not (raw / record["path"]).is_file()]
-    if missing:
-        raise DataError(
-            f"{table}: {len(missing)} of {len(records)} files are missing, the first is {raw / missing[0]['path']} "
-            f"(line {missing[0]['line']}); paths are relative to {raw}"
-        )
 
 
 def _names_found(records: Sequence[Record], column: str, table: Path) -> tuple[str, ...]:

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.fetch import Archive
 from debeton.data.sources import SOURCES, Dataset, Request, register_source
 from debeton.data.sources._images import MissingDataError, array_rows
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError, UsageError
+from debeton.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets")
 SPLITS = {"train": "train", "test": "t10k"}
@@ -46,10 +47,39 @@ MNIST = Variant("mnist", DIGITS, "mnist", "MNIST")
 FASHION = Variant("fashion_mnist", CLOTHES, "fashion-mnist", "FashionMNIST")
 
 
+def _archives(variant: Variant, address: str, *md5: str) -> tuple[Archive, ...]:
+    """The four files, where torchvision keeps them: the two sets call them alike. md5: in the order of the names."""
+    names = [f"{prefix}-{kind}-ubyte.gz" for prefix in SPLITS.values() for kind in ("images-idx3", "labels-idx1")]
+    folder = f"{variant.torchvision}/raw"
+    return tuple(
+        Archive(name, f"{address}/{name}", f"md5:{code}", into=folder) for name, code in zip(names, md5, strict=True)
+    )
+
+
+# Addresses and hashes as in torchvision.datasets.mnist.
+MNIST_ARCHIVES = _archives(
+    MNIST,
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "d53e105ee54ea40749a09fcbcd1e9432",
+    "9fb629c4189551a2d022fa330f9573f3",
+    "ec29112dd5afa0611ce80d1b7f02629c",
+)
+FASHION_ARCHIVES = _archives(
+    FASHION,
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "25c81989df183df01b3e8a0aad5dffbe",
+    "bef4ecab320f06d8554ea6380940ec79",
+    "bb300cfdad3c16e7a12a480ee83cd310",
+)
+
+
 @register_source(
     "mnist",
     "handwritten digits, 60,000 + 10,000 grey 28x28",
     "--raw DIR --download fetches it into DIR, or put the four IDX files or mnist.npz there",
+    archives=MNIST_ARCHIVES,
 )
 def load_mnist(request: Request) -> Dataset:
     return _load(MNIST, request)
@@ -59,6 +89,7 @@ def load_mnist(request: Request) -> Dataset:
     "fashion_mnist",
     "articles of clothing, 60,000 + 10,000 grey 28x28",
     "apt-get install dataset-fashion-mnist, or --raw DIR --download fetches it into DIR",
+    archives=FASHION_ARCHIVES,
 )
 def load_fashion_mnist(request: Request) -> Dataset:
     return _load(FASHION, request)
@@ -66,8 +97,6 @@ def load_fashion_mnist(request: Request) -> Dataset:
 
 def _load(variant: Variant, request: Request) -> Dataset:
     found = _find(variant, request.raw)
-    if found is None and request.download:
-        found = _download(variant, request.raw)
     if found is None:
         raise _missing(variant, request.raw)
     arrays = _read_npz(found) if found.suffix == ".npz" else _read_idx_folder(found)
@@ -150,15 +179,3 @@ def _read_npz(path: Path) -> dict[str, tuple[UByte, UByte]]:
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); fetch it again") from error
     return {"train": (train_x, train_y), "test": (test_x, test_y)}
-
-
-def _download(variant: Variant, raw: Path | None) -> Path | None:
-    if raw is None:
-        raise UsageError("--download needs --raw, the folder to download to")
-    from torchvision import datasets  # slow to import
-
-    try:
-        getattr(datasets, variant.torchvision)(str(raw), download=True)
-    except RuntimeError as error:
-        raise DataError(f"{variant.name} could not be downloaded into {raw}: {error}") from error
-    return _find(variant, raw)

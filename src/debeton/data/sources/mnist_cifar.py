@@ -32,7 +32,7 @@ Sets = tuple[tuple[int, ...], ...]
 @register_source(
     "mnist_cifar",
     "simplicity bias: digits 0 and 1 above automobile and truck, with randomised-half tests",
-    "it is built from --top and --bottom; --raw DIR names the folder that holds both",
+    "it is built from --top and --bottom; --raw DIR names the folder that holds both, --download fetches them there",
     (
         *PART_OPTIONS,
         Option("top-classes", str, "0,1", "the two class sets of the upper image: names, numbers or ranges"),
