@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
 
-from debeton.data.spec import DatasetSpec
+from debeton.data.spec import DatasetSpec, Factor
 from debeton.metrics import GroupMeter, group_metrics, selection_score
 
 SPEC = DatasetSpec("toy", ("a", "b", "c"), ("x", "y"), aligned=((0,), (1,), (0, 1)))
@@ -120,3 +122,68 @@ def test_selection_prefers_the_rules_metric_and_breaks_ties_by_mean_group():
     assert selection_score(better_mean, "worst_group") > selection_score(better_loss, "worst_group")
     assert selection_score(better_loss, "average") > selection_score(better_mean, "average")
     assert selection_score(better_loss, "loss") > selection_score(better_mean, "loss")
+
+
+# --- Gaps of several shortcuts -------------------------------------------------------------------------------
+
+CARS = DatasetSpec(
+    "cars", ("urban", "country"), ("uu", "uc", "cu", "cc"), aligned=((0,), (3,)),
+    factors=(
+        Factor("background", ("urban", "country"), (0, 1), 0.95),
+        Factor("co_object", ("urban", "country"), (0, 1), 0.95),
+    ),
+)  # fmt: skip
+# Accuracies by group: both aligned 1 and .9, object conflicts .8 and .7, background .6 and .5, both .4 and .1.
+CARS_CORRECT, CARS_TOTAL = np.array([10, 8, 6, 4, 1, 5, 7, 9]), np.full(8, 10)
+
+
+def test_shortcut_gaps_are_those_of_the_paper():
+    gaps = group_metrics(CARS_CORRECT, CARS_TOTAL, np.zeros(8), CARS)["shortcut_gaps"]
+    id_accuracy = 0.9025 * 0.95 + 0.0475 * 0.55 + 0.0475 * 0.75 + 0.0025 * 0.25
+    assert gaps["id_accuracy"] == pytest.approx(id_accuracy)
+    assert list(gaps["conflicting"]) == ["background", "co_object", "background+co_object"]
+    for name, accuracy in (("background", 0.55), ("co_object", 0.75), ("background+co_object", 0.25)):
+        found = gaps["conflicting"][name]
+        assert found["accuracy"] == pytest.approx(accuracy)
+        assert found["drop"] == pytest.approx(accuracy - id_accuracy)  # negative, as Whac-A-Mole prints it
+        assert found["gap"] == -found["drop"]
+    assert json.loads(json.dumps(gaps)) == gaps
+
+
+def test_a_cells_accuracy_is_the_mean_over_its_groups_and_not_over_its_rows():
+    correct, total = CARS_CORRECT * 1, CARS_TOTAL * 1
+    correct[2], total[2] = 600, 1000
+    gaps = group_metrics(correct, total, np.zeros(8), CARS)["shortcut_gaps"]
+    assert gaps["conflicting"]["background"]["accuracy"] == pytest.approx(0.55)
+
+
+def test_gaps_of_an_absent_cell_are_none():
+    correct, total = CARS_CORRECT * 1, CARS_TOTAL * 1
+    correct[[2, 5]] = total[[2, 5]] = 0  # no row whose background alone conflicts
+    gaps = group_metrics(correct, total, np.zeros(8), CARS)["shortcut_gaps"]
+    assert gaps["id_accuracy"] is None
+    assert gaps["conflicting"]["background"] == {"accuracy": None, "drop": None, "gap": None}
+    assert gaps["conflicting"]["co_object"] == {"accuracy": pytest.approx(0.75), "drop": None, "gap": None}
+    total[2], correct[2] = 5, 3
+    gaps = group_metrics(correct, total, np.zeros(8), CARS)["shortcut_gaps"]
+    assert gaps["conflicting"]["background"]["accuracy"] == pytest.approx(0.6)  # the mean over groups with rows
+    assert gaps["id_accuracy"] == pytest.approx(0.9025 * 0.95 + 0.0475 * 0.6 + 0.0475 * 0.75 + 0.0025 * 0.25)
+
+
+def test_three_factors_have_seven_gaps_and_rates_of_their_own():
+    rates = (0.9, 0.8, 1.0)
+    factors = tuple(Factor(name, ("0", "1"), (0, 1), rate) for name, rate in zip("abc", rates))
+    spec = DatasetSpec("cube", ("0", "1"), tuple(f"{k:03b}" for k in range(8)), factors=factors)
+    total = np.full(16, 8)
+    conflicts = np.array([[bit != str(group // 8) for bit in f"{group % 8:03b}"] for group in range(16)])
+    correct = 8 - conflicts @ np.array([1, 2, 4])  # each factor costs its own share of the rows
+    gaps = group_metrics(correct, total, np.zeros(16), spec)["shortcut_gaps"]
+    assert gaps["id_accuracy"] == pytest.approx(1 - 0.1 / 8 - 0.2 * 2 / 8)
+    assert list(gaps["conflicting"]) == ["a", "b", "c", "a+b", "a+c", "b+c", "a+b+c"]
+    assert gaps["conflicting"]["a+c"]["accuracy"] == pytest.approx(3 / 8)
+    total[conflicts[:, 2]] = correct[conflicts[:, 2]] = 0  # c never conflicts in training: id needs no such row
+    assert group_metrics(correct, total, np.zeros(16), spec)["shortcut_gaps"]["id_accuracy"] == gaps["id_accuracy"]
+
+
+def test_sets_without_factors_have_no_shortcut_gaps():
+    assert "shortcut_gaps" not in metrics_of([0], [0], [0])

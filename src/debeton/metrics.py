@@ -6,6 +6,8 @@ an empty one undefined (None), never 0.
 
 from __future__ import annotations
 
+import math
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -77,7 +79,7 @@ def group_metrics(
     and 'balanced' accuracy of other code bases is mean_group_accuracy). adjusted_accuracy: group accuracies
     weighted by the groups' shares of the training rows, among groups with rows (Sagawa et al. 2020, Waterbirds).
     mean_class_accuracy: over classes with rows. bias_aligned/conflicting_accuracy: over all rows of those groups.
-    loss: mean cross-entropy in nats.
+    loss: mean cross-entropy in nats. shortcut_gaps: only where the set has several shortcuts; see `shortcut_gaps`.
 
     correct, total: int64 [G]; loss: float64 [G], summed; train_counts: int64 [G], rows of the training view.
     """
@@ -101,7 +103,50 @@ def group_metrics(
         "group_accuracy": {names[g]: float(accuracy[g]) if present[g] else None for g in shown},
         "group_count": {names[g]: int(total[g]) for g in shown},
         "loss": _ratio(loss.sum(), total.sum()),
+        **({"shortcut_gaps": shortcut_gaps(accuracy, spec)} if spec.factors else {}),
     }
+
+
+def shortcut_gaps(accuracy: Floats, spec: DatasetSpec) -> Metrics:
+    """What each shortcut, and each set of them, costs when it misleads (Li et al. 2023, UrbanCars).
+
+    A cell is the groups in which the same factors conflict with the class; its accuracy is the mean over its groups
+    with rows. id_accuracy: over the cells, weighted as the training set was made, by the product over factors of the
+    rate where aligned and 1 - rate where conflicting. conflicting: by the names of the factors that conflict, joined
+    by '+', the cell's accuracy and its distance from id_accuracy in both conventions: drop = accuracy - id_accuracy
+    (Li et al.: negative), gap = id_accuracy - accuracy (Diffusing DeBias: lower is better). None where undefined.
+
+    accuracy: [G] by group, NaN without rows.
+    """
+    factors = spec.factors
+    label, attribute = np.divmod(np.arange(spec.num_groups), len(spec.attributes))
+    codes = np.unravel_index(attribute, [len(factor.values) for factor in factors])
+    conflicts = np.stack([code != np.asarray(f.aligned)[label] for f, code in zip(factors, codes, strict=True)])
+    cells, id_accuracy = {}, 0.0
+    for chosen in chain.from_iterable(combinations(factors, size) for size in range(len(factors) + 1)):
+        conflicting = np.array([factor in chosen for factor in factors])
+        members = accuracy[np.all(conflicts == conflicting[:, None], axis=0)]
+        members = members[~np.isnan(members)]
+        value = float(members.mean()) if len(members) else math.nan
+        weight = math.prod(1 - factor.rate if factor in chosen else factor.rate for factor in factors)
+        id_accuracy += weight * value if weight else 0.0  # a cell that training never has need not have rows
+        cells["+".join(factor.name for factor in chosen)] = value
+    return {
+        "id_accuracy": _defined(id_accuracy),
+        "conflicting": {
+            name: {key: _defined(v) for key, v in _compared(value, id_accuracy).items()}
+            for name, value in cells.items()
+            if name
+        },
+    }
+
+
+def _compared(accuracy: float, id_accuracy: float) -> dict[str, float]:
+    return {"accuracy": accuracy, "drop": accuracy - id_accuracy, "gap": id_accuracy - accuracy}
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _ratio(part: float, whole: float) -> float | None:
