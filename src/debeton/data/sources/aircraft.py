@@ -1,0 +1,78 @@
+"""FGVC-Aircraft: 10,000 photos of aircraft, 100 variants, 100 photos each.
+
+Maji et al. 2013, "Fine-Grained Visual Classification of Aircraft" (arXiv 1306.5151). Images for non-commercial
+research only; the photographers keep the copyright.
+
+Layout read: `fgvc-aircraft-2013b/data/` with `variants.txt` (the classes in order), `images_variant_trainval.txt`
+and `images_variant_test.txt` ('1025794 707-320' a line) and `images/1025794.jpg`; RAW is the folder around
+`fgvc-aircraft-2013b` or that folder.
+
+Split: the official trainval, 6,667 photos, is train, the official test has 3,333. Metric: mean per-class accuracy.
+The lowest 20 pixel rows of every photo are a banner with the photographer's name, which the owners ask to remove.
+The transfer-learning literature that uses this split keeps it, and so does this source; `--crop-banner` removes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from debeton.data.fetch import Archive
+from debeton.data.images import to_rgb
+from debeton.data.sources import Dataset, Option, Request, register_source
+from debeton.data.sources._images import ImageTree
+from debeton.data.sources._layout import Listed, class_codes, find_root, listed_rows
+from debeton.data.sources._tables import read_fields
+from debeton.data.spec import DatasetSpec, RawImage, Rows
+from debeton.errors import DataError
+
+BANNER = 20  # pixel rows
+LISTS = {"train": "images_variant_trainval.txt", "test": "images_variant_test.txt"}
+
+
+@register_source(
+    "aircraft",
+    "FGVC-Aircraft: photos of 100 aircraft variants, 6,667 + 3,333",
+    "--raw DIR --download fetches fgvc-aircraft-2013b.tar.gz (2.75 GB) from "
+    "www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ into DIR, or unpack it there: "
+    "DIR/fgvc-aircraft-2013b/data/images/*.jpg",
+    (Option("crop-banner", bool, False, "cut off the 20 rows with the photographer's name; images are encoded anew"),),
+    (
+        Archive(
+            "fgvc-aircraft-2013b.tar.gz",
+            "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+            folder="fgvc-aircraft-2013b",
+        ),
+    ),
+)
+def load(request: Request) -> Dataset:
+    root = find_root(request, "aircraft", ("data/variants.txt", "data/images"), ("fgvc-aircraft-2013b",))
+    data = root / "data"
+    classes = tuple(" ".join(fields) for fields in read_fields(data / "variants.txt"))
+    splits = {split: _listed(data / file, classes) for split, file in LISTS.items()}
+    rows = listed_rows(ImageTree(root), splits, data)
+    if request.options["crop_banner"]:
+        rows = {split: _without_banner(part) for split, part in rows.items()}
+    return Dataset(
+        DatasetSpec("aircraft", classes, metric="mean_per_class", label_name="variant"),
+        rows,
+        expected={"train": 6667, "test": 3333},
+    )
+
+
+def _listed(path: Path, classes: tuple[str, ...]) -> Listed:
+    lines = read_fields(path)
+    for number, fields in enumerate(lines, start=1):
+        if len(fields) < 2:
+            raise DataError(
+                f"{path}, row {number}: '{fields[0]}' has no variant; expected an image number and a variant"
+            )
+    names = [" ".join(fields[1:]) for fields in lines]
+    return [f"data/images/{fields[0]}.jpg" for fields in lines], class_codes(names, classes, path)
+
+
+def _without_banner(rows: Rows) -> Rows:
+    def read(row: int) -> RawImage:
+        return to_rgb(rows.image(row))[:-BANNER]
+
+    return replace(rows, image=read)

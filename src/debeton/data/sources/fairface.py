@@ -1,0 +1,89 @@
+"""FairFace: 97,698 faces balanced by race, with race, sex and nine bands of age.
+
+Karkkainen and Joo 2021, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and Age";
+https://github.com/joojs/fairface; CC BY 4.0.
+
+Layout read, `--raw` naming the folder: `fairface_label_train.csv` and `fairface_label_val.csv` with the columns file
+(`train/1.jpg`), age, gender, race and service_test, and the images `train/` and `val/`, in RAW itself or in
+`fairface-img-margin025-trainval/` (the owners' main crop; else `-margin125-`), as a folder or as the .zip they ship.
+
+Splits: the train list is train; the val list is test, as the bias-transfer code evaluates on it and there is no other.
+
+Label and attribute, by default young x gender: young are the bands 0-2, 3-9, 10-19 and 20-29 (the bias-transfer
+code). `--label` and `--attribute` choose others of age, gender, race, young and service_test, and all of them are
+columns of the sidecar. Young with female and older with male is the pairing that CelebA's age task has; FairFace
+itself imposes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from debeton.data.sources import Dataset, Request, register_source
+from debeton.data.sources._faces import (
+    CROSSED,
+    SEX,
+    task_options,
+    task_rows,
+    task_spec,
+)
+from debeton.data.sources._images import ImageTree
+from debeton.data.sources._layout import find_part, folders_around
+from debeton.data.sources._tables import codes, read_csv, require_unique
+from debeton.data.spec import Ints
+
+AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
+RACES = ("White", "Black", "Indian", "East Asian", "Southeast Asian", "Middle Eastern", "Latino_Hispanic")
+YOUNG = 4  # so many bands of age, the first ones
+COLUMNS = {
+    "young": ("not young", "young"),
+    "gender": SEX,
+    "age": AGES,
+    "race": RACES,
+    "service_test": ("False", "True"),
+}
+TASKS = {"young x gender": CROSSED}
+LISTS = {"train": "fairface_label_train.csv", "test": "fairface_label_val.csv"}
+IMAGES = ("fairface-img-margin025-trainval", "fairface-img-margin125-trainval")
+SIZES = {"train": 86_744, "test": 10_954}
+
+
+@register_source(
+    "fairface",
+    "faces balanced by race with age, sex and race, 97,698 RGB; young x gender",
+    "get fairface-img-margin025-trainval.zip, fairface_label_train.csv and fairface_label_val.csv from "
+    "https://github.com/joojs/fairface (by hand, Google Drive) into RAW; the images may be unpacked: RAW/train/1.jpg",
+    task_options("young", "gender"),
+)
+def load(request: Request) -> Dataset:
+    spec = task_spec("fairface", COLUMNS, request.options, TASKS)
+    where = folders_around(request, "fairface", ("fairface", "FairFace"))
+    lists = {split: find_part("fairface", name, where, (name,)) for split, name in LISTS.items()}
+    tree = _images(where)
+    splits = {}
+    for split, path in lists.items():
+        files, columns = _read_list(path)
+        splits[split] = task_rows(tree, files, columns, spec)
+    return Dataset(spec, splits, SIZES)
+
+
+def _images(where: Sequence[Path]) -> ImageTree:
+    packed = (f"{folder}{suffix}" for folder in IMAGES for suffix in ("", ".zip"))
+    found = find_part("fairface", "train/ or fairface-img-margin025-trainval.zip", where, ("train", *packed))
+    return ImageTree(found.parent if found.name == "train" else found)
+
+
+def _read_list(path: Path) -> tuple[list[str], dict[str, Ints]]:
+    """Paths of the images and their columns."""
+    records = read_csv(path, ("file", "age", "gender", "race"), {"service_test": "False"})
+    files = [record["file"] for record in records]
+    require_unique(files, str(path))
+    columns = {
+        name: np.array(codes([record[name] for record in records], values, name, str(path), files), np.int64)
+        for name, values in COLUMNS.items()
+        if name != "young"
+    }
+    return files, {"young": (columns["age"] < YOUNG).astype(np.int64), **columns}

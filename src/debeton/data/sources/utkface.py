@@ -1,0 +1,152 @@
+"""UTKFace: over 20,000 faces whose file names say age, sex and race; the sex by the age band, as From Fake to Real.
+
+Zhang, Song and Qi 2017, "Age Progression/Regression by Conditional Adversarial Autoencoder";
+https://susanqq.github.io/UTKFace/; non-commercial research only.
+
+Layouts read, `--raw` naming the folder around them or the folder of images itself:
+- the aligned and cropped faces, `UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg`, unpacked from UTKFace.tar.gz; 23,708 of
+  them, 200x200. These are what From Fake to Real (FFR, Qraitem et al. 2024) uses;
+- the faces in the wild, AGE_SEX_RACE_DATE.jpg in `part1/`, `part2/` and `part3/`.
+AGE is in years, SEX 0 male or 1 female, RACE 0 to 4: White, Black, Asian, Indian, Others. A few names lack a field.
+
+Class: Male or Female; attribute: the age band, 'old' from 20 to 50, 'young' up to 5 (FFR's code). All other ages
+are left out, and names without exactly these four fields. The sidecar has age, race, gender and age_band.
+
+Splits as in FFR's code: of all names, before any is left out, the first 80 % are train, the next 10 val, the last
+10 test. FFR takes the order in which its file system lists them, which is as good as random. Sorted names will not
+do in its place: they go by the digits of the age, and the last tenth, 7 to 9 and 70 to 96 years, would be a test
+split without a row. So the sorted names are shuffled by `--data-seed`; `--ffr-splits` gives exactly FFR's rows.
+
+Base bias as in FFR's code: in train and val each class keeps all rows of its majority band and floor(n_maj (1 - r)
+/ r) others, r = `--base-bias` (0.9 there; 0 keeps all). Majority are (Male, young) and (Female, old).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from debeton.data.sources import Dataset, Request, register_source
+from debeton.data.sources._faces import (
+    BIAS_OPTIONS,
+    CROSSED,
+    base_biased,
+    check_base_bias,
+    eighty_ten_ten,
+    task_rows,
+)
+from debeton.data.sources._images import ImageTree
+from debeton.data.sources._layout import folders_around, nothing_found
+from debeton.data.sources._shipped_splits import read_shipped_splits, shipped_options, shipped_rate
+from debeton.data.spec import DatasetSpec, Ints
+from debeton.errors import DataError
+from debeton.seed import make_rng
+
+SEX, BANDS = ("Male", "Female"), ("old", "young")
+RACES = ("White", "Black", "Asian", "Indian", "Others")
+NAME = re.compile(r"(\d+)_([01])_([0-4])_[^_]+")  # age, sex, race, date and endings
+# Generated faces, as From Fake to Real keeps them below generated_images/.
+FOLDERS = {f"utk_face/{sex}/{band}": (i, j) for i, sex in enumerate(SEX) for j, band in enumerate(BANDS)}
+SPEC = DatasetSpec(
+    "utkface", SEX, BANDS, CROSSED,
+    label_name="gender", attribute_name="age_band",
+    columns={"gender": SEX, "age_band": BANDS, "race": RACES}, generated_folders=FOLDERS,
+)  # fmt: skip
+# Rows by group of FFR's shipped splits; its test split is the same at every rate.
+SHIPPED_TEST = (723, 103, 710, 121)
+SHIPPED = {
+    "0.9": ((103, 934, 5731, 636), (13, 119, 724, 80)),
+    "0.95": ((50, 934, 5731, 302), (10, 119, 724, 39)),
+    "0.97": ((29, 934, 5731, 178), (10, 119, 724, 23)),
+    "0.99": ((10, 934, 5731, 58), (10, 119, 724, 10)),
+    "0.999": ((1, 934, 5731, 6), (10, 119, 724, 10)),
+}
+
+
+@register_source(
+    "utkface",
+    "faces with age, sex and race in their names, RGB 200x200; the sex by the age band (From Fake to Real)",
+    "get UTKFace.tar.gz (Aligned&Cropped Faces) from https://susanqq.github.io/UTKFace/ by hand and unpack it: "
+    "RAW/UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg",
+    (*BIAS_OPTIONS, *shipped_options()),
+)
+def load(request: Request) -> Dataset:
+    options = request.options
+    check_base_bias(options["base_bias"])
+    tree, files = _listing(request)
+    columns, usable = _read_names(files)
+    if options["ffr_splits"] is not None:
+        splits = _shipped_rows(options, files, columns, usable)
+        expected: Mapping[str, Sequence[int]] = _shipped_counts(shipped_rate(options))
+    else:
+        splits, expected = _shuffled_splits(options, columns, usable), {}
+    rows = {
+        split: task_rows(tree, [files[row] for row in chosen], _of(columns, chosen), SPEC)
+        for split, chosen in splits.items()
+    }
+    return Dataset(SPEC, rows, expected)
+
+
+def _listing(request: Request) -> tuple[ImageTree, list[str]]:
+    """The sorted names of all images and where they are: UTKFace/ or RAW itself, else the parts."""
+    where = folders_around(request, "utkface", ("UTKFace",))
+    for pattern in ("*", "part[123]/*"):
+        for place in where[::-1]:
+            tree = ImageTree(place)
+            files = tree.files(pattern) if place.is_dir() else []
+            if any(NAME.fullmatch(file.rpartition("/")[2]) for file in files):
+                return tree, files
+    raise nothing_found("utkface", "UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg", where)
+
+
+def _read_names(files: Sequence[str]) -> tuple[dict[str, Ints], Ints]:
+    """Columns over all files, and the rows whose name has four fields and whose age is in a band."""
+    fields = np.full((len(files), 3), -1, np.int64)
+    for row, file in enumerate(files):
+        found = NAME.fullmatch(file.rpartition("/")[2])
+        if found:
+            fields[row] = [int(field) for field in found.groups()]
+    age, sex, race = fields.T
+    band = np.select([(age >= 20) & (age <= 50), (age >= 0) & (age <= 5)], [0, 1], -1)
+    columns = {"gender": sex, "age_band": band, "race": race, "age": age}
+    return columns, np.flatnonzero(band >= 0)
+
+
+def _shuffled_splits(options: Mapping[str, Any], columns: Mapping[str, Ints], usable: Ints) -> dict[str, Ints]:
+    n = len(columns["age"])
+    order = make_rng(options["data_seed"], SPEC.name, "listing").permutation(n)
+    splits = {}
+    for split, part in eighty_ten_ten(n).items():
+        rows = np.sort(np.intersect1d(order[part], usable))
+        if not len(rows):
+            raise DataError(f"utkface/{split}: none of the {n} names has an age of 0 to 5 or 20 to 50; is RAW whole?")
+        if split != "test":
+            rows = rows[base_biased(SPEC, _of(columns, rows), split, options)]
+        splits[split] = rows
+    return splits
+
+
+def _shipped_rows(
+    options: Mapping[str, Any], files: Sequence[str], columns: Mapping[str, Ints], usable: Ints
+) -> dict[str, Ints]:
+    row_of = {files[row]: int(row) for row in usable}
+    splits = {}
+    for split, shipped in read_shipped_splits(options, "utk_face", list(row_of)).items():
+        rows = np.array([row_of[file] for file in shipped.files], np.int64)
+        shipped.require(columns["gender"][rows], columns["age_band"][rows])
+        splits[split] = rows
+    return splits
+
+
+def _shipped_counts(rate: str) -> dict[str, Sequence[int]]:
+    if rate not in SHIPPED:
+        return {}
+    train, val = SHIPPED[rate]
+    return {"train": train, "val": val, "test": SHIPPED_TEST}
+
+
+def _of(columns: Mapping[str, Ints], rows: Ints) -> dict[str, Any]:
+    return {name: values[rows] for name, values in columns.items()}
