@@ -370,6 +370,17 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_the_run_resumes(toy_args,
     assert len(lines_of(only_folder(toy_args))) == 4
 
 
+def test_dry_run_shows_the_counts_that_a_bias_rate_leaves(toy_args, capsys):
+    assert run([*toy_args, "--data.bias_rate", "0.95", "--data.min_conflicting", "5", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    counts = {line.rsplit(None, 1)[0].strip(): int(line.rsplit(None, 1)[1]) for line in out.splitlines()
+              if line.startswith(("  left", "  right"))}  # fmt: skip
+    train = out[out.index("view train") : out.index("view val")]
+    aligned, conflicting = (int(line.split()[-1]) for line in train.splitlines()[1:3])
+    assert conflicting == int(np.ceil(aligned * 0.05 / 0.95))
+    assert counts["left, dark"] + counts["left, light"] == 128  # of test, which no bias rate touches
+
+
 def test_dry_run_prints_configuration_counts_and_shapes_and_writes_nothing(toy_args, capsys):
     assert run([*toy_args, "--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -5,6 +5,9 @@
     python writers/write_betons.py --dataset dominoes --help
     python writers/write_betons.py --dataset dominoes --raw DIR --check
     python writers/write_betons.py --dataset dominoes --raw DIR --out BETONS --spurious-strength 0.95
+    python writers/write_betons.py --dataset celeba_hq --raw DIR --out BETONS --synthetic GENERATED
+    python writers/write_betons.py --like BETONS/celeba_hq_train.beton --synthetic GENERATED --out BETONS
+    python writers/write_betons.py --merge A.beton B.beton --out BOTH.beton
 
 Exit status: 0 done, 1 something is wrong with the data, 2 something is wrong with the command.
 """
@@ -14,17 +17,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import numpy as np
-
+from debeton.data.check import check_split, differences, missing_files
+from debeton.data.fetch import fetch, missing_note
 from debeton.data.ffcv_format import WRITE_MODES
-from debeton.data.sources import SOURCES, Dataset, Source
+from debeton.data.generated import generated_rows, with_synthetic
+from debeton.data.sources import SOURCES, Dataset, Request, Source
+from debeton.data.sources._images import MissingDataError
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.errors import DataError, UsageError, nearest, run_command
+from debeton.log import set_up_logging
 
 MAX_SHOWN = 24  # groups that the final line spells out
 
@@ -59,10 +66,14 @@ def make_parser(source: Source | None) -> Parser:
     add("--list", action="store_true", help="print the data sets, one a line, and stop")
     add("--dataset", metavar="NAME", help="which data set; with --help shows its own options")
     add("--raw", type=Path, metavar="DIR", help="folder (or archive) with the files as their owners publish them")
-    add("--out", type=Path, metavar="DIR", help="folder for DATASET_SPLIT.beton and the sidecars; made if need be")
+    add("--out", type=Path, metavar="DIR", help="folder for DATASET_SPLIT.beton and the sidecars; of --merge the beton")
     add("--splits", metavar="A,B", help="write only these splits")
-    add("--download", action="store_true", help="fetch the files into --raw where they are missing and free to fetch")
-    add("--check", action="store_true", help="read everything, count, decode every image, write nothing")
+    add("--download", action="store_true", help="fetch what is missing into --raw, or say how a person gets it")
+    add("--mirror", metavar="URL", help="with --download: a copy of the raw folder to fetch from, not the owners")
+    add("--synthetic", type=Path, metavar="DIR", help="generated images to add to the training split, with source 1")
+    add("--like", type=Path, metavar="BETON", help="write --synthetic as a beton of its own, named like this one")
+    add("--merge", type=Path, nargs="+", metavar="BETON", help="copy these betons into one, without a second encode")
+    add("--check", action="store_true", help="say what is missing, differs in count or does not decode; write nothing")
     add("--skip-bad", action="store_true", help="leave out images that cannot be decoded instead of stopping")
     add("--mode", type=_mode, default="jpg", help="how images are stored: jpg, raw or proportion (default: jpg)")
     add("--quality", type=int, default=90, help="of JPEG, 1 to 100 (default: 90)")
@@ -94,22 +105,89 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = first.parse_known_args(argv)[0].dataset
     source = SOURCES.get(name) if name else None
     args = make_parser(source).parse_strictly(argv)
+    set_up_logging(is_main=True)
     if args.list:
         width = max(map(len, SOURCES.names()))
         print("\n".join(f"{entry.name:{width}}  {entry.summary}" for entry in SOURCES))
         return 0
-    if source is None:
-        raise UsageError(f"--dataset is missing; known: {', '.join(SOURCES.names())}")
-    if args.out is None and not args.check:
-        raise UsageError("--out is missing, the folder to write to; or pass --check to write nothing")
     if args.num_workers < 0:
         raise UsageError(f"--num-workers {args.num_workers} is negative; 0 is one per core")
-    if args.raw is not None and not args.raw.exists() and not args.download:
-        raise DataError(f"--raw {args.raw} does not exist; {source.where}")
-    options = {key: getattr(args, key) for key in (option.name.replace("-", "_") for option in source.options)}
-    dataset = source.load(source.request(args.raw, args.download, **options))
-    splits = choose_splits(args.splits, dataset)
-    return check(dataset.spec, splits, args) if args.check else write(dataset.spec, splits, args, options)
+    if args.out is None and not args.check:
+        raise UsageError("--out is missing, the folder to write to; or pass --check to write nothing")
+    if args.merge:
+        return merge(args)
+    if args.like:
+        dataset, options = generated_dataset(args), {}
+    elif source is None:
+        raise UsageError(f"--dataset is missing; known: {', '.join(SOURCES.names())}")
+    else:
+        options = {key: getattr(args, key) for key in (option.name.replace("-", "_") for option in source.options)}
+        dataset = load(source, args, options)
+    dataset = replace(dataset, splits=choose_splits(args.splits, dataset))
+    return check(dataset, args) if args.check else write(dataset, args, options)
+
+
+def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -> Dataset:
+    """The data set that the command names, fetched where that was asked for and need be; generated rows in train."""
+    request = source.request(args.raw, args.download, args.mirror, **options)
+    try:
+        dataset = load_raw(source, request)
+        whole = not args.download or not any(missing_files(rows) for rows in dataset.splits.values())
+    except DataError as error:
+        if not args.download:
+            raise type(error)(f"{error}{_note(source, args.raw)}") from None
+        if not source.archives:
+            raise MissingDataError(f"{source.name} is not to be had by a program. {source.where}\n  {error}") from None
+        whole = False
+    if not whole and source.archives:
+        if args.raw is None:
+            raise UsageError("--download needs --raw, the folder to fetch into")
+        fetch(source.archives, args.raw, mirror=args.mirror, progress=sys.stderr.isatty())
+        dataset = load_raw(source, request)
+    if not args.synthetic:
+        return dataset
+    if "train" not in dataset.splits:
+        raise UsageError(f"--synthetic adds to the split 'train', and {source.name} has {', '.join(dataset.splits)}")
+    train = with_synthetic(dataset.splits["train"], generated_rows(args.synthetic, dataset.spec))
+    return replace(dataset, splits={**dataset.splits, "train": train})
+
+
+def load_raw(source: Source, request: Request) -> Dataset:
+    """The source's own answer; MissingDataError where --raw is not there at all."""
+    if request.raw is not None and not request.raw.exists():
+        raise MissingDataError(f"--raw {request.raw} does not exist; {source.where}")
+    return source.load(request)
+
+
+def _note(source: Source, raw: Path | None) -> str:
+    """What lies in the raw folder unfinished or packed, to end a message with."""
+    note = missing_note(source.archives, raw) if raw is not None else ""
+    return f"; {note}" if note else ""
+
+
+def generated_dataset(args: argparse.Namespace) -> Dataset:
+    """The generated images alone, under the names of a beton that there is."""
+    from debeton.data.beton import read_sidecar
+
+    if args.synthetic is None:
+        raise UsageError("--like names a beton whose classes generated images share; --synthetic DIR names the images")
+    if args.dataset:
+        raise UsageError("--like takes the place of --dataset; without it --synthetic adds to the training split")
+    if not args.like.exists():
+        raise DataError(f"--like {args.like} does not exist; it names a beton written before")
+    spec = DatasetSpec.from_dict(read_sidecar(args.like)["spec"])
+    return Dataset(spec, {"synthetic": generated_rows(args.synthetic, spec)})
+
+
+def merge(args: argparse.Namespace) -> int:
+    """Copy the betons of --merge into the one that --out names."""
+    from debeton.data.merge import merge_betons  # imports torch and numba
+
+    if args.out is None or args.out.suffix != ".beton":
+        raise UsageError(f"--merge needs --out FILE.beton; {args.out or 'nothing'} was given")
+    sidecar = merge_betons(args.merge, args.out, "train", progress=sys.stderr.isatty())
+    print(f"{args.out}: {sidecar['n']} rows, {args.out.stat().st_size / 1e6:.1f} MB; {_shown(sidecar['group_counts'])}")
+    return 0
 
 
 def choose_splits(text: str | None, dataset: Dataset) -> dict[str, Rows]:
@@ -124,35 +202,19 @@ def choose_splits(text: str | None, dataset: Dataset) -> dict[str, Rows]:
     return {name: dataset.splits[name] for name in wanted}
 
 
-def check(spec: DatasetSpec, splits: Mapping[str, Rows], args: argparse.Namespace) -> int:
-    """Print the counts of every split and decode every image; 1 when any cannot be decoded."""
-    from debeton.data.writer import verify_rows  # imports torch and numba: --list and --help need neither
-
+def check(dataset: Dataset, args: argparse.Namespace) -> int:
+    """Print what every split holds, lacks and has wrong; 1 when there is anything to mend."""
     problems = 0
-    for split, rows in splits.items():
-        group = spec.group(rows.label, rows.attribute)
-        print(f"{spec.name}/{split}: {len(rows)} rows")
-        print(f"  classes: {_counts(spec.classes, rows.label)}")
-        if len(spec.attributes) > 1:
-            print(f"  groups: {_counts(spec.group_names, group)}")
-        aligned = spec.is_aligned(rows.label, rows.attribute)
-        if aligned is not None:
-            print(f"  bias-aligned: {int(aligned.sum())} ({aligned.mean():.2%})")
-        bad = verify_rows(rows, args.num_workers, progress=sys.stderr.isatty())
-        for row, what in bad:
-            print(f"  row {row}: {rows.names[row]} {what}")
-        print(f"  {len(bad)} of {len(rows)} images cannot be decoded" if bad else "  every image decodes")
-        problems += len(bad)
+    for split, rows in dataset.splits.items():
+        expected = dataset.expected.get(split)
+        lines, found = check_split(split, dataset.spec, rows, expected, args.num_workers, sys.stderr.isatty())
+        print("\n".join(lines))
+        problems += found
     return 1 if problems else 0
 
 
-def _counts(names: Sequence[str], codes: np.ndarray[Any, np.dtype[np.int64]]) -> str:
-    counts = np.bincount(codes, minlength=len(names))
-    return " · ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True) if count)
-
-
-def write(spec: DatasetSpec, splits: Mapping[str, Rows], args: argparse.Namespace, options: Mapping[str, Any]) -> int:
-    """Write every split and print one line for each."""
+def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]) -> int:
+    """Write every split and print one line for each; say on stderr where counts differ from those published."""
     from debeton.data.writer import WriteOptions, write_beton  # imports torch and numba
 
     how = WriteOptions(
@@ -164,8 +226,11 @@ def write(spec: DatasetSpec, splits: Mapping[str, Rows], args: argparse.Namespac
         skip_bad=args.skip_bad,
     )
     recorded = {key: value for key, value in options.items() if value is not None and _is_plain(value)}
-    for split, rows in splits.items():
+    spec = dataset.spec
+    for split, rows in dataset.splits.items():
         path = args.out / f"{spec.name}_{split}.beton"
+        if split in dataset.expected and (differing := differences(spec, rows, dataset.expected[split])):
+            print(f"warning: {spec.name}/{split}: {differing[0]}; see --check", file=sys.stderr)
         sidecar = write_beton(path, rows, spec, split, how, dataset_options=recorded, progress=sys.stderr.isatty())
         counts = _shown(sidecar["group_counts"])
         skipped = f", {len(sidecar['skipped'])} skipped" if sidecar["skipped"] else ""

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from debeton.data.beton import open_beton
-from debeton.data.sources import SOURCES
+from debeton.data.sources import SOURCES, Request, Source
 from debeton.errors import run_command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "writers" / "write_betons.py"
@@ -132,6 +133,94 @@ def test_a_second_run_replaces_the_betons(pets, tmp_path):
     assert (tmp_path / "folder_train.beton").read_bytes() == first
     assert command(*argv, "--mode", "raw") == 0
     assert open_beton(tmp_path / "folder_train.beton").sidecar["image"]["mode"] == "raw"
+
+
+# --- missing files, published counts, generated images, merges ---------------------------------------------------
+
+
+def test_check_lists_what_is_missing_before_anything_is_decoded_or_written(pets, tmp_path, capsys):
+    for i in (2, 3, 13):
+        (pets / f"{i}.png").unlink()
+    assert command("--dataset", "folder", "--raw", pets, "--aligned", ALIGNED, "--check") == 1
+    out = capsys.readouterr().out
+    assert "  2 of 12 files are missing:\n    2.png\n    3.png\n  every image that is there decodes" in out
+    assert "  1 of 4 files are missing:\n    13.png" in out
+    assert command("--dataset", "folder", "--raw", pets, "--out", tmp_path / "out") == 1
+    assert "2 of 12" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.fixture
+def counted(pets, monkeypatch):
+    """The source 'pets': the folder data set with 14 published rows of train and four groups of test."""
+    folder = SOURCES.get("folder")
+
+    def load(request):
+        options = {**folder.request().options, "name": "pets", "aligned": ALIGNED}
+        dataset = folder.load(Request(request.raw, False, options))
+        return replace(dataset, expected={"train": 14, "test": (2, 0, 0, 2)})
+
+    registry = type(SOURCES)("dataset")
+    registry.add("pets", Source("pets", load, "from www.example.org/pets: train/CLASS/*.png"), "pets")
+    monkeypatch.setattr("debeton.data.sources.SOURCES", registry)
+    return pets
+
+
+def test_check_says_where_counts_differ_from_those_published_and_writing_warns(counted, tmp_path, capsys):
+    assert command("--dataset", "pets", "--raw", counted, "--check") == 1
+    out = capsys.readouterr().out
+    assert "  counts differ from those published:\n    12 rows, its owners count 14" in out
+    assert out.count("counts differ") == 1
+    assert command("--dataset", "pets", "--raw", counted, "--out", tmp_path / "out") == 0
+    assert "warning: pets/train: 12 rows, its owners count 14; see --check" in capsys.readouterr().err
+
+
+def test_download_of_a_set_had_by_hand_says_what_to_get_from_whom(counted, tmp_path, capsys):
+    assert command("--dataset", "pets", "--raw", tmp_path / "none", "--out", tmp_path, "--download") == 1
+    said = capsys.readouterr().err
+    assert "pets is not to be had by a program. from www.example.org/pets: train/CLASS/*.png" in said
+    assert f"--raw {tmp_path}/none does not exist" in said
+
+
+def test_generated_images_join_train_or_make_a_beton_of_their_own_and_merge(pets, tmp_path, capsys):
+    for label in ("cat", "dog"):
+        for attribute in ("indoors", "outdoors"):
+            (tmp_path / "gen" / label / attribute).mkdir(parents=True)
+            Image.new("RGB", (9, 9), (0, 9, 99)).save(tmp_path / "gen" / label / attribute / "0.png")
+    base = ("--dataset", "folder", "--name", "pets", "--raw", pets, "--aligned", ALIGNED, "--mode", "raw")
+    assert command(*base, "--out", tmp_path / "both", "--synthetic", tmp_path / "gen") == 0
+    both = open_beton(tmp_path / "both" / "pets_train.beton")
+    assert both.source.tolist() == [0] * 12 + [1] * 4
+    assert both.group[12:].tolist() == [0, 1, 2, 3]
+    assert open_beton(tmp_path / "both" / "pets_test.beton").source.tolist() == [0] * 4
+
+    assert command(*base, "--out", tmp_path / "apart") == 0
+    train = tmp_path / "apart" / "pets_train.beton"
+    generated = ("--like", train, "--synthetic", tmp_path / "gen", "--out", tmp_path / "apart", "--mode", "raw")
+    assert command(*generated) == 0
+    apart = tmp_path / "apart" / "pets_synthetic.beton"
+    assert open_beton(apart).source.tolist() == [1] * 4
+    assert command("--merge", train, apart, "--out", tmp_path / "merged.beton") == 0
+    merged = open_beton(tmp_path / "merged.beton")
+    assert merged.group.tolist() == both.group.tolist()
+    assert merged.sidecar["row_hash"] == both.sidecar["row_hash"]
+    assert "merged.beton: 16 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--merge", "a.beton", "--out", "folder"], "--merge needs --out FILE.beton"),
+        (["--like", "a.beton", "--out", "x"], "--synthetic DIR names the images"),
+        (
+            ["--like", "a.beton", "--synthetic", "g", "--dataset", "digits", "--out", "x"],
+            "takes the place of --dataset",
+        ),
+    ],
+)
+def test_wrong_uses_of_merge_and_like_are_status_2(argv, message, capsys):
+    assert command(*argv) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_dominoes_from_packages_alone_keep_their_counts(tmp_path, capsys):

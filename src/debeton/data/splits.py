@@ -88,13 +88,6 @@ def open_views(paths: Mapping[str, Path], options: ViewOptions = ViewOptions()) 
     return views
 
 
-def _choose_rows(views: Views, options: ViewOptions) -> Views:
-    if not options.custom_indices_path:
-        return views
-    path = Path(options.custom_indices_path)
-    return select_rows(views, read_index_lists(path), path)
-
-
 def _set_synthetic_apart(views: Views, options: ViewOptions) -> Views:
     """'train' without its synthetic rows; these, or those of a beton of their own, as 'synthetic' where asked for."""
     train = views["train"]
@@ -107,6 +100,13 @@ def _set_synthetic_apart(views: Views, options: ViewOptions) -> Views:
     if options.synthetic_mode != "none":
         apart["synthetic"] = synthetic_view(views.get("synthetic", train) if real.all() else train)
     return {**apart, "train": train if real.all() else train.subset(real)}
+
+
+def _choose_rows(views: Views, options: ViewOptions) -> Views:
+    if not options.custom_indices_path:
+        return views
+    path = Path(options.custom_indices_path)
+    return select_rows(views, read_index_lists(path), path)
 
 
 def _hold_out(views: Views, options: ViewOptions) -> Views:
@@ -165,9 +165,9 @@ def _group_anew(views: Views, options: ViewOptions) -> Views:
     return {**views, "train": pseudo_grouped(views["train"], Path(options.pseudo_groups), options.pseudo_column)}
 
 
-# In this order: what a row is, which rows there are, how many of each group, what joins them, how they are grouped.
+# In this order: which rows there are, how many of each group, what joins them, how they are grouped.
 STEPS: tuple[Callable[[Views, ViewOptions], Views], ...] = (
-    _choose_rows, _set_synthetic_apart, _hold_out, _shrink, _bias, _balance, _add_synthetic, _group_anew,
+    _set_synthetic_apart, _choose_rows, _hold_out, _shrink, _bias, _balance, _add_synthetic, _group_anew,
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from debeton.data.generated import BLIND
 from debeton.data.spec import Ints
 from debeton.data.subsets import take
 from debeton.data.view import View
@@ -20,7 +21,6 @@ from debeton.registry import Registry
 from debeton.seed import make_rng
 
 PURPOSE = "synthetic"  # one order of the synthetic rows for all modes, so that they share what they can
-BLIND = "blind"  # the sidecar column that is 1 for images made without naming an attribute
 
 # (real rows, synthetic rows with a named attribute, images per cell or 0 for the rule, data seed) -> training view
 SyntheticMode = Callable[[View, View, int, int], View]
@@ -125,7 +125,7 @@ def biased_like_real(real: View, synthetic: View, per_cell: int, seed: int) -> V
 @MODES.register("blind", "control: as many images of each class, made from prompts that name no attribute")
 def blind(real: View, synthetic: View, per_cell: int, seed: int) -> View:
     """A m attribute-blind images of each class, A the number of the class's cells."""
-    unnamed = synthetic_view(synthetic, named=False)
+    unnamed = synthetic_view(replace(synthetic, rows=np.arange(len(synthetic.beton))), named=False)
     m = budget(real, synthetic, per_cell)
     num_attributes = len(real.spec.attributes)
     existing = np.bincount(np.array(cells(real)) // num_attributes, minlength=real.spec.num_classes)
@@ -143,14 +143,14 @@ def blind(real: View, synthetic: View, per_cell: int, seed: int) -> View:
 
 
 def synthetic_view(view: View, *, named: bool = True) -> View:
-    """All synthetic rows of the view's beton whose prompt named the attribute, or those whose prompt did not.
+    """The synthetic rows of the view whose prompt named the attribute, or those whose prompt did not.
 
     UsageError where there is none.
     """
     flags = np.zeros(len(view.beton), bool)
     if BLIND in view.beton.sidecar["columns"]:
         flags = np.asarray(view.beton.extra[BLIND]) == 1
-    rows = np.flatnonzero((view.beton.source == 1) & (flags != named))
+    rows = view.rows[(view.beton.source[view.rows] == 1) & (flags[view.rows] != named)]
     if not len(rows):
         kind = "synthetic rows" if named else "synthetic rows from prompts without an attribute"
         raise UsageError(

@@ -76,7 +76,8 @@ class View:
         label, attribute: column names; empty keeps the beton's own. 'a,b' is the product of two columns.
         aligned: 'class:attribute,...', the attribute that goes with each class; empty takes what the set's
             `tasks` say of this pair, and leaves it undefined where they say nothing.
-        UsageError names an unknown column and the nearest known one.
+        Synthetic rows of which a column says nothing (-1) are left out. UsageError names an unknown column and the
+        nearest known one.
         """
         spec = self.spec
         label, attribute = label or spec.label_name, attribute or spec.attribute_name
@@ -92,11 +93,17 @@ class View:
             spec, classes=classes, attributes=attributes, aligned=pairs, missing=spec.missing if same else (),
             label_name=label, attribute_name=attribute, factors=factors,
         )  # fmt: skip
+        known_rows = (label_codes >= 0) & (attribute_codes >= 0)
+        unknown = self.rows[~known_rows[self.rows]]
+        if (self.beton.source[unknown] == 0).any():
+            raise DataError(f"{self.beton.path}: row {int(unknown[0])} has no {label} or no {attribute}")
+        label_codes, attribute_codes = (np.where(known_rows, codes, 0) for codes in (label_codes, attribute_codes))
         group = new.group(label_codes, attribute_codes)
-        return replace(self, label=label_codes, attribute=attribute_codes, group=group, spec=new)
+        view = replace(self, label=label_codes, attribute=attribute_codes, group=group, spec=new)
+        return view.subset(known_rows[self.rows]) if len(unknown) else view
 
     def _column(self, name: str, role: str) -> tuple[Ints, tuple[str, ...]]:
-        """Codes over all rows of the beton and their names; 'a,b' has a code for every pair."""
+        """Codes over all rows of the beton, -1 where unknown, and their names; 'a,b' has a code for every pair."""
         spec = self.spec
         own = {spec.attribute_name: (self.attribute, spec.attributes), spec.label_name: (self.label, spec.classes)}
         codes, names = np.zeros(len(self.beton), np.int64), [""]
@@ -108,7 +115,7 @@ class View:
                     f"{nearest(part, known)} known: {', '.join(known)}"
                 )
             found, values = own.get(part) or (np.asarray(self.beton.extra[part], np.int64), spec.columns[part])
-            codes = codes * len(values) + found
+            codes = np.where((codes < 0) | (found < 0), -1, codes * len(values) + found)
             names = [f"{before} + {value}" if before else value for before in names for value in values]
         return codes, tuple(names)
 
