@@ -59,7 +59,10 @@ def test_a_run_leaves_the_promised_files(finished):
     folder, _ = finished
     names = {p.name for p in folder.iterdir()}
     assert {"config.yaml", "log.txt", "results.jsonl", "results.json", "results.pt", "checkpoints"} <= names
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"checkpoint_latest.pt", "checkpoint_best.pt"}
+    kept = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert kept == {"checkpoint_latest.pt", "checkpoint_best.pt", "phase_train.pt", "phases.json"}
+    best, phase = (folder / "checkpoints" / name for name in ("checkpoint_best.pt", "phase_train.pt"))
+    assert best.samefile(phase)  # the weights lie on the disk once
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not list(folder.rglob("*.partial"))
     assert folder.name == "version_0"

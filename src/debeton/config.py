@@ -55,7 +55,7 @@ Section("training", "how to train").params(
     deterministic=Param(Bool(), "deterministic GPU kernels, where torch has them", default=False),
     device=Param(Text(), "auto, cpu, cuda or cuda:K", default="auto"),
     selection=Param(
-        OneOf("worst_group", "mean_group", "average", "loss", "last"),
+        OneOf("worst_group", "mean_group", "minority", "worst_class", "mean_class", "average", "loss", "last"),
         "which epoch is kept, by the validation split; ties by mean_group", default="worst_group",
     ),
     empty_groups=Param(

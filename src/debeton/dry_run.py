@@ -5,7 +5,7 @@ from __future__ import annotations
 from debeton.config import Config
 from debeton.data.loader import LoaderOptions, first_shapes, make_loader
 from debeton.data.view import View
-from debeton.run import check_selection, prepare_views
+from debeton.views import check_selection, prepare_views
 
 
 def describe(config: Config) -> str:

@@ -5,7 +5,6 @@ Read `fit` from top to bottom: everything that happens in a step stands there. I
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -168,11 +167,14 @@ def fit(
     """
     forward = state.model if forward is None else forward
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    own = [p for p in state.objective.parameters() if p.requires_grad]
+    recent: list[tuple[Tensor, Tensor]] = []  # (loss, rows) of the steps since the last look
     scaler = state.precision.scaler
     while state.epoch < options.epochs:
         if options.resolution is not None:
             loader.resolution = options.resolution(state.epoch)
         forward.train()
+        state.objective.train()
         if options.freeze_bn:
             freeze_batch_norm(state.model)
         began, lr = time.perf_counter(), options.lr(state.step)
@@ -182,6 +184,7 @@ def fit(
                 set_lr(state.optimizer, lr)
                 state.optimizer.zero_grad(set_to_none=True)
                 output = state.objective.backward(forward, batch, state.precision)
+                distributed.average_gradients(own)
                 if options.clip_grad > 0:
                     scaler.unscale_(state.optimizer)
                     nn.utils.clip_grad_norm_(parameters, options.clip_grad)
@@ -192,15 +195,15 @@ def fit(
                 state.meter.update(output.logits, batch.label, batch.group)
                 state.step += 1
                 state.batch += 1
+                recent.append((output.loss, batch.row))
                 if state.step % options.log_every == 0:
-                    _check_finite(output.loss, state)
+                    _check_finite(recent, state, loader)
                 if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):
                     state.seconds += time.perf_counter() - began
                     save()
                     raise Preempted(signum)
+        _check_finite(recent, state, loader)
         metrics = state.meter.compute(loader.view.spec)
-        if metrics["loss"] is not None:
-            _check_finite(torch.tensor(metrics["loss"]), state)
         state.meter.reset()
         state.seconds += time.perf_counter() - began
         state.epoch, state.batch = state.epoch + 1, 0
@@ -216,13 +219,20 @@ def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) ->
     return iter(bar)
 
 
-def _check_finite(loss: Tensor, state: TrainState) -> None:
-    value = float(loss)
-    if not math.isfinite(value):
+def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader: Loader) -> None:
+    """DataError names the first step whose loss is not finite, and its rows; forgets the steps otherwise."""
+    losses = torch.stack([loss for loss, _ in recent]).cpu() if recent else torch.empty(0)
+    bad = torch.nonzero(~torch.isfinite(losses)).flatten()
+    if len(bad):
+        first = int(bad[0])
+        rows = recent[first][1].tolist()
+        shown = f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}"
         raise DataError(
-            f"the loss is {value} at step {state.step} (epoch {state.epoch + 1}); lower --training.lr, clip gradients "
+            f"the loss is {float(losses[first])} at step {state.step - len(recent) + first + 1} (epoch "
+            f"{state.epoch + 1}), on rows {shown} of {loader.view.beton.path}; lower --training.lr, clip gradients "
             "with --training.clip_grad or train in fp32. The checkpoint of the last finished epoch is kept"
         )
+    recent.clear()
 
 
 @dataclass(frozen=True)

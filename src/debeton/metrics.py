@@ -7,6 +7,7 @@ an empty one undefined (None), never 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import chain, combinations
 from typing import Any
 
@@ -78,7 +79,8 @@ def group_metrics(
     accuracy: over all rows. mean_group_accuracy, worst_group_accuracy: over groups with rows (the 'adjusted'
     and 'balanced' accuracy of other code bases is mean_group_accuracy). adjusted_accuracy: group accuracies
     weighted by the groups' shares of the training rows, among groups with rows (Sagawa et al. 2020, Waterbirds).
-    mean_class_accuracy: over classes with rows. bias_aligned/conflicting_accuracy: over all rows of those groups.
+    mean_class_accuracy, worst_class_accuracy: over classes with rows. bias_aligned/conflicting_accuracy: over all
+    rows of those groups.
     loss: mean cross-entropy in nats. shortcut_gaps: only where the set has several shortcuts; see `shortcut_gaps`.
 
     correct, total: int64 [G]; loss: float64 [G], summed; train_counts: int64 [G], rows of the training view.
@@ -96,7 +98,8 @@ def group_metrics(
         if shares is None
         else _ratio(np.nansum(shares * np.nan_to_num(accuracy)), shares.sum()),
         "mean_group_accuracy": float(accuracy[present].mean()) if present.any() else None,
-        "mean_class_accuracy": _mean_ratio(*by_class),
+        "mean_class_accuracy": _over_classes(*by_class, np.mean),
+        "worst_class_accuracy": _over_classes(*by_class, np.min),
         "worst_group_accuracy": None if worst is None else float(accuracy[worst]),
         "worst_group": None if worst is None else names[worst],
         **_bias_accuracies(correct, total, spec),
@@ -153,9 +156,9 @@ def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole > 0 else None
 
 
-def _mean_ratio(correct: Ints, total: Ints) -> float | None:
+def _over_classes(correct: Ints, total: Ints, reduce: Callable[[Floats], np.floating[Any]]) -> float | None:
     present = total > 0
-    return float((correct[present] / total[present]).mean()) if present.any() else None
+    return float(reduce(correct[present] / total[present])) if present.any() else None
 
 
 def _bias_accuracies(correct: Ints, total: Ints, spec: DatasetSpec) -> dict[str, float | None]:
@@ -172,6 +175,9 @@ def _bias_accuracies(correct: Ints, total: Ints, spec: DatasetSpec) -> dict[str,
 SELECTION_RULES = {
     "worst_group": "worst_group_accuracy",
     "mean_group": "mean_group_accuracy",
+    "minority": "bias_conflicting_accuracy",
+    "worst_class": "worst_class_accuracy",
+    "mean_class": "mean_class_accuracy",
     "average": "accuracy",
     "loss": "loss",
 }

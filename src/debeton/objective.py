@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,10 @@ class Objective(nn.Module):
             output: StepOutput = self(model, batch)
         precision.scale(output.loss * batch.share if batch.share != 1.0 else output.loss).backward()
         return StepOutput(output.loss.detach(), output.logits.detach())
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values that results.jsonl keeps beside each training epoch, e.g. weights by group."""
+        return {}
 
 
 class CrossEntropy(Objective):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from torch import nn
 
 from debeton import distributed
 from debeton.checkpoint import load_checkpoint, save_checkpoint
+from debeton.files import replacing, write_text
 from debeton.log import logger
 from debeton.loop import TrainState
 from debeton.metrics import Metrics, selection_score
@@ -88,19 +92,55 @@ class PhaseKeeper:
             save_checkpoint(self.best, {**content, "state_dict": self.state.evaluated.state_dict()})
         distributed.barrier()
 
-    def selected(self, device: torch.device) -> tuple[nn.Module, int]:
-        """The model with the weights of the selected epoch, and that epoch; the last one where nothing selects."""
+    def select(self, device: torch.device) -> int:
+        """Give the model the weights of the selected epoch, the last one where nothing selects; returns that epoch."""
         if not self.state.best:
             self.state.best = {"epoch": self.state.epoch, "score": []}
             self._save_best()
-        model = self.state.model
-        model.load_state_dict(load_checkpoint(self.best, device)["state_dict"])
-        return model, int(self.state.best["epoch"])
+        self.state.model.load_state_dict(load_checkpoint(self.best, device)["state_dict"])
+        return int(self.state.best["epoch"])
 
     def _log(self, split: str, metrics: Metrics, lr: float | None) -> None:
         if distributed.is_main():
             state = self.state
-            self.log.write(phase=self.name, epoch=state.epoch, step=state.step, split=split, lr=lr, metrics=metrics)
+            self.log.write(
+                phase=self.name, epoch=state.epoch, step=state.step, split=split, lr=lr, metrics=metrics,
+                objective=state.objective.summary() if split == "train" else None,
+            )  # fmt: skip
+
+
+class PhaseRecords:
+    """Which phases of a run are finished: phases.json, and the selected weights of each in phase_NAME.pt."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "phases.json"
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """What each finished phase left: 'selected_epoch', 'seconds', 'images'."""
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def take_over(self, name: str, model: nn.Module, device: torch.device) -> dict[str, Any] | None:
+        """Give the model the weights that a finished phase selected; None when it is not finished."""
+        record = self.read().get(name)
+        if record is not None:
+            model.load_state_dict(load_checkpoint(self.folder / f"phase_{name}.pt", device)["state_dict"])
+        return record
+
+    def finish(self, name: str, record: Mapping[str, Any]) -> None:
+        """Note that a phase is finished, its selected weights being those of checkpoint_best.pt."""
+        if distributed.is_main():
+            with replacing(self.folder / f"phase_{name}.pt") as (partial,):
+                link_or_copy(self.folder / "checkpoint_best.pt", partial)
+            write_text(self.path, json.dumps({**self.read(), name: dict(record)}, indent=1))
+        distributed.barrier()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name of the same file, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def epoch_line(epoch: int, epochs: int, train: Metrics, val: Metrics | None, lr: float, lead: str) -> str:

@@ -76,14 +76,23 @@ class WandbSink:
 
 
 class ResultLog:
-    """results.jsonl of a run, mirrored to sinks. Lines are {"phase", "epoch", "step", "split", "lr", "metrics"}."""
+    """results.jsonl of a run, mirrored to sinks.
+
+    Lines are {"phase", "epoch", "step", "split", "lr", "metrics"}, of training also "objective" where it has a state
+    worth seeing (GroupDRO's q by group).
+    """
 
     def __init__(self, path: Path, sinks: list[Sink] | None = None):
         self.path, self.sinks = path, sinks or []
 
-    def write(self, *, phase: str, epoch: int, step: int, split: str, lr: float | None, metrics: Metrics) -> None:
+    def write(
+        self, *, phase: str, epoch: int, step: int, split: str, lr: float | None, metrics: Metrics,
+        objective: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         """Append one evaluation; epoch counts finished epochs."""
         line = {"phase": phase, "epoch": epoch, "step": step, "split": split, "lr": lr, "metrics": metrics}
+        if objective:
+            line["objective"] = dict(objective)
         with naming_full_disk(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         values = {key: metrics[key] for key in _SCALARS if metrics.get(key) is not None}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,41 +23,21 @@ from debeton import distributed
 from debeton.checkpoint import save_checkpoint
 from debeton.config import Config
 from debeton.data.loader import Loader, LoaderOptions, make_loader
-from debeton.data.splits import ViewOptions, evaluated, find_betons, open_views, with_normalisation
+from debeton.data.splits import evaluated
 from debeton.data.view import View
 from debeton.errors import UsageError
 from debeton.files import write_text
 from debeton.log import log_to_file, logger, show_progress
 from debeton.loop import Evaluation, FitOptions, StopRequest, TrainState, evaluate, fit, make_average
 from debeton.metrics import GroupMeter, Metrics
-from debeton.models import architecture, make_model
+from debeton.models import make_model
 from debeton.objective import Objective, Precision
 from debeton.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
-from debeton.phase import PhaseKeeper
+from debeton.phase import PhaseKeeper, PhaseRecords
 from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink, prediction_result, versions
 from debeton.run_folder import claim_folder, experiment_name, locked
 from debeton.seed import seed_everything
-
-SPLITS = ("train", "val", "test", "target", "synthetic")
-
-
-def prepare_views(config: Config) -> dict[str, View]:
-    """The views that the configuration describes, normalised as it says."""
-    data, training = config.data, config.training
-    given = {split: getattr(data, f"{split}_path") for split in SPLITS}
-    paths = find_betons(data.dataset, Path(training.data_root), given)
-    asked = {field.name: getattr(data, field.name) for field in fields(ViewOptions) if hasattr(data, field.name)}
-    synthetic = {"synthetic_mode": config.synthetic.mode, "per_cell": config.synthetic.per_cell}
-    views = open_views(paths, ViewOptions(**asked, **synthetic))
-    if training.supercloud:
-        views["train"] = replace(views["train"], order="quasi_random")
-    kind = config.model.normalisation
-    if kind == "none":
-        return with_normalisation(views, (0.0,) * 3, (1.0,) * 3)
-    if kind == "source" or (kind == "auto" and config.model.pretrained):
-        source = architecture(config.model.arch)
-        return with_normalisation(views, source.mean, source.std)
-    return views
+from debeton.views import check_selection, prepare_views
 
 
 @dataclass
@@ -73,7 +54,7 @@ class Run:
     views: dict[str, View]
     log: ResultLog
     stop: StopRequest
-    timing: dict[str, float] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
     selected_epoch: int | None = None
 
     @property
@@ -88,9 +69,12 @@ class Run:
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
-    def train_loader(self, view: View) -> Loader:
-        """Shuffled or weighted batches with augmentation, as the view and the configuration say."""
-        training = self.config.training
+    def train_loader(self, view: View, training: Any = None) -> Loader:
+        """Shuffled or weighted batches with augmentation, as the view and the configuration say.
+
+        training: the settings of a phase, where they differ from the configuration's.
+        """
+        training = training or self.config.training
         if training.batch_size > len(view):
             raise UsageError(
                 f"training.batch_size is {training.batch_size}, but the view '{view.name}' holds {len(view)} rows; "
@@ -115,8 +99,8 @@ class Run:
             rank=distributed.rank(), world=distributed.world_size(),
         )  # fmt: skip
 
-    def _fit_options(self, steps_per_epoch: int) -> FitOptions:
-        training, res = self.config.training, self.config.resolution
+    def _fit_options(self, training: Any, steps_per_epoch: int) -> FitOptions:
+        res = self.config.resolution
         ramp = {"min_res": res.min_res, "max_res": res.max_res, "start": res.start_ramp, "end": res.end_ramp}
         if res.prog_resizing:
             check_resolution_ramp(list(ramp.values()))
@@ -137,18 +121,43 @@ class Run:
         )
 
     def fit(
-        self, view: View, objective: Objective, *, phase: str = "train", model: nn.Module | None = None
+        self,
+        view: View,
+        objective: Objective,
+        *,
+        phase: str = "train",
+        model: nn.Module | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> nn.Module:
-        """Train through one phase, or resume it; returns the model of the selected epoch.
+        """Train through one phase, resume it, or take over what it left when it is finished.
 
-        model: where to start from; a fresh one by default.
+        model: where to start from; a fresh one by default. settings: values of the section 'training' that are this
+        phase's own, e.g. {'epochs': 1}. Returns the model of the selected epoch.
         """
-        training = self.config.training
+        training = SimpleNamespace(**{**vars(self.config.training), **(settings or {})})
         model = self.make_model() if model is None else model
-        objective = objective.to(self.device)
-        loader = self.train_loader(view)
+        records = PhaseRecords(self.folder / "checkpoints")
+        done = records.take_over(phase, model, self.device)
+        if done is not None:
+            logger.info("phase '%s' is finished; epoch %d of it is used", phase, done["selected_epoch"])
+        else:
+            done = self._train_phase(view, objective.to(self.device), phase, model, training)
+            records.finish(phase, done)
+        self.selected_epoch = done["selected_epoch"]
+        seconds = self.timing.setdefault("phases", {})
+        seconds[phase] = done["seconds"]
+        self.timing["train_seconds"] = sum(seconds.values())
+        self.timing["train_images_per_second"] = done["images"] / max(done["seconds"], 1e-9)
+        return model
+
+    def _train_phase(
+        self, view: View, objective: Objective, phase: str, model: nn.Module, training: Any
+    ) -> dict[str, Any]:
+        """Run a phase from its latest checkpoint to its end; the model gets the selected epoch's weights."""
+        loader = self.train_loader(view, training)
+        trained = nn.ModuleList([model, objective])  # an objective may have networks of its own
         optimizer = make_optimizer(
-            model, training.optimizer, lr=training.lr, weight_decay=training.weight_decay, momentum=training.momentum,
+            trained, training.optimizer, lr=training.lr, weight_decay=training.weight_decay, momentum=training.momentum,
             nesterov=training.nesterov, decay_norm=training.decay_norm,
         )  # fmt: skip
         state = TrainState(
@@ -157,20 +166,21 @@ class Run:
         )  # fmt: skip
         keeper = PhaseKeeper(
             name=phase, state=state, folder=self.folder / "checkpoints", log=self.log, identity=self._identity(view),
-            evaluate=self._validate, rule=self.selection_rule, epochs=training.epochs, eval_epochs=training.eval_epochs,
-            lead=headline(self),
+            evaluate=self._validate, rule=training.selection if "val" in self.views else "last", epochs=training.epochs,
+            eval_epochs=training.eval_epochs, lead=headline(self),
         )  # fmt: skip
         if keeper.restore(self.device):
             logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
         forward = distributed.parallel(model, self.device, sync_bn=self.config.dist.sync_bn)
         if training.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
-        options = self._fit_options(len(loader))
+        options = self._fit_options(training, len(loader))
         fit(state, loader, options, forward=forward, after_epoch=keeper.after_epoch, save=keeper.save, stop=self.stop)
-        self.timing["train_seconds"] = state.seconds
-        self.timing["train_images_per_second"] = state.step * training.batch_size / max(state.seconds, 1e-9)
-        model, self.selected_epoch = keeper.selected(self.device)
-        return model
+        return {
+            "selected_epoch": keeper.select(self.device),
+            "seconds": state.seconds,
+            "images": state.step * training.batch_size,
+        }
 
     def _validate(self, model: nn.Module) -> Metrics | None:
         return self.evaluate(model, "val").metrics if "val" in self.views else None
@@ -264,22 +274,6 @@ def open_run(config: Config) -> Iterator[Run | None]:
         stack.callback(log.close)
         stop = stack.enter_context(StopRequest().listening())
         yield Run(config, folder, device, views, log, stop)
-
-
-def check_selection(config: Config, views: dict[str, View]) -> None:
-    """Refuse to select by validation where there is none; say which groups it cannot see."""
-    rule = config.training.selection
-    if "val" not in views:
-        if rule != "last":
-            raise UsageError(
-                f"training.selection is '{rule}', but there is no validation split; write one, hold some training rows "
-                "out with --data.val_fraction 0.1, or keep the last epoch with --training.selection last"
-            )
-        return
-    empty = [name for name, count in views["val"].counts_by_name().items() if count == 0]
-    if empty and rule == "worst_group":
-        logger.warning("warning: no validation row in %d groups (%s); the worst group is that of the others",
-                       len(empty), "; ".join(empty[:5]) + ("; ..." if len(empty) > 5 else ""))  # fmt: skip
 
 
 def _sinks(config: Config, folder: Path) -> list[Sink]:
