@@ -45,7 +45,7 @@ class Run:
     """What a method works with.
 
     views: 'train' and, where there are any, 'val', 'test' and further 'test_...'. folder: of this run. device: of
-    this process.
+    this process. notes: what a method found out beside its accuracy, plain values by method, for results.json.
     """
 
     config: Config
@@ -54,6 +54,7 @@ class Run:
     views: dict[str, View]
     log: ResultLog
     stop: StopRequest
+    notes: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     selected_epoch: int | None = None
 
@@ -220,6 +221,7 @@ class Run:
             "train_groups": train.counts_by_name(),
             **{split: metrics.get(split) for split in ("val", "test")},
             "other_tests": {split: found for split, found in metrics.items() if split not in ("val", "test")},
+            "notes": self.notes,
             "timing": self.timing,
         }
         if distributed.is_main():
