@@ -125,3 +125,31 @@ def test_made_photos_have_the_spectrum_of_photos() -> None:  # amplitude 1/f: po
     frequency = np.hypot(np.fft.fftfreq(pixels.shape[0])[:, None], np.fft.rfftfreq(pixels.shape[1])[None])
     low, high = (rows[(frequency >= f) & (frequency < 2 * f)].mean() for f in (0.03, 0.06))
     assert low / high == pytest.approx(4, rel=0.2)
+
+
+def test_a_tiny_writing_run_records_every_contender_and_leaves_nothing(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for k in range(12):
+            archive.writestr(f"{k:02}.JPEG", make_photo(k))
+    out, disk = tmp_path / "writing.json", tmp_path / "disk"
+    disk.mkdir()
+    done = run(
+        "writing", "--json", out, "--rounds", "2", "--images", tmp_path / "photos.zip", "--num-workers", "1",
+        "--merge-megabytes", "4", "--column-rows", "50", "--folder", disk,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert (found["benchmark"], found["rounds"]) == ("writing", 2)
+    assert set(found["ratios"]) == {"write_vs_ffcv", "write_vs_decode", "merge_vs_cp"}
+    assert [row["unit"] for row in found["rows"]] == [*["images/s"] * 3, *["MB/s"] * 2, "ms"]
+    assert min(row["min"] for row in found["rows"]) > 0
+    assert found["settings"]["column_rows"] == 50
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [("--merge-megabytes", "0"), ("--column-rows", "0"), ("--num-workers", "0")])
+def test_an_impossible_setting_of_the_writing_run_is_a_usage_error(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(lambda: main(["writing", *option])) == 2
+    assert " ".join(option) in capsys.readouterr().err

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from debeton.data import ffcv_format
 from debeton.data.beton import Beton, checksum, columns_path, open_beton, sidecar_path
 from debeton.data.ffcv_format import METADATA, METADATA_START, header_bytes, read_tables
-from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.spec import DatasetSpec, Factor, Rows
 from debeton.data.writer import write_beton
 from debeton.errors import DataError
 
@@ -89,10 +89,39 @@ def test_the_columns_file_is_needed_only_for_further_columns(copy: Path) -> None
         beton.extra  # noqa: B018
 
 
-def test_a_columns_file_of_another_beton_is_refused(copy: Path) -> None:
-    np.savez_compressed(columns_path(copy), path=np.array(["a", "b"]))
-    with pytest.raises(DataError, match="'path' has 2 values for 70 rows"):
+def test_a_columns_file_of_another_beton_is_refused(copy: Path, jpg_beton: Beton) -> None:
+    shutil.copy(columns_path(jpg_beton.path), columns_path(copy))  # as many rows, and the same names
+    with pytest.raises(DataError, match=r"a\.beton\.columns\.npz and its beton were not written together"):
         open_beton(copy).extra  # noqa: B018
+
+
+def as_schema_1(beton: Path, **columns: Any) -> None:
+    """What this project wrote before: columns compressed, text as fixed-width arrays."""
+    edit_sidecar(beton, schema_version=1)
+    np.savez_compressed(columns_path(beton), **columns)
+
+
+def test_a_beton_of_schema_1_opens_as_it_did(copy: Path, raw_beton: Beton) -> None:
+    numbers = {"count": np.arange(70, dtype=np.int32), "weight_g": np.arange(70) * 0.5}
+    as_schema_1(copy, path=np.array([f"r{i}" for i in range(70)]), **numbers)
+    beton = open_beton(copy)
+    np.testing.assert_array_equal(beton.group, raw_beton.group)
+    assert sorted(beton.extra) == ["count", "path", "weight_g"]
+    assert beton.extra["path"].tolist() == raw_beton.extra["path"].tolist()
+    for name, values in numbers.items():
+        np.testing.assert_array_equal(beton.extra[name], values)
+    assert beton.extra["count"].dtype == np.int64
+
+
+def test_columns_of_schema_1_with_another_number_of_rows_are_refused(copy: Path) -> None:
+    as_schema_1(copy, path=np.array(["a", "b"]))
+    with pytest.raises(DataError, match="'path' has 2 values for 70 rows"):
+        open_beton(copy).extra["path"]
+
+
+def test_an_unknown_column_is_an_error_that_names_the_nearest(copy: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'weigth_g'; did you mean 'weight_g'\? known: path, weight_g"):
+        open_beton(copy).extra["weigth_g"]
 
 
 # --- what does not ---------------------------------------------------------------------------------------------
@@ -141,10 +170,10 @@ def test_the_sidecar_of_another_beton_is_refused(copy: Path, jpg_beton: Beton) -
     assert "not written together" in message
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_version_is_refused(copy: Path, version: object) -> None:
     edit_sidecar(copy, schema_version=version)
-    assert f"schema version {version}, this code reads 1" in refusal(copy)
+    assert f"schema version {version}, this code reads 1 and 2" in refusal(copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"a"', "{}", "\x00\x01"])
@@ -284,7 +313,10 @@ def test_our_statement_of_the_format_is_ffcvs_own(raw_beton: Beton) -> None:
 
 def test_a_sidecar_gives_the_spec_back(tmp_path: Path, make_rows: MakeRows, photo: Callable[..., np.ndarray]) -> None:
     spec = DatasetSpec(
-        "s", ("a", "b"), ("x", "y"), ((0,), (0, 1)), (3,), (0.1, 0.2, 0.3), (1.0, 0.5, 0.25), "mean_per_class"
-    )
-    write_beton(tmp_path / "s.beton", make_rows([photo(0)] * 2), spec, "train")
+        "s", ("a", "b"), ("x", "y"), ((0,), (0, 1)), (3,), (0.1, 0.2, 0.3), (1.0, 0.5, 0.25), "mean_per_class",
+        "letter", "axis", {"hue": ("red", "green"), "tone": ("dark",)}, {"hue x axis": ((0,), (0, 1))},
+        {"a/left": (0, 1)}, (Factor("axis", ("x", "y"), (0, 1), 0.95),),
+    )  # fmt: skip
+    columns = {"hue": [0, 1], "tone": [0, 0]}
+    write_beton(tmp_path / "s.beton", make_rows([photo(0)] * 2, columns=columns), spec, "train")
     assert open_beton(tmp_path / "s.beton").spec == spec

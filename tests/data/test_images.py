@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import io
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from debeton.data.images import BadImage, Encoded, encode, encode_jpeg, shrink, to_rgb
+from debeton.data import native
+from debeton.data.images import BadImage, Encoded, check, encode, encode_jpeg, shrink, to_rgb
+from debeton.data.native import try_decode
 
 Photo = Callable[..., np.ndarray]
 Encoder = Callable[..., bytes]
@@ -56,6 +63,10 @@ def test_arrays_become_three_channels(shape: tuple[int, ...]) -> None:
         ("I;16", 65535, "PNG", (255, 255, 255)),
         ("I;16", 32768, "PNG", (128, 128, 128)),
         ("I;16", 257 * 3, "PNG", (3, 3, 3)),
+        ("I;16", 255, "PNG", (1, 1, 1)),  # dark among 16-bit values, however dark the rest of its image is
+        ("I;16B", 32768, "TIFF", (128, 128, 128)),
+        ("I", 200, "TIFF", (200, 200, 200)),
+        ("F", 99.6, "TIFF", (100, 100, 100)),
     ],
 )
 def test_a_solid_colour_of_any_mode_becomes_its_rgb(
@@ -132,19 +143,43 @@ def test_damaged_files_are_refused(tmp_path: Path, photo: Photo, encoded: Encode
         "a folder": tmp_path,
     }
     for name, raw in damaged.items():
-        with pytest.raises(BadImage) as error:
-            to_rgb(raw)
-        assert str(error.value).startswith(("cannot be decoded", "the file does not exist")), name
+        for read in (to_rgb, store, check):
+            with pytest.raises(BadImage) as error:
+                read(raw)
+            assert str(error.value).startswith(("cannot be decoded", "the file does not exist")), name
+            assert ("libjpeg: Premature end of JPEG file" in str(error.value)) == (name == "half a JPEG")
     with pytest.raises(BadImage, match="does not exist"):
         to_rgb(tmp_path / "missing.jpg")
 
 
-def test_a_jpeg_cut_short_but_properly_ended_is_refused(photo: Photo, encoded: Encoder) -> None:
+def test_a_jpeg_cut_short_but_properly_ended_is_refused_in_libjpegs_words(photo: Photo, encoded: Encoder) -> None:
     jpeg = encoded(photo(0, 80, 80))
     cut = jpeg[: len(jpeg) * 2 // 3] + b"\xff\xd9"
     assert as_pixels(cut).shape == (80, 80, 3)  # Pillow paints the rest grey without a word
-    with pytest.raises(BadImage, match="damaged"):
-        to_rgb(cut)
+    for read in (to_rgb, store):
+        with pytest.raises(BadImage, match=r"in full \(libjpeg: Corrupt JPEG data: premature end of data segment\)"):
+            read(cut)
+
+
+@pytest.mark.parametrize("value", [-1, 256, 70_000])
+def test_32_bit_values_outside_of_0_to_255_are_refused(value: int, encoded: Encoder) -> None:
+    image = Image.fromarray(np.array([[0, value]], np.int32))
+    with pytest.raises(BadImage, match=rf"32-bit values from .*{max(0, value)}.* 8 or 16 bits"):
+        to_rgb(encoded(image, "TIFF"))
+
+
+def test_float_values_that_are_no_number_are_refused(encoded: Encoder) -> None:
+    with pytest.raises(BadImage, match="float values"):
+        to_rgb(encoded(Image.fromarray(np.array([[0, np.nan]], np.float32)), "TIFF"))
+
+
+def test_a_disk_that_fails_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_bytes(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        store(tmp_path / "a.jpg")
 
 
 def test_a_decompression_bomb_is_refused(encoded: Encoder) -> None:
@@ -173,11 +208,13 @@ def test_any_file_gives_rgb_pixels_or_bad_image(kind: str, changes: list[tuple[i
     data = bytearray(buffer.getvalue())
     for position, value in changes:
         data[position % len(data)] = value
-    for read in (to_rgb, store):
+    for read in (to_rgb, store, check):
         try:
             result = read(bytes(data[: max(1, int(keep * len(data)))]))
         except BadImage:
             continue
+        if isinstance(result, Encoded) and result.is_jpeg:
+            assert try_decode(result.data, result.height, result.width)[1] == ""
         if isinstance(result, np.ndarray):
             assert result.dtype == np.uint8
             assert result.ndim == 3
@@ -220,24 +257,48 @@ def test_a_side_that_the_format_cannot_hold_is_refused_with_the_way_out(*, as_jp
 # --- encoding --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}], ids=str)
-def test_a_jpeg_that_needs_no_change_is_stored_byte_for_byte(options: dict, photo: Photo, encoded: Encoder) -> None:
-    file = encoded(photo(0, 40, 60), **options)
+# 32 x 24 pixels of three gradients, coded arithmetically (T.81, SOF9) as few programs write them.
+ARITHMETIC = base64.b85decode(
+    "|JeWF01!$>Nk#wx0RR9200961|JwjV01XKW3knDg3knMk4h;_zAQcl55)&sJ9v2`kDKRiEDJ?8BI!Zn>HbyrrEkIX6ModmpQ&KWMT47pHU`kO^"
+    "PygEhLjevB4iga*CKVMXPc<zyPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPf!2J01*fP7yuvx0U`hb5di}c"
+    "0sqVZ3IGrg1pyEd1^?Or3<CiG0ucid06zf#0Fc;dhc-7@n)fsLbiYSP;M3(Z9_#pACLR!3_uhOtH4cp7%jXy2<M%7QbYX*U3HP{<5%aH5|Je"
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"progressive": True}, {"subsampling": "4:4:4"}, {"subsampling": "4:2:2"}, {"subsampling": "4:1:1"},
+        {"quality": 30}, {"restart_marker_blocks": 2}, {"keep_rgb": True}, {"comment": b"x" * 999},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_that_needs_no_change_is_stored_byte_for_byte(
+    options: dict, mode: str, photo: Photo, encoded: Encoder
+) -> None:
+    file = encoded(Image.fromarray(photo(0, 40, 60)).convert(mode), **options)
     stored = store(file, max_resolution=60)
     assert stored.data == file
     assert (stored.height, stored.width, stored.is_jpeg) == (40, 60, True)
 
 
-def test_a_jpeg_is_encoded_anew_when_it_is_rotated_too_large_grey_or_cmyk(photo: Photo, encoded: Encoder) -> None:
+def test_an_arithmetically_coded_jpeg_is_stored_byte_for_byte_where_libjpeg_turbo_reads_it() -> None:
+    stored = store(ARITHMETIC)
+    assert stored.data == ARITHMETIC
+    rows, columns = np.mgrid[:24, :32]
+    assert np.abs(as_pixels(stored.data) - np.stack([8 * rows, 7 * columns, 4 * (rows + columns)], -1)).mean() < 4
+
+
+def test_a_jpeg_is_encoded_anew_when_it_is_rotated_too_large_or_cmyk(photo: Photo, encoded: Encoder) -> None:
     image = photo(0, 40, 60)
-    grey = Image.fromarray(image).convert("L")
     exif = Image.Exif()
     exif[0x0112] = 6
     cases = {
         "rotated": (encoded(image, quality=95, exif=exif), None, np.rot90(image, -1)),
         "too large": (encoded(image, quality=95), 30, image.reshape(20, 2, 30, 2, 3).mean(axis=(1, 3))),
-        "grey": (encoded(grey, quality=95), None, np.asarray(grey.convert("RGB"))),
         "cmyk": (encoded(Image.fromarray(image).convert("CMYK"), quality=95), None, image),
+        "ycck": (as_ycck(encoded, image), None, image),
     }  # fmt: skip
     for name, (file, max_resolution, expected) in cases.items():
         stored = store(file, max_resolution=max_resolution)
@@ -245,9 +306,139 @@ def test_a_jpeg_is_encoded_anew_when_it_is_rotated_too_large_grey_or_cmyk(photo:
         assert stored.data != file, name
         assert Image.open(io.BytesIO(stored.data)).mode == "RGB", name
         assert decoded.shape == expected.shape == (stored.height, stored.width, 3), name
-        assert np.abs(decoded.astype(float) - expected).mean() < 8, (
-            name
-        )  # 4:2:0 blurs the colours of a picture this small
+        difference = np.abs(decoded.astype(float) - expected).mean()
+        assert difference < 8, name  # 4:2:0 blurs the colours of a picture this small
+
+
+def as_ycck(encoded: Encoder, image: np.ndarray) -> bytes:
+    """A CMYK JPEG with luma and chroma in its first three channels, as Photoshop writes it: Adobe's transform 2."""
+    ycc = np.asarray(Image.fromarray(255 - image).convert("YCbCr"))  # of C, M and Y, which libjpeg inverts
+    stored = np.concatenate([255 - ycc, np.zeros_like(ycc[..., :1])], axis=2)  # Pillow inverts when it saves
+    file = encoded(Image.fromarray(np.ascontiguousarray(stored), "CMYK"), quality=95)
+    marker = file.index(b"Adobe")
+    return file[: marker + 11] + b"\x02" + file[marker + 12 :]
+
+
+def test_damage_in_a_cmyk_jpeg_is_noticed(photo: Photo, encoded: Encoder) -> None:
+    file = encoded(Image.fromarray(photo(0, 80, 80)).convert("CMYK"))
+    with pytest.raises(BadImage, match="premature end of data segment"):
+        store(file[: len(file) * 2 // 3] + b"\xff\xd9")
+
+
+def test_a_picture_is_what_its_bytes_say_whatever_its_file_is_called(
+    tmp_path: Path, photo: Photo, encoded: Encoder
+) -> None:
+    (tmp_path / "a.JPEG").write_bytes(encoded(photo(2), "PNG"))  # ImageNet has one
+    stored = store(tmp_path / "a.JPEG")
+    assert stored.data[:2] == b"\xff\xd8"
+    assert np.abs(as_pixels(stored.data).astype(float) - photo(2)).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_counts(kind: str, encoded: Encoder) -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    file = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(file)).n_frames == 3
+    np.testing.assert_array_equal(to_rgb(file), np.broadcast_to([255, 0, 0], (6, 8, 3)))
+
+
+def test_of_several_pictures_in_one_jpeg_the_first_counts(photo: Photo, encoded: Encoder) -> None:
+    first, second = (Image.fromarray(photo(k)) for k in range(2))
+    file = encoded(first, "MPO", save_all=True, append_images=[second], quality=95)
+    assert Image.open(io.BytesIO(file)).format == "MPO"
+    stored = store(file)
+    assert stored.data == file
+    pixels, problem = try_decode(stored.data, stored.height, stored.width)
+    assert problem == ""
+    assert np.abs(pixels.astype(float) - photo(0)).mean() < 3
+    assert np.abs(to_rgb(file).astype(float) - photo(0)).mean() < 3
+
+
+def test_16_bit_colours_lose_their_low_byte() -> None:
+    values = np.array([[[0, 256, 65535], [32768, 1000, 40000]]], np.uint16)
+    file = cv2.imencode(".png", values[..., ::-1])[1].tobytes()
+    assert file[24] == 16  # bit depth
+    np.testing.assert_allclose(to_rgb(file), values / 257, atol=1)
+
+
+# --- padding and damage in JPEGs -------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    padding=st.one_of(
+        st.binary(min_size=0, max_size=8).filter(lambda junk: b"\xff" not in junk),
+        st.integers(1, 3000).map(bytes),
+        st.integers(1, 300).map(lambda n: b"\xff" * n),
+        st.integers(1, 4).map(lambda n: b"\xff\x00" * n),
+    ),
+    options=st.sampled_from([{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"subsampling": 0}]),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    behind=st.sampled_from([b"", b"\xff\xd9", b"a preview \xff\xd8 \xff\xd9 more", bytes(100)]),
+)
+def test_padding_before_the_end_of_a_jpeg_costs_nothing_and_the_loader_never_sees_it(
+    padding: bytes, options: dict, mode: str, behind: bytes
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, "JPEG", **options)
+    jpeg = buffer.getvalue()
+    padded = jpeg[:-2] + padding + jpeg[-2:] + behind
+    np.testing.assert_array_equal(to_rgb(padded), to_rgb(jpeg))
+    stored = store(padded)
+    pixels, problem = try_decode(stored.data, 24, 40)
+    assert problem == ""
+    if mode != "CMYK":  # not encoded a second time
+        np.testing.assert_array_equal(pixels, try_decode(jpeg, 24, 40)[0])
+        assert len(stored.data) <= len(padded)
+
+
+def test_a_jpeg_with_padding_is_complained_of_by_libjpeg_turbo(photo: Photo, encoded: Encoder) -> None:
+    jpeg = encoded(photo(0))
+    padded = jpeg[:-2] + bytes(40) + jpeg[-2:]
+    assert "extraneous bytes before marker 0xd9" in try_decode(padded, 40, 48)[1]  # so the test above tests something
+    assert try_decode(jpeg, 40, 48)[1] == ""
+
+
+# Damage that decodes to fewer blocks than there were shifts the rest of the picture; libjpeg calls it extraneous bytes.
+def test_blocks_left_over_by_damage_are_not_taken_for_padding(encoded: Encoder) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    jpeg = encoded(Image.fromarray(noise).resize((96, 80)))
+    rng, said = np.random.default_rng(1), []
+    for _ in range(60):
+        damaged = bytearray(jpeg)
+        middle = int(rng.integers(len(jpeg) // 2, len(jpeg) * 3 // 4))
+        damaged[middle : middle + 20] = rng.integers(0, 255, 20, dtype=np.uint8).tobytes()
+        try:
+            store(bytes(damaged))
+        except BadImage as error:
+            said.append(str(error))
+    shifted = [
+        text for text in said if "in full (libjpeg: Corrupt JPEG data: " in text and "before marker 0xd9" in text
+    ]
+    assert len(shifted) > 40
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_without_turbojpegs_functions_damage_is_still_refused(
+    options: dict, photo: Photo, encoded: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "TURBOJPEG", False)
+    jpeg = encoded(photo(0, 80, 80), **options)
+    assert store(jpeg).data == jpeg
+    with pytest.raises(BadImage, match=r"in full \(libjpeg"):
+        store(jpeg[: len(jpeg) // 2] + b"\xff\xd9")
+
+
+def test_every_thread_has_a_decompressor_of_its_own(photo: Photo, encoded: Encoder) -> None:
+    files = [encoded(photo(k, 30 + k, 90 - k)) for k in range(24)] * 4
+    alone = [try_decode(file, 30 + k % 24, 90 - k % 24)[0] for k, file in enumerate(files)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda k: try_decode(files[k], 30 + k % 24, 90 - k % 24), range(len(files))))
+    for (pixels, problem), expected in zip(together, alone, strict=True):
+        assert problem == ""
+        np.testing.assert_array_equal(pixels, expected)
 
 
 def test_a_png_is_stored_as_jpeg_or_as_exact_pixels(photo: Photo, encoded: Encoder) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from debeton.data import writer
+from debeton.data import beton_file, images
 from debeton.data.beton import Beton, columns_path, open_beton, sidecar_path
+from debeton.data.decoding import ImageReader
 from debeton.data.ffcv_format import ALLOCATION, HEADER, JPG, RAW
+from debeton.data.images import to_rgb
 from debeton.data.spec import DatasetSpec, RawImage, Rows
 from debeton.data.writer import WriteOptions, verify_rows, write_beton
 from debeton.errors import DataError, UsageError
@@ -110,6 +113,7 @@ def test_the_same_rows_give_the_same_bytes_for_any_number_of_workers(
     betons = [write(images, f"w{workers}", mode=mode, num_workers=workers) for workers in (1, 2, 5)]
     assert len({b.path.read_bytes() for b in betons}) == 1
     assert len({sidecar_path(b.path).read_bytes() for b in betons}) == 1
+    assert len({columns_path(b.path).read_bytes() for b in betons}) == 1
 
 
 def test_max_resolution_bounds_the_longer_side(write: Callable[..., Beton], photo: Photo) -> None:
@@ -142,17 +146,101 @@ def test_the_row_hash_changes_with_rows_and_not_with_storage(
     assert raw.sidecar["row_hash"] == jpg.sidecar["row_hash"] != other.sidecar["row_hash"]
 
 
+# --- one pass --------------------------------------------------------------------------------------------------
+
+
+def test_every_image_is_read_once(write: Callable[..., Beton], make_rows: MakeRows, photo: Photo) -> None:
+    reads: list[int] = []
+
+    def image(row: int) -> np.ndarray:
+        reads.append(row)
+        return photo(row)
+
+    write(make_rows([b""] * 50, image=image), skip_bad=True)
+    assert sorted(reads) == list(range(50))
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 30}], ids=["as it is", "encoded"])
+def test_a_jpeg_file_is_decoded_once_before_and_never_after_it_is_stored(
+    options: dict[str, Any], write: Callable[..., Beton], photo: Photo, encoded: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    decoded: list[bytes] = []
+    real = images.try_decode
+
+    def try_decode(data: bytes, *arguments: Any, **keywords: Any) -> Any:
+        decoded.append(data)
+        return real(data, *arguments, **keywords)
+
+    monkeypatch.setattr(images, "try_decode", try_decode)
+    sources = [encoded(photo(k), "PNG" if options else "JPEG") for k in range(9)]
+    beton = write(sources, num_workers=1, **options)
+    assert decoded == stored_bytes(beton)  # so that reading back has only to compare bytes
+
+
+def test_rows_without_their_file_are_all_listed_before_any_image_is_read(
+    tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
+) -> None:
+    def image(row: int) -> np.ndarray:
+        raise AssertionError("read although rows are missing")
+
+    rows = make_rows([b""] * 9, image=image, absent=lambda: np.array([7, 2]))
+    with pytest.raises(DataError) as error:
+        write_beton(tmp_path / "out" / "a.beton", rows, spec, "train")
+    assert "2 of 9 rows cannot be stored" in str(error.value)
+    assert str(error.value).endswith("\n  row 2: r2 the file does not exist\n  row 7: r7 the file does not exist")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_skip_bad_leaves_out_absent_and_undecodable_rows_in_row_order(
+    write: Callable[..., Beton], make_rows: MakeRows, photo: Photo
+) -> None:
+    images = [photo(0), b"broken", photo(2), b"not read", photo(4)]
+    beton = write(make_rows(images, absent=lambda: np.array([3])), mode="raw", skip_bad=True)
+    assert beton.sidecar["skipped"] == ["r1", "r3"]
+    for row, stored in zip([0, 2, 4], stored_images(beton), strict=True):
+        np.testing.assert_array_equal(stored, images[row])
+
+
+def test_verifying_does_not_read_absent_rows(make_rows: MakeRows, photo: Photo) -> None:
+    rows = make_rows([photo(0), photo(1), b"x"], absent=lambda: np.array([1]))
+    assert verify_rows(rows) == [
+        (1, "the file does not exist"),
+        (2, "cannot be decoded (it is no image of a known format)"),
+    ]
+
+
+def test_bad_rows_at_both_ends_are_all_listed(
+    tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
+) -> None:
+    images = [b"x", *(photo(k) for k in range(198)), b"y"]
+    with pytest.raises(DataError, match=r"2 of 200 rows.*\n  row 0: r0 .*\n  row 199: r199 "):
+        write_beton(tmp_path / "a.beton", make_rows(images), spec, "train")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_a_failed_write_made_are_gone_and_others_stay(
+    tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows
+) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(DataError):
+        write_beton(tmp_path / "old" / "new" / "newer" / "a.beton", make_rows([b"x"]), spec, "train")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["old"]
+
+
 # --- the format ------------------------------------------------------------------------------------------------
 
 
 def test_the_stock_ffcv_loader_reads_our_betons(
-    write: Callable[..., Beton], grouped_rows: MakeRows, photo: Photo
+    write: Callable[..., Beton], grouped_rows: MakeRows, photo: Photo, encoded: Encoder
 ) -> None:
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
 
     images = [photo(k, 40, 48) for k in range(70)]
-    rows = grouped_rows(images)
+    grey = {k: encoded(Image.fromarray(images[k]).convert("L")) for k in range(0, 70, 5)}
+    rows = grouped_rows([grey.get(k, image) for k, image in enumerate(images)])
+    images = [to_rgb(grey[k]) if k in grey else image for k, image in enumerate(images)]
     beton = write(rows, mode="proportion")
     threads = torch.get_num_threads()
     try:
@@ -174,6 +262,7 @@ def test_the_stock_ffcv_loader_reads_our_betons(
     assert 20 < raw.sum() < 50
     np.testing.assert_array_equal(image[raw], np.stack(images)[raw])
     assert np.abs(image[~raw].astype(float) - np.stack(images)[~raw]).mean() < 5
+    assert any(data in grey.values() for data in stored_bytes(beton))  # grey JPEGs as they are
 
 
 @pytest.mark.parametrize(("sides", "count"), [((300, 333), 40), ((100, 99), 150), ((900, 1000), 2)], ids=str)
@@ -200,6 +289,50 @@ def test_a_jpeg_with_more_bytes_than_pixels_gets_a_page_of_its_size(
     assert stored_bytes(beton)[1] == bulky
 
 
+def test_a_page_grows_with_the_largest_image_and_stock_ffcv_reads_it_in_every_way(
+    write: Callable[..., Beton], make_rows: MakeRows
+) -> None:
+    from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    side = {200: 20, 201: 1800}
+    images = [np.full((side.get(k, 60), side.get(k, 60), 3), k, np.uint8) for k in range(250)]
+    beton = write(images, mode="raw")
+    page = int(np.fromfile(beton.path, HEADER, count=1)["page_size"][0])
+    assert page == 64 << 20  # 1800 * 1800 * 3 bytes need 16 MiB, and eight of them up to 64
+    first, last = beton.offsets // page, (beton.offsets + beton.sizes - 1) // page
+    np.testing.assert_array_equal(first, last)
+    assert first[0] == 0  # written when pages were small, beside the header
+    assert first[201] == 1
+    for k, stored in enumerate(stored_images(beton)):
+        np.testing.assert_array_equal(stored, images[k])
+    threads = torch.get_num_threads()
+    for order, cached in ((OrderOption.SEQUENTIAL, True), (OrderOption.QUASI_RANDOM, False)):
+        loader = Loader(
+            str(beton.path), 25, num_workers=1, order=order, os_cache=cached, indices=np.arange(200),
+            pipelines={"image": [CenterCropRGBImageDecoder((8, 8), 1)], "index": [IntDecoder()],
+                       "label": None, "group": None, "attribute": None, "source": None},
+        )  # fmt: skip
+        torch.set_num_threads(threads)
+        seen = []
+        for image, index in loader:
+            np.testing.assert_array_equal(image[:, 0, 0, 0], index.ravel())
+            seen += index.ravel().tolist()
+        assert sorted(seen) == list(range(200))
+
+
+def test_a_grey_jpeg_is_stored_as_it_is_and_read_as_rgb(
+    write: Callable[..., Beton], photo: Photo, encoded: Encoder
+) -> None:
+    grey = [np.asarray(Image.fromarray(photo(k, 64, 64)).convert("L")) for k in range(8)]
+    beton = write([encoded(Image.fromarray(image), quality=95) for image in grey])
+    assert [Image.open(io.BytesIO(data)).mode for data in stored_bytes(beton)] == ["L"] * 8
+    expected = np.repeat(np.stack(grey)[..., None], 3, axis=3)
+    reader = ImageReader(beton.path, beton.offsets, beton.sizes, beton.modes, beton.heights, beton.widths)
+    rows = np.arange(8)
+    assert np.abs(reader.read(rows, reader.whole_boxes(rows), (64, 64)).astype(float) - expected).mean() < 3
+
+
 def test_images_lie_in_row_order_without_overlap(jpg_beton: Beton, jpegs: list[bytes]) -> None:
     ends = beton_ends = jpg_beton.offsets + jpg_beton.sizes
     assert (jpg_beton.offsets[1:] >= ends[:-1]).all()
@@ -207,6 +340,38 @@ def test_images_lie_in_row_order_without_overlap(jpg_beton: Beton, jpegs: list[b
     assert beton_ends[-1] <= table
     assert jpg_beton.path.stat().st_size == table + 70 * ALLOCATION.itemsize
     assert stored_bytes(jpg_beton) == jpegs
+
+
+# --- memory ----------------------------------------------------------------------------------------------------
+
+GROWTH = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.writer import WriteOptions, write_beton
+
+def write(n, side):
+    zeros, pixels = np.zeros(n, np.int64), np.zeros((side, side, 3), np.uint8)
+    names = [f"train/n{row:08}/n{row:08}_{row}.JPEG" for row in range(n)]
+    rows = Rows(zeros, zeros, lambda row: pixels.copy(), names)
+    write_beton(Path(sys.argv[1]), rows, DatasetSpec("s", ("a",)), "train", WriteOptions(mode="raw", num_workers=2))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+before = write(40, int(sys.argv[3]))
+print((write(int(sys.argv[2]), int(sys.argv[3])) - before) / 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "side", "mebibytes"),
+    [(60_000, 1, 60), (150, 600, 40)],  # 1.3 million rows in 1.3 GiB; 150 MB of images
+    ids=["many rows", "large images"],
+)
+def test_memory_grows_by_a_kilobyte_a_row_and_not_with_the_images(
+    rows: int, side: int, mebibytes: int, tmp_path: Path, run_python: Callable[..., str]
+) -> None:
+    assert float(run_python(GROWTH, tmp_path / "a.beton", rows, side)) < mebibytes
 
 
 # --- refusals --------------------------------------------------------------------------------------------------
@@ -286,8 +451,11 @@ def test_skip_bad_with_nothing_left_is_an_error(write: Callable[..., Beton]) -> 
         ({"source": np.array([0, 1])}, ["'source' has 2 values for 3 rows"]),
         ({"columns": {"split": [1, 2, 3, 4]}}, ["'split' has 4 values for 3 rows"]),
         ({"columns": {"path": [1, 2, 3]}}, ["cannot be called 'path'"]),
-        ({"columns": {"file": [1, 2, 3]}}, ["cannot be called 'file'"]),
+        ({"columns": {"a#b": [1, 2, 3]}}, ["cannot be called 'a#b'", "without '#'"]),
         ({"columns": {"note": [None, "x", "y"]}}, ["'note' mixes types"]),
+        ({"columns": {"note": ["1", 2, 3]}}, ["'note' mixes types", "every value must be text"]),
+        ({"columns": {"note": np.zeros((3, 2))}}, ["'note' mixes types"]),
+        ({"names": ["a", "b", "\udcff"]}, ["'\\udcff' is no text"]),
     ],
 )
 def test_inconsistent_rows_are_refused_before_any_file_appears(
@@ -303,6 +471,40 @@ def test_inconsistent_rows_are_refused_before_any_file_appears(
 def test_an_empty_split_is_refused(tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows) -> None:
     with pytest.raises(DataError, match="pets/test has no row"):
         write_beton(tmp_path / "a.beton", make_rows([]), spec, "test")
+
+
+HUES = {"hue": ("red", "green", "blue")}
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, ["names the column 'hue'", "have none"]),
+        ({"hue": [0, 1, 3]}, ["'hue' has the code 3 in row 2 (r2)", "3 values (0 to 2) and 1 such rows"]),
+        ({"hue": [0, -1, -2]}, ["'hue' has the code -1 in row 1 (r1)", "2 such rows"]),
+        ({"hue": ["red", "red", "red"]}, ["'hue' stands for red, green, blue and must hold whole numbers"]),
+        ({"hue": [0.0, 1.0, 2.0]}, ["must hold whole numbers"]),
+    ],
+)
+def test_a_column_that_the_spec_names_must_be_there_and_hold_its_codes(
+    columns: dict[str, Any], words: list[str], tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
+) -> None:
+    named = replace(spec, columns=HUES)
+    with pytest.raises(DataError) as error:
+        write_beton(tmp_path / "a.beton", make_rows([photo(0)] * 3, columns=columns), named, "train")
+    for word in words:
+        assert word in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_synthetic_rows_a_named_column_may_be_unknown(
+    tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
+) -> None:
+    rows = make_rows([photo(0)] * 3, columns={"hue": [2, -1, 0]}, source=np.array([0, 1, 1]))
+    write_beton(tmp_path / "a.beton", rows, replace(spec, columns=HUES), "train")
+    beton = open_beton(tmp_path / "a.beton")
+    assert beton.extra["hue"].tolist() == [2, -1, 0]
+    assert beton.spec.columns == HUES
 
 
 @pytest.mark.parametrize(
@@ -401,37 +603,55 @@ def test_another_disk_error_stays_what_it_is_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_image_that_vanishes_between_the_passes_leaves_nothing(
+def test_an_error_that_is_no_bad_image_stops_the_writer_and_leaves_nothing(
     tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
 ) -> None:
-    calls = {"n": 0}
-
     def image(row: int) -> np.ndarray:
-        calls["n"] += 1
-        if calls["n"] > 5:
+        if row == 60:
             raise RuntimeError("the archive went away")
         return photo(row)
 
     with pytest.raises(RuntimeError, match="went away"):
-        write_beton(tmp_path / "a.beton", make_rows([b""] * 4, image=image), spec, "train")
+        write_beton(tmp_path / "a.beton", make_rows([b""] * 80, image=image), spec, "train")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("row", [0, 3, 69])
 def test_bytes_that_do_not_read_back_are_noticed(
+    row: int, tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "a.beton", beton_file.BetonFile.finish
+
+    def finish(file: beton_file.BetonFile, *arguments: Any) -> Any:
+        tables = real(file, *arguments)
+        (partial,) = tmp_path.glob("a.beton.*.partial")
+        with partial.open("r+b") as written:  # a disk that lies
+            written.seek(int(tables.metadata["f0"]["data_ptr"][row]) + 50)
+            byte = written.read(1)
+            written.seek(-1, os.SEEK_CUR)
+            written.write(bytes([byte[0] ^ 1]))
+        return tables
+
+    monkeypatch.setattr(beton_file.BetonFile, "finish", finish)
+    with pytest.raises(DataError, match=f"row {row} read back differs"):
+        write_beton(path, make_rows([photo(k) for k in range(70)]), spec, "train", WriteOptions(mode="raw"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_beton_cut_while_it_is_read_back_is_noticed(
     tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = writer._write_file
+    real = os.fsync
 
-    def write_file(path: Path, *arguments: Any) -> Any:
-        metadata, *others = real(path, *arguments)
-        with path.open("r+b") as file:  # a disk that lies
-            file.seek(int(metadata["f0"]["data_ptr"][0]) + 50)
-            file.write(bytes(byte ^ 1 for byte in b"\0\1\2\3\4"))
-        return metadata, *others
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        for partial in tmp_path.glob("a.beton.*.partial"):
+            os.truncate(partial, (16 << 20) + 2_000_000)  # in the second image
 
-    monkeypatch.setattr(writer, "_write_file", write_file)
-    with pytest.raises(DataError, match="row 0 read back differs"):
-        write_beton(tmp_path / "a.beton", make_rows([photo(0)]), spec, "train", WriteOptions(mode="raw"))
+    monkeypatch.setattr(os, "fsync", fsync)
+    rows = make_rows([np.zeros((600, 600, 3), np.uint8)] * 3)
+    with pytest.raises(DataError, match=f"ends at byte {(16 << 20) + 2_000_000}; it was cut"):
+        write_beton(tmp_path / "a.beton", rows, spec, "train", WriteOptions(mode="raw"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,7 @@
 
 `X.beton` has the fields image, label, attribute, group, source (0 real, 1 synthetic) and index; stock FFCV
 reads it too. `X.beton.json` says what it is; `X.beton.columns.npz` holds more per-row values (paths, ...)
-and is read only when asked for.
+and is read only when asked for (columns.py).
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.ffcv_format import FIELDS, read_tables
+from debeton.data.columns import Columns
+from debeton.data.ffcv_format import read_tables
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # schema 1 has its columns compressed, text as fixed-width arrays
 REQUIRED = {"split": str, "spec": dict, "checksum": str, "file_size": int}  # keys of the sidecar that opening needs
 
 
@@ -60,19 +62,9 @@ class Beton:
         return int((self.heights * self.widths).max()) * 3
 
     @cached_property
-    def extra(self) -> dict[str, NDArray[Any]]:
-        """The further columns by name, e.g. 'path'; read from X.beton.columns.npz on first use."""
-        path = columns_path(self.path)
-        if not path.exists():
-            raise DataError(f"the columns of {self.path} are missing: no {path}; write the beton again")
-        with np.load(path, allow_pickle=False) as columns:
-            values = {name: columns[name] for name in columns.files}
-        for name, column in values.items():
-            if len(column) != len(self):
-                raise DataError(
-                    f"{path}: column '{name}' has {len(column)} values for {len(self)} rows; write the beton again"
-                )
-        return values
+    def extra(self) -> Columns:
+        """The further columns by name, e.g. 'path'; each is read from X.beton.columns.npz on first use."""
+        return Columns(columns_path(self.path), len(self), self.sidecar["checksum"])
 
 
 def sidecar_path(path: Path) -> Path:
@@ -87,7 +79,10 @@ def columns_path(path: Path) -> Path:
 
 def checksum(metadata: NDArray[Any], allocations: NDArray[Any]) -> str:
     """What ties a beton to its sidecar: the CRC of all columns and of where every image lies."""
-    return f"{zlib.crc32(allocations.tobytes(), zlib.crc32(metadata.tobytes())):08x}"
+    crc = 0
+    for table in (metadata, allocations):
+        crc = zlib.crc32(np.ascontiguousarray(table).view(np.uint8).data, crc)
+    return f"{crc:08x}"
 
 
 def group_counts(spec: DatasetSpec, group: Ints) -> dict[str, int]:
@@ -124,7 +119,8 @@ def open_beton(path: Path | str) -> Beton:
     if not len(metadata):
         raise DataError(f"{path} holds no row; an empty split cannot be trained or evaluated on")
     spec = DatasetSpec.from_dict(sidecar["spec"])
-    image, label, attribute, group, source, _ = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(len(FIELDS)))
+    image = metadata["f0"]
+    label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
     if not np.array_equal(spec.group(label, attribute), group):
         raise DataError(f"{path}: the group column is not label * {len(spec.attributes)} + attribute; write it again")
     sizes = np.empty(len(metadata), np.uint64)
@@ -147,13 +143,14 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     try:
         sidecar: dict[str, Any] = json.loads(beside.read_text())
         version = sidecar["schema_version"]
-        if version == SCHEMA_VERSION:
+        if version in READABLE:
             sidecar = {**sidecar, **{key: kind(sidecar[key]) for key, kind in REQUIRED.items()}}
             DatasetSpec.from_dict(sidecar["spec"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{beside} is not a sidecar ({type(error).__name__}: {error}); write the beton again") from None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise DataError(
-            f"{beside} has schema version {version}, this code reads {SCHEMA_VERSION}; write the beton again"
+            f"{beside} has schema version {version}, this code reads {' and '.join(map(str, READABLE))}; "
+            "write the beton again"
         )
     return sidecar

@@ -3,18 +3,22 @@
 FFCV calls these through ctypes objects, which numba freezes into the machine code, so that its
 pipelines can never be cached and every loader compiles for seconds. Here the address is an
 argument of the kernel, the kernel caches on disk, and the second start costs milliseconds.
+
+libjpeg-turbo itself, which FFCV's library is linked to, says what is wrong with a JPEG (`try_decode`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import threading
 from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -43,13 +47,64 @@ DECODE_ADDRESS = _address(_LIBRARY.imdecode)
 RESIZE_ADDRESS = _address(_LIBRARY.resize)
 
 
-def is_sound_jpeg(data: bytes, height: int, width: int) -> bool:
-    """Whether libjpeg-turbo decodes all of the JPEG without a warning, as the loader will ask of it."""
-    pixels = np.empty((height, width, 3), np.uint8)
-    source = np.frombuffer(data, np.uint8)
-    crop_and_scale = (height, width, 0, 0, 1, 1, False, False)
-    status = _LIBRARY.imdecode(source.ctypes.data, len(data), height, width, pixels.ctypes.data, *crop_and_scale)
-    return int(status) == 0
+def _bind_turbojpeg() -> bool:
+    """Whether libjpeg-turbo's own functions, which FFCV's library depends on, can be called through it."""
+    try:
+        start, decode = _LIBRARY.tjInitDecompress, _LIBRARY.tjDecompress2
+        message, end = _LIBRARY.tjGetErrorStr2, _LIBRARY.tjDestroy
+    except AttributeError:  # linked in statically, or a libjpeg-turbo that dropped them
+        return False
+    start.restype, message.restype = ctypes.c_void_p, ctypes.c_char_p
+    decode.argtypes = [
+        ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p, *[ctypes.c_int] * 5,
+    ]  # fmt: skip
+    message.argtypes = end.argtypes = [ctypes.c_void_p]
+    return True
+
+
+TURBOJPEG = _bind_turbojpeg()
+_RGB, _CMYK, _FASTDCT, _NOREALLOC = 0, 11, 2048, 1024  # turbojpeg.h
+
+
+class _Decompressor:
+    """A libjpeg-turbo handle, given back with the thread that made it."""
+
+    def __init__(self) -> None:
+        self.handle, self._destroy = _LIBRARY.tjInitDecompress(), _LIBRARY.tjDestroy
+
+    def __del__(self) -> None:
+        self._destroy(self.handle)
+
+
+_threads = threading.local()  # a handle serves one thread at a time
+
+
+def _turbo_handle() -> int:
+    if not hasattr(_threads, "decompressor"):
+        _threads.decompressor = _Decompressor()
+    handle: int = _threads.decompressor.handle
+    return handle
+
+
+def try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> tuple[NDArray[np.uint8], str]:
+    """The pixels of a JPEG as the loader will decode it, and what libjpeg-turbo says against it, '' for nothing.
+
+    cmyk: [height, width, 4] pixels of a CMYK or YCCK JPEG, which the loader cannot read. Damaged JPEGs give what
+    could be decoded, over what the memory held. The interpreter's lock is released meanwhile.
+    """
+    pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)
+    if not TURBOJPEG:
+        if cmyk:
+            return pixels, ""
+        source = np.frombuffer(data, np.uint8)
+        crop_and_scale = (height, width, 0, 0, 1, 1, False, False)
+        status = _LIBRARY.imdecode(source.ctypes.data, len(data), height, width, pixels.ctypes.data, *crop_and_scale)
+        return pixels, "libjpeg-turbo cannot decode all of it" if status else ""
+    handle, colours = _turbo_handle(), _CMYK if cmyk else _RGB
+    status = _LIBRARY.tjDecompress2(
+        handle, data, len(data), pixels.ctypes.data, width, 0, height, colours, _FASTDCT | _NOREALLOC
+    )
+    return pixels, _LIBRARY.tjGetErrorStr2(handle).decode("ascii", "replace") if status else ""
 
 
 @intrinsic

@@ -1,55 +1,36 @@
-"""The safe way to write a beton: verify every row, write X.beton.partial, read it back, rename.
+"""The safe way to write a beton: every row checked and encoded in one pass, read back, then renamed.
 
-FFCV's DatasetWriter hangs on any exception in a worker, leaves half-written files that open, and orders
-images by chance. This one writes the same format from one thread while a pool encodes: errors reach the
-caller, memory is bounded by the window, and the same rows give the same bytes.
+FFCV's DatasetWriter hangs on any exception in a worker, leaves half-written files that open, and orders images by
+chance. This one writes the same format from one thread while a pool encodes: errors reach the caller, memory is
+bounded by the pool's window, and the same rows give the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from array import array
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from debeton.data.beton import (
-    SCHEMA_VERSION,
-    checksum,
-    columns_path,
-    group_counts,
-    sidecar_path,
-)
-from debeton.data.decoding import ImageReader
-from debeton.data.ffcv_format import (
-    ALLOCATION,
-    JPG,
-    MAX_PAGE,
-    METADATA,
-    METADATA_START,
-    MIN_PAGE,
-    RAW,
-    WRITE_MODES,
-    header_bytes,
-)
-from debeton.data.images import BadImage, Encoded, encode, stored_pixels
-from debeton.data.spec import DatasetSpec, RawImage, Rows
+from debeton.data.beton import columns_path, sidecar_path
+from debeton.data.beton_file import BetonFile, seal
+from debeton.data.columns import Column, as_column, take
+from debeton.data.ffcv_format import JPG, RAW, WRITE_MODES
+from debeton.data.images import BadImage, Encoded, check, encode
+from debeton.data.pool import in_order
+from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.errors import DataError, UsageError
 from debeton.files import replacing
 from debeton.seed import make_rng
 
-T = TypeVar("T")
-RESERVED_COLUMNS = ("path", "file", "allow_pickle")  # ours, and numpy.savez's own arguments
+MISSING = "the file does not exist"
+Bad = list[tuple[int, str]]  # (row, what is wrong with it)
 
 
 @dataclass(frozen=True)
@@ -83,58 +64,21 @@ class WriteOptions:
             raise UsageError(f"compress probability {self.compress_probability} does not lie between 0 and 1")
 
 
-def _in_order(
-    work: Callable[[int], T], rows: Sequence[int], num_workers: int, describe: str, progress: bool
-) -> Generator[T, None, None]:
-    """work(row) for every row, by a pool of threads, in order and with a bounded window."""
-    workers = num_workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(rows), desc=describe, disable=not progress) as bar:
-        pending: deque[Future[T]] = deque()
+def verify_rows(rows: Rows, num_workers: int = 0, progress: bool = False) -> Bad:
+    """Decode every image; returns (row, what is wrong) of those that cannot be stored, in row order."""
+    absent = _absent(rows)
+
+    def problem_of(row: int) -> str:
+        if row in absent:
+            return MISSING
         try:
-            for row in rows:
-                pending.append(pool.submit(work, row))
-                if len(pending) >= 16 * workers:
-                    yield pending.popleft().result()
-                    bar.update()
-            while pending:
-                yield pending.popleft().result()
-                bar.update()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def verify_rows(rows: Rows, num_workers: int = 0, progress: bool = False) -> list[tuple[int, str]]:
-    """Decode every image; returns (row, what is wrong) of those that cannot be stored."""
-    return _verify(rows, None, num_workers, progress)[0]
-
-
-def _verify(
-    rows: Rows, max_resolution: int | None, num_workers: int, progress: bool
-) -> tuple[list[tuple[int, str]], int]:
-    """The bad rows, and the bytes of the largest image, as RGB pixels or as the file it comes from."""
-
-    def check(row: int) -> tuple[int, str]:
-        try:
-            raw = rows.image(row)
-            return max(stored_pixels(raw, max_resolution).nbytes, _file_bytes(raw)), ""
+            check(rows.image(row))
         except BadImage as error:
-            return 0, str(error)
+            return str(error)
+        return ""
 
-    bad, largest = [], 0
-    with closing(_in_order(check, range(len(rows)), num_workers, "verify", progress)) as checked:
-        for row, (nbytes, problem) in enumerate(checked):
-            largest = max(largest, nbytes)
-            if problem:
-                bad.append((row, problem))
-    return bad, largest
-
-
-def _file_bytes(raw: RawImage) -> int:
-    """Bytes of an encoded image, which may be stored as it is and hold more than its pixels (previews, profiles)."""
-    if isinstance(raw, np.ndarray):
-        return 0
-    return len(raw) if isinstance(raw, bytes) else raw.stat().st_size
+    with closing(in_order(problem_of, range(len(rows)), num_workers, "verify", progress=progress)) as problems:
+        return [(row, problem) for row, problem in enumerate(problems) if problem]
 
 
 def write_beton(
@@ -149,122 +93,70 @@ def write_beton(
 ) -> dict[str, Any]:
     """Write rows to `path` with its sidecar and columns; returns the sidecar.
 
-    Nothing appears under a final name unless all of it was written and read back. Raises DataError for an
-    empty split, codes out of range, duplicate names, undecodable images (unless skip_bad) and a full disk.
+    Nothing appears under a final name unless all of it was written and read back. Raises DataError for an empty
+    split, codes out of range, duplicate names, absent files, undecodable images (all of them listed; left out with
+    skip_bad) and a full disk.
     """
     where = f"{spec.name}/{split}"
-    _check_columns(rows, spec, where)
-    bad, largest = _verify(rows, options.max_resolution, options.num_workers, progress)
-    kept = _kept_rows(rows, bad, where, skip_bad=options.skip_bad)
-    page_size = min(MAX_PAGE, max(MIN_PAGE, 1 << (8 * largest - 1).bit_length()))
-    if largest > page_size:
-        raise DataError(f"{where}: the largest image has {largest} bytes, more than a page; use --max-resolution")
+    columns = _checked_columns(rows, spec, where)
+    bad: Bad = [(row, MISSING) for row in sorted(_absent(rows))]
+    _refuse(bad, rows, where, skip_bad=options.skip_bad)  # before anything is encoded
+    present = np.setdiff1d(np.arange(len(rows)), [row for row, _ in bad])
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The beton goes last: until then an older one is refused because it disagrees with the new sidecar.
     with replacing(columns_path(path), sidecar_path(path), path) as partials:
-        metadata, allocations, crcs = _write_file(partials[2], rows, kept, spec, options, page_size, progress)
-        sidecar = {
-            "schema_version": SCHEMA_VERSION,
-            "dataset": spec.name,
-            "split": split,
-            "n": len(kept),
-            "skipped": [rows.names[row] for row, _ in bad],
-            "spec": spec.to_dict(),
-            "group_counts": group_counts(spec, metadata["f3"]),
-            "image": _describe_images(metadata, options),
-            "dataset_options": dict(dataset_options or {}),
-            "columns": sorted({"path", *rows.columns}),
-            "row_hash": _row_hash(rows, kept),
-            "checksum": checksum(metadata, allocations),
-            "file_size": partials[2].stat().st_size,
-        }
-        partials[1].write_text(json.dumps(sidecar, indent=1))
-        columns = {"path": rows.names, **rows.columns}
-        with partials[0].open("wb") as file:
-            np.savez_compressed(file, **{name: np.asarray(v)[kept] for name, v in columns.items()})  # type: ignore[arg-type]
-        _read_back(partials[2], metadata, allocations, crcs)
-    return sidecar
+        with BetonFile(partials[2], len(present)) as file:
+            kept, undecodable = _write_images(file, rows, present, spec, options, progress)
+            bad = sorted(bad + undecodable)
+            _refuse(bad, rows, where, skip_bad=options.skip_bad)
+            source = np.zeros(len(rows), np.int64) if rows.source is None else rows.source
+            tables = file.finish(spec, rows.label[kept], rows.attribute[kept], source[kept])
+        return seal(
+            partials, tables, spec, split, [rows.names[row] for row in kept],
+            {name: take(column, kept) for name, column in columns.items()},
+            {
+                "skipped": [rows.names[row] for row, _ in bad],
+                "image": {k: v for k, v in asdict(options).items() if k in ("mode", "quality", "max_resolution")},
+                "dataset_options": dict(dataset_options or {}),
+            },
+            progress=progress,
+        )  # fmt: skip
 
 
-def _check_columns(rows: Rows, spec: DatasetSpec, where: str) -> None:
-    if not len(rows):
-        raise DataError(f"{where} has no row; nothing to write")
-    columns = {"label": rows.label, "attribute": rows.attribute, "names": rows.names, **rows.columns}
-    if rows.source is not None:
-        columns["source"] = rows.source
-    for name, values in columns.items():
-        if len(values) != len(rows):
-            raise DataError(f"{where}: column '{name}' has {len(values)} values for {len(rows)} rows")
-    for name, values in rows.columns.items():
-        if name in RESERVED_COLUMNS:
-            raise DataError(f"{where}: a column cannot be called '{name}'; give it another name")
-        if np.asarray(values).dtype == object:
-            raise DataError(f"{where}: column '{name}' mixes types; every value must be text, or every value a number")
-    spec.group(rows.label, rows.attribute)
-    seen: set[str] = set()
-    for name in rows.names:
-        if name in seen:
-            raise DataError(f"{where}: the row '{name}' is listed twice; every row needs a name of its own")
-        seen.add(name)
+def _absent(rows: Rows) -> set[int]:
+    return set() if rows.absent is None else set(rows.absent().tolist())
 
 
-def _kept_rows(rows: Rows, bad: list[tuple[int, str]], where: str, *, skip_bad: bool) -> NDArray[np.int64]:
-    if bad and not skip_bad:
-        shown = "".join(f"\n  row {row}: {rows.names[row]} {problem}" for row, problem in bad[:10])
-        more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise DataError(
-            f"{where}: {len(bad)} of {len(rows)} rows cannot be stored; mend the files or pass --skip-bad{shown}{more}"
-        )
-    kept = np.setdiff1d(np.arange(len(rows)), [row for row, _ in bad])
-    if not len(kept):
-        raise DataError(f"{where}: none of the {len(rows)} rows can be decoded; nothing to write")
-    return kept
+def _write_images(
+    file: BetonFile, rows: Rows, present: Ints, spec: DatasetSpec, options: WriteOptions, progress: bool
+) -> tuple[Ints, Bad]:
+    """Append the images of the rows `present`; returns the rows that were stored, and those that cannot be.
 
-
-def _write_file(
-    path: Path, rows: Rows, kept: NDArray[np.int64], spec: DatasetSpec, options: WriteOptions, page_size: int,
-    progress: bool,
-) -> tuple[NDArray[Any], NDArray[Any], list[int]]:  # fmt: skip
-    """Header, columns, pages of images, allocation table; returns the two tables and each image's CRC."""
-    metadata = np.zeros(len(kept), METADATA)
-    source = np.zeros(len(rows), np.int64) if rows.source is None else rows.source
-    group = spec.group(rows.label, rows.attribute)
-    values = (rows.label[kept], rows.attribute[kept], group[kept], source[kept], np.arange(len(kept)))
-    for k, column in enumerate(values, start=1):
-        metadata[f"f{k}"] = column
+    Once a row is bad and none may be, the others are still looked at, so that all bad ones can be listed.
+    """
     as_jpeg = _stored_as_jpeg(len(rows), options, spec.name)
-    allocations = np.zeros(len(kept), ALLOCATION)
-    allocations["sample_id"] = np.arange(len(kept))
-    start = -(-(METADATA_START + metadata.nbytes) // page_size) * page_size
-    crcs: list[int] = []
+    kept, bad, candidates = array("q"), Bad(), present.tolist()
 
-    def encode_row(row: int) -> Encoded:
-        return encode(
-            rows.image(row), as_jpeg=as_jpeg[row], quality=options.quality, max_resolution=options.max_resolution
-        )
+    def encode_row(row: int) -> tuple[Encoded, int] | str:
+        try:
+            image = encode(
+                rows.image(row), as_jpeg=bool(as_jpeg[row]), quality=options.quality,
+                max_resolution=options.max_resolution,
+            )  # fmt: skip
+        except BadImage as error:
+            return str(error)
+        return image, zlib.crc32(image.data)
 
-    encoding = _in_order(encode_row, [int(row) for row in kept], options.num_workers, "write", progress)
-    # Closed here and not by the garbage collector, which might join the pool's threads from one of them.
-    with closing(encoding) as encoded_rows, path.open("wb") as file:
-        position = start
-        for i, encoded in enumerate(encoded_rows):
-            if position // page_size != (position + len(encoded.data) - 1) // page_size:
-                position = (position // page_size + 1) * page_size  # no sample crosses a page
-            file.seek(position)
-            file.write(encoded.data)
-            mode = JPG if encoded.is_jpeg else RAW
-            metadata["f0"][i] = (mode, encoded.width, encoded.height, position)
-            allocations[i] = (i, position, len(encoded.data))
-            crcs.append(zlib.crc32(encoded.data))
-            position += len(encoded.data)
-        end = -(-position // page_size) * page_size
-        file.seek(end)
-        file.write(allocations.tobytes())
-        file.seek(0)
-        file.write(header_bytes(len(kept), page_size, end))
-        file.write(metadata.tobytes())
-    return metadata, allocations, crcs
+    results = in_order(encode_row, candidates, options.num_workers, "write", progress=progress)
+    with closing(results):
+        for row, result in zip(candidates, results, strict=True):
+            if isinstance(result, str):
+                bad.append((row, result))
+            elif options.skip_bad or not bad:
+                image, crc = result
+                file.append(image.data, image.height, image.width, JPG if image.is_jpeg else RAW, crc)
+                kept.append(row)
+    return np.array(kept, np.int64), bad
 
 
 def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[np.bool_]:
@@ -273,38 +165,74 @@ def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[
     return make_rng(name, "proportion").random(num_rows) < options.compress_probability
 
 
-def _describe_images(metadata: NDArray[Any], options: WriteOptions) -> dict[str, Any]:
-    image = metadata["f0"]
-    return {
-        **{key: value for key, value in asdict(options).items() if key in ("mode", "quality", "max_resolution")},
-        "jpeg_share": float(np.mean(image["mode"] == JPG)),
-        "height": [int(image["height"].min()), int(image["height"].max())],
-        "width": [int(image["width"].min()), int(image["width"].max())],
-    }
+def _refuse(bad: Bad, rows: Rows, where: str, *, skip_bad: bool) -> None:
+    if bad and not skip_bad:
+        shown = "".join(f"\n  row {row}: {rows.names[row]} {problem}" for row, problem in bad[:10])
+        more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise DataError(
+            f"{where}: {len(bad)} of {len(rows)} rows cannot be stored; mend the files or pass --skip-bad{shown}{more}"
+        )
+    if len(bad) == len(rows):
+        raise DataError(f"{where}: none of the {len(rows)} rows can be decoded; nothing to write")
 
 
-def _row_hash(rows: Rows, kept: NDArray[np.int64]) -> str:
-    """SHA-256 over names, labels and attributes: equal exactly when two betons hold the same rows."""
-    digest = hashlib.sha256()
-    for row in kept:
-        digest.update(f"{rows.names[row]}\t{rows.label[row]}\t{rows.attribute[row]}\n".encode())
-    return digest.hexdigest()
+def _checked_columns(rows: Rows, spec: DatasetSpec, where: str) -> dict[str, Column]:
+    """The further columns, after everything that can be wrong with rows before an image is read."""
+    if not len(rows):
+        raise DataError(f"{where} has no row; nothing to write")
+    given: dict[str, Sequence[Any] | NDArray[Any]] = {
+        "label": rows.label, "attribute": rows.attribute, "names": rows.names, **rows.columns
+    }  # fmt: skip
+    if rows.source is not None:
+        given["source"] = rows.source
+    for name, values in given.items():
+        if len(values) != len(rows):
+            raise DataError(f"{where}: column '{name}' has {len(values)} values for {len(rows)} rows")
+    spec.group(rows.label, rows.attribute)
+    _check_names(rows.names, where)
+    columns = {name: _named_column(name, values, where) for name, values in rows.columns.items()}
+    for name, values in spec.columns.items():
+        _check_codes(name, columns.get(name), values, rows, where)
+    return columns
 
 
-def _read_back(path: Path, metadata: NDArray[Any], allocations: NDArray[Any], crcs: Sequence[int]) -> None:
-    """Compare every byte on the disk with what was written, and decode every image as the loader will."""
-    with path.open("rb") as file:
-        for i, (_, position, size) in enumerate(allocations):
-            file.seek(int(position))
-            if zlib.crc32(file.read(int(size))) != crcs[i]:
-                raise DataError(f"{path}: row {i} read back differs from what was written; check the disk")
-    image = {name: np.ascontiguousarray(metadata["f0"][name]) for name in ("mode", "height", "width", "data_ptr")}
-    heights, widths = image["height"].astype(np.int64), image["width"].astype(np.int64)
-    sizes = np.ascontiguousarray(allocations["size"])
-    reader = ImageReader(path, image["data_ptr"], sizes, image["mode"], heights, widths, os_cache=False)
+def _check_names(names: Sequence[str], where: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{where}: the row '{name}' is listed twice; every row needs a name of its own")
+        seen.add(name)
     try:
-        for start in range(0, len(metadata), 64):
-            rows = np.arange(start, min(start + 64, len(metadata)))
-            reader.read(rows, reader.whole_boxes(rows), (32, 32))
-    finally:
-        reader.close()
+        "".join(names).encode()
+    except UnicodeEncodeError as error:  # a file name that is not UTF-8
+        raise DataError(
+            f"{where}: the row {next(filter(_is_no_text, names))!r} is no text ({error}); rename it"
+        ) from None
+
+
+def _is_no_text(name: str) -> bool:
+    return name.encode(errors="ignore").decode() != name
+
+
+def _named_column(name: str, values: Sequence[Any] | NDArray[Any], where: str) -> Column:
+    if name == "path" or "#" in name:
+        raise DataError(f"{where}: a column cannot be called '{name}'; give it another name, without '#'")
+    try:
+        return as_column(values)
+    except ValueError as error:
+        raise DataError(f"{where}: column '{name}' mixes types; {error}") from None
+
+
+def _check_codes(name: str, column: Column | None, values: Sequence[str], rows: Rows, where: str) -> None:
+    """A column that the spec names has codes of these values; of synthetic rows also -1, not known."""
+    if column is None:
+        raise DataError(f"{where}: the data set names the column '{name}', and its rows have none")
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in "iub":
+        raise DataError(f"{where}: column '{name}' stands for {', '.join(values)} and must hold whole numbers")
+    lowest = 0 if rows.source is None else np.where(rows.source == 1, -1, 0)
+    bad = np.flatnonzero((column < lowest) | (column >= len(values)))
+    if len(bad):
+        raise DataError(
+            f"{where}: column '{name}' has the code {int(column[bad[0]])} in row {int(bad[0])} "
+            f"({rows.names[bad[0]]}); there are {len(values)} values (0 to {len(values) - 1}) and {len(bad)} such rows"
+        )

@@ -1,0 +1,45 @@
+"""Work on many items by a pool of threads, with results in order and few of them waiting."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+S = TypeVar("S")
+T = TypeVar("T")
+WINDOW = 8  # results per thread that may wait for their turn
+
+
+def in_order(
+    work: Callable[[S], T], items: Sequence[S], num_workers: int = 0, describe: str = "", *, progress: bool = False
+) -> Generator[T, None, None]:
+    """work(item) for every item, in order, on num_workers threads (0: one per core).
+
+    Close it, as `contextlib.closing` does, where it may not be read to its end: the garbage collector might join the
+    pool's threads from one of them.
+    """
+    workers = num_workers or _cores()
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=describe, disable=not progress) as bar:
+        pending: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) >= WINDOW * workers:
+                    yield pending.popleft().result()
+                    bar.update()
+            while pending:
+                yield pending.popleft().result()
+                bar.update()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _cores() -> int:
+    """Cores that this process may use, which on a shared machine are not all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
