@@ -373,6 +373,26 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_the_run_resumes(toy_args,
     assert len(lines_of(only_folder(toy_args))) == 4
 
 
+def test_pseudo_groups_from_a_file_train_and_the_true_groups_are_measured(toy_args, toy_betons, tmp_path):
+    beton = open_beton(toy_betons / "toy_train.beton")
+    lines = [f"{path},{int(i % 3 == 0)}" for i, path in enumerate(beton.extra["path"])]
+    (tmp_path / "toy_metadata_aug.csv").write_text("\n".join(["path,ddb", *lines]))
+    given = ["--data.pseudo_groups", tmp_path / "toy_metadata_aug.csv", "--training.method", "resample"]
+    assert run([*toy_args, *given, "--training.epochs", "1"]) == 0
+    results = json.loads((only_folder(toy_args) / "results.json").read_text())
+    assert results["train_groups"]["left, conflicting"] + results["train_groups"]["right, conflicting"] == 171
+    assert set(results["test"]["group_accuracy"]) == {"left, dark", "left, light", "right, dark", "right, light"}
+    assert 0 < results["test"]["adjusted_accuracy"] < 1
+
+
+def test_a_file_of_row_numbers_decides_what_is_trained_on(toy_args, tmp_path, capsys):
+    (tmp_path / "rows.json").write_text(json.dumps({"train_indices": [5, 6, 90], "test_indices": [0, 1]}))
+    assert run([*toy_args, "--data.custom_indices_path", tmp_path / "rows.json", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "view train: 3 rows" in out
+    assert "view test: 2 rows" in out
+
+
 def test_dry_run_shows_the_counts_that_a_bias_rate_leaves(toy_args, capsys):
     assert run([*toy_args, "--data.bias_rate", "0.95", "--data.min_conflicting", "5", "--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -137,7 +137,7 @@ def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -
         if not args.download:
             raise type(error)(f"{error}{_note(source, args.raw)}") from None
         if not source.archives:
-            raise MissingDataError(f"{source.name} is not to be had by a program. {source.where}\n  {error}") from None
+            raise type(error)(f"{source.name} has no file that may be fetched from here; by hand: {error}") from None
         whole = False
     if not whole and source.archives:
         if args.raw is None:
