@@ -178,8 +178,8 @@ def test_check_says_where_counts_differ_from_those_published_and_writing_warns(c
 def test_download_of_a_set_had_by_hand_says_what_to_get_from_whom(counted, tmp_path, capsys):
     assert command("--dataset", "pets", "--raw", tmp_path / "none", "--out", tmp_path, "--download") == 1
     said = capsys.readouterr().err
-    assert "pets is not to be had by a program. from www.example.org/pets: train/CLASS/*.png" in said
-    assert f"--raw {tmp_path}/none does not exist" in said
+    assert f"pets has no file that may be fetched from here; by hand: --raw {tmp_path}/none does not exist" in said
+    assert "from www.example.org/pets: train/CLASS/*.png" in said
 
 
 def test_generated_images_join_train_or_make_a_beton_of_their_own_and_merge(pets, tmp_path, capsys):
