@@ -193,9 +193,7 @@ def test_a_product_of_columns_is_an_attribute(faces: Path) -> None:
 
 
 def test_an_unknown_column_is_named_with_the_nearest(faces: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"faces_train\.beton has no column 'Yuong'.*; did you mean 'Young'"
-    ):
+    with pytest.raises(UsageError, match=r"faces_train\.beton has no column 'Yuong'.*; did you mean 'Young'"):
         faces_views(faces, label="Yuong")
 
 
