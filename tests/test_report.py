@@ -14,9 +14,11 @@ import yaml
 from rich.console import Console
 
 from debeton.errors import DataError
+from debeton.figure_curves import curve_of
 from debeton.figure_maps import group_grid
 from debeton.figures import make_plots, train_distributions
 from debeton.report import (
+    findings_table,
     group_settings,
     group_table,
     load_runs,
@@ -279,7 +281,7 @@ def test_every_figure_is_drawn_whatever_the_groups(tmp_path, groups):
     for strength in (0.9, 0.95, 0.99):
         make_run(tmp_path, groups=groups, strength=strength, null=groups[1:2])
     plots = make_plots(settings_of(tmp_path), "test")
-    assert [p.name for p in plots] == ["headline", "option", "group_accuracy", "train_groups", "curves"]
+    assert [p.name for p in plots] == ["headline", "option", "group_accuracy", "train_groups", "curves", "group_curves"]
     assert all(p.png.startswith(b"\x89PNG") for p in plots)
 
 
@@ -308,7 +310,7 @@ def test_the_page_is_self_contained_and_links_relatively(birds):
     assert not re.search(r"https?:|<link|@import|url\(", page)
     images = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", page)]
     assert images == [(out / f"{name}.png").read_bytes() for name in re.findall(r'<img id="(\w+)"', page)]
-    assert len(images) == 4
+    assert len(images) == 5
     assert "<h1>Birds &lt;&amp; friends&gt;</h1>" in page
     assert 'href="../waterbirds-erm-0.95-s0/version_0/config.yaml"' in page
     assert "n = 3 seeds each" in page
@@ -365,3 +367,38 @@ def test_the_command_writes_a_report_and_fails_in_one_sentence(birds, tmp_path):
     assert failed.stderr.startswith("error: no runs at or below")
     assert failed.stderr.count("\n") == 1
     assert run(birds, "--ou", tmp_path / "x").returncode == 2
+
+
+# --- what methods keep and find ----------------------------------------------------------------------------------
+
+
+def keep(folder: Path, **notes) -> None:
+    """Give a run GroupDRO's q in its curve, and notes in its results."""
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["split"] == "train":
+            row["objective"] = {"q": {name: row["epoch"] / 10 + i for i, name in enumerate(BIRDS)}, "steps": 7}
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**results, "notes": notes}))
+
+
+def test_what_objectives_kept_by_name_is_drawn_over_epochs(tmp_path):
+    keep(make_run(tmp_path, "groupdro"))
+    make_run(tmp_path, "erm")
+    settings = group_settings(load_runs([tmp_path]))
+    assert [p.name for p in make_plots(settings, "test")][-1] == "objectives"
+    (setting,) = [s for s in settings if s.method == "groupdro"]
+    q = curve_of(setting, "train", lambda row: row["objective"]["q"][BIRDS[2]])
+    assert q == {1: [2.1], 2: [2.2], 3: [2.3]}
+
+
+def test_findings_are_averaged_over_seeds_and_stand_in_the_page(tmp_path):
+    for seed, precision in enumerate((0.5, 0.75)):
+        keep(make_run(tmp_path, "jtt", seed), jtt={"precision": precision, "of": "text", "by_group": {"a": 1}})
+    table = findings_table(group_settings(load_runs([tmp_path])))
+    assert table["what"].tolist() == ["jtt.precision", "jtt.by_group.a"]
+    assert table["mean"].tolist() == ["0.625 ± 0.177", "1 ± 0"]
+    page = write_report([tmp_path], tmp_path / "out").read_text()
+    assert "What the methods found" in page
+    assert "0.625 ± 0.177" in page

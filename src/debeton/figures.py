@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from debeton.figure_curves import CURVES, plot_curves, plot_group_curves, plot_states
 from debeton.figure_maps import (
-    COLOURS,
     INK,
     WIDTH,
     add_legend,
@@ -28,19 +24,11 @@ from debeton.figure_maps import (
     plot_many_groups,
     wrap,
 )
+from debeton.figure_style import looks_of, styled
 from debeton.report_runs import OPTION, Setting, Stat
 
 MAX_BARS = 24  # more groups than this are a heat map
 ALIGNED, CONFLICTING = "#56B4E9", "#D55E00"
-DASHES = ("-", "--", "-.", ":")
-GRID = "#d9dde2"
-STYLE: dict[str, Any] = {
-    "font.size": 10.5, "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a929c", "axes.grid": True,
-    "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7, "legend.frameon": False, "text.color": INK,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "errorbar.capsize": 2.5, "lines.linewidth": 1.8,
-    "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.08,
-}  # fmt: skip
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind text that crosses a grid line
 ERROR = {"ecolor": INK, "elinewidth": 1.0}
 HEADLINE_PAIRS = (
@@ -50,10 +38,6 @@ HEADLINE_PAIRS = (
     ),
     (("accuracy", "average", ALIGNED), ("worst_group_accuracy", "worst group", CONFLICTING)),
 )
-CURVES = (
-    ("worst_group_accuracy", "worst-group"), ("mean_group_accuracy", "mean-group"),
-    ("bias_aligned_accuracy", "bias-aligned"), ("bias_conflicting_accuracy", "bias-conflicting"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +65,12 @@ def make_plots(settings: Sequence[Setting], split: str) -> list[Plot]:
         ]
     curves = "Learning curves over all phases; line: mean over seeds, band: smallest to largest seed."
     plots.append(("curves", curves, plot_curves(settings)))
+    for i, family in enumerate(families):
+        suffix, of = (f"_{i + 1}", f" of {family[0].dataset}") if len(families) > 1 else ("", "")
+        caption = f"Accuracy of each group{of} by epoch; mean over seeds."
+        plots.append((f"group_curves{suffix}", caption, plot_group_curves(family, "val")))
+    kept = "What the objectives kept, by epoch (GroupDRO: q, the weight of each group); mean over seeds."
+    plots.append(("objectives", kept, plot_states(settings)))
     return [
         Plot(name, caption, to_png(figure), round(100 * figure.get_figwidth()))
         for name, caption, figure in plots
@@ -117,16 +107,7 @@ def train_distributions(settings: Sequence[Setting]) -> list[tuple[str, dict[str
     return result
 
 
-def _styled(function: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
-    def styled(*arguments: Any) -> Figure | None:
-        with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-            return function(*arguments)
-
-    styled.__doc__ = function.__doc__
-    return styled
-
-
-@_styled
+@styled
 def plot_headline(settings: Sequence[Setting], split: str) -> Figure:
     """Aligned beside conflicting accuracy per setting; average beside worst-group where no pairing is defined."""
     defined = [any(s.stat(pair[1][0], split) for s in settings) for pair in HEADLINE_PAIRS]
@@ -148,7 +129,7 @@ def plot_headline(settings: Sequence[Setting], split: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_option(settings: Sequence[Setting], split: str) -> Figure | None:
     """Worst-group and conflicting accuracy against the one numeric option that varies; None without one."""
     keys = {k for s in settings for k in s.identity if k.startswith(OPTION)}
@@ -175,7 +156,7 @@ def plot_option(settings: Sequence[Setting], split: str) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def plot_train_groups(settings: Sequence[Setting]) -> Figure | None:
     """Training samples per group: bars; for many groups a classes x attributes map with a log colour scale."""
     distributions = [(label, counts) for label, counts in train_distributions(settings) if any(counts.values())]
@@ -213,7 +194,7 @@ def plot_train_groups(settings: Sequence[Setting]) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
     """Accuracy per group and setting: grouped bars, or heat maps for many groups or many settings."""
     names = settings[0].group_names
@@ -241,78 +222,9 @@ def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
     return figure
 
 
-@_styled
-def plot_curves(settings: Sequence[Setting]) -> Figure | None:
-    """Validation accuracies and training loss by epoch; None without any evaluation."""
-    split = "val" if any(_curve(s, "accuracy", "val") for s in settings) else "test"
-    panels = [(metric, split, f"{title} accuracy", f"{split} accuracy (%)", 100) for metric, title in CURVES]
-    panels.append(("loss", "train", "training loss", "loss (nats)", 1))
-    drawn = [panel for panel in panels if any(_curve(s, panel[0], panel[1]) for s in settings)]
-    if not drawn:
-        return None
-    looks, rows = looks_of(settings), math.ceil(len(drawn) / 3)
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.9 * rows))
-    cells = figure.subplots(rows, min(len(drawn), 3), squeeze=False).flat
-    for axes, panel in zip(cells, [*drawn, *[None] * (len(cells) - len(drawn))], strict=True):
-        if panel is None:
-            axes.set_axis_off()
-            continue
-        metric, of, title, unit, scale = panel
-        for i, setting in enumerate(settings):
-            curve = _curve(setting, metric, of)
-            x, low, high = list(curve), *(np.array([scale * f(v) for v in curve.values()]) for f in (min, max))
-            mean = [scale * float(np.mean(v)) for v in curve.values()]
-            line = axes.plot(x, mean, marker="." if len(x) < 2 else "", color=looks[i][0], ls=looks[i][1])[0]
-            line.set_label(wrap(setting.label, 34))
-            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.16, linewidth=0)
-        axes.set(title=title, xlabel="epoch", ylabel=unit)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if scale == 100:
-            axes.set_ylim(-3, 103)
-    lines, labels = figure.axes[0].get_legend_handles_labels()
-    if len(drawn) < len(cells) and len(labels) <= 10:
-        figure.axes[-1].legend(lines, labels, loc="center left")
-    else:
-        figure.legend(lines, labels, loc="outside lower center", ncols=3)
-    return figure
-
-
-def _curve(setting: Setting, metric: str, split: str) -> dict[float, list[float]]:
-    """Values over seeds by epoch; the phases of a run follow each other, a repeated evaluation counts once."""
-    by_epoch: dict[float, list[float]] = {}
-    for run in setting.runs:
-        ends: dict[Any, float] = {}
-        for row in run.curve:
-            ends[row.get("phase")] = max(ends.get(row.get("phase"), 0), row["epoch"] or 0)
-        phases = list(ends)
-        values: dict[float, float] = {}
-        for row in run.curve:
-            value = (row["metrics"] or {}).get(metric) if row["split"] == split else None
-            if value is not None:
-                earlier = phases[: phases.index(row.get("phase"))]
-                values[sum(ends[phase] for phase in earlier) + (row["epoch"] or 0)] = value
-        for epoch, value in values.items():
-            by_epoch.setdefault(epoch, []).append(value)
-    return dict(sorted(by_epoch.items()))
-
-
 def _columns(stats: Sequence[Stat | None]) -> tuple[list[float], list[float]]:
     """Means and stds, NaN where undefined: matplotlib then draws no bar and no error bar."""
     return [s.mean if s else math.nan for s in stats], [s.std if s and s.std is not None else math.nan for s in stats]
-
-
-def looks_of(settings: Sequence[Setting]) -> list[tuple[str, str]]:
-    """(colour, dash) per setting: where methods cross with options, the hue is the method and the tint the option."""
-    methods = list(dict.fromkeys(s.method for s in settings))
-    ranks = [sum(other.method == s.method for other in settings[:i]) for i, s in enumerate(settings)]
-    if len(methods) in (1, len(settings)) or len(methods) > len(COLOURS) or max(ranks) >= len(DASHES):
-        return [(colour_of(i, len(settings)), "-") for i in range(len(settings))]
-    looks = []
-    for setting, rank in zip(settings, ranks, strict=True):
-        tint = 0.65 * rank / max(1.5, *ranks)
-        rgb = np.array(to_rgb(COLOURS[methods.index(setting.method)])) * (1 - tint) + tint
-        looks.append((to_hex(tuple(rgb)), DASHES[rank]))
-    return looks
 
 
 def _bar_axes(bars: int, names: Sequence[str]) -> tuple[Figure, Axes]:

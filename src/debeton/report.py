@@ -6,7 +6,6 @@ console and `write_report` writes one self-contained page.
 
 from __future__ import annotations
 
-import collections
 import math
 import os
 import re
@@ -25,7 +24,6 @@ from debeton.figures import group_families, make_plots, train_distributions
 from debeton.files import replacing
 from debeton.report_page import Cell, Page, html_list, html_plot, html_table, link
 from debeton.report_runs import (
-    FRACTIONS,
     RunRecord,
     Setting,
     Stat,
@@ -34,100 +32,30 @@ from debeton.report_runs import (
     load_runs,
     show,
 )
+from debeton.report_tables import (
+    COLUMNS,
+    DASH,
+    count_text,
+    findings_table,
+    group_table,
+    shown_split,
+    summary_numbers,
+    summary_table,
+    text_of,
+    to_latex,
+    to_markdown,
+    worst_group,
+)  # fmt: skip
 
 __all__ = [
     "RunRecord", "Setting", "Stat", "group_settings", "group_table", "load_runs", "print_tables", "shown_split",
     "summary_numbers", "summary_table", "to_latex", "to_markdown", "write_report",
 ]  # fmt: skip
 
-COLUMNS = {
-    "accuracy": "average",
-    "worst_group_accuracy": "worst-group",
-    "mean_group_accuracy": "mean-group",
-    "bias_aligned_accuracy": "aligned",
-    "bias_conflicting_accuracy": "conflicting",
-}
 FILES = {"config": "config.yaml", "results": "results.json", "evaluations": "results.jsonl", "log": "log.txt"}
 MAX_ROWS, WORST, BEST = 16, 5, 3
 UNITS = "Accuracies in percent, mean ± sample standard deviation over n seeds (no deviation for n = 1)."
-DASH = "–"
 LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
-
-
-def shown_split(settings: Sequence[Setting]) -> str:
-    """'test', or 'val' where no run evaluated a test split."""
-    return "test" if any(run.metrics("test") for s in settings for run in s.runs) else "val"
-
-
-def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
-    """One row a setting, as text: n, the accuracies, the worst group and the rule that chose the epoch."""
-    rows = []
-    for setting in settings:
-        row: dict[str, Any] = {"setting": setting.label, "n": len(setting.runs)}
-        row |= {title: _text(setting, setting.stat(metric, split)) for metric, title in COLUMNS.items()}
-        rows.append(row | {"worst group": worst_group(setting, split), "selection": setting.selection})
-    return pd.DataFrame(rows, columns=["setting", "n", *COLUMNS.values(), "worst group", "selection"])
-
-
-def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
-    """`summary_table` for machines: every accuracy as two numbers (percent), NaN where undefined."""
-    rows = []
-    for setting in settings:
-        row: dict[str, Any] = {"setting": setting.label, "dataset": setting.dataset, "method": setting.method}
-        row |= {"split": split, "n": len(setting.runs), "seeds": " ".join(str(run.seed) for run in setting.runs)}
-        for metric in FRACTIONS:
-            stat = setting.stat(metric, split)
-            row |= {f"{metric}_mean": stat.mean if stat else None, f"{metric}_std": stat.std if stat else None}
-        rows.append(row | {"worst_group": worst_group(setting, split), "selection": setting.selection})
-    return pd.DataFrame(rows)
-
-
-def worst_group(setting: Setting, split: str) -> str:
-    """The group that is worst for most seeds; how many, where they disagree."""
-    names = [run.metrics(split).get("worst_group") for run in setting.runs]
-    counts = collections.Counter(name for name in names if name)
-    if not counts:
-        return DASH
-    name, times = counts.most_common(1)[0]
-    return str(name) if len(counts) == 1 else f"{name} ({times} of {sum(counts.values())} seeds)"
-
-
-def group_table(setting: Setting, split: str = "test") -> pd.DataFrame:
-    """One row a group: name, train count, evaluated count, accuracy (text) and its mean (number, for sorting)."""
-    rows = []
-    for name in setting.group_names:
-        stat = setting.group_stat(name, split)
-        counts = [_count(setting.group_count(name, of)) for of in ("train", split)]
-        rows.append((name, *counts, _text(setting, stat), stat.mean if stat else float("nan")))
-    return pd.DataFrame(rows, columns=["group", "train", split, "accuracy", "mean"])
-
-
-def _text(setting: Setting, stat: Stat | None) -> str:
-    if stat is None:
-        return DASH
-    return str(stat) + (f" (n={stat.n})" if stat.n < len(setting.runs) else "")
-
-
-def _count(count: float | None) -> str:
-    return DASH if count is None else f"{count:,.0f}"
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """A pipe table; numbers to the right."""
-    lines = [list(map(str, table.columns)), *(list(map(str, row)) for row in table.itertuples(index=False))]
-    cells = [[text.replace("|", r"\|").replace("\n", " ") for text in line] for line in lines]
-    right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
-    rule = ["---:" if is_right else "---" for is_right in right]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [cells[0], rule, *cells[1:]]) + "\n"
-
-
-def to_latex(table: pd.DataFrame, caption: str | None = None) -> str:
-    """A booktabs table; every special character of names and values is escaped."""
-    right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
-    text = table.to_latex(index=False, escape=True, column_format="".join("r" if r else "l" for r in right))
-    for character, command in (("±", r"$\pm$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):
-        text = text.replace(character, command)
-    return (f"% {caption}\n" if caption else "") + text
 
 
 def print_tables(settings: Sequence[Setting], console: Console | None = None) -> None:
@@ -178,7 +106,7 @@ def _rich_groups(setting: Setting, split: str) -> tuple[Table, str]:
             table.add_row(*map(escape, row))
         table.add_section()
     for metric in ("bias_aligned_accuracy", "bias_conflicting_accuracy", "mean_group_accuracy"):
-        table.add_row(f"all, {COLUMNS[metric]}", "", "", _text(setting, setting.stat(metric, split)))
+        table.add_row(f"all, {COLUMNS[metric]}", "", "", text_of(setting, setting.stat(metric, split)))
     empty = len(groups) - len(scored)
     remark = f"the worst {WORST} and best {BEST} of {len(groups)} groups"
     return table, remark + (f"; {empty} without a {split} sample" if empty else "")
@@ -234,6 +162,11 @@ def write_report(paths: Iterable[str | Path], out: str | Path, title: str = "deb
         many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
         page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
         page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
+    findings = findings_table(settings)
+    if len(findings):
+        cells = [[Cell(str(value)) for value in row] for row in findings.itertuples(index=False)]
+        folded = f"all {len(cells)} findings" if len(cells) > MAX_ROWS else ""
+        page.add("What the methods found", html_table(findings.columns, cells, folded=folded))
     page.add("Runs", html_table(["run", "setting", "seed", "state", "epoch", "files"], _run_cells(runs, settings, out)))
     page.add("", html_list(["Epoch: the selected one; of an unfinished run, the last that ended."]))
     out.mkdir(parents=True, exist_ok=True)
@@ -284,9 +217,9 @@ def _group_cells(family: Sequence[Setting], split: str) -> tuple[list[str], list
     for name in family[0].group_names:
         counts = [counts[name] for _, counts in trains] + [family[0].group_count(name, split)]
         stats = [s.group_stat(name, split) for s in family]
-        cells = [Cell(_count(count), (count,)) for count in counts]
+        cells = [Cell(count_text(count), (count,)) for count in counts]
         for setting, stat, is_worst in zip(family, stats, (w == name for w in worst), strict=True):
-            cells.append(Cell(_text(setting, stat), (stat.mean if stat else None,), strong=is_worst))
+            cells.append(Cell(text_of(setting, stat), (stat.mean if stat else None,), strong=is_worst))
         rows.append([Cell(name), *cells])
     return headers, rows
 
