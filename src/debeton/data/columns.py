@@ -25,6 +25,8 @@ Column = NDArray[Any] | list[str]  # numbers or booleans, or text
 
 BYTES, ENDS = "#utf8", "#ends"  # after a text column's name
 BETON = "#beton"  # member with the checksum of the beton that the columns belong to
+# What zipfile, zlib and NumPy raise on a damaged file.
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError, NotImplementedError)
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: signature, lengths of its name and of what follows
 TEXT = np.dtypes.StringDType()
 INTEGERS = tuple(np.dtype(name) for name in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"))
@@ -153,7 +155,7 @@ class Columns(Mapping[str, NDArray[Any]]):
     def _naming_damage(self) -> Iterator[None]:
         try:
             yield
-        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError) as error:
+        except DAMAGE as error:
             raise DataError(f"{self.path} is damaged ({error}); write the beton again") from None
 
 

@@ -612,3 +612,9 @@ def test_attributes_of_zero_and_one_are_read_too():
     table = read_attributes("image_id,A,Male\nx.jpg,0,1\ny.jpg,-1,0\n", "list.csv")
     assert table.values.tolist() == [[0, 1], [0, 0]]
     assert table.values_by_name() == {"A": ("not A", "A"), "Male": ("Female", "Male")}
+
+
+def test_a_half_downloaded_celeba_hq_archive_is_a_sentence(tmp_path):
+    (tmp_path / "CelebAMask-HQ.zip").write_bytes(b"PK\x03\x04 the first half")
+    with pytest.raises(DataError, match=r"CelebAMask-HQ\.zip is not a readable zip file .*; fetch it again"):
+        load("celeba_hq", tmp_path)

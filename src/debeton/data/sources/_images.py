@@ -101,11 +101,26 @@ class ImageTree:
     def _zip(self) -> zipfile.ZipFile:
         # ZipFile locks its file between threads, but a forked worker would share the file position: open it anew there.
         if self._open is None or self._open[0] != os.getpid():
-            try:
-                self._open = (os.getpid(), zipfile.ZipFile(self.root))
-            except zipfile.BadZipFile as error:
-                raise DataError(f"{self.root} is not a readable zip file ({error}); fetch it again") from error
+            self._open = (os.getpid(), open_zip(self.root))
         return self._open[1]
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The archive; DataError where it is none, or only a part of one."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"{path} is not a readable zip file ({error}); fetch it again") from error
+
+
+def zip_text(path: Path, name: str) -> str | None:
+    """The text of the first member called `name`, in whatever folder; None where there is none."""
+    with open_zip(path) as archive:
+        member = next((member for member in archive.namelist() if member.rpartition("/")[2] == name), None)
+        try:
+            return None if member is None else archive.read(member).decode("utf-8-sig")
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: {member} cannot be read ({error}); fetch it again") from None
 
 
 def is_image(path: str) -> bool:

@@ -18,7 +18,6 @@ the attribute that more of its train rows have, class 0 the other.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from debeton.data.sources._faces import (
     task_rows,
     task_spec,
 )
-from debeton.data.sources._images import ImageTree
+from debeton.data.sources._images import ImageTree, zip_text
 from debeton.data.sources._layout import find_part, folders_around
 from debeton.data.sources._shipped_splits import read_shipped_splits, shipped_options, shipped_rate
 from debeton.data.sources.celeba import with_generated_folders
@@ -93,19 +92,17 @@ def _open(request: Request) -> tuple[AttributeTable, ImageTree]:
     given = raw is not None and raw.is_file() and raw.suffix == ".zip"
     if raw is not None and (given or (not unpacked and (raw / PACKED).is_file())):
         path = raw if given else raw / PACKED
-        tree = ImageTree(path)
-        return read_attributes(_member(path), f"{path}: {ATTRIBUTES}"), tree
+        return _packed_attributes(path), ImageTree(path)
     listed = find_part("celeba_hq", ATTRIBUTES, where, (ATTRIBUTES,))
     images = find_part("celeba_hq", f"{IMAGES}/", where, (IMAGES,))
     return read_attributes(listed.read_text(encoding="utf-8-sig"), str(listed)), ImageTree(images.parent)
 
 
-def _member(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        name = next((name for name in archive.namelist() if name.rpartition("/")[2] == ATTRIBUTES), None)
-        if name is None:
-            raise DataError(f"{path} holds no {ATTRIBUTES}; is it CelebAMask-HQ.zip, and whole?")
-        return archive.read(name).decode("utf-8-sig")
+def _packed_attributes(path: Path) -> AttributeTable:
+    text = zip_text(path, ATTRIBUTES)
+    if text is None:
+        raise DataError(f"{path} holds no {ATTRIBUTES}; is it CelebAMask-HQ.zip, and whole?")
+    return read_attributes(text, f"{path}: {ATTRIBUTES}")
 
 
 def _listing_order(

@@ -176,6 +176,6 @@ def _read_npz(path: Path) -> dict[str, tuple[UByte, UByte]]:
             if absent:
                 raise DataError(f"{path} has no {', '.join(absent)}; it has {', '.join(archive.files)}")
             train_x, train_y, test_x, test_y = (np.asarray(archive[str(name)], np.uint8) for name in names)
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); fetch it again") from error
     return {"train": (train_x, train_y), "test": (test_x, test_y)}
