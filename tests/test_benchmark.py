@@ -51,6 +51,18 @@ def test_a_tiny_loader_run_records_every_contender_in_the_shared_form(tmp_path: 
     assert "jpg256_vs_ffcv" in done.stdout
 
 
+def test_a_tiny_methods_run_has_a_ratio_for_each_method(tmp_path: Path) -> None:
+    out = tmp_path / "methods.json"
+    done = run("methods", "--json", out, "--rounds", "1", "--arch", "small_resnet", "--batch-size", "32",
+               "--steps", "1", "--without-dfr")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    methods = ("resample", "reweight", "groupdro", "jtt", "lff")
+    assert list(found["ratios"]) == [f"{method}_vs_erm" for method in methods]
+    assert [row["name"] for row in found["rows"]] == ["erm", *methods]
+    assert min(row["min"] for row in found["rows"]) > 0
+
+
 def test_ratios_are_taken_round_by_round_and_then_summarised() -> None:
     values = {"a": [10.0, 30.0, 80.0], "b": [10.0, 10.0, 20.0]}
     result = Result("x", values, {"a": "1/s", "b": "1/s"}, {"a_vs_b": ("a", "b")}).to_dict()

@@ -1,0 +1,299 @@
+"""jtt: only rows that the first network gets wrong are repeated, and a resumed run repeats the same ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import main
+import numpy as np
+import pytest
+import torch
+
+from debeton.checkpoint import load_checkpoint
+from debeton.config import load
+from debeton.data.beton import open_beton
+from debeton.data.order import epoch_order
+from debeton.data.row_lists import pseudo_grouped
+from debeton.data.spec import DatasetSpec
+from debeton.data.view import View
+from debeton.errors import DataError, run_command
+from debeton.loop import Evaluation
+from debeton.methods import METHODS
+from debeton.methods.jtt import (
+    ERROR_SET,
+    describe_errors,
+    error_set,
+    identify_settings,
+    read_error_set,
+    report_errors,
+    upweighted,
+    write_error_set,
+)
+from debeton.objective import Objective
+from debeton.run import open_run
+
+ROOT = Path(main.__file__).resolve().parent
+SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
+
+
+def run(args: list[str]) -> int:
+    return run_command(lambda: main.main([str(a) for a in args]))
+
+
+def folder_of(outdir: Path) -> Path:
+    (config,) = Path(outdir).rglob("config.yaml")
+    return config.parent
+
+
+def errors_of(folder: Path) -> list[int]:
+    with (folder / ERROR_SET).open() as file:
+        return [int(record["error"]) for record in csv.DictReader(file)]
+
+
+class PaperBeton:
+    """A beton without images; one of its paths has a comma in it."""
+
+    def __init__(self, n: int):
+        self.path, self.offsets = Path("paper.beton"), np.arange(n)
+        self.extra = {"path": np.array([f"{i},odd/{i}.jpg" if i == 2 else f"dir/{i}.jpg" for i in range(n)])}
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+def paper_view(label: list[int], attribute: list[int], spec: DatasetSpec = SPEC) -> View:
+    codes = np.array(label), np.array(attribute)
+    return View("train", PaperBeton(len(label)), np.arange(len(label)), *codes, spec.group(*codes), spec)
+
+
+@pytest.fixture(scope="module")
+def train_path(write_toy, tmp_path_factory) -> Path:
+    """256 rows, 90 % aligned."""
+    path = tmp_path_factory.mktemp("train") / "train.beton"
+    write_toy(path, 256, 0.9)
+    return path
+
+
+@pytest.fixture(scope="module")
+def jtt_args(toy_betons, train_path) -> list[str]:
+    settings = {
+        "data.dataset": "toy", "training.data_root": toy_betons, "data.train_path": train_path,
+        "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 32, "training.lr": 0.05,
+        "training.lr_scheduler": "constant", "training.eval_epochs": 2, "training.augment": "pad_crop:2",
+        "training.decoder_train": "simple", "training.decoder_val": "simple", "training.device": "cpu",
+        "logging.tensorboard": "false", "training.method": "jtt", "jtt.epochs": 1, "jtt.upweight": 2, "jtt.lr": 0.01,
+    }  # fmt: skip
+    return [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+
+
+@pytest.fixture(scope="module")
+def finished(jtt_args, tmp_path_factory) -> Path:
+    outdir = tmp_path_factory.mktemp("jtt")
+    assert run([*jtt_args, "--training.outdir", outdir]) == 0
+    return folder_of(outdir)
+
+
+# --- the view ------------------------------------------------------------------------------------
+
+
+def test_an_error_row_occurs_upweight_plus_one_times_and_a_correct_row_once():
+    view = paper_view([0, 1, 0, 1, 0], [0, 0, 1, 1, 0]).subset(np.array([4, 1, 3, 0]))
+    error = np.array([False, True, False, True])
+    more = upweighted(view, error, 3)
+    assert sorted(more.rows.tolist()) == [0] * 4 + [1] * 4 + [3, 4]
+    assert len(more) == len(view) + 3 * 2
+    assert more.group_counts().tolist() == [1 + 4, 0, 4, 1]
+    for order in ("random", "quasi_random", "sequential"):
+        drawn = more.rows[epoch_order(more, order, 0, 0)]
+        assert sorted(drawn.tolist()) == sorted(more.rows.tolist())
+
+
+def test_upweight_0_and_an_empty_error_set_leave_the_view_as_it_is():
+    view = paper_view([0, 1, 0, 1], [0] * 4)
+    for error, upweight in (([True, False, True, False], 0), ([False] * 4, 7)):
+        assert upweighted(view, np.array(error), upweight).rows.tolist() == view.rows.tolist()
+
+
+def test_the_error_set_is_what_is_misclassified_and_never_what_is_right(toy_args, tmp_path):
+    with open_run(load([], toy_args)) as opened:
+        view = opened.views["train"]
+        predicted = view.label[view.rows].copy()
+        wrong = np.zeros(len(view), bool)
+        wrong[[3, 70, 511]] = True
+        predicted[wrong] = 1 - predicted[wrong]
+        opened.evaluate = lambda model, split: Evaluation({}, torch.from_numpy(predicted))  # type: ignore[method-assign]
+        found = error_set(opened, torch.nn.Identity())
+        repeated = upweighted(view, found, 5)
+    assert np.flatnonzero(found).tolist() == [3, 70, 511]
+    rows, counts = np.unique(repeated.rows, return_counts=True)
+    assert rows[counts > 1].tolist() == [3, 70, 511]
+    assert set(counts[counts > 1].tolist()) == {6}
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_the_error_set_is_read_back_and_serves_as_pseudo_groups(tmp_path):
+    view = paper_view([0, 1, 0, 1, 1], [0, 0, 1, 1, 0]).subset(np.array([4, 2, 0, 1]))
+    error = np.array([True, True, False, False])
+    path = tmp_path / ERROR_SET
+    write_error_set(path, view, error)
+    assert path.read_text().splitlines()[:3] == ["path,label,attribute,error", "dir/4.jpg,b,x,1", '"2,odd/2.jpg",a,y,1']
+    assert read_error_set(path, view).tolist() == error.tolist()
+    grouped = pseudo_grouped(view, path, "error")
+    assert grouped.attribute[view.rows].tolist() == [1, 1, 0, 0]
+    assert describe_errors(grouped, error) == describe_errors(view, error)  # in the set's own groups
+
+
+@pytest.mark.parametrize("change", ["2,x,y,1\n", "", "dir/0.jpg,a,x,2\n", "other.jpg,a,x,0\n", "dir/0.jpg\n", "\n"])
+def test_an_error_set_of_other_rows_is_refused(tmp_path, change):
+    view, path = paper_view([0], [0]), tmp_path / ERROR_SET
+    path.write_text("path,label,attribute,error\n" + change)
+    with pytest.raises(DataError, match=r"does not list the 1 rows of view 'train'.*Remove it"):
+        read_error_set(path, view)
+
+
+# --- what is found out ---------------------------------------------------------------------------
+
+
+def test_precision_and_recall_are_those_of_bias_conflicting_rows():
+    # groups ax: 3 rows, 1 error; ay: 2 rows, 1 error; bx: none; by: 3 rows, 1 error
+    view = paper_view([0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1])
+    error = np.array([1, 0, 0, 1, 0, 1, 0, 0], bool)
+    found = describe_errors(view, error)
+    assert (found["rows"], found["errors"]) == (8, 3)
+    assert found["precision"] == pytest.approx(1 / 3)
+    assert found["recall"] == 0.5
+    assert found["error_rate_aligned"] == pytest.approx(2 / 6)
+    assert found["by_group"]["a, y"] == {"rows": 2, "errors": 1, "error_rate": 0.5, "share": pytest.approx(1 / 3)}
+    assert found["by_group"]["b, x"] == {"rows": 0, "errors": 0, "error_rate": None, "share": 0.0}
+    json.dumps(found)
+
+
+def test_without_a_pairing_precision_and_recall_are_undefined():
+    view = paper_view([0, 1, 0], [0] * 3, DatasetSpec("plain", ("a", "b")))
+    found = describe_errors(view, np.array([True, False, False]))
+    assert (found["precision"], found["recall"], found["error_rate_aligned"]) == (None, None, None)
+    assert found["by_group"]["a"]["error_rate"] == 0.5
+
+
+@pytest.mark.parametrize(("error", "words"), [(False, "makes no error"), (True, "gets every training row wrong")])
+def test_an_error_set_of_nothing_or_everything_warns(caplog, monkeypatch, error, words):
+    monkeypatch.setattr("debeton.log.logger.propagate", True)
+    found = report_errors(paper_view([0, 1, 0, 1], [0, 1, 1, 0]), np.full(4, error))
+    assert words in caplog.text
+    assert found["errors"] == 4 * error
+    assert found["precision"] == (0.5 if error else None)
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def test_the_first_phase_has_training_s_settings_unless_it_is_given_its_own():
+    assert identify_settings(load()) == {"epochs": 1, "selection": "last"}
+    own = ["--jtt.epochs", "3", "--jtt.lr", "1e-5", "--jtt.weight_decay", "0", "--jtt.optimizer", "adamw"]
+    assert identify_settings(load([], own)) == {
+        "epochs": 3, "selection": "last", "lr": 1e-5, "weight_decay": 0.0, "optimizer": "adamw",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", [("epochs", "0"), ("upweight", "-1"), ("lr", "-2"), ("optimizer", "adm")])
+def test_a_wrong_setting_is_refused(toy_args, capsys, setting):
+    assert run([*toy_args, "--training.method", "jtt", f"--jtt.{setting[0]}", setting[1]]) == 2
+    assert f"jtt.{setting[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["jtt", "lff"])
+def test_the_preset_loads_over_a_data_set_s(preset):
+    path = ROOT / "dataset_configs/methods" / f"{preset}.yaml"
+    config = load([ROOT / "dataset_configs/dominoes.yaml", path])
+    assert config.training.method == preset
+    files = f"--config-file dataset_configs/dominoes.yaml --config-file dataset_configs/methods/{preset}.yaml"
+    assert f"python main.py {files}" in path.read_text()
+    assert preset in METHODS
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+
+def test_a_run_repeats_the_errors_of_the_first_network_and_says_how_many_conflict(finished, train_path):
+    notes = json.loads((finished / "results.json").read_text())["notes"]["jtt"]
+    lines = [json.loads(line) for line in (finished / "results.jsonl").read_text().splitlines()]
+    train = [(line["phase"], line["epoch"], line["metrics"]) for line in lines if line["split"] == "train"]
+    assert [(phase, epoch) for phase, epoch, _ in train] == [("identify", 1), ("train", 1), ("train", 2)]
+    assert lines[0]["lr"] == 0.01
+    errors = errors_of(finished)
+    assert notes["errors"] == sum(errors) > 0
+    assert sum(train[0][2]["group_count"].values()) == 256
+    assert sum(train[1][2]["group_count"].values()) == 256 + 2 * sum(errors)
+    for name, group in notes["by_group"].items():
+        assert train[1][2]["group_count"][name] == group["rows"] + 2 * group["errors"]
+    beton = open_beton(train_path)
+    conflicting = beton.label != beton.attribute
+    assert notes["recall"] == pytest.approx(np.mean(np.array(errors)[conflicting]))
+    assert notes["recall"] > 2 * notes["error_rate_aligned"]  # the shortcut is learnt first
+
+
+def test_the_errors_are_those_of_the_first_phase_s_last_weights(finished, train_path, jtt_args, tmp_path):
+    with open_run(load([], [*jtt_args, "--training.outdir", str(tmp_path)])) as opened:
+        model = opened.make_model()
+        model.load_state_dict(load_checkpoint(finished / "checkpoints/phase_identify.pt")["state_dict"])
+        predicted = opened.evaluate(model, "train").predicted.numpy()
+    label = open_beton(train_path).label
+    assert errors_of(finished) == (predicted != label).astype(int).tolist()
+
+
+@pytest.mark.parametrize("step", [5, 8 + 11])  # in the first phase; in the second epoch of the second
+def test_a_stopped_run_ends_bit_equal_to_an_uninterrupted_one(finished, jtt_args, tmp_path, monkeypatch, step):
+    args = [*jtt_args, "--training.outdir", tmp_path]
+    backward, steps = Objective.backward, []
+
+    def signalled(self, *arguments):
+        steps.append(1)
+        if len(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return backward(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objective, "backward", signalled)
+        assert run(args) == 128 + signal.SIGTERM
+    assert run(args) == 0
+    ours, theirs = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt") for f in (finished, folder_of(tmp_path)))
+    assert ours["step"] == theirs["step"]
+    assert all(torch.equal(ours["state_dict"][k], theirs["state_dict"][k]) for k in ours["state_dict"])
+    assert errors_of(finished) == errors_of(folder_of(tmp_path))
+    notes = [json.loads((f / "results.json").read_text())["notes"] for f in (finished, folder_of(tmp_path))]
+    assert notes[0] == notes[1]
+
+
+def test_the_error_set_on_disk_is_the_one_that_a_resumed_run_trains_on(toy_args):
+    config = load([], toy_args)
+    with open_run(config) as opened:
+        view = opened.views["train"]
+        opened.evaluate = lambda *_: Evaluation({}, torch.from_numpy(view.label[view.rows] ^ 1))  # type: ignore[method-assign]
+        assert error_set(opened, torch.nn.Identity()).all()
+    with open_run(config) as again:
+        again.evaluate = lambda *_: pytest.fail("identified anew")  # type: ignore[method-assign]
+        assert error_set(again, torch.nn.Identity()).all()
+
+
+def test_two_processes_repeat_the_errors_of_one(jtt_args, tmp_path):
+    args = [*jtt_args, "--model.bn_mode", "eval", "--training.epochs", "1"]
+    assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(ROOT / "main.py"), *args, "--training.outdir", str(tmp_path / "two")],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (folder_of(tmp_path / name) for name in ("one", "two"))
+    assert sum(errors_of(one)) > 0
+    assert errors_of(one) == errors_of(two)
+    left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt")["state_dict"] for f in (one, two))
+    assert max((left[k].float() - right[k].float()).abs().max() for k in left) < 1e-4
