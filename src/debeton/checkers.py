@@ -92,6 +92,29 @@ class IntList(Checker):  # type: ignore[misc]
         return "whole numbers separated by commas"
 
 
+class FloatList(Checker):  # type: ignore[misc]
+    """Numbers separated by commas, or a YAML list; kept as a tuple.
+
+    low: the smallest allowed. above: all must be larger than this. at_least: how many there must be.
+    """
+
+    def __init__(self, low: float | None = None, *, above: float | None = None, at_least: int = 0):
+        self.low, self.above, self.at_least = low, above, at_least
+
+    def check(self, value: Any) -> tuple[float, ...]:
+        given = [value] if isinstance(value, int | float) else value
+        parts = given if isinstance(given, (list, tuple)) else [p for p in str(given).split(",") if p.strip()]
+        numbers = tuple(Float(self.low).check(part) for part in parts)
+        if len(numbers) < self.at_least or (self.above is not None and any(n <= self.above for n in numbers)):
+            raise ValueError
+        return numbers
+
+    def help(self) -> str:
+        bounds = [f"from {self.low}"] if self.low is not None else []
+        bounds += [f"above {self.above}"] if self.above is not None else []
+        return " ".join(["numbers", *bounds, "separated by commas"])
+
+
 def _within(value: float, low: float | None, high: float | None) -> float:
     if (low is not None and value < low) or (high is not None and value > high):
         raise ValueError

@@ -75,6 +75,19 @@ def max_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather_rows(values: Tensor, share: float) -> Tensor:
+    """Values [b, ...] of this process's rows of a batch among those of all processes, [B, ...], in the batch's order.
+
+    Row i of process r is row i P + r of the batch (P processes, `data/loader.py`); share is `Batch.share`. One sum,
+    exact in the dtype of the values; themselves in a single process.
+    """
+    if world_size() == 1:
+        return values
+    whole = values.new_zeros(round(len(values) * world_size() / share), *values.shape[1:])
+    whole[rank() :: world_size()] = values
+    return sum_over_processes(whole)
+
+
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """The mean over processes of gradients that DDP does not see, in place; nothing to do in a single process."""
     if dist.is_initialized():

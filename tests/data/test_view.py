@@ -142,3 +142,48 @@ def test_hold_out_picks_every_row_equally_often(paper_view: PaperView) -> None:
     view = paper_view(np.zeros(20))
     counts = sum(np.bincount(view.hold_out(0.25, seed, "val")[1].rows, minlength=20) for seed in range(800))
     assert (np.abs(counts - 200) <= 4.5 * np.sqrt(800 * 0.25 * 0.75)).all()
+
+
+def test_resampling_by_class_gives_every_present_class_the_same_total_weight(paper_view: PaperView) -> None:
+    spec = DatasetSpec("three", ("a", "b", "c"), ("s", "t"))
+    view = paper_view([0] * 30 + [2] * 7, [0, 1] * 18 + [0], spec=spec).resampled_by_class()
+    assert view.order == "weighted"
+    assert view.weights is not None
+    totals = np.bincount(view.label[view.rows], weights=view.weights, minlength=3)
+    np.testing.assert_allclose(totals, [1, 0, 1], rtol=1e-12)
+
+
+# --- groups by source ------------------------------------------------------------------------------------------
+
+
+def test_splitting_by_source_doubles_the_attributes_and_keeps_the_rest(grouped: View, paper_view: PaperView) -> None:
+    source = np.random.default_rng(1).integers(0, 2, len(grouped))
+    whole = paper_view(grouped.label, grouped.attribute, source=source)
+    view = whole.subset(np.arange(5, 60)).split_by_source()
+    assert view.spec.attributes[:4] == ("left (real)", "left (synthetic)", "right (real)", "right (synthetic)")
+    np.testing.assert_array_equal(view.attribute, 2 * whole.attribute + source)
+    np.testing.assert_array_equal(view.group, view.spec.group(whole.label, view.attribute))
+    np.testing.assert_array_equal(view.group // 2, whole.group)
+    aligned = view.spec.is_aligned(view.label, view.attribute)
+    before = whole.spec.is_aligned(whole.label, whole.attribute)
+    assert aligned is not None
+    assert before is not None
+    np.testing.assert_array_equal(aligned, before)
+    assert view.true_groups is not None
+    assert view.true_groups.spec == whole.spec
+    np.testing.assert_array_equal(view.real_counts(), whole.subset(np.arange(5, 60)).real_counts())
+
+
+def test_a_group_by_source_without_a_row_in_the_view_does_not_exist(paper_view: PaperView) -> None:
+    # (cat, left) is real only, (cat, right) both, (dog, left) synthetic only; the last row is not in the view
+    view = paper_view([0, 0, 0, 1, 1], [0, 1, 1, 0, 1], source=[0, 0, 1, 1, 0]).subset(np.arange(4)).split_by_source()
+    assert view.counts_by_name() == {
+        "cat, left (real)": 1, "cat, right (real)": 1, "cat, right (synthetic)": 1, "dog, left (synthetic)": 1,
+    }  # fmt: skip
+    assert set(view.spec.missing) == set(range(12)) - {0, 2, 3, 7}
+
+
+def test_splitting_a_set_without_pairs_or_attributes_gives_two_groups_a_class(paper_view: PaperView) -> None:
+    view = paper_view([0, 1, 1], spec=DatasetSpec("plain", ("a", "b")), source=[0, 0, 1]).split_by_source()
+    assert view.spec.group_names == ("a, any (real)", "a, any (synthetic)", "b, any (real)", "b, any (synthetic)")
+    assert view.spec.aligned == ()

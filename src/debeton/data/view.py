@@ -126,10 +126,29 @@ class View:
         group = spec.group(self.label, attribute)
         return replace(self, attribute=attribute, group=group, spec=spec, true_groups=self.true_groups or self)
 
+    def split_by_source(self) -> View:
+        """The same rows in groups (label, attribute, source), as real and synthetic rows are balanced together.
+
+        Attribute a becomes 2 a for its real rows and 2 a + 1 for its synthetic ones, 'Male (real)' and 'Male
+        (synthetic)'; both go with the classes that a went with. Groups without a row in this view are `missing`.
+        """
+        names = [f"{name} ({kind})" for name in self.spec.attributes for kind in ("real", "synthetic")]
+        aligned = [tuple(2 * code + source for code in codes for source in (0, 1)) for codes in self.spec.aligned]
+        view = self.regrouped(2 * self.attribute + self.beton.source, names, aligned)
+        missing = tuple(np.flatnonzero(view.group_counts() == 0).tolist())
+        return replace(view, spec=replace(view.spec, missing=missing))
+
     def resampled_by_group(self) -> View:
         """The same rows drawn with replacement, each present group equally often: weight 1 / group size."""
-        counts = self.group_counts()
-        return replace(self, order="weighted", weights=1.0 / counts[self.group[self.rows]])
+        return self._resampled(self.group)
+
+    def resampled_by_class(self) -> View:
+        """The same rows drawn with replacement, each present class equally often: weight 1 / class size."""
+        return self._resampled(self.label)
+
+    def _resampled(self, code: Ints) -> View:
+        code = code[self.rows]
+        return replace(self, order="weighted", weights=1.0 / np.bincount(code)[code])
 
     def hold_out(self, fraction: float, seed: int, name: str) -> tuple[View, View]:
         """Split off a share of every group at random: (rest, held out), both in file order.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -154,17 +153,12 @@ class LearningFromFailure(Objective):
 def rows_of_all(batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [B] and values [K, B] of the batch over all processes, in the order one process would have them.
 
-    Row i of process r is row i world + r of the global batch (`data/loader.py`). One sum in float64, which holds row
-    numbers and float32 exactly; nothing to do in a single process.
+    Gathered as float64, which holds row numbers and float32 exactly.
     """
-    world = distributed.world_size()
-    if world == 1:
+    if distributed.world_size() == 1:
         return batch.row, values
-    size = round(len(batch) * world / batch.share)
     mine = torch.cat([batch.row[None].double(), values.double()]).T
-    shared = mine.new_zeros(math.ceil(size / world), world, mine.shape[1])
-    shared[: len(batch), distributed.rank()] = mine
-    everything = distributed.sum_over_processes(shared).flatten(0, 1)[:size].T
+    everything = distributed.gather_rows(mine, batch.share).T
     return everything[0].long(), everything[1:].to(values.dtype)
 
 

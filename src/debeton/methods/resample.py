@@ -1,26 +1,13 @@
-"""Resampling: every group is drawn equally often."""
+"""Resampling: every group, or every class, is drawn equally often."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from debeton.data.view import View
-from debeton.errors import DataError
 from debeton.methods import register_method
+from debeton.methods._balance import view_by_class, view_by_group
 from debeton.objective import CrossEntropy
 from debeton.run import Run
-
-
-def check_every_group(view: View, on_empty: str) -> None:
-    """DataError that names the groups without a row, unless on_empty is 'ignore'."""
-    counts = view.counts_by_name()
-    empty = [name for name, count in counts.items() if count == 0]
-    if empty and on_empty == "error":
-        shown = "; ".join(empty[:5]) + ("; ..." if len(empty) > 5 else "")
-        raise DataError(
-            f"{len(empty)} of {len(counts)} groups of view '{view.name}' have no row ({shown}) and cannot be "
-            "balanced; choose another training split, or balance the others with --training.empty_groups ignore"
-        )
 
 
 @register_method(
@@ -30,7 +17,16 @@ def check_every_group(view: View, on_empty: str) -> None:
     needs="label, attribute",
 )
 def resample(run: Run) -> nn.Module:
-    """ERM on rows drawn with probability 1 / group size."""
-    view = run.views["train"]
-    check_every_group(view, run.config.training.empty_groups)
-    return run.fit(view.resampled_by_group(), CrossEntropy(run.config.training.label_smoothing))
+    """ERM on rows drawn with probability 1 / (G n_g), G groups of n_g rows."""
+    return run.fit(view_by_group(run).resampled_by_group(), CrossEntropy(run.config.training.label_smoothing))
+
+
+@register_method(
+    "resample_class",
+    "each class drawn equally often, with replacement",
+    paper="Idrissi et al. 2022 (RWY)",
+    needs="label",
+)
+def resample_class(run: Run) -> nn.Module:
+    """ERM on rows drawn with probability 1 / (C n_y), C classes of n_y rows."""
+    return run.fit(view_by_class(run).resampled_by_class(), CrossEntropy(run.config.training.label_smoothing))

@@ -1,0 +1,64 @@
+"""CVaR-DRO: minimise the mean of the largest losses of each batch; needs no attribute."""
+
+from __future__ import annotations
+
+import torch
+from fastargs import Param, Section
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton import distributed
+from debeton.checkers import Float
+from debeton.data.loader import Batch
+from debeton.errors import UsageError
+from debeton.methods import register_method
+from debeton.objective import Objective, StepOutput
+from debeton.run import Run
+
+Section("cvar", "CVaR-DRO (Levy et al. 2020)").params(
+    alpha=Param(Float(0, 1), "share of a batch's rows, those of largest loss, that is averaged; above 0", default=0.1),
+)
+
+
+def cvar_weights(loss: Tensor, alpha: float) -> Tensor:
+    """Weights [B], summing to 1, under which `loss` [B] averages to the mean of its largest alpha B values.
+
+    1 / (alpha B) for each of the largest floor(alpha B), what is left for the next, 0 for the others; 1 for the
+    largest alone where alpha B < 1. The maximiser of Levy et al. 2020's batch risk, as their fast-dro finds it.
+    """
+    size = alpha * len(loss)
+    by_rank = (size - torch.arange(len(loss), device=loss.device, dtype=loss.dtype)).clamp(0, 1) / size
+    return torch.empty_like(loss).scatter_(0, loss.argsort(descending=True, stable=True), by_rank)
+
+
+class CVaR(Objective):
+    """The mean of the largest alpha B losses of a batch of B rows, over all processes.
+
+    Written as a mean over rows with weights B p_i, so that batch.share and DDP make it that of one process.
+    """
+
+    def __init__(self, alpha: float, label_smoothing: float = 0.0):
+        super().__init__()
+        if not 0 < alpha <= 1:
+            raise UsageError(f"cvar.alpha is {alpha:g}; expected a share of the batch above 0 and at most 1")
+        self.alpha, self.label_smoothing = alpha, label_smoothing
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        logits = model(batch.image)
+        loss = functional.cross_entropy(
+            logits.float(), batch.label, reduction="none", label_smoothing=self.label_smoothing
+        )
+        whole = distributed.gather_rows(loss.detach(), batch.share)
+        weight = cvar_weights(whole, self.alpha)[distributed.rank() :: distributed.world_size()]
+        return StepOutput((len(whole) * weight * loss).mean(), logits)
+
+
+@register_method(
+    "cvar",
+    "mean of the largest losses of each batch",
+    paper="Levy et al. 2020 (CVaR-DRO)",
+    needs="label",
+)
+def cvar(run: Run) -> nn.Module:
+    """One phase of CVaR on the training view."""
+    return run.fit(run.views["train"], CVaR(run.config.cvar.alpha, run.config.training.label_smoothing))

@@ -1,0 +1,72 @@
+"""Mixup: train on convex combinations of two images and of their losses."""
+
+from __future__ import annotations
+
+import torch
+from fastargs import Param, Section
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton import distributed
+from debeton.checkers import Float
+from debeton.data.loader import Batch
+from debeton.methods import register_method
+from debeton.objective import Objective, StepOutput
+from debeton.run import Run
+from debeton.seed import make_rng
+
+Section("mixup", "mixup (Zhang et al. 2018)").params(
+    alpha=Param(Float(0), "of the distribution Beta(alpha, alpha) of the mixing weight; 0 mixes nothing", default=0.2),
+)
+
+
+class Mixup(Objective):
+    """lam l(f(x), y) + (1 - lam) l(f(x), y') at x = lam x_i + (1 - lam) x_j, for a permutation j of the batch's rows.
+
+    lam = max(u, 1 - u) with one u ~ Beta(alpha, alpha) a batch, as published: swapping lam for 1 - lam inverts the
+    permutation, so this has the published distribution of a batch's loss, and the class of row i is always the one
+    that counts more. Training metrics are those of the mixed images, against that class and its group.
+
+    The draws are functions of (seed, step); the step is saved with the run. Several processes share u, and each mixes
+    its own rows among themselves, so the pairs differ from those of a single process.
+    """
+
+    def __init__(self, alpha: float, seed: int, label_smoothing: float = 0.0):
+        super().__init__()
+        self.alpha, self.seed, self.label_smoothing = alpha, seed, label_smoothing
+        self.step = 0  # on the host: asking a buffer would wait for the device in every step
+
+    def get_extra_state(self) -> int:
+        return self.step
+
+    def set_extra_state(self, state: int) -> None:
+        self.step = state
+
+    def draw(self, rows: int) -> tuple[float, Tensor]:
+        """(lam in [1/2, 1], permutation int64 [rows] on the CPU) of the present step."""
+        lam = make_rng(self.seed, "mixup", self.step).beta(self.alpha, self.alpha) if self.alpha > 0 else 1.0
+        partner = make_rng(self.seed, "mixup pairs", self.step, distributed.rank()).permutation(rows)
+        return max(lam, 1 - lam), torch.from_numpy(partner)
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        lam, partner = self.draw(len(batch))
+        self.step += 1
+        partner = partner.to(batch.label.device, non_blocking=True)
+        logits = model(lam * batch.image + (1 - lam) * batch.image[partner])
+        own, other = (
+            functional.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
+            for label in (batch.label, batch.label[partner])
+        )
+        return StepOutput(lam * own + (1 - lam) * other, logits)
+
+
+@register_method(
+    "mixup",
+    "convex combinations of two images and of their losses",
+    paper="Zhang et al. 2018",
+    needs="label",
+)
+def mixup(run: Run) -> nn.Module:
+    """One phase of mixup on the training view."""
+    training = run.config.training
+    return run.fit(run.views["train"], Mixup(run.config.mixup.alpha, training.seed, training.label_smoothing))

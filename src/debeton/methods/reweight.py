@@ -1,0 +1,71 @@
+"""Reweighting: every row's loss counts inversely to the size of its group, or of its class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton.data.loader import Batch
+from debeton.data.spec import Ints
+from debeton.methods import register_method
+from debeton.methods._balance import balancing_weights, view_by_class, view_by_group
+from debeton.objective import Objective, StepOutput
+from debeton.run import Run
+
+
+class WeightedCrossEntropy(Objective):
+    """mean_i w[code_i] l_i over the rows of a batch, l_i the cross-entropy of row i.
+
+    The sum is divided by the number of rows, not by the batch's weights (as torch's `weight=` does): so a step is an
+    unbiased estimate of the mean over groups of their mean losses, and it is a mean over rows as batch.share expects.
+
+    weight: float [G] by group, or [C] by class. by: 'group' or 'label', the column of a batch that is the code.
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, by: Literal["group", "label"], label_smoothing: float = 0.0):
+        super().__init__()
+        self.register_buffer("weight", weight.float())
+        self.by, self.label_smoothing = by, label_smoothing
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        logits = model(batch.image)
+        loss = functional.cross_entropy(
+            logits.float(), batch.label, reduction="none", label_smoothing=self.label_smoothing
+        )
+        return StepOutput((self.weight[getattr(batch, self.by)] * loss).mean(), logits)
+
+
+def _weights(counts: Ints) -> Tensor:
+    return torch.from_numpy(balancing_weights(counts))
+
+
+@register_method(
+    "reweight",
+    "each row's loss weighted by 1 / group size",
+    paper="Shimodaira 2000; as in Yang et al. 2023 (ReWeight)",
+    needs="label, attribute",
+)
+def reweight(run: Run) -> nn.Module:
+    """ERM on every row once an epoch, with loss weights N / (G n_g)."""
+    view = view_by_group(run)
+    weights = _weights(view.group_counts())
+    return run.fit(view, WeightedCrossEntropy(weights, "group", run.config.training.label_smoothing))
+
+
+@register_method(
+    "reweight_class",
+    "each row's loss weighted by 1 / class size",
+    paper="Shimodaira 2000",
+    needs="label",
+)
+def reweight_class(run: Run) -> nn.Module:
+    """ERM on every row once an epoch, with loss weights N / (C n_y)."""
+    view = view_by_class(run)
+    weights = _weights(np.bincount(view.label[view.rows], minlength=view.spec.num_classes))
+    return run.fit(view, WeightedCrossEntropy(weights, "label", run.config.training.label_smoothing))

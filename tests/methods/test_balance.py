@@ -1,0 +1,280 @@
+"""resample, reweight, subsample and what they share: what is balanced, how exactly, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from debeton.config import Config, load
+from debeton.data.beton import open_beton
+from debeton.data.loader import Batch
+from debeton.data.order import epoch_order
+from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.synthetic import synthetic_view, usb
+from debeton.data.view import View
+from debeton.data.writer import WriteOptions, write_beton
+from debeton.errors import DataError
+from debeton.methods import METHODS
+from debeton.methods._balance import balancing_weights
+from debeton.methods.reweight import WeightedCrossEntropy
+from debeton.objective import CrossEntropy
+from debeton.run import open_run
+
+SPEC = DatasetSpec("toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)))
+REAL, SYNTHETIC = (40, 5, 10, 25), (20, 60, 60, 20)  # rows by (label, attribute)
+BY_GROUP, BY_CLASS = ("resample", "reweight", "subg", "groupdro"), ("resample_class", "reweight_class", "suby")
+
+
+def write(path: Path, real: tuple[int, ...], synthetic: tuple[int, ...] = (0,) * 4) -> View:
+    """A training view whose real and synthetic rows are these many of each group, shuffled; 8x8 noise."""
+    counts = np.array([real, synthetic])
+    cell = np.random.default_rng(0).permutation(np.repeat(np.arange(8), counts.reshape(-1)))
+    pixels = np.random.default_rng(1).integers(0, 256, (len(cell), 8, 8, 3), dtype=np.uint8)
+    group = cell % 4
+    rows = Rows(group // 2, group % 2, lambda i: pixels[i], [f"r{i}" for i in range(len(cell))], source=cell // 4)
+    write_beton(path, rows, SPEC, "train", WriteOptions(mode="raw"))
+    return View.whole(open_beton(path), "train")
+
+
+@pytest.fixture(scope="module")
+def real_view(tmp_path_factory: pytest.TempPathFactory) -> View:
+    return write(tmp_path_factory.mktemp("real") / "toy_train.beton", REAL)
+
+
+@pytest.fixture(scope="module")
+def usb_view(tmp_path_factory: pytest.TempPathFactory) -> View:
+    """Real rows topped up to 40 of each group."""
+    whole = write(tmp_path_factory.mktemp("mixed") / "toy_train.beton", REAL, SYNTHETIC)
+    real = whole.subset(whole.beton.source == 0)
+    return usb(real, synthetic_view(whole), 0, 0)
+
+
+class FakeRun(SimpleNamespace):
+    """A run that notes what it was asked to fit."""
+
+    def __init__(self, view: View, *overrides: str):
+        config: Config = load([], overrides)
+        super().__init__(views={"train": view}, config=config, fitted=None)
+
+    def fit(self, view: View, objective: Any, **_: Any) -> torch.nn.Module:
+        self.fitted = (view, objective)
+        return torch.nn.Identity()
+
+
+def fitted(method: str, view: View, *overrides: str) -> tuple[View, Any]:
+    run = FakeRun(view, *overrides)
+    METHODS.get(method).run(run)  # type: ignore[arg-type]
+    return run.fitted
+
+
+def rows_of(view: View, rows: np.ndarray, logits: torch.Tensor) -> Batch:
+    columns = (view.label, view.attribute, view.group, view.beton.source)
+    return Batch(logits, torch.from_numpy(rows), *(torch.from_numpy(np.array(c[rows])) for c in columns))
+
+
+# --- weights ---------------------------------------------------------------------------------------------------
+
+
+def test_balancing_weights_have_mean_one_over_the_rows_and_give_groups_equal_totals():
+    counts = np.array([40, 0, 3, 1])
+    weights = balancing_weights(counts)
+    np.testing.assert_allclose(weights * counts, [44 / 3, 0, 44 / 3, 44 / 3])
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(balancing_weights(np.array([7, 7, 7])), 1)
+
+
+def test_one_reweighted_step_matches_the_closed_form():
+    logits = torch.tensor([[2.0, -1.0], [0.5, 0.5], [-1.0, 3.0]], requires_grad=True)
+    label, group, weight = torch.tensor([0, 1, 0]), torch.tensor([0, 3, 1]), torch.tensor([0.5, 2.0, 1.0, 4.0])
+    batch = Batch(logits, torch.arange(3), label, group % 2, group, torch.zeros(3, dtype=torch.int64))
+    loss = WeightedCrossEntropy(weight, "group")(torch.nn.Identity(), batch).loss
+    loss.backward()
+    p = torch.softmax(logits.detach().double(), 1)
+    w = torch.tensor([0.5, 4.0, 2.0]).double()
+    torch.testing.assert_close(loss.double(), -(w * p[torch.arange(3), label].log()).mean())
+    expected = w[:, None] * (p - torch.nn.functional.one_hot(label, 2)) / 3
+    torch.testing.assert_close(logits.grad.double(), expected)
+
+
+@pytest.mark.parametrize(("method", "column", "size"), [("reweight", "group", 4), ("reweight_class", "label", 2)])
+def test_over_all_rows_the_reweighted_loss_is_the_mean_over_groups_of_their_mean_losses(
+    method: str, column: str, size: int, real_view: View
+):
+    view, objective = fitted(method, real_view)
+    assert (view.order, view.weights) == ("random", None)  # the loss changes, the sampling does not
+    np.testing.assert_array_equal(view.rows, real_view.rows)
+    logits = torch.randn(len(view), 2, generator=torch.Generator().manual_seed(0))
+    batch = rows_of(view, view.rows, logits)
+    losses = torch.nn.functional.cross_entropy(logits, batch.label, reduction="none")
+    means = [losses[getattr(batch, column) == g].mean() for g in range(size)]
+    torch.testing.assert_close(objective(torch.nn.Identity(), batch).loss, torch.stack(means).mean())
+
+
+def test_equal_weights_are_plain_cross_entropy_smoothing_included(real_view: View):
+    logits = torch.randn(len(real_view), 2, generator=torch.Generator().manual_seed(0))
+    batch = rows_of(real_view, real_view.rows, logits)
+    ours = WeightedCrossEntropy(torch.ones(4), "group", 0.1)(torch.nn.Identity(), batch)
+    torch.testing.assert_close(ours.loss, CrossEntropy(0.1)(torch.nn.Identity(), batch).loss)
+
+
+# --- sampling --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "by_class"), [("resample", False), ("resample_class", True), ("groupdro", False)])
+def test_groups_and_rows_are_drawn_as_often_as_they_should_be(method: str, by_class: bool, real_view: View):
+    view, _ = fitted(method, real_view)
+    code = (view.label if by_class else view.group)[view.rows]
+    present, counts = np.unique(code, return_counts=True)
+    draws = np.concatenate([epoch_order(view, view.order, 0, epoch) for epoch in range(200)])
+    assert len(draws) == 200 * len(view)
+    by_row = np.bincount(draws, minlength=len(view))
+    for g, n in zip(present, counts, strict=True):
+        for drawn, p in (
+            (by_row[code == g].sum(), 1 / len(present)),
+            *((k, 1 / len(present) / n) for k in by_row[code == g]),
+        ):
+            assert abs(drawn - len(draws) * p) <= 5 * np.sqrt(len(draws) * p * (1 - p))
+
+
+def test_groupdro_can_leave_the_sampling_alone(real_view: View):
+    view, _ = fitted("groupdro", real_view, "--groupdro.sampler", "shuffled")
+    assert (view.order, view.weights) == ("random", None)
+
+
+# --- subsets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "column", "each"), [("subg", "group", 5), ("suby", "label", 35)])
+def test_subsampling_keeps_one_subset_of_the_smallest_size_by_the_data_seed(
+    method: str, column: str, each: int, real_view: View
+):
+    view, _ = fitted(method, real_view)
+    counts = Counter(getattr(view, column)[view.rows].tolist())
+    assert set(counts.values()) == {each}
+    assert len(counts) == {"group": 4, "label": 2}[column]
+    assert len(set(view.rows)) == len(view)
+    again, _ = fitted(method, real_view, "--training.seed", "5")
+    np.testing.assert_array_equal(again.rows, view.rows)
+    other, _ = fitted(method, real_view, "--data.seed", "5")
+    assert len(other) == len(view)
+    assert set(other.rows) != set(view.rows)
+
+
+# --- what is balanced ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", BY_GROUP)
+def test_an_empty_group_stops_a_balancing_method_unless_it_is_to_be_ignored(method: str, real_view: View):
+    view = real_view.subset(real_view.group[real_view.rows] != 2)
+    with pytest.raises(DataError, match=r"1 of 4 groups of view 'train' have no row \(right, dark\) and cannot be bal"):
+        fitted(method, view)
+    kept, objective = fitted(method, view, "--training.empty_groups", "ignore")
+    assert set(kept.group[kept.rows]) == {0, 1, 3}
+    if kept.weights is not None:
+        assert np.isfinite(kept.weights).all()
+    if method == "reweight":
+        assert objective.weight[2] == 0
+
+
+@pytest.mark.parametrize("method", BY_CLASS)
+def test_an_empty_class_stops_a_balancing_method_unless_it_is_to_be_ignored(method: str, real_view: View):
+    view = real_view.subset(real_view.label[real_view.rows] == 1)
+    with pytest.raises(DataError, match=r"1 of 2 classes of view 'train' have no row \(left\) and cannot be balanced"):
+        fitted(method, view)
+    kept, _ = fitted(method, view, "--training.empty_groups", "ignore")
+    assert set(kept.label[kept.rows]) == {1}
+
+
+def test_real_and_synthetic_rows_are_groups_of_their_own(usb_view: View):
+    existing = {
+        "left, dark (real)": 40, "left, light (real)": 5, "left, light (synthetic)": 35,
+        "right, dark (real)": 10, "right, dark (synthetic)": 30, "right, light (real)": 25,
+        "right, light (synthetic)": 15,
+    }  # fmt: skip
+    for method in ("resample", "reweight", "groupdro"):
+        view, _ = fitted(method, usb_view)
+        assert view.counts_by_name() == existing
+    view, _ = fitted("subg", usb_view)
+    assert view.counts_by_name() == dict.fromkeys(existing, 5)
+    view, objective = fitted("reweight", usb_view)
+    np.testing.assert_allclose(objective.weight * torch.from_numpy(view.group_counts()), [160 / 7, 0] + 6 * [160 / 7])
+    _, objective = fitted("groupdro", usb_view)
+    np.testing.assert_allclose(objective.q, [1 / 7, 0] + 6 * [1 / 7])
+
+
+def test_balancing_by_source_can_be_switched_off_and_does_not_touch_real_data(usb_view: View, real_view: View):
+    for method in BY_GROUP:
+        view, _ = fitted(method, usb_view, "--balance.by_source", "false")
+        assert view.spec == usb_view.spec
+        view, _ = fitted(method, real_view)
+        assert view.spec == real_view.spec
+    for method in BY_CLASS:
+        assert fitted(method, usb_view)[0].spec == usb_view.spec
+
+
+def test_a_cell_without_real_and_synthetic_rows_is_an_error_by_source_too(usb_view: View):
+    view = usb_view.subset(usb_view.group[usb_view.rows] != 1)
+    with pytest.raises(DataError, match=r"1 of 4 groups .* \(left, light\)"):
+        fitted("resample", view)
+
+
+# --- end to end ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(toy_args: list[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """train(method, *overrides): results of a run on one thread, with the objective's last summary."""
+    torch.set_num_threads(1)
+
+    def run_method(method: str, *overrides: str) -> dict[str, Any]:
+        own = ("--training.method", method, "--training.outdir", str(tmp_path / method), "--training.num_workers", "1")
+        with open_run(load([], [*toy_args, *own, *overrides])) as run:
+            assert run is not None
+            results = run.finish(METHODS.get(method).run(run))
+            lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
+        return {**results, "objective": [line.get("objective") for line in lines if line["split"] == "train"][-1]}
+
+    return run_method
+
+
+def test_a_usb_training_set_is_trained_on_by_every_balancing_method(train, usb_view: View):
+    folder = usb_view.beton.path.parent
+    shared = ("--training.data_root", str(folder), "--synthetic.mode", "usb", "--training.batch_size", "16",
+              "--training.epochs", "1", "--training.selection", "last", "--training.augment", "none")  # fmt: skip
+    for method in (*BY_GROUP, *BY_CLASS):
+        results = train(method, *shared)
+        assert sum(results["train_groups"].values()) == 160
+        if method == "groupdro":
+            assert set(results["objective"]["q"]) == set(fitted("groupdro", usb_view)[0].counts_by_name())
+
+
+def noisy_rows(n: int, aligned_share: float, seed: int) -> Rows:
+    """The toy set with a third of its signal: the label in the noise, the attribute beyond doubt."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 2
+    attribute = np.where(rng.random(n) < aligned_share, label, 1 - label)
+    images = rng.normal(90 + 60 * attribute[:, None, None], 25, (n, 16, 16))
+    images[:, :, :8] += 6 * (1 - 2 * label)[:, None, None]
+    pixels = np.repeat(np.clip(images, 0, 255).astype(np.uint8)[..., None], 3, axis=3)
+    return Rows(label, attribute, lambda i: pixels[i], [f"{seed}/{i}" for i in range(n)])
+
+
+def test_balancing_methods_beat_erm_in_the_worst_group(train, tmp_path: Path):
+    for seed, (split, n, share) in enumerate((("val", 128, 0.5), ("test", 512, 0.5), ("train", 1024, 0.95))):
+        rows = noisy_rows(n, share, seed if split != "train" else 9)
+        write_beton(tmp_path / f"toy_{split}.beton", rows, SPEC, split, WriteOptions(mode="raw"))
+    settings = ("--training.data_root", str(tmp_path), "--training.epochs", "4", "--training.batch_size", "32",
+                "--training.selection", "last")  # fmt: skip
+    worst = {
+        method: train(method, *settings)["test"]["worst_group_accuracy"]
+        for method in ("erm", "resample", "reweight", "groupdro")
+    }
+    assert min(worst["resample"], worst["reweight"], worst["groupdro"]) > worst["erm"] + 0.05, worst
