@@ -1,0 +1,290 @@
+"""Deep feature reweighting: keep the features, fit the last layer anew on balanced groups.
+
+Kirichenko, Izmailov and Wilson 2023, "Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations"
+(arXiv 2204.02937), as released in PolinaKirichenko/deep_feature_reweighting; with the variants of From Fake to Real
+(arXiv 2308.04553) and SCALE. dataset_configs/methods/ has a preset of each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastargs import Param, Section
+from torch import nn
+
+from debeton import distributed
+from debeton.checkers import Bool, FloatList, Int, OneOf, Text
+from debeton.checkpoint import load_checkpoint, save_checkpoint
+from debeton.data.view import View
+from debeton.errors import DataError, UsageError
+from debeton.features import cached_features, extract_features, feature_size
+from debeton.log import logger
+from debeton.loop import Preempted
+from debeton.methods import METHODS, register_method
+from debeton.methods._dfr_head import (
+    Candidate,
+    FeatureSet,
+    Scaling,
+    Solver,
+    available_cores,
+    average,
+    choose,
+    fit_logistic,
+    folded,
+    grid,
+    install_head,
+    normalised,
+)
+from debeton.models import make_model, named_head
+from debeton.objective import Precision
+from debeton.phase import PhaseRecords
+from debeton.run import Run
+from debeton.seed import make_rng
+
+PHASE = "dfr"
+PRETRAINED = "pretrained"
+
+
+Section("dfr", "deep feature reweighting: the last layer fitted anew").params(
+    base=Param(Text(), "the method that trains the features first, or 'pretrained' for no training", default="erm"),
+    checkpoint=Param(Text(), "take the features from this checkpoint of an earlier run instead", default=""),
+    data=Param(OneOf("val", "train", "target"), "the split that the last layer is fitted on", default="val"),
+    tune=Param(OneOf("half", "val"), "choose C on a random half of that split, or on the validation split",
+               default="half"),
+    c_grid=Param(FloatList(above=0, at_least=1), "values of C, the inverse strength of the penalty",
+                 default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)),
+    class_weights=Param(FloatList(above=0), "weights tried on each class in turn; empty: none", default=()),
+    criterion=Param(OneOf("worst_group", "mean_group", "minority"), "what chooses C; ties by mean_group",
+                    default="worst_group"),
+    penalty=Param(OneOf("l1", "l2"), "the penalty on the last layer", default="l1"),
+    balance=Param(Bool(), "fit on equally many rows of each group, drawn anew for each refit", default=True),
+    refits=Param(Int(1), "refits whose weights are averaged; only one without balance", default=20),
+    scaler=Param(OneOf("train", "data", "none"), "standardise by the training features, by those of dfr.data, or not",
+                 default="train"),
+    normalise_features=Param(Bool(), "divide each feature vector by its length (From Fake to Real)", default=False),
+    max_iter=Param(Int(1), "liblinear's limit of iterations", default=10000),
+    cache=Param(Bool(), "keep features in {outdir}/features for later runs", default=True),
+)  # fmt: skip
+
+
+@register_method(
+    "dfr",
+    "a base method, then its last layer fitted anew on balanced groups",
+    paper="Kirichenko et al. 2023 (DFR)",
+    needs="label, attribute of the validation or target split",
+)
+def dfr(run: Run) -> nn.Module:
+    """Train dfr.base, then replace its last layer by the mean of logistic regressions on group-balanced subsets."""
+    views = _views(run)
+    candidates = grid(run.config.dfr.c_grid, run.config.dfr.class_weights, views["fit"].spec.num_classes)
+    _check_groups(run, views["fit"], halved="tune" not in views and len(candidates) > 1)
+    with torch.device("meta"):  # a head that cannot be replaced shows before hours of training
+        install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
+    model = _base_model(run)
+    install_head(model, views["fit"].spec.num_classes, normalise=run.config.dfr.normalise_features)
+    records = PhaseRecords(run.folder / "checkpoints")
+    done = records.take_over(PHASE, model, run.device)
+    if done is None:
+        done = _refit_phase(run, model, views, candidates, records)
+    else:
+        logger.info("phase '%s' is finished; its last layer is used", PHASE)
+    run.notes["dfr"] = done["notes"]
+    seconds = run.timing.setdefault("phases", {})
+    seconds[PHASE] = done["seconds"]
+    run.timing["train_seconds"] = sum(seconds.values())
+    return model
+
+
+def _views(run: Run) -> dict[str, View]:
+    """'fit': what the head is fitted on; 'tune': what chooses C, where that is a split of its own."""
+    settings = run.config.dfr
+    if settings.data == "val" and settings.tune == "val":
+        raise UsageError(
+            "dfr.tune is 'val' and dfr.data too: C would be chosen on the rows that were fitted; use --dfr.tune half, "
+            "or fit on another split with --dfr.data"
+        )
+    chosen = {"fit": settings.data, **({"tune": "val"} if settings.tune == "val" else {})}
+    for role, split in chosen.items():
+        if split not in run.views:
+            key = "data" if role == "fit" else "tune"
+            how = ("cut one off with --data.bias_rule scale, or give one with --data.target_path" if split == "target"
+                   else "write one, or hold some training rows out with --data.val_fraction 0.1")  # fmt: skip
+            raise UsageError(f"dfr.{key} is '{split}', but there is no such split; {how}")
+    found = {role: run.views[split] for role, split in chosen.items()}
+    if settings.criterion == "minority" and not found["fit"].spec.aligned:
+        raise UsageError(
+            f"dfr.criterion is 'minority', but {found['fit'].spec.name} does not say which attribute goes with each "
+            "class; say it with --data.aligned 'class:attribute,...', or choose by worst_group"
+        )
+    return found
+
+
+def _check_groups(run: Run, view: View, *, halved: bool) -> None:
+    """DataError names classes without a row, and groups that are too small to be balanced (and halved)."""
+    labels = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
+    if not labels.all():
+        missing = [name for name, n in zip(view.spec.classes, labels) if not n]
+        raise DataError(
+            f"no row of {', '.join(missing[:5])} in view '{view.name}' of {view.beton.path}; the last layer cannot be "
+            "fitted without one of each class; choose another split with --dfr.data"
+        )
+    need, counts = (2 if halved else 1), view.counts_by_name()
+    short = [f"{name}: {n}" for name, n in counts.items() if n < need]
+    if short and run.config.dfr.balance and run.config.training.empty_groups == "error":
+        raise DataError(
+            f"{len(short)} of {len(counts)} groups of view '{view.name}' have fewer rows than the {need} that "
+            f"{'halves of ' if halved else ''}balanced groups need ({'; '.join(short[:5])}"
+            f"{'; ...' if len(short) > 5 else ''}); fit on another split with --dfr.data, or balance the others with "
+            "--training.empty_groups ignore"
+        )
+
+
+def _base_model(run: Run) -> nn.Module:
+    """The network whose features are kept: trained here, read from a checkpoint, or as it was published."""
+    settings = run.config.dfr
+    if settings.checkpoint:
+        return _load_base(run, Path(settings.checkpoint))
+    if settings.base == PRETRAINED:
+        if not run.config.model.pretrained:
+            raise UsageError(
+                "dfr.base is 'pretrained', but model.pretrained is false, so that the features would be those of "
+                "random weights; add --model.pretrained true"
+            )
+        return run.make_model()
+    if settings.base == PHASE:
+        raise UsageError("dfr.base is 'dfr' itself; name the method that trains the features, such as erm")
+    return METHODS.get(settings.base).run(run)
+
+
+def _load_base(run: Run, path: Path) -> nn.Module:
+    content = load_checkpoint(path)
+    found, spec = content.get("model"), run.views["train"].spec
+    if not isinstance(found, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
+    expected = {
+        "arch": (run.config.model.arch, "set --model.arch to it"),
+        "num_classes": (spec.num_classes, "take a checkpoint of this data set"),
+        "mean": (list(spec.mean), "set --model.normalisation as that run did"),
+        "std": (list(spec.std), "set --model.normalisation as that run did"),
+    }
+    for key, (ours, remedy) in expected.items():
+        if found.get(key) != ours:
+            raise UsageError(f"dfr.checkpoint {path}: its {key} is {found.get(key)}, this run's is {ours}; {remedy}")
+    model = run.make_model()
+    try:
+        model.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise DataError(f"{path} does not hold the weights of {run.config.model.arch}: {error}") from None
+    logger.info("features of %s", path)
+    return model
+
+
+def _refit_phase(
+    run: Run, model: nn.Module, views: Mapping[str, View], candidates: list[Candidate], records: PhaseRecords
+) -> dict[str, Any]:
+    """Fit the head and save the model as this phase's; every process ends with the same weights."""
+    began = time.perf_counter()
+    data = {role: _features(run, model, view) for role, view in views.items()}
+    scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.dfr.scaler)
+    scaling = Scaling.of(None if scaled_by is None else _features(run, model, scaled_by).x, feature_size(model))
+    _leave_if_asked(run)
+    record: dict[str, Any] = {}
+    if distributed.is_main():
+        notes = _fit_head(run, model, data, scaling, candidates)
+        record = {"selected_epoch": None, "seconds": time.perf_counter() - began, "images": 0, "notes": notes}
+        _save(run, model, records)
+    records.finish(PHASE, record)
+    _leave_if_asked(run)
+    done = records.take_over(PHASE, model, run.device)
+    assert done is not None
+    return done
+
+
+def _features(run: Run, model: nn.Module, view: View) -> FeatureSet:
+    loader, precision = run.eval_loader(view), Precision(run.config.training.precision, run.device)
+    if run.config.dfr.cache:
+        folder = Path(run.config.training.outdir) / "features"
+        features = cached_features(model, loader, precision, folder, progress=run.progress)
+    else:
+        features = extract_features(model, loader, precision, progress=run.progress)
+    if run.config.dfr.normalise_features:
+        features = normalised(features)
+    return FeatureSet(features.numpy(), view.label[view.rows], view.group[view.rows], view.spec)
+
+
+def _leave_if_asked(run: Run) -> None:
+    """Raise Preempted in all processes when one was asked to stop; the features, or the phase, are on disk."""
+    if signum := run.stop.agreed(0, 1, run.device):
+        raise Preempted(signum)
+
+
+def _fit_head(
+    run: Run, model: nn.Module, data: Mapping[str, FeatureSet], scaling: Scaling, candidates: list[Candidate]
+) -> dict[str, Any]:
+    """Choose C, refit, average and put the result into the model; what was found, for the notes."""
+    settings, seed = run.config.dfr, run.config.data.seed
+    workers = run.config.training.num_workers or available_cores()
+    solver = Solver(settings.penalty, settings.max_iter, seed, workers)
+    scaled = {role: FeatureSet(scaling(d.x), d.label, d.group, d.spec) for role, d in data.items()}
+    chosen, tuning = _choose(run, scaled, candidates, solver)
+    refits = settings.refits if settings.balance else 1
+    jobs = []
+    for i in range(refits):
+        rows = scaled["fit"].balanced(make_rng(seed, "dfr refit", i)) if settings.balance else scaled["fit"]
+        jobs.append((rows, chosen, f"refit {i}"))
+    head = average(fit_logistic(jobs, solver))
+    if head.unconverged:
+        logger.warning(
+            "warning: %d of %d fits ended at dfr.max_iter %d", head.unconverged, refits * len(head.bias),
+            settings.max_iter,
+        )  # fmt: skip
+    named_head(model)[1].load_state_dict(dict(zip(("weight", "bias"), folded(head, scaling))))
+    rows_each, spec = len(jobs[0][0].label), data["fit"].spec
+    logger.info("dfr: C %g, mean of %d fits on %d rows of '%s'", chosen.c, refits, rows_each, settings.data)
+    if settings.data == "val":
+        logger.info("dfr: validation rows were fitted on, so their accuracy in results.json is not of held-out rows")
+    counts = np.bincount(jobs[0][0].group, minlength=spec.num_groups)
+    return {
+        "base": settings.checkpoint or settings.base,
+        "fitted_on": settings.data,
+        "tuned_on": None if not tuning else "val" if settings.tune == "val" else f"half of {settings.data}",
+        "refits": refits,
+        "rows_of_a_refit": {name: int(n) for name, n in zip(spec.group_names, counts) if n},
+        "c": chosen.c,
+        "class_weights": dict(zip(spec.classes, chosen.class_weights)),
+        "features_used": int((head.weight != 0).any(axis=0).sum()),
+        "unconverged": head.unconverged,
+        "tuning": tuning,
+    }
+
+
+def _choose(
+    run: Run, scaled: Mapping[str, FeatureSet], candidates: list[Candidate], solver: Solver
+) -> tuple[Candidate, list[dict[str, Any]]]:
+    """The grid point to refit with, and the held-out accuracies of all; nothing is held out for a single one."""
+    if len(candidates) == 1:
+        return candidates[0], []
+    settings, seed = run.config.dfr, run.config.data.seed
+    if "tune" in scaled:
+        fit_on, choose_by = scaled["fit"], scaled["tune"]
+    else:
+        fit_on, choose_by = scaled["fit"].halved(make_rng(seed, "dfr halves"))
+    if settings.balance:
+        fit_on = fit_on.balanced(make_rng(seed, "dfr tune"))
+    return choose(candidates, fit_on, choose_by, settings.criterion, solver)
+
+
+def _save(run: Run, model: nn.Module, records: PhaseRecords) -> None:
+    """The refitted model as the run's best checkpoint, which `PhaseRecords.finish` keeps as this phase's."""
+    spec = run.views["train"].spec
+    building = {
+        "arch": run.config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean), "std": list(spec.std),
+        "normalise_features": bool(run.config.dfr.normalise_features),
+    }  # fmt: skip
+    content = {"phase": PHASE, "config_hash": run.config.identity_hash(), "model": building}
+    save_checkpoint(records.folder / "checkpoint_best.pt", {**content, "state_dict": model.state_dict()})
