@@ -8,5 +8,7 @@ bash scripts/setup.sh
 
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export WANDB_MODE=offline WANDB_SILENT=true MPLBACKEND=Agg TOKENIZERS_PARALLELISM=false PYTHONNOUSERSITE=1
+# The tests train tiny networks: a second thread brings nothing, and costs minutes where cores are shared.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 exec .venv/bin/python -m pytest "$@"
