@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from debeton.data.beton import Beton
 from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
 
 
@@ -77,3 +80,44 @@ def toy_args(toy_betons: Path, tmp_path: Path) -> list[str]:
         "training.augment": "pad_crop:2", "logging.tensorboard": "false", "training.device": "cpu",
     }  # fmt: skip
     return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+
+
+PETS_SPEC = DatasetSpec("pets", ("cat", "dog"), ("left", "right", "top"), aligned=((0,), (1, 2)), missing=(5,))
+
+
+@pytest.fixture(scope="session")
+def paper_view() -> Callable[..., View]:
+    """paper_view(label, attribute, spec, source, **columns): a view of a beton that exists only in memory.
+
+    Its spec is that of the pets, 2 classes x 3 attributes; it has the column 'path', 'dir/0.jpg' and so on.
+    """
+
+    def make(
+        label: Sequence[int],
+        attribute: Sequence[int] | None = None,
+        spec: DatasetSpec = PETS_SPEC,
+        source: Sequence[int] | None = None,
+        **columns: Any,
+    ) -> View:
+        labels = np.asarray(label, np.int64)
+        attributes = np.zeros_like(labels) if attribute is None else np.asarray(attribute, np.int64)
+        ones = np.ones(len(labels), np.int64)
+        beton = Beton(
+            path=Path("paper.beton"),
+            spec=spec,
+            sidecar={"split": "train", "columns": []},
+            label=labels,
+            attribute=attributes,
+            group=spec.group(labels, attributes),
+            source=np.zeros_like(labels) if source is None else np.asarray(source, np.int64),
+            heights=ones,
+            widths=ones,
+            modes=ones.astype(np.uint8),
+            offsets=np.arange(len(labels), dtype=np.uint64),
+            sizes=ones.astype(np.uint64),
+        )
+        names = np.array([f"dir/{i}.jpg" for i in range(len(labels))])
+        beton.__dict__["extra"] = {"path": names, **columns}  # what the property would read from a file
+        return View.whole(beton)
+
+    return make

@@ -22,13 +22,13 @@ from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
 
 REPOSITORY = Path(__file__).parents[2]
-SPEC = DatasetSpec("pets", ("cat", "dog"), ("left", "right", "top"), aligned=((0,), (1, 2)), missing=(5,))
 GROUP_SIZES = (30, 12, 7, 5, 16)  # 70 rows; group 5 (dog, top) does not exist
 
 
 @pytest.fixture(scope="session")
-def spec() -> DatasetSpec:
-    return SPEC
+def spec(paper_view: Callable[..., View]) -> DatasetSpec:
+    """The pets: 2 classes x 3 attributes; group 5 (dog, top) does not exist."""
+    return paper_view([0]).spec
 
 
 @pytest.fixture(scope="session")
@@ -106,16 +106,20 @@ def jpegs(photo: Callable[..., np.ndarray], encoded: Callable[..., bytes]) -> li
 
 
 @pytest.fixture(scope="session")
-def raw_beton(tmp_path_factory: pytest.TempPathFactory, grouped_rows: Callable[..., Rows], pixels: Any) -> Beton:
+def raw_beton(
+    tmp_path_factory: pytest.TempPathFactory, grouped_rows: Callable[..., Rows], pixels: Any, spec: DatasetSpec
+) -> Beton:
     path = tmp_path_factory.mktemp("raw") / "pets_train.beton"
-    write_beton(path, grouped_rows(pixels), SPEC, "train", WriteOptions(mode="raw"))
+    write_beton(path, grouped_rows(pixels), spec, "train", WriteOptions(mode="raw"))
     return open_beton(path)
 
 
 @pytest.fixture(scope="session")
-def jpg_beton(tmp_path_factory: pytest.TempPathFactory, grouped_rows: Callable[..., Rows], jpegs: Any) -> Beton:
+def jpg_beton(
+    tmp_path_factory: pytest.TempPathFactory, grouped_rows: Callable[..., Rows], jpegs: Any, spec: DatasetSpec
+) -> Beton:
     path = tmp_path_factory.mktemp("jpg") / "pets_train.beton"
-    write_beton(path, grouped_rows(jpegs), SPEC, "train")
+    write_beton(path, grouped_rows(jpegs), spec, "train")
     return open_beton(path)
 
 
@@ -127,38 +131,6 @@ def raw_view(raw_beton: Beton) -> View:
 @pytest.fixture(scope="session")
 def jpg_view(jpg_beton: Beton) -> View:
     return View.whole(jpg_beton)
-
-
-@pytest.fixture(scope="session")
-def paper_view() -> Callable[..., View]:
-    """paper_view(label, attribute): a view of a beton that exists only in memory, one byte an image."""
-
-    def make(
-        label: Sequence[int],
-        attribute: Sequence[int] | None = None,
-        spec: DatasetSpec = SPEC,
-        source: Sequence[int] | None = None,
-    ) -> View:
-        labels = np.asarray(label, np.int64)
-        attributes = np.zeros_like(labels) if attribute is None else np.asarray(attribute, np.int64)
-        ones = np.ones(len(labels), np.int64)
-        beton = Beton(
-            path=Path("paper.beton"),
-            spec=spec,
-            sidecar={"split": "train", "columns": []},
-            label=labels,
-            attribute=attributes,
-            group=spec.group(labels, attributes),
-            source=np.zeros_like(labels) if source is None else np.asarray(source, np.int64),
-            heights=ones,
-            widths=ones,
-            modes=ones.astype(np.uint8),
-            offsets=np.arange(len(labels), dtype=np.uint64),
-            sizes=ones.astype(np.uint64),
-        )
-        return View.whole(beton)
-
-    return make
 
 
 @pytest.fixture(scope="session")

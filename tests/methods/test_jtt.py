@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import main
@@ -56,20 +57,15 @@ def errors_of(folder: Path) -> list[int]:
         return [int(record["error"]) for record in csv.DictReader(file)]
 
 
-class PaperBeton:
-    """A beton without images; one of its paths has a comma in it."""
+@pytest.fixture(scope="session")
+def paper_view(paper_view) -> Callable[..., View]:
+    """paper_view(label, attribute, spec): under this file's own spec; one path has a comma in it."""
 
-    def __init__(self, n: int):
-        self.path, self.offsets = Path("paper.beton"), np.arange(n)
-        self.extra = {"path": np.array([f"{i},odd/{i}.jpg" if i == 2 else f"dir/{i}.jpg" for i in range(n)])}
+    def make(label: list[int], attribute: list[int], spec: DatasetSpec = SPEC) -> View:
+        names = [f"{i},odd/{i}.jpg" if i == 2 else f"dir/{i}.jpg" for i in range(len(label))]
+        return paper_view(label, attribute, spec, path=np.array(names))
 
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-
-def paper_view(label: list[int], attribute: list[int], spec: DatasetSpec = SPEC) -> View:
-    codes = np.array(label), np.array(attribute)
-    return View("train", PaperBeton(len(label)), np.arange(len(label)), *codes, spec.group(*codes), spec)
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +98,7 @@ def finished(jtt_args, tmp_path_factory) -> Path:
 # --- the view ------------------------------------------------------------------------------------
 
 
-def test_an_error_row_occurs_upweight_plus_one_times_and_a_correct_row_once():
+def test_an_error_row_occurs_upweight_plus_one_times_and_a_correct_row_once(paper_view):
     view = paper_view([0, 1, 0, 1, 0], [0, 0, 1, 1, 0]).subset(np.array([4, 1, 3, 0]))
     error = np.array([False, True, False, True])
     more = upweighted(view, error, 3)
@@ -114,7 +110,7 @@ def test_an_error_row_occurs_upweight_plus_one_times_and_a_correct_row_once():
         assert sorted(drawn.tolist()) == sorted(more.rows.tolist())
 
 
-def test_upweight_0_and_an_empty_error_set_leave_the_view_as_it_is():
+def test_upweight_0_and_an_empty_error_set_leave_the_view_as_it_is(paper_view):
     view = paper_view([0, 1, 0, 1], [0] * 4)
     for error, upweight in (([True, False, True, False], 0), ([False] * 4, 7)):
         assert upweighted(view, np.array(error), upweight).rows.tolist() == view.rows.tolist()
@@ -139,7 +135,7 @@ def test_the_error_set_is_what_is_misclassified_and_never_what_is_right(toy_args
 # --- the file ------------------------------------------------------------------------------------
 
 
-def test_the_error_set_is_read_back_and_serves_as_pseudo_groups(tmp_path):
+def test_the_error_set_is_read_back_and_serves_as_pseudo_groups(tmp_path, paper_view):
     view = paper_view([0, 1, 0, 1, 1], [0, 0, 1, 1, 0]).subset(np.array([4, 2, 0, 1]))
     error = np.array([True, True, False, False])
     path = tmp_path / ERROR_SET
@@ -152,7 +148,7 @@ def test_the_error_set_is_read_back_and_serves_as_pseudo_groups(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["2,x,y,1\n", "", "dir/0.jpg,a,x,2\n", "other.jpg,a,x,0\n", "dir/0.jpg\n", "\n"])
-def test_an_error_set_of_other_rows_is_refused(tmp_path, change):
+def test_an_error_set_of_other_rows_is_refused(tmp_path, change, paper_view):
     view, path = paper_view([0], [0]), tmp_path / ERROR_SET
     path.write_text("path,label,attribute,error\n" + change)
     with pytest.raises(DataError, match=r"does not list the 1 rows of view 'train'.*Remove it"):
@@ -162,7 +158,7 @@ def test_an_error_set_of_other_rows_is_refused(tmp_path, change):
 # --- what is found out ---------------------------------------------------------------------------
 
 
-def test_precision_and_recall_are_those_of_bias_conflicting_rows():
+def test_precision_and_recall_are_those_of_bias_conflicting_rows(paper_view):
     # groups ax: 3 rows, 1 error; ay: 2 rows, 1 error; bx: none; by: 3 rows, 1 error
     view = paper_view([0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1])
     error = np.array([1, 0, 0, 1, 0, 1, 0, 0], bool)
@@ -176,7 +172,7 @@ def test_precision_and_recall_are_those_of_bias_conflicting_rows():
     json.dumps(found)
 
 
-def test_without_a_pairing_precision_and_recall_are_undefined():
+def test_without_a_pairing_precision_and_recall_are_undefined(paper_view):
     view = paper_view([0, 1, 0], [0] * 3, DatasetSpec("plain", ("a", "b")))
     found = describe_errors(view, np.array([True, False, False]))
     assert (found["precision"], found["recall"], found["error_rate_aligned"]) == (None, None, None)
@@ -184,7 +180,7 @@ def test_without_a_pairing_precision_and_recall_are_undefined():
 
 
 @pytest.mark.parametrize(("error", "words"), [(False, "makes no error"), (True, "gets every training row wrong")])
-def test_an_error_set_of_nothing_or_everything_warns(caplog, monkeypatch, error, words):
+def test_an_error_set_of_nothing_or_everything_warns(caplog, monkeypatch, error, words, paper_view):
     monkeypatch.setattr("debeton.log.logger.propagate", True)
     found = report_errors(paper_view([0, 1, 0, 1], [0, 1, 1, 0]), np.full(4, error))
     assert words in caplog.text

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import main
@@ -44,19 +45,14 @@ def folder_of(outdir: Path) -> Path:
     return config.parent
 
 
-class PaperBeton:
-    """A beton without images."""
+@pytest.fixture(scope="session")
+def paper_view(paper_view) -> Callable[..., View]:
+    """paper_view(label, attribute, spec): under this file's own spec."""
 
-    def __init__(self, n: int):
-        self.path, self.n = Path("paper.beton"), n
+    def make(label: list[int], attribute: list[int], spec: DatasetSpec = SPEC) -> View:
+        return paper_view(label, attribute, spec)
 
-    def __len__(self) -> int:
-        return self.n
-
-
-def paper_view(label: list[int], attribute: list[int], spec: DatasetSpec = SPEC) -> View:
-    codes = np.array(label), np.array(attribute)
-    return View("train", PaperBeton(len(label)), np.arange(len(label)), *codes, spec.group(*codes), spec)
+    return make
 
 
 def batch_of(view: View, rows: list[int], image: torch.Tensor, share: float = 1.0) -> Batch:
@@ -91,7 +87,7 @@ def test_relative_difficulty_is_the_biased_network_s_share_of_the_loss():
     torch.testing.assert_close(found, t([0.75, 0.0, 0.5, 0.0]))
 
 
-def test_the_first_loss_of_a_row_is_taken_as_it_is_and_the_next_averaged():
+def test_the_first_loss_of_a_row_is_taken_as_it_is_and_the_next_averaged(paper_view):
     averages = LossAverages(paper_view([0, 0, 1], [0, 0, 1]), alpha=0.7)
     averages.update(t([1]), t([[2.0], [4.0]]))
     averages.update(t([1, 2]), t([[1.0, 5.0], [0.0, 6.0]]))
@@ -99,14 +95,14 @@ def test_the_first_loss_of_a_row_is_taken_as_it_is_and_the_next_averaged():
     assert averages.seen.tolist() == [False, True, True]
 
 
-def test_a_first_loss_of_zero_counts_as_seen():
+def test_a_first_loss_of_zero_counts_as_seen(paper_view):
     averages = LossAverages(paper_view([0], [0]), alpha=0.7)
     for loss in (0.0, 1.0):
         averages.update(t([0]), torch.full((2, 1), loss))
     torch.testing.assert_close(averages.ema, torch.full((2, 1), 0.3))
 
 
-def test_a_row_that_a_batch_holds_several_times_counts_once_with_its_mean_loss():
+def test_a_row_that_a_batch_holds_several_times_counts_once_with_its_mean_loss(paper_view):
     averages = LossAverages(paper_view([0, 1], [0, 1]), alpha=0.5)
     averages.update(t([1, 0, 1]), t([[1.0, 7.0, 3.0], [0.0, 8.0, 1.0]]))
     torch.testing.assert_close(averages.ema, t([[7.0, 2.0], [8.0, 0.5]]))
@@ -114,25 +110,25 @@ def test_a_row_that_a_batch_holds_several_times_counts_once_with_its_mean_loss()
     torch.testing.assert_close(averages.ema[:, 1], t([3.0, 0.75]))
 
 
-def test_averages_are_divided_by_the_largest_of_all_rows_of_the_class_after_the_update():
+def test_averages_are_divided_by_the_largest_of_all_rows_of_the_class_after_the_update(paper_view):
     averages = LossAverages(paper_view([0, 0, 1, 1, 1], [0] * 5), alpha=0.5)
     averages.update(t([0, 1, 2, 3]), t([[4.0, 1.0, 2.0, 6.0], [1.0, 1.0, 8.0, 2.0]]))
     averages.update(t([0]), t([[0.0], [3.0]]))  # the largest of class 0 falls to 2 and rises to 2
     torch.testing.assert_close(averages.normalised(t([1, 0, 2])), t([[0.5, 1.0, 2 / 6], [0.5, 1.0, 1.0]]))
 
 
-def test_a_class_of_zero_losses_gives_no_nan():
+def test_a_class_of_zero_losses_gives_no_nan(paper_view):
     averages = LossAverages(paper_view([0, 1], [0, 0]), alpha=0.7)
     averages.update(t([0, 1]), t([[0.0, 1.0], [0.0, 0.0]]))
     assert averages.normalised(t([0, 1])).tolist() == [[0.0, 1.0], [0.0, 0.0]]
 
 
-def test_rows_outside_the_view_do_not_enter_the_largest():
+def test_rows_outside_the_view_do_not_enter_the_largest(paper_view):
     view = paper_view([0, 0, 1], [0] * 3).subset(np.array([2, 1, 1]))
     assert LossAverages(view, 0.7).by_class[:2].tolist() == [[1], [2]]
 
 
-def test_one_step_is_the_sum_of_both_means_and_its_weights_have_no_gradient():
+def test_one_step_is_the_sum_of_both_means_and_its_weights_have_no_gradient(paper_view):
     view = paper_view([0, 1, 2, 0], [0, 1, 1, 0])
     model, biased = nn.Linear(2, 3), nn.Linear(2, 3)
     objective = LearningFromFailure(biased, view, q=0.7, alpha=0.7)
@@ -182,7 +178,7 @@ class Reference:
         return weights
 
 
-def test_300_random_steps_agree_with_an_independent_float64_account():
+def test_300_random_steps_agree_with_an_independent_float64_account(paper_view):
     rng = np.random.default_rng(0)
     label, n = rng.integers(0, 3, 40), 40
     view = paper_view(label, rng.integers(0, 3, n))
@@ -213,7 +209,7 @@ def test_300_random_steps_agree_with_an_independent_float64_account():
 # --- what it tells -------------------------------------------------------------------------------
 
 
-def test_the_summary_tells_mean_weights_since_the_last_one():
+def test_the_summary_tells_mean_weights_since_the_last_one(paper_view):
     view = paper_view([0, 0, 1], [0, 1, 1])
     objective, model = LearningFromFailure(nn.Linear(2, 3), view), nn.Linear(2, 3)
     objective(model, batch_of(view, [0, 2], torch.randn(2, 2)))
@@ -225,7 +221,7 @@ def test_the_summary_tells_mean_weights_since_the_last_one():
     assert set(objective.summary()["weight_by_group"].values()) == {None}
 
 
-def test_the_summary_speaks_of_the_set_s_own_groups_and_of_no_pairing_where_there_is_none():
+def test_the_summary_speaks_of_the_set_s_own_groups_and_of_no_pairing_where_there_is_none(paper_view):
     view = paper_view([0, 0, 1], [0, 1, 1], DatasetSpec("plain", ("a", "b"), ("x", "y")))
     objective = LearningFromFailure(nn.Linear(2, 2), view.regrouped(np.zeros(3, np.int64), ["one"]))
     objective(nn.Linear(2, 2), batch_of(view, [0, 1], torch.randn(2, 2)))
@@ -234,7 +230,7 @@ def test_the_summary_speaks_of_the_set_s_own_groups_and_of_no_pairing_where_ther
     assert [name for name, value in found["weight_by_group"].items() if value is not None] == ["a, x", "a, y"]
 
 
-def test_a_frozen_batch_norm_stays_frozen_in_the_biased_network_too():
+def test_a_frozen_batch_norm_stays_frozen_in_the_biased_network_too(paper_view):
     view, biased = paper_view([0], [0]), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
     for frozen in (True, False):
         objective = LearningFromFailure(biased, view, freeze_bn=frozen).train()

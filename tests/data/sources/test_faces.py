@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.data.sources.layouts import load, sizes
 from torchvision import datasets as torchvision_datasets
 
 from debeton.data.beton import open_beton
 from debeton.data.images import to_rgb
-from debeton.data.sources import SOURCES, Dataset
+from debeton.data.sources import Dataset
 from debeton.data.sources._faces import base_biased, eighty_ten_ten, read_attributes
 from debeton.data.sources._images import MissingDataError
 from debeton.data.spec import DatasetSpec
@@ -29,15 +30,6 @@ Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_L
 Wearing_Necktie Young"""
 NAMES = HEADER.split()
 BLOND, MALE, SMILING, YOUNG = (NAMES.index(name) for name in ("Blond_Hair", "Male", "Smiling", "Young"))
-
-
-def load(name: str, raw: Path | None = None, **options: Any) -> Dataset:
-    source = SOURCES.get(name)
-    return source.load(source.request(raw, **options))
-
-
-def sizes(dataset: Dataset) -> dict[str, int]:
-    return {name: len(rows) for name, rows in dataset.splits.items()}
 
 
 def groups(dataset: Dataset, split: str) -> list[int]:

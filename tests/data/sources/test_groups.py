@@ -11,30 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.sources.layouts import load, round_trip, sizes, write_images
 
-from debeton.data.beton import Beton, open_beton
-from debeton.data.sources import SOURCES, Dataset
 from debeton.data.sources._images import MissingDataError
-from debeton.data.writer import WriteOptions, write_beton
 from debeton.errors import DataError, UsageError
-
-
-def load(name: str, raw: Path | None, /, **options: object) -> Dataset:
-    source = SOURCES.get(name)
-    return source.load(source.request(raw, **options))
-
-
-def sizes(dataset: Dataset) -> dict[str, int]:
-    return {name: len(rows) for name, rows in dataset.splits.items()}
-
-
-def write_images(root: Path, names: Iterable[str]) -> Path:
-    """A small image of its own colours under each name."""
-    for k, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(k).integers(0, 256, (8, 9, 3), np.uint8)
-        Image.fromarray(pixels).save(root / name)
-    return root
 
 
 def write_zip(path: Path, root: Path, prefix: str = "") -> Path:
@@ -42,17 +22,6 @@ def write_zip(path: Path, root: Path, prefix: str = "") -> Path:
         for file in sorted(root.rglob("*.*"), reverse=True):
             archive.write(file, prefix + file.relative_to(root).as_posix())
     return path
-
-
-def round_trip(dataset: Dataset, split: str, path: Path, mode: str = "jpg") -> Beton:
-    rows = dataset.splits[split]
-    write_beton(path, rows, dataset.spec, split, WriteOptions(mode=mode))
-    beton = open_beton(path)
-    assert beton.spec == dataset.spec
-    assert beton.label.tolist() == rows.label.tolist()
-    assert beton.group.tolist() == (rows.label * len(dataset.spec.attributes) + rows.attribute).tolist()
-    assert beton.extra["path"].tolist() == list(rows.names)
-    return beton
 
 
 # --- BAR -----------------------------------------------------------------------------------------------------

@@ -7,55 +7,19 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from tests.data.sources.layouts import load, round_trip, sizes, write_images
 
-from debeton.data.beton import Beton, open_beton
-from debeton.data.sources import SOURCES, Dataset
+from debeton.data.beton import open_beton
 from debeton.data.sources._images import MissingDataError
 from debeton.data.sources.imagenet9 import SYNSETS
 from debeton.data.view import View
 from debeton.data.writer import write_beton
 from debeton.errors import DataError
 from debeton.metrics import group_metrics
-
-
-def load(name: str, raw: Path | None, **options: object) -> Dataset:
-    source = SOURCES.get(name)
-    return source.load(source.request(raw, **options))
-
-
-def sizes(dataset: Dataset) -> dict[str, int]:
-    return {name: len(rows) for name, rows in dataset.splits.items()}
-
-
-def write_images(root: Path, names: Iterable[str]) -> Path:
-    """A small image of its own colours under each name."""
-    for k, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(k).integers(0, 256, (8, 9, 3), np.uint8)
-        Image.fromarray(pixels).save(root / name)
-    return root
-
-
-def round_trip(dataset: Dataset, split: str, root: Path, path: Path) -> Beton:
-    """Written and opened again: same spec, groups and columns, every file in it byte by byte."""
-    rows = dataset.splits[split]
-    write_beton(path, rows, dataset.spec, split)
-    beton = open_beton(path)
-    assert beton.spec == dataset.spec
-    assert beton.label.tolist() == rows.label.tolist()
-    assert beton.group.tolist() == (rows.label * len(dataset.spec.attributes) + rows.attribute).tolist()
-    for name, values in {**rows.columns, "path": rows.names}.items():
-        assert beton.extra[name].tolist() == list(values)
-    stored = path.read_bytes()
-    assert all((root / name).read_bytes() in stored for name in rows.names)
-    return beton
-
 
 # --- UrbanCars -----------------------------------------------------------------------------------------------
 
@@ -100,7 +64,7 @@ def test_urbancars_expect_the_published_cells(urbancars):
 
 
 def test_each_shortcut_of_urbancars_alone_can_be_the_attribute(urbancars, tmp_path):
-    view = View.whole(round_trip(load("urbancars", urbancars), "train", urbancars, tmp_path / "u.beton"))
+    view = View.whole(round_trip(load("urbancars", urbancars), "train", tmp_path / "u.beton", root=urbancars))
     for column, counts in (("background", [7, 3, 3, 7]), ("co_object", [7, 3, 3, 7])):
         alone = view.with_task(attribute=column)
         assert alone.group_counts().tolist() == counts
@@ -121,7 +85,7 @@ def test_urbancars_aligned_pairs_can_be_given_by_name(urbancars, tmp_path):
 
 
 def test_urbancars_metrics_name_the_gap_of_each_shortcut(urbancars, tmp_path):
-    beton = round_trip(load("urbancars", urbancars), "test", urbancars, tmp_path / "u.beton")
+    beton = round_trip(load("urbancars", urbancars), "test", tmp_path / "u.beton", root=urbancars)
     total = np.bincount(beton.group, minlength=8)
     right = np.bincount(beton.group, np.asarray(beton.extra["background"]) == beton.label, minlength=8).astype(int)
     gaps = group_metrics(right, total, np.zeros(8), beton.spec)["shortcut_gaps"]  # of a model that reads the background
@@ -203,7 +167,7 @@ def test_spuco_animals_take_from_fake_to_reals_rows_where_its_labels_are_the_fol
 
 def test_spuco_animals_survive_a_round_trip(tmp_path):
     root = write_images(tmp_path / "set", ANIMALS)
-    round_trip(load("spuco_animals", root), "val", root, tmp_path / "s.beton")
+    round_trip(load("spuco_animals", root), "val", tmp_path / "s.beton", root=root)
 
 
 @pytest.mark.parametrize("half", ["spuco_birds", "spuco_dogs"])
@@ -268,7 +232,7 @@ def test_the_wordnet_ids_of_imagenet9_are_the_indices_of_rebias():
 
 def test_imagenet9_survives_a_round_trip(tmp_path):
     root = write_images(tmp_path / "raw", imagenet_files())
-    round_trip(load("imagenet9", root), "val", root, tmp_path / "i.beton")
+    round_trip(load("imagenet9", root), "val", tmp_path / "i.beton", root=root)
 
 
 def test_imagenet9_reads_kaggles_flat_validation_files(tmp_path):

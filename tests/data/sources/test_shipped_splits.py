@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.data.sources.layouts import load
 
-from debeton.data.sources import SOURCES, Dataset, celeba_hq, utkface
+from debeton.data.sources import celeba_hq, utkface
 from debeton.data.sources._images import MissingDataError
 from debeton.data.sources._shipped_splits import read_shipped_splits
 from debeton.errors import DataError, UsageError
@@ -17,11 +18,6 @@ from debeton.errors import DataError, UsageError
 AUTHOR = "/projectnb/someone/data"
 LISTING = [f"spuco_birds/{split}/landbirds/land/{i}.jpg" for split in ("train", "val", "test") for i in range(4)]
 SPUCO = {"train": "train", "val": "val", "test": "test"}
-
-
-def load(name: str, raw: Path, **options: Any) -> Dataset:
-    source = SOURCES.get(name)
-    return source.load(source.request(raw, **options))
 
 
 def content(files: Any, label: Any, attribute: Any, **changes: Any) -> dict[str, Any]:

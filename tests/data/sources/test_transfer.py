@@ -13,27 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.sources.layouts import listed, load
 from torchvision import datasets
 
 from debeton.data.beton import open_beton
 from debeton.data.fetch import fetch
 from debeton.data.images import to_rgb
-from debeton.data.sources import SOURCES, Dataset
+from debeton.data.sources import SOURCES
 from debeton.data.sources._images import MissingDataError
 from debeton.data.sources.flowers import CLASSES as FLOWERS
 from debeton.data.writer import write_beton
 from debeton.errors import DataError, UsageError
 
 Splits = dict[str, list[tuple[str, int]]]  # the (file, label) of each split, as they must be read
-
-
-def load(name: str, raw: Path | None = None, /, **options: object) -> Dataset:
-    source = SOURCES.get(name)
-    return source.load(source.request(raw, **options))
-
-
-def listed(dataset: Dataset) -> Splits:
-    return {split: list(zip(rows.names, rows.label.tolist(), strict=True)) for split, rows in dataset.splits.items()}
 
 
 def write(path: Path, *lines: str) -> Path:

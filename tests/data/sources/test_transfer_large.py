@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.sources.layouts import listed, load
 from torchvision import datasets
 
 from debeton.data.beton import open_beton
@@ -25,15 +26,6 @@ from debeton.errors import DataError, UsageError
 TENCH, GOLDFISH, CRANE, MACHINE = "n01440764", "n01443537", "n02012849", "n03126707"
 WNIDS = (TENCH, GOLDFISH, CRANE, MACHINE)
 MAPPING = f"{TENCH} tench, Tinca tinca\n{GOLDFISH} goldfish, Carassius auratus\n{CRANE} crane\n{MACHINE} crane\n"
-
-
-def load(name: str, raw: Path | None = None, /, **options: object) -> Dataset:
-    source = SOURCES.get(name)
-    return source.load(source.request(raw, **options))
-
-
-def listed(dataset: Dataset) -> dict[str, list[tuple[str, int]]]:
-    return {split: list(zip(rows.names, rows.label.tolist(), strict=True)) for split, rows in dataset.splits.items()}
 
 
 def image(kind: str = "JPEG", level: int = 0) -> bytes:
