@@ -24,6 +24,7 @@ from debeton.report import (
     load_runs,
     notes,
     print_tables,
+    shortcut_table,
     summary_numbers,
     summary_table,
     to_latex,
@@ -402,3 +403,18 @@ def test_findings_are_averaged_over_seeds_and_stand_in_the_page(tmp_path):
     page = write_report([tmp_path], tmp_path / "out").read_text()
     assert "What the methods found" in page
     assert "0.625 ± 0.177" in page
+
+
+def test_what_each_of_several_shortcuts_costs_is_a_table_in_both_signs(tmp_path):
+    for seed, gap in enumerate((0.10, 0.14)):
+        folder = make_run(tmp_path, "erm", seed)
+        results = json.loads((folder / "results.json").read_text())
+        cell = {"accuracy": 0.9 - gap, "gap": gap, "drop": -gap}
+        results["test"]["shortcut_gaps"] = {"id_accuracy": 0.9, "conflicting": {"background": cell}}
+        (folder / "results.json").write_text(json.dumps(results))
+    make_run(tmp_path, "groupdro")
+    table = shortcut_table(group_settings(load_runs([tmp_path])))
+    assert table.columns.tolist() == ["setting", "ID accuracy", "background gap", "background drop"]
+    assert table.iloc[0].tolist()[1:] == ["90.0 ± 0.0", "12.0 ± 2.8", "-12.0 ± 2.8"]
+    assert len(table) == 1
+    assert "What each shortcut costs" in write_report([tmp_path], tmp_path / "out").read_text()

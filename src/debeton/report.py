@@ -38,6 +38,7 @@ from debeton.report_tables import (
     count_text,
     findings_table,
     group_table,
+    shortcut_table,
     shown_split,
     summary_numbers,
     summary_table,
@@ -162,11 +163,15 @@ def write_report(paths: Iterable[str | Path], out: str | Path, title: str = "deb
         many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
         page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
         page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
-    findings = findings_table(settings)
-    if len(findings):
-        cells = [[Cell(str(value)) for value in row] for row in findings.itertuples(index=False)]
-        folded = f"all {len(cells)} findings" if len(cells) > MAX_ROWS else ""
-        page.add("What the methods found", html_table(findings.columns, cells, folded=folded))
+    for title, table in (
+        (f"What each shortcut costs on the {split} split", shortcut_table(settings, split)),
+        ("What the methods found", findings_table(settings)),
+    ):
+        if len(table):
+            cells = [[Cell(str(value)) for value in row] for row in table.itertuples(index=False)]
+            page.add(
+                title, html_table(table.columns, cells, folded=f"{len(cells)} rows" if len(cells) > MAX_ROWS else "")
+            )
     page.add("Runs", html_table(["run", "setting", "seed", "state", "epoch", "files"], _run_cells(runs, settings, out)))
     page.add("", html_list(["Epoch: the selected one; of an unfinished run, the last that ended."]))
     out.mkdir(parents=True, exist_ok=True)

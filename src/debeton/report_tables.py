@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from debeton.report_runs import FRACTIONS, Setting, Stat, flatten
+from debeton.report_runs import FRACTIONS, Setting, Stat, flatten, make_stat
 
 COLUMNS = {
     "accuracy": "average",
@@ -57,6 +57,28 @@ def worst_group(setting: Setting, split: str) -> str:
         return DASH
     name, times = counts.most_common(1)[0]
     return str(name) if len(counts) == 1 else f"{name} ({times} of {sum(counts.values())} seeds)"
+
+
+def shortcut_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
+    """Of sets with several shortcuts (UrbanCars), percent over seeds; no row of others.
+
+    In-distribution accuracy, and for each set of misleading shortcuts the gap id - accuracy (Diffusing DeBias) and the
+    drop accuracy - id (Whac-A-Mole).
+    """
+    rows = []
+    for setting in settings:
+        found: dict[str, list[float]] = {}
+        for run in setting.runs:
+            gaps = run.metrics(split).get("shortcut_gaps") or {}
+            values = {"ID accuracy": gaps.get("id_accuracy")}
+            for name, cell in (gaps.get("conflicting") or {}).items():
+                values |= {f"{name} gap": cell["gap"], f"{name} drop": cell["drop"]}
+            for key, value in values.items():
+                if value is not None:
+                    found.setdefault(key, []).append(100 * value)
+        if found:
+            rows.append({"setting": setting.label, **{key: str(make_stat(values)) for key, values in found.items()}})
+    return pd.DataFrame(rows).fillna(DASH)
 
 
 def findings_table(settings: Sequence[Setting]) -> pd.DataFrame:
