@@ -1,4 +1,7 @@
-"""Seeds: every random stream is named, and derived from a seed by a hash instead of by the order of calls."""
+"""Seeds: every random stream is named, and derived from a seed by a hash instead of by the order of calls.
+
+torch is imported where it is needed: it takes two seconds, which writing betons or --list need not wait.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import random
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def derive_seed(*parts: Any) -> int:
@@ -23,6 +25,8 @@ def make_rng(*parts: Any) -> np.random.Generator:
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy's legacy generator and torch on every device: weights and dropout follow from it."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -30,6 +34,8 @@ def seed_everything(seed: int) -> None:
 
 def rng_state() -> dict[str, Any]:
     """torch's generator states as tensors, for a checkpoint. Data orders need none: they are functions of the epoch."""
+    import torch
+
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -38,6 +44,8 @@ def rng_state() -> dict[str, Any]:
 
 def restore_rng_state(state: dict[str, Any]) -> None:
     """The inverse of `rng_state`; a state saved on a GPU restores its CPU part where there is none."""
+    import torch
+
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

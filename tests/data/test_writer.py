@@ -166,13 +166,13 @@ def test_a_jpeg_file_is_decoded_once_before_and_never_after_it_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     decoded: list[bytes] = []
-    real = images.try_decode
+    real = images._try_decode
 
     def try_decode(data: bytes, *arguments: Any, **keywords: Any) -> Any:
         decoded.append(data)
         return real(data, *arguments, **keywords)
 
-    monkeypatch.setattr(images, "try_decode", try_decode)
+    monkeypatch.setattr(images, "_try_decode", try_decode)
     sources = [encoded(photo(k), "PNG" if options else "JPEG") for k in range(9)]
     beton = write(sources, num_workers=1, **options)
     assert decoded == stored_bytes(beton)  # so that reading back has only to compare bytes

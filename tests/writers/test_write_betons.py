@@ -284,3 +284,13 @@ def test_a_raw_folder_that_does_not_exist_is_status_1(tmp_path, capsys):
 def test_the_script_runs_from_another_folder(tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, "--list"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "digits" in done.stdout
+
+
+def test_list_needs_neither_torch_nor_numba():
+    code = (
+        "import runpy, sys; sys.argv = ['write_betons.py', '--list']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: print({'torch', 'numba'} & set(sys.modules))"
+    ).replace("sys.argv[0], run_name", f"{str(SCRIPT)!r}, run_name")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from debeton.data.ffcv_format import MAX_PAGE
-from debeton.data.native import try_decode
 from debeton.data.spec import RawImage
 
 MAX_PIXELS = 89_478_485  # Pillow's bound: 256 MiB as RGB
@@ -74,7 +73,7 @@ def encode(raw: RawImage, *, as_jpeg: bool, quality: int, max_resolution: int | 
     if not as_jpeg:
         return Encoded(stored.tobytes(), height, width, False)
     data = encode_jpeg(stored, quality)
-    _, problem = try_decode(data, height, width)
+    _, problem = _try_decode(data, height, width)
     if problem:
         raise BadImage(f"cannot be decoded once it is a JPEG (libjpeg: {problem}); use --mode raw")
     return Encoded(data, height, width, True)
@@ -187,9 +186,16 @@ def _is_kept(image: Image.Image, max_resolution: int | None) -> bool:
     )
 
 
+def _try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> tuple[NDArray[np.uint8], str]:
+    """`native.try_decode`, imported when first used: numba takes half a second, which --list need not wait."""
+    from debeton.data.native import try_decode
+
+    return try_decode(data, height, width, cmyk=cmyk)
+
+
 def _sound_jpeg(data: bytes, height: int, width: int, *, cmyk: bool = False) -> bytes:
     """The JPEG, without its padding where libjpeg-turbo complains of that; BadImage of any other complaint."""
-    pixels, problem = try_decode(data, height, width, cmyk=cmyk)
+    pixels, problem = _try_decode(data, height, width, cmyk=cmyk)
     if not problem:
         return data
     padded = PADDED.search(problem)
@@ -210,7 +216,7 @@ def _without_padding(data: bytes, pixels: NDArray[np.uint8], count: int, *, cmyk
         if count > MAX_PADDING and len(set(data[max(0, end - count) : end])) > 1:
             continue
         for start in range(end - count, max(0, end - count - MAX_PADDING), -1):
-            again, problem = try_decode(data[:start] + data[end:], height, width, cmyk=cmyk)
+            again, problem = _try_decode(data[:start] + data[end:], height, width, cmyk=cmyk)
             if not problem and np.array_equal(again, pixels):
                 return data[:start] + data[end:]
     return None
