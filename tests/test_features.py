@@ -90,7 +90,9 @@ def test_features_in_bf16_are_kept_in_float32(view, model):
 
 
 def test_a_probe_can_be_trained_on_features(view, model):
-    nn.Linear(128, 2)(extract_features(model, loader_of(view), FP32)).sum().backward()
+    features, probe = extract_features(model, loader_of(view), FP32), nn.Linear(128, 2)
+    probe(features).sum().backward()
+    torch.testing.assert_close(probe.weight.grad, features.sum(0).expand(2, -1))
 
 
 def test_an_order_that_repeats_rows_is_refused(view, model):

@@ -162,8 +162,7 @@ def _over_classes(correct: Ints, total: Ints, reduce: Callable[[Floats], np.floa
 
 
 def _bias_accuracies(correct: Ints, total: Ints, spec: DatasetSpec) -> dict[str, float | None]:
-    codes = np.arange(spec.num_groups)
-    aligned = spec.is_aligned(codes // len(spec.attributes), codes % len(spec.attributes))
+    aligned = spec.aligned_groups()
     if aligned is None:
         return {"bias_aligned_accuracy": None, "bias_conflicting_accuracy": None}
     return {

@@ -113,6 +113,10 @@ class DatasetSpec:
             table[k, list(codes)] = True
         return table[label, attribute]
 
+    def aligned_groups(self) -> NDArray[np.bool_] | None:
+        """Whether each group is bias-aligned, bool [G]; None where the set defines no pairing."""
+        return self.is_aligned(*np.divmod(np.arange(self.num_groups), len(self.attributes)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the sidecar stores them."""
         return asdict(self)

@@ -35,8 +35,7 @@ def take(view: View, counts: Mapping[int, int], seed: int, purpose: str, name: s
 def aligned_groups(view: View, why: str) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """bool [G]: which groups are bias-aligned; UsageError where the set does not say."""
     spec = view.spec
-    codes = np.arange(spec.num_groups)
-    aligned = spec.is_aligned(codes // len(spec.attributes), codes % len(spec.attributes))
+    aligned = spec.aligned_groups()
     if aligned is None:
         raise UsageError(
             f"{why} needs to know which {spec.attribute_name} goes with each {spec.label_name} of {spec.name}, and the "

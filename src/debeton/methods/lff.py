@@ -137,13 +137,13 @@ class LearningFromFailure(Objective):
         rows where the set defines them; None without such rows."""
         total, rows = self.weights.cpu().numpy().copy()  # on a CPU these are the buffer itself
         self.weights.zero_()
-        spec, codes = self.spec, np.arange(self.spec.num_groups)
+        spec = self.spec
 
         def mean(groups: Any) -> float | None:
             return float(total[groups].sum() / rows[groups].sum()) if rows[groups].sum() else None
 
         found: dict[str, Any] = {}
-        aligned = spec.is_aligned(codes // len(spec.attributes), codes % len(spec.attributes))
+        aligned = spec.aligned_groups()
         if aligned is not None:
             found = {"weight_aligned": mean(aligned), "weight_conflicting": mean(~aligned)}
         by_group = {name: mean([g]) for g, name in enumerate(spec.group_names) if g not in spec.missing}
