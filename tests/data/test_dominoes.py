@@ -228,12 +228,58 @@ def test_a_random_half_keeps_the_other_half_and_the_label(load):
         ("0-4,4-9", "without a common class"),
         ("0,10", "within 0 to 9"),
         ("5-1,9", "within 0 to 9"),
-        ("0", "must name two class sets"),
+        ("0", "must name two or more class sets"),
     ],
 )
-def test_bad_class_sets_are_usage_errors(load, classes, message):
+@pytest.mark.parametrize("name", ["mnist_cifar", "dominoes"])
+def test_bad_class_sets_are_usage_errors(load, name, classes, message):
     with pytest.raises(UsageError, match=message):
-        load("mnist_cifar", bottom_classes=classes)
+        load(name, bottom_classes=classes)
+
+
+@pytest.fixture(scope="module")
+def binary(load: Load) -> Dataset:
+    return load(spurious_strength=0.95, top_classes="0,1", bottom_classes="trouser,9")
+
+
+def test_binary_dominoes_have_two_classes_and_the_splits_of_ten(binary):
+    assert (binary.spec.classes, binary.spec.attributes) == (("trouser", "ankle boot"), ("0", "1"))
+    assert {name: len(rows) for name, rows in binary.splits.items()} == {
+        "train": 2 * 5000 - 2000, "target": 1000, "val": 1000, "test": 2000
+    }  # fmt: skip
+    assert np.bincount(binary.splits["train"].label).tolist() == [4000, 4000]
+    # 400 of 8,000 rows are permuted, and half of these stay aligned by chance.
+    assert abs(aligned_share(binary, "train") * 8000 - 7800) < 5 * np.sqrt(400 * 0.25)
+    for split, n in (("target", 1000), ("val", 1000), ("test", 2000)):
+        assert aligned_share(binary, split) == pytest.approx(0.5, abs=5 * np.sqrt(0.25 / n))
+
+
+def test_binary_dominoes_show_no_image_of_another_class(binary, tmp_path):
+    above = np.load(write_npz(tmp_path / "top.npz", MNIST_TRAIN, MNIST_TEST))
+    below = np.load(write_npz(tmp_path / "bottom.npz", (5000,) * 10, (1000,) * 10))
+    for split in binary.splits:
+        rows, part = binary.splits[split], "test" if split == "test" else "train"
+        assert (above[f"{part}_y"][rows.columns["top_index"]] == rows.attribute).all()
+        assert (below[f"{part}_y"][rows.columns["bottom_index"]] == np.array([1, 9])[rows.label]).all()
+
+
+def test_a_set_of_several_classes_is_one_class_of_dominoes(load):
+    dataset = load(top_classes="0-4,5-9", bottom_classes="0,1-9", per_class=3000)
+    assert dataset.spec.attributes == ("0+1+2+3+4", "5+6+7+8+9")
+    assert np.bincount(dataset.splits["train"].label).tolist() == [2000, 2000]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dominoes", {"top_classes": "0,1,2", "bottom_classes": "0,1"}, "3 classes, bottom fashion_mnist has 2"),
+        ("dominoes", {"top_classes": "0,1", "bottom_classes": "0,1", "legacy": True}, "--legacy is of SCALE's ten"),
+        ("mnist_cifar", {"bottom_classes": "0,1,2"}, "names 3 class sets; mnist_cifar has two"),
+    ],
+)
+def test_class_sets_that_do_not_go_together_are_usage_errors(load, name, options, message):
+    with pytest.raises(UsageError, match=message):
+        load(name, **options)
 
 
 def real_data() -> Path | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from debeton.data.images import BadImage, to_rgb
 from debeton.data.sources import SOURCES, Dataset, Option, Request
 from debeton.data.sources._images import MissingDataError
 from debeton.data.spec import Ints, Rows
-from debeton.errors import DataError, UsageError
+from debeton.errors import DataError, UsageError, nearest
 
 SIDE = 32
+Sets = tuple[tuple[int, ...], ...]
 PART_OPTIONS = (
     Option("top", str, "mnist", "data set of the upper image"),
     Option("bottom", str, "cifar10", "data set of the lower image"),
@@ -71,6 +74,38 @@ def _places(given: Path | None, raw: Path | None, name: str) -> list[Path | None
     if given is not None:
         return [given]
     return [path for path in (raw / name, raw) if path.exists()] + [None] if raw is not None else [None]
+
+
+def class_sets(text: str, classes: tuple[str, ...], flag: str) -> Sets:
+    """The disjoint sets of class codes in 'a,b,...', each a class name, a number or a range 'i-j' of numbers.
+
+    UsageError unless there are two sets or more.
+    """
+    sets = []
+    for item in (part.strip() for part in text.split(",")):
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if item in classes:
+            codes: tuple[int, ...] = (classes.index(item),)
+        elif numbers:
+            codes = tuple(range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1))
+        else:
+            raise UsageError(f"{flag}: unknown class '{item}'{nearest(item, classes)} known: {', '.join(classes)}")
+        if not codes or max(codes) >= len(classes):
+            raise UsageError(f"{flag}: '{item}' is not a range of class numbers within 0 to {len(classes) - 1}")
+        sets.append(codes)
+    if len(sets) < 2 or len({code for codes in sets for code in codes}) < sum(map(len, sets)):
+        raise UsageError(f"{flag} '{text}' must name two or more class sets without a common class, as in '0-4,5-9'")
+    return tuple(sets)
+
+
+def in_sets(part: Dataset, sets: Sets) -> Dataset:
+    """The same rows with the number of their class's set as label, and -1 where it is in none."""
+    names = tuple("+".join(part.spec.classes[code] for code in codes) for codes in sets)
+    number = np.full(part.spec.num_classes, -1)
+    for k, codes in enumerate(sets):
+        number[list(codes)] = k
+    splits = {split: replace(rows, label=number[rows.label]) for split, rows in part.splits.items()}
+    return Dataset(replace(part.spec, classes=names, aligned=()), splits)
 
 
 def square_pixels(rows: Rows, row: int) -> NDArray[np.uint8]:

@@ -2,14 +2,16 @@
 
 Shah et al. 2020 "The Pitfalls of Simplicity Bias in Neural Networks" stacked two classes; this is the
 10-class form of SCALE (auxiliary learning): MNIST above CIFAR-10. Licences: those of the two sets.
+`top-classes` and `bottom-classes` make it smaller: '0,1' above 'automobile,truck' is the binary form, with the
+same splits and strengths (2 x 2 groups); items may be class names, numbers or ranges ('0-4,5-9' are class halves).
 
 label = class of the lower image, attribute = class of the upper one, group k,k is bias-aligned.
 With V = val-target-size and s = spurious-strength, per class of either set in an order shuffled by the seed:
-- the first V/10 images make the pool; its halves are shuffled independently, so about 10 % is aligned;
+- the first V/C images (C classes, 10 by default) make the pool, its halves shuffled independently: 1 in C is aligned;
   V/2 of the pairs are `val`, the rest is `target`;
 - the next ones up to `per-class` are `train`: digit k stands over class k, then a fraction 1-s of all
   positions (floor((1-s) N + 1/2) of N) have their lower images permuted among themselves, the labels
-  moving along. The aligned share is about s + 0.1 (1-s). Rows are stored in shuffled order;
+  moving along. The aligned share is about s + (1-s)/C. Rows are stored in shuffled order;
 - `test` pairs the two test sets at random.
 A class with fewer than `per-class` images is cut in the same proportion and each part is repeated, so
 that the pool and `train` never share a source image, and `test` uses test images only.
@@ -25,7 +27,7 @@ from __future__ import annotations
 import numpy as np
 
 from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._stack import PART_OPTIONS, load_part, stack_rows
+from debeton.data.sources._stack import PART_OPTIONS, class_sets, in_sets, load_part, stack_rows
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.errors import DataError, UsageError
 from debeton.seed import make_rng
@@ -40,11 +42,13 @@ from debeton.seed import make_rng
         Option("spurious-strength", float, 1.0, "s: fraction of train rows whose digit is left to match the class"),
         Option("val-target-size", int, 2000, "V: rows of val and target together, a multiple of the number of classes"),
         Option("per-class", int, 5000, "images of each class to use, pool and train together"),
+        Option("top-classes", str, "", "classes of the upper image: names, numbers or ranges; default all"),
+        Option("bottom-classes", str, "", "classes of the lower image, as in 'automobile,truck'; default all"),
         Option("legacy", bool, False, "write SCALE's wrong test digits, to compare with its table"),
     ),
 )
 def load(request: Request) -> Dataset:
-    top, bottom = load_part(request, "top"), load_part(request, "bottom")
+    top, bottom = _part(request, "top"), _part(request, "bottom")
     classes, attributes = bottom.spec.classes, top.spec.classes
     if len(classes) != len(attributes):
         raise UsageError(
@@ -58,6 +62,15 @@ def load(request: Request) -> Dataset:
     splits = _learning_splits(request, top.splits["train"], bottom.splits["train"], len(classes))
     splits["test"] = _test_split(request, top.splits["test"], bottom.splits["test"], len(classes))
     return Dataset(spec, splits)
+
+
+def _part(request: Request, role: str) -> Dataset:
+    part, text = load_part(request, role), request.options[f"{role}_classes"]
+    if not text:
+        return part
+    if request.options["legacy"]:
+        raise UsageError(f"--legacy is of SCALE's ten classes; leave out --{role}-classes")
+    return in_sets(part, class_sets(text, part.spec.classes, f"--{role}-classes"))
 
 
 def _check(request: Request, num_classes: int) -> None:
@@ -122,8 +135,9 @@ def _divide(rows: Rows, num_classes: int, per_class: int, in_pool: int, rng: np.
 
 
 def _test_split(request: Request, top: Rows, bottom: Rows, num_classes: int) -> Rows:
-    bottoms = _stream(request, "test bottom").permutation(len(bottom))
-    tops = np.resize(_stream(request, "test top").permutation(len(top)), len(bottom))
+    known_top, known_bottom = (np.flatnonzero(rows.label >= 0) for rows in (top, bottom))
+    bottoms = _stream(request, "test bottom").permutation(known_bottom)
+    tops = np.resize(_stream(request, "test top").permutation(known_top), len(bottoms))
     digits = _legacy_digits(top.label, num_classes) if request.options["legacy"] else top.label
     return stack_rows("test", (top, tops), (bottom, bottoms), bottom.label[bottoms], digits[tops])
 

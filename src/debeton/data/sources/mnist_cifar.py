@@ -16,17 +16,13 @@ of the upper image); the column `bottom_class` says what stands below.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._stack import PART_OPTIONS, load_part, stack_rows
+from debeton.data.sources._stack import PART_OPTIONS, class_sets, in_sets, load_part, stack_rows
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
-from debeton.errors import DataError, UsageError, nearest
+from debeton.errors import DataError, UsageError
 from debeton.seed import make_rng
-
-Sets = tuple[tuple[int, ...], ...]
 
 
 @register_source(
@@ -41,26 +37,31 @@ Sets = tuple[tuple[int, ...], ...]
 )
 def load(request: Request) -> Dataset:
     top, bottom = load_part(request, "top"), load_part(request, "bottom")
-    top_sets = class_sets(request.options["top_classes"], top.spec.classes, "--top-classes")
-    bottom_sets = class_sets(request.options["bottom_classes"], bottom.spec.classes, "--bottom-classes")
-    sets = (top_sets, bottom_sets)
+    top, bottom = (_two_sets(request, part, role) for part, role in ((top, "top"), (bottom, "bottom")))
     splits = {
-        **_learning_splits(request, (top.splits["train"], bottom.splits["train"]), sets),
-        **_test_splits(request, (top.splits["test"], bottom.splits["test"]), sets),
+        **_learning_splits(request, (top.splits["train"], bottom.splits["train"])),
+        **_test_splits(request, (top.splits["test"], bottom.splits["test"])),
     }
-    attributes = tuple("+".join(top.spec.classes[k] for k in codes) for codes in top_sets)
-    classes = tuple("+".join(bottom.spec.classes[k] for k in codes) for codes in bottom_sets)
+    classes, attributes = bottom.spec.classes, top.spec.classes
     return Dataset(
         DatasetSpec("mnist_cifar", classes, attributes, ((0,), (1,)), mean=CIFAR_MEAN, std=CIFAR_STD), splits
     )
+
+
+def _two_sets(request: Request, part: Dataset, role: str) -> Dataset:
+    text, flag = request.options[f"{role}_classes"], f"--{role}-classes"
+    sets = class_sets(text, part.spec.classes, flag)
+    if len(sets) != 2:
+        raise UsageError(f"{flag} '{text}' names {len(sets)} class sets; mnist_cifar has two (dominoes takes more)")
+    return in_sets(part, sets)
 
 
 def _stream(request: Request, purpose: str) -> np.random.Generator:
     return make_rng(request.options["data_seed"], "mnist_cifar", purpose)
 
 
-def _learning_splits(request: Request, halves: tuple[Rows, Rows], sets: tuple[Sets, Sets]) -> dict[str, Rows]:
-    pairs = _pair(halves, sets, (_stream(request, "train top"), _stream(request, "train bottom")))
+def _learning_splits(request: Request, halves: tuple[Rows, Rows]) -> dict[str, Rows]:
+    pairs = _pair(halves, (_stream(request, "train top"), _stream(request, "train bottom")))
     pairs = pairs[:, _stream(request, "train order").permutation(pairs.shape[1])]
     held_out = np.zeros(pairs.shape[1], bool)
     for k in (0, 1):
@@ -69,8 +70,8 @@ def _learning_splits(request: Request, halves: tuple[Rows, Rows], sets: tuple[Se
     return {"train": _rows("train", halves, pairs[:, ~held_out]), "val": _rows("val", halves, pairs[:, held_out])}
 
 
-def _test_splits(request: Request, halves: tuple[Rows, Rows], sets: tuple[Sets, Sets]) -> dict[str, Rows]:
-    pairs = _pair(halves, sets, (_stream(request, "test top"), _stream(request, "test bottom")))
+def _test_splits(request: Request, halves: tuple[Rows, Rows]) -> dict[str, Rows]:
+    pairs = _pair(halves, (_stream(request, "test top"), _stream(request, "test bottom")))
     splits = {"test": _rows("test", halves, pairs)}
     for name, side in (("test_random_top", [0, 3]), ("test_random_bottom", [1, 4])):
         shuffled = pairs.copy()
@@ -79,34 +80,11 @@ def _test_splits(request: Request, halves: tuple[Rows, Rows], sets: tuple[Sets, 
     return splits
 
 
-def class_sets(text: str, classes: tuple[str, ...], flag: str) -> Sets:
-    """The two disjoint sets of class codes in 'a,b', each a class name, a number or a range 'i-j' of numbers."""
-    sets = []
-    for item in (part.strip() for part in text.split(",")):
-        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-        if item in classes:
-            codes: tuple[int, ...] = (classes.index(item),)
-        elif numbers:
-            codes = tuple(range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1))
-        else:
-            raise UsageError(f"{flag}: unknown class '{item}'{nearest(item, classes)} known: {', '.join(classes)}")
-        if not codes or max(codes) >= len(classes):
-            raise UsageError(f"{flag}: '{item}' is not a range of class numbers within 0 to {len(classes) - 1}")
-        sets.append(codes)
-    if len(sets) != 2 or set(sets[0]) & set(sets[1]):
-        raise UsageError(f"{flag} '{text}' must name two class sets without a common class, as in '0-4,5-9'")
-    return tuple(sets)
-
-
-def _pair(
-    halves: tuple[Rows, Rows], sets: tuple[Sets, Sets], rngs: tuple[np.random.Generator, np.random.Generator]
-) -> Ints:
+def _pair(halves: tuple[Rows, Rows], rngs: tuple[np.random.Generator, np.random.Generator]) -> Ints:
     """[5, N] top row, bottom row, label, top set, bottom set; classes of equal size in shuffled order."""
     found = [
-        [order[np.isin(rows.label[order], codes)] for codes in side]
-        for rows, side, order in (
-            (rows, side, rng.permutation(len(rows))) for rows, side, rng in zip(halves, sets, rngs, strict=True)
-        )
+        [order[rows.label[order] == k] for k in (0, 1)]
+        for rows, order in ((rows, rng.permutation(len(rows))) for rows, rng in zip(halves, rngs, strict=True))
     ]
     size = min(len(rows) for side in found for rows in side)
     if size == 0:
