@@ -21,7 +21,7 @@ from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.synthetic import synthetic_view, usb
 from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
-from debeton.errors import DataError
+from debeton.errors import DataError, UsageError
 from debeton.methods import METHODS
 from debeton.methods._balance import balancing_weights
 from debeton.methods.reweight import WeightedCrossEntropy
@@ -174,7 +174,11 @@ def test_subsampling_keeps_one_subset_of_the_smallest_size_by_the_data_seed(
 @pytest.mark.parametrize("method", BY_GROUP)
 def test_an_empty_group_stops_a_balancing_method_unless_it_is_to_be_ignored(method: str, real_view: View):
     view = real_view.subset(real_view.group[real_view.rows] != 2)
-    with pytest.raises(DataError, match=r"1 of 4 groups of view 'train' have no row \(right, dark\) and cannot be bal"):
+    with pytest.raises(
+        DataError,
+        match=r"1 of 4 groups of view 'train' have no row \(right, dark\) and cannot be balanced \(counts: left, "
+        r"dark 40; left, light 5; right, dark 0; right, light 25\)",
+    ):
         fitted(method, view)
     kept, objective = fitted(method, view, "--training.empty_groups", "ignore")
     assert set(kept.group[kept.rows]) == {0, 1, 3}
@@ -191,6 +195,17 @@ def test_an_empty_class_stops_a_balancing_method_unless_it_is_to_be_ignored(meth
         fitted(method, view)
     kept, _ = fitted(method, view, "--training.empty_groups", "ignore")
     assert set(kept.label[kept.rows]) == {1}
+
+
+@pytest.mark.parametrize("method", BY_GROUP)
+def test_a_set_without_attribute_labels_stops_a_method_that_needs_them(method: str, paper_view: Callable[..., View]):
+    view = paper_view([0, 1, 1], spec=DatasetSpec("plain", ("cat", "dog")))
+    with pytest.raises(UsageError, match=r"needs attribute labels, and plain has none: view 'train' of paper.beton"):
+        fitted(method, view)
+    columns = {"shore": ("land", "water"), "size": ("small", "large")}
+    view = paper_view([0, 1, 1], spec=DatasetSpec("plain", ("cat", "dog"), columns=columns))
+    with pytest.raises(UsageError, match=r"choose a column with --data.attribute \(shore, size\)"):
+        fitted(method, view)
 
 
 def test_real_and_synthetic_rows_are_groups_of_their_own(usb_view: View):

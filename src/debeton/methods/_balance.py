@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from debeton.checkers import Bool
 from debeton.data.spec import Ints
 from debeton.data.view import View
-from debeton.errors import DataError
+from debeton.errors import DataError, UsageError
 from debeton.log import logger
 from debeton.run import Run
 
@@ -22,8 +22,27 @@ Section("balance", "what the balancing methods balance (resample, reweight, subg
 )  # fmt: skip
 
 
+SHOWN_COUNTS = 8
+
+
+def check_attribute(view: View) -> None:
+    """UsageError where the view's set has no spurious attribute, so that its groups are its classes."""
+    if len(view.spec.attributes) > 1:
+        return
+    columns = sorted(set(view.spec.columns) - {view.spec.label_name})
+    choice = f"choose a column with --data.attribute ({', '.join(columns[:8])})" if columns else (
+        "give pseudo-groups with --data.pseudo_groups FILE"
+    )  # fmt: skip
+    raise UsageError(
+        f"this method needs attribute labels, and {view.spec.name} has none: view '{view.name}' of {view.beton.path} "
+        f"has one attribute, '{view.spec.attributes[0]}'; {choice}, or take a method that needs none (erm, jtt, lff), "
+        "or balances classes (resample_class, reweight_class, suby)"
+    )
+
+
 def check_every_group(view: View, on_empty: str) -> None:
-    """DataError that names the groups without a row, unless on_empty is 'ignore'."""
+    """DataError that names the groups without a row, unless on_empty is 'ignore'; UsageError without attributes."""
+    check_attribute(view)
     _check(view, view.counts_by_name(), "groups", on_empty)
 
 
@@ -37,9 +56,13 @@ def _check(view: View, counts: Mapping[str, int], kind: str, on_empty: str) -> N
     empty = [name for name, count in counts.items() if count == 0]
     if empty and on_empty == "error":
         shown = "; ".join(empty[:5]) + ("; ..." if len(empty) > 5 else "")
+        others = sorted(n for n in counts.values() if n)
+        known = (f"counts: {'; '.join(f'{name} {n}' for name, n in counts.items())}" if len(counts) <= SHOWN_COUNTS
+                 else f"the others have {others[0]} to {others[-1]}")  # fmt: skip
         raise DataError(
             f"{len(empty)} of {len(counts)} {kind} of view '{view.name}' have no row ({shown}) and cannot be "
-            "balanced; choose another training split, or balance the others with --training.empty_groups ignore"
+            f"balanced ({known}); choose another training split, or balance the others with "
+            "--training.empty_groups ignore"
         )
 
 

@@ -26,6 +26,7 @@ from debeton.features import cached_features, extract_features, feature_size
 from debeton.log import logger
 from debeton.loop import Preempted
 from debeton.methods import METHODS, register_method
+from debeton.methods._balance import check_attribute
 from debeton.methods._dfr_head import (
     Candidate,
     FeatureSet,
@@ -126,6 +127,8 @@ def _views(run: Run) -> dict[str, View]:
 
 def _check_groups(run: Run, view: View, *, halved: bool) -> None:
     """DataError names classes without a row, and groups that are too small to be balanced (and halved)."""
+    if run.config.dfr.balance:
+        check_attribute(view)
     labels = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
     if not labels.all():
         missing = [name for name, n in zip(view.spec.classes, labels) if not n]
