@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from debeton.checkpoint import load_checkpoint
 from debeton.config import load
 from debeton.errors import DataError
 from debeton.loop import Preempted
@@ -95,9 +96,20 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_rows(opened):
     with pytest.raises(DataError) as error:
         run.fit(run.views["train"], objective)
     shown = ", ".join(map(str, objective.rows[:8]))
-    assert f"the loss is nan at step 6 (epoch 1), on rows {shown}, ... of {run.views['train'].beton.path}" in str(
-        error.value
-    )
+    said = str(error.value)
+    assert f"the loss is nan at step 6 (epoch 1), on rows {shown}, ... of {run.views['train'].beton.path}" in said
+    assert "no epoch is finished" in said
+
+    run = opened()
+    objective = Breaking()
+    objective.step = -8  # 8 steps an epoch
+    with pytest.raises(DataError) as error:
+        run.fit(run.views["train"], objective)
+    kept = run.folder / "checkpoints" / "checkpoint_latest.pt"
+    shown = ", ".join(map(str, objective.rows[:8]))
+    assert f"the loss is nan at step 14 (epoch 2), on rows {shown}, ..." in str(error.value)
+    assert str(error.value).endswith(f"the state after epoch 1 is in {kept}")
+    assert load_checkpoint(kept)["epoch"] == 1
 
 
 def test_the_state_of_an_objective_is_kept_beside_its_epochs(tmp_path: Path):

@@ -76,6 +76,7 @@ class FitOptions:
 
     lr: step -> learning rate. resolution: epoch -> pixels, for decoders that resize. clip_grad: largest gradient
     norm, 0 for none. freeze_bn: keep batch-norm statistics. log_every: steps between looks at the loss.
+    checkpoint: where the caller keeps the latest state, for messages.
     """
 
     epochs: int
@@ -85,6 +86,7 @@ class FitOptions:
     freeze_bn: bool = False
     log_every: int = 50
     progress: bool = False
+    checkpoint: str = ""
 
 
 @dataclass
@@ -197,12 +199,12 @@ def fit(
                 state.batch += 1
                 recent.append((output.loss, batch.row))
                 if state.step % options.log_every == 0:
-                    _check_finite(recent, state, loader)
+                    _check_finite(recent, state, loader, options)
                 if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):
                     state.seconds += time.perf_counter() - began
                     save()
                     raise Preempted(signum)
-        _check_finite(recent, state, loader)
+        _check_finite(recent, state, loader, options)
         metrics = state.meter.compute(loader.view.spec)
         state.meter.reset()
         state.seconds += time.perf_counter() - began
@@ -219,7 +221,7 @@ def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) ->
     return iter(bar)
 
 
-def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader: Loader) -> None:
+def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader: Loader, options: FitOptions) -> None:
     """DataError names the first step whose loss is not finite, and its rows; forgets the steps otherwise."""
     losses = torch.stack([loss for loss, _ in recent]).cpu() if recent else torch.empty(0)
     bad = torch.nonzero(~torch.isfinite(losses)).flatten()
@@ -227,10 +229,12 @@ def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader
         first = int(bad[0])
         rows = recent[first][1].tolist()
         shown = f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}"
+        kept = (f"the state after epoch {state.epoch} is in {options.checkpoint}" if state.epoch
+                else "no epoch is finished, so there is no checkpoint of it yet")  # fmt: skip
         raise DataError(
             f"the loss is {float(losses[first])} at step {state.step - len(recent) + first + 1} (epoch "
             f"{state.epoch + 1}), on rows {shown} of {loader.view.beton.path}; lower --training.lr, clip gradients "
-            "with --training.clip_grad or train in fp32. The checkpoint of the last finished epoch is kept"
+            f"with --training.clip_grad or train in fp32; {kept}"
         )
     recent.clear()
 
