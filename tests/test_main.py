@@ -287,6 +287,32 @@ def test_wrong_use_is_one_sentence_and_its_status(toy_args, capsys, extra, statu
     assert "Traceback" not in error
 
 
+def test_the_oracle_is_the_best_test_epoch_and_keeps_none(toy_args, tmp_path):
+    args = [*toy_args, "--training.epochs", "4", "--training.selection", "worst_group"]
+    assert run([*args, "--training.outdir", tmp_path / "plain"]) == 0
+    assert run([*args, "--training.outdir", tmp_path / "oracle", "--training.oracle", "true"]) == 0
+    plain, oracle = (only_folder(["--training.outdir", tmp_path / name]) for name in ("plain", "oracle"))
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (plain, oracle))
+    assert theirs["test"] == ours["test"]  # nothing that is kept depends on it
+    assert theirs["selected_epoch"] == ours["selected_epoch"]
+    assert "oracle" not in ours
+    tests = {line["epoch"]: line["metrics"] for line in lines_of(oracle) if line["split"] == "test"}
+    assert set(tests) == {1, 2, 3, 4}
+    assert tests[theirs["selected_epoch"]]["group_accuracy"] == theirs["test"]["group_accuracy"]
+    found, worst = theirs["oracle"], [tests[e]["worst_group_accuracy"] for e in (1, 2, 3, 4)]
+    assert found["test"]["worst_group_accuracy"] == max(worst)
+    assert tests[found["epoch"]] == found["test"]
+    assert found["rule"] == "worst_group"
+
+
+def test_the_oracle_needs_a_test_split(toy_args, toy_betons, tmp_path, capsys):
+    for split in ("train", "val"):
+        for file in toy_betons.glob(f"toy_{split}.beton*"):
+            shutil.copy(file, tmp_path / file.name)
+    assert run([*toy_args, "--training.data_root", str(tmp_path), "--training.oracle", "true"]) == 2
+    assert "training.oracle measures the test split" in capsys.readouterr().err
+
+
 def test_a_missing_validation_split_asks_for_a_rule(toy_args, toy_betons, tmp_path, capsys):
     for split in ("train", "test"):
         for file in toy_betons.glob(f"toy_{split}.beton*"):

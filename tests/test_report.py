@@ -23,6 +23,7 @@ from debeton.report import (
     group_table,
     load_runs,
     notes,
+    oracle_table,
     print_tables,
     shortcut_table,
     summary_numbers,
@@ -403,6 +404,21 @@ def test_findings_are_averaged_over_seeds_and_stand_in_the_page(tmp_path):
     page = write_report([tmp_path], tmp_path / "out").read_text()
     assert "What the methods found" in page
     assert "0.625 ± 0.177" in page
+
+
+def test_what_selection_costs_is_a_table_of_the_runs_that_measured_it(tmp_path):
+    for seed, best in enumerate((0.80, 0.83)):
+        folder = make_run(tmp_path, "erm", seed, worst=0.6)
+        results = json.loads((folder / "results.json").read_text())
+        results["oracle"] = {"rule": "worst_group", "epoch": 3, "test": {"worst_group_accuracy": best}}
+        (folder / "results.json").write_text(json.dumps(results))
+    make_run(tmp_path, "groupdro")
+    table = oracle_table(group_settings(load_runs([tmp_path])))
+    selected = "selected by best val worst_group_accuracy"
+    assert table.columns.tolist()[2:] == [selected, "oracle (test split)", "difference"]
+    assert table.iloc[0].tolist()[1:] == [2, "60.5 ± 0.7", "81.5 ± 2.1", "21.0 ± 1.4"]
+    assert len(table) == 1
+    assert "What selection costs" in write_report([tmp_path], tmp_path / "out").read_text()
 
 
 def test_what_each_of_several_shortcuts_costs_is_a_table_in_both_signs(tmp_path):

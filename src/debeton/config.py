@@ -58,6 +58,10 @@ Section("training", "how to train").params(
         OneOf("worst_group", "mean_group", "minority", "worst_class", "mean_class", "average", "loss", "last"),
         "which epoch is kept, by the validation split; ties by mean_group", default="worst_group",
     ),
+    oracle=Param(
+        Bool(), "measure the test split after every epoch too, and report the epoch that it would keep; it keeps none",
+        default=False,
+    ),
     empty_groups=Param(
         OneOf("error", "ignore"), "what a balancing method does when a group has no training row", default="error"
     ),

@@ -29,7 +29,7 @@ class PhaseKeeper:
     name: of the phase. folder: of the checkpoints. identity: plain values that every checkpoint carries, such as
     what rebuilds the model. evaluate: model -> validation metrics, or None where there is no validation split.
     rule: of selection, 'last' for the final epoch. epochs: of the phase. eval_epochs: epochs between evaluations.
-    lead: the metric that the console leads with.
+    lead: the metric that the console leads with. oracle: model -> test metrics, logged and never looked at here.
     """
 
     name: str
@@ -42,6 +42,7 @@ class PhaseKeeper:
     epochs: int
     eval_epochs: int = 1
     lead: str = "accuracy"
+    oracle: Callable[[nn.Module], Metrics] | None = None
 
     @property
     def latest(self) -> Path:
@@ -77,6 +78,8 @@ class PhaseKeeper:
             self._log("val", val, None)
             if self.rule != "last":
                 self._select(val)
+        if due and self.oracle is not None:
+            self._log("test", self.oracle(state.evaluated), None)
         logger.info(epoch_line(state.epoch, self.epochs, train, val, lr, self.lead))
         self.save()
 

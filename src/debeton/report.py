@@ -38,6 +38,7 @@ from debeton.report_tables import (
     count_text,
     findings_table,
     group_table,
+    oracle_table,
     shortcut_table,
     shown_split,
     summary_numbers,
@@ -165,6 +166,7 @@ def write_report(paths: Iterable[str | Path], out: str | Path, title: str = "deb
         page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
     for title, table in (
         (f"What each shortcut costs on the {split} split", shortcut_table(settings, split)),
+        ("What selection costs: worst-group accuracy on the test split", oracle_table(settings)),
         ("What the methods found", findings_table(settings)),
     ):
         if len(table):

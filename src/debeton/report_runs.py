@@ -84,6 +84,11 @@ class RunRecord:
         """The final metrics of a split, fractions in [0, 1]; empty where it was not evaluated."""
         return (self.results or {}).get(split) or {}
 
+    @property
+    def oracle(self) -> Mapping[str, Any] | None:
+        """With training.oracle, the 'rule', 'epoch' and 'test' metrics of the epoch that the test split would keep."""
+        return (self.results or {}).get("oracle")
+
     def identity(self) -> dict[str, Any]:
         """What this run is, by dotted key, without seeds, names, places and logging."""
         results = self.results or {}

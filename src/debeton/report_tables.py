@@ -81,6 +81,24 @@ def shortcut_table(settings: Sequence[Setting], split: str = "test") -> pd.DataF
     return pd.DataFrame(rows).fillna(DASH)
 
 
+def oracle_table(settings: Sequence[Setting]) -> pd.DataFrame:
+    """Of runs with training.oracle: the worst-group accuracy on the test split of the epoch that the validation split
+    selected, of the one that the test split itself would have, and what selection costs; percent over seeds."""
+    rows = []
+    for setting in settings:
+        pairs = [(run.metrics("test"), found["test"]) for run in setting.runs if (found := run.oracle)]
+        values = [(a["worst_group_accuracy"], b["worst_group_accuracy"]) for a, b in pairs]
+        if values:
+            columns = {
+                f"selected by {setting.selection}": [a for a, _ in values],
+                "oracle (test split)": [b for _, b in values],
+                "difference": [b - a for a, b in values],
+            }
+            stats = {name: str(make_stat([100 * v for v in column])) for name, column in columns.items()}
+            rows.append({"setting": setting.label, "n": len(values), **stats})
+    return pd.DataFrame(rows).fillna(DASH)
+
+
 def findings_table(settings: Sequence[Setting]) -> pd.DataFrame:
     """What methods found out beside accuracies, from `notes` of results.json: numbers by dotted name, over seeds."""
     rows = []

@@ -101,6 +101,10 @@ class ResultLog:
         for sink in self.sinks:
             sink.write(f"{phase}/{split}", values, step)
 
+    def read(self) -> list[dict[str, Any]]:
+        """The lines so far."""
+        return [json.loads(text) for text in self.path.read_text().splitlines()] if self.path.exists() else []
+
     def rewind(self, phase: str, epoch: int) -> None:
         """Drop what a run wrote after the checkpoint it resumes from: later epochs of this phase, and broken lines."""
         if not self.path.exists():

@@ -29,7 +29,7 @@ from debeton.errors import UsageError
 from debeton.files import write_text
 from debeton.log import log_to_file, logger, show_progress
 from debeton.loop import Evaluation, FitOptions, StopRequest, TrainState, evaluate, fit, make_average
-from debeton.metrics import GroupMeter, Metrics
+from debeton.metrics import GroupMeter, Metrics, selection_score
 from debeton.models import make_model
 from debeton.objective import Objective, Precision
 from debeton.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
@@ -119,6 +119,7 @@ class Run:
             freeze_bn=self.config.model.bn_mode == "eval",
             log_every=training.log_every,
             progress=self.progress,
+            checkpoint=str(self.folder / "checkpoints" / "checkpoint_latest.pt"),
         )
 
     def fit(
@@ -168,7 +169,7 @@ class Run:
         keeper = PhaseKeeper(
             name=phase, state=state, folder=self.folder / "checkpoints", log=self.log, identity=self._identity(view),
             evaluate=self._validate, rule=training.selection if "val" in self.views else "last", epochs=training.epochs,
-            eval_epochs=training.eval_epochs, lead=headline(self),
+            eval_epochs=training.eval_epochs, lead=headline(self), oracle=self._test if training.oracle else None,
         )  # fmt: skip
         if keeper.restore(self.device):
             logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
@@ -185,6 +186,9 @@ class Run:
 
     def _validate(self, model: nn.Module) -> Metrics | None:
         return self.evaluate(model, "val").metrics if "val" in self.views else None
+
+    def _test(self, model: nn.Module) -> Metrics:
+        return self.evaluate(model, "test").metrics
 
     def _identity(self, view: View) -> dict[str, Any]:
         """What every checkpoint carries: the configuration's hash and what rebuilds the model."""
@@ -221,6 +225,7 @@ class Run:
             "train_groups": train.counts_by_name(),
             **{split: metrics.get(split) for split in ("val", "test")},
             "other_tests": {split: found for split, found in metrics.items() if split not in ("val", "test")},
+            **({"oracle": self._oracle()} if config.training.oracle else {}),
             "notes": self.notes,
             "timing": self.timing,
         }
@@ -240,6 +245,14 @@ class Run:
         save_checkpoint(self.folder / "results.pt", content)
         # Last: this file says that the run is finished.
         write_text(self.folder / "results.json", json.dumps(results, indent=1))
+
+    def _oracle(self) -> dict[str, Any] | None:
+        """The epoch of the last phase that the selection rule would keep by the test split; None without epochs."""
+        phase = list(self.timing["phases"])[-1]
+        lines = [line for line in self.log.read() if line["phase"] == phase and line["split"] == "test"]
+        rule = self.selection_rule if self.selection_rule != "last" else "worst_group"
+        best = max(lines, key=lambda line: selection_score(line["metrics"], rule), default=None)
+        return best and {"rule": rule, "epoch": best["epoch"], "test": best["metrics"]}
 
     @property
     def selection_rule(self) -> str:

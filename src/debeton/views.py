@@ -38,6 +38,8 @@ def prepare_views(config: Config) -> dict[str, View]:
 def check_selection(config: Config, views: Mapping[str, View]) -> None:
     """Refuse to select by what the validation split does not have; say which groups it cannot see."""
     rule = config.training.selection
+    if config.training.oracle and "test" not in views:
+        raise UsageError("training.oracle measures the test split after every epoch, and there is none; leave it out")
     if "val" not in views:
         if rule != "last":
             raise UsageError(
