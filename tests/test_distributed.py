@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import main
 import pytest
+from tests.running import assert_same_training, run, run_in_two_processes
 
 from debeton.checkpoint import load_checkpoint
-from debeton.errors import run_command
-
-ROOT = Path(main.__file__).resolve().parent
 
 
 def results_of(outdir: Path) -> tuple[dict, list[dict], Path]:
@@ -39,28 +33,15 @@ def both(toy_betons, write_toy, tmp_path_factory):
                 # Batch statistics are per process by design; frozen ones make the two runs comparable.
                 "model.bn_mode": "eval", "training.method": "resample"}  # fmt: skip
     args = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
-    assert run_command(lambda: main.main([*args, "--training.outdir", str(folder / "one")])) == 0
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(ROOT / "main.py"),
-    ]
-    done = subprocess.run(
-        [*command, *args, "--training.outdir", str(folder / "two")], capture_output=True, text=True, timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert run([*args, "--training.outdir", folder / "one"]) == 0
+    run_in_two_processes([*args, "--training.outdir", folder / "two"])
     return results_of(folder / "one"), results_of(folder / "two")
 
 
 def test_two_processes_train_the_same_network(both):
     (_, _, one), (_, _, two) = both
     left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt")["state_dict"] for f in (one, two))
-    for name, weight in left.items():
-        assert (weight.float() - right[name].float()).abs().max() < 1e-4, name
+    assert_same_training(left, right, "small_resnet")
 
 
 def test_two_processes_count_every_row_once(both):

@@ -16,19 +16,13 @@ import main
 import numpy as np
 import pytest
 import torch
+from tests.running import ROOT, lines_of, run
 
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
 from debeton.data.beton import open_beton
-from debeton.errors import run_command
 from debeton.results import ResultLog
 from debeton.run_folder import claim_folder
-
-ROOT = Path(main.__file__).resolve().parent
-
-
-def run(args: list[str]) -> int:
-    return run_command(lambda: main.main([str(a) for a in args]))
 
 
 def only_folder(args: list[str]) -> Path:
@@ -36,10 +30,6 @@ def only_folder(args: list[str]) -> Path:
     folders = [p.parent for p in outdir.rglob("config.yaml")]
     assert len(folders) == 1
     return folders[0]
-
-
-def lines_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
-import main
 import numpy as np
 import pytest
 import torch
@@ -18,12 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
+from tests.running import ROOT, run, run_in_two_processes
 
 import debeton.features
 from debeton.checkpoint import load_checkpoint, save_checkpoint
 from debeton.config import load
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError, UsageError, run_command
+from debeton.errors import DataError, UsageError
 from debeton.loop import Preempted
 from debeton.methods import METHODS, _dfr_head
 from debeton.methods._dfr_head import (
@@ -45,7 +42,6 @@ from debeton.run import open_run
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")
 
-ROOT = Path(main.__file__).resolve().parent
 SPEC = DatasetSpec("s", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
 SPEC4 = DatasetSpec("s", ("a", "b", "c", "d"), ("x", "y"))
 SOLVER = Solver("l1", 10000, 7)
@@ -193,10 +189,6 @@ def test_a_head_inside_the_network_cannot_be_replaced():
 DFR = ["--training.method", "dfr", "--dfr.c_grid", "1,0.1,0.01", "--dfr.refits", "3"]
 
 
-def run(args: list[str]) -> int:
-    return run_command(lambda: main.main([str(a) for a in args]))
-
-
 def _without_dfr(args: list[str]) -> list[str]:
     """The arguments without DFR's own, which a preset gives."""
     start = args.index(DFR[0])
@@ -330,12 +322,7 @@ def test_a_stop_during_the_phase_leaves_before_the_fit_and_the_run_resumes(finis
 
 def test_two_processes_refit_the_head_of_one(finished, on_erm, tmp_path):
     assert run([*on_erm, "--training.outdir", str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "main.py"), *on_erm, "--training.outdir", str(tmp_path / "two")], capture_output=True,
-        text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes([*on_erm, "--training.outdir", tmp_path / "two"])
     (one, _), (two, _) = results(tmp_path / "one"), results(tmp_path / "two")
     assert one["notes"]["dfr"]["c"] == two["notes"]["dfr"]["c"]
     assert one["test"]["group_accuracy"] == pytest.approx(two["test"]["group_accuracy"], abs=0.02)

@@ -6,15 +6,13 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import main
 import numpy as np
 import pytest
 import torch
+from tests.running import ROOT, assert_same_training, folder_of, run, run_in_two_processes
 
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
@@ -23,7 +21,7 @@ from debeton.data.order import epoch_order
 from debeton.data.row_lists import pseudo_grouped
 from debeton.data.spec import DatasetSpec
 from debeton.data.view import View
-from debeton.errors import DataError, run_command
+from debeton.errors import DataError
 from debeton.loop import Evaluation
 from debeton.methods import METHODS
 from debeton.methods.jtt import (
@@ -39,17 +37,7 @@ from debeton.methods.jtt import (
 from debeton.objective import Objective
 from debeton.run import open_run
 
-ROOT = Path(main.__file__).resolve().parent
 SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
-
-
-def run(args: list[str]) -> int:
-    return run_command(lambda: main.main([str(a) for a in args]))
-
-
-def folder_of(outdir: Path) -> Path:
-    (config,) = Path(outdir).rglob("config.yaml")
-    return config.parent
 
 
 def errors_of(folder: Path) -> list[int]:
@@ -282,14 +270,9 @@ def test_the_error_set_on_disk_is_the_one_that_a_resumed_run_trains_on(toy_args)
 def test_two_processes_repeat_the_errors_of_one(jtt_args, tmp_path):
     args = [*jtt_args, "--model.bn_mode", "eval", "--training.epochs", "1"]
     assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "main.py"), *args, "--training.outdir", str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes([*args, "--training.outdir", tmp_path / "two"])
     one, two = (folder_of(tmp_path / name) for name in ("one", "two"))
     assert sum(errors_of(one)) > 0
     assert errors_of(one) == errors_of(two)
     left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt")["state_dict"] for f in (one, two))
-    assert max((left[k].float() - right[k].float()).abs().max() for k in left) < 1e-4
+    assert_same_training(left, right, "small_resnet")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import main
 import numpy as np
 import pytest
 import torch
+from tests.running import assert_same_training, folder_of, run, run_in_two_processes
 from torch import nn
 
 from debeton import distributed
@@ -21,7 +19,6 @@ from debeton.checkpoint import load_checkpoint
 from debeton.data.loader import Batch
 from debeton.data.spec import DatasetSpec
 from debeton.data.view import View
-from debeton.errors import run_command
 from debeton.methods.lff import (
     LearningFromFailure,
     LossAverages,
@@ -31,18 +28,8 @@ from debeton.methods.lff import (
 )
 from debeton.objective import Objective
 
-ROOT = Path(main.__file__).resolve().parent
 SPEC = DatasetSpec("toy", ("a", "b", "c"), ("x", "y", "z"), aligned=((0,), (1,), (2,)))
 t = torch.tensor
-
-
-def run(args: list[str]) -> int:
-    return run_command(lambda: main.main([str(a) for a in args]))
-
-
-def folder_of(outdir: Path) -> Path:
-    (config,) = Path(outdir).rglob("config.yaml")
-    return config.parent
 
 
 @pytest.fixture(scope="session")
@@ -349,16 +336,11 @@ def test_two_processes_train_both_networks_and_keep_the_averages_of_one(lff_args
     # SGD: Adam's first steps are signs of gradients, which a rounding may flip.
     args = [*lff_args, "--model.bn_mode", "eval", "--training.epochs", "2", "--training.optimizer", "sgd"]
     assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "main.py"), *args, "--training.outdir", str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes([*args, "--training.outdir", tmp_path / "two"])
     one, two = (folder_of(tmp_path / name) for name in ("one", "two"))
     left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt") for f in (one, two))
-    for part in ("state_dict", "objective"):
-        for name, value in left[part].items():
-            assert (value.double() - right[part][name].double()).abs().max() < 1e-4, (part, name)
+    assert_same_training(left["state_dict"], right["state_dict"], "small_resnet")
+    for name, value in left["objective"].items():
+        torch.testing.assert_close(value, right["objective"][name], rtol=0.01, atol=1e-3, msg=name)
     for a, b in zip(train_lines(one), train_lines(two), strict=True):
-        assert a["objective"]["weight_by_group"] == pytest.approx(b["objective"]["weight_by_group"], abs=1e-4)
+        assert a["objective"]["weight_by_group"] == pytest.approx(b["objective"]["weight_by_group"], abs=1e-3)

@@ -1,0 +1,65 @@
+"""What tests of whole runs share: the program run here or in two processes, its folder, and networks compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import main
+import torch
+from torch import Tensor
+
+from debeton.errors import run_command
+from debeton.models import make_model
+from debeton.seed import seed_everything
+
+ROOT = Path(main.__file__).resolve().parent
+
+
+def run(args: Sequence[Any]) -> int:
+    """main.py in this process; its exit status."""
+    return run_command(lambda: main.main([str(a) for a in args]))
+
+
+def run_in_two_processes(args: Sequence[Any]) -> None:
+    """main.py under torchrun, as two processes of one thread; fails with what they printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(ROOT / "main.py"), *map(str, args)], capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def folder_of(outdir: Path) -> Path:
+    """The one run folder below."""
+    (config,) = Path(outdir).rglob("config.yaml")
+    return config.parent
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """results.jsonl."""
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def assert_same_training(left: Mapping[str, Tensor], right: Mapping[str, Tensor], arch: str, seed: int = 0) -> None:
+    """Two trained networks of two classes, apart by less than a hundredth of their way from the fresh weights.
+
+    Sums in another order differ by a rounding, which training multiplies by as much as the processor pleases; other
+    rows, orders or weights of them lead elsewhere.
+    """
+    seed_everything(seed)
+    fresh = make_model(arch, 2).state_dict()
+    trained = [name for name, value in fresh.items() if value.is_floating_point()]
+
+    def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+        return float(torch.cat([(a[name].double() - b[name].double()).flatten() for name in trained]).norm())
+
+    moved = distance(left, fresh)
+    assert moved > 0
+    assert distance(left, right) < 0.01 * moved, f"{distance(left, right)} apart after {moved}"
