@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,30 +13,7 @@ from numpy.typing import NDArray
 from debeton.data.native import DECODE_ADDRESS, RESIZE_ADDRESS
 from debeton.data.pipelines import I64, U8, decode_batch
 from debeton.errors import DataError
-from debeton.tbb import load_packaged_tbb
-
-
-def _kernel_guard() -> contextlib.AbstractContextManager[object]:
-    """A lock around parallel kernels where numba's threading layer aborts on concurrent use ('workqueue')."""
-    if numba.config.THREADING_LAYER == "workqueue":
-        return threading.RLock()
-    for layer in ("tbbpool", "omppool"):
-        try:
-            importlib.import_module(f"numba.np.ufunc.{layer}")
-            return contextlib.nullcontext()
-        except ImportError:
-            continue
-    return threading.RLock()
-
-
-load_packaged_tbb()
-KERNEL_GUARD = _kernel_guard()
-
-
-def use_threads(num_workers: int) -> None:
-    """Let this thread's kernels run on num_workers threads (0 or too many: all cores)."""
-    available = int(numba.config.NUMBA_NUM_THREADS)
-    numba.set_num_threads(min(num_workers, available) if num_workers > 0 else available)
+from debeton.jit import KERNEL_GUARD
 
 
 class ImageReader:

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from debeton.data.decoding import KERNEL_GUARD
 from debeton.data.pipelines import U8, normalise
 from debeton.data.spec import Ints
+from debeton.jit import KERNEL_GUARD
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from debeton.data.decoding import KERNEL_GUARD, ImageReader, use_threads
+from debeton.data.decoding import ImageReader
 from debeton.data.delivery import Delivery, TensorForm
 from debeton.data.order import epoch_order
 from debeton.data.pipelines import U8, make_decoder, make_ops, sample_keys
 from debeton.data.spec import Ints
 from debeton.data.view import View
 from debeton.errors import DataError
+from debeton.jit import KERNEL_GUARD, use_threads
 
 Tail = Literal["share", "keep", "drop"]
 

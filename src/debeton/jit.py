@@ -1,0 +1,34 @@
+"""numba's threads, for every module with parallel kernels: the layer they run on, how many, and who may."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+
+import numba
+
+from debeton.tbb import load_packaged_tbb
+
+
+def _kernel_guard() -> contextlib.AbstractContextManager[object]:
+    """A lock around parallel kernels where numba's threading layer aborts on concurrent use ('workqueue')."""
+    if numba.config.THREADING_LAYER == "workqueue":
+        return threading.RLock()
+    for layer in ("tbbpool", "omppool"):
+        try:
+            importlib.import_module(f"numba.np.ufunc.{layer}")
+            return contextlib.nullcontext()
+        except ImportError:
+            continue
+    return threading.RLock()
+
+
+load_packaged_tbb()
+KERNEL_GUARD = _kernel_guard()
+
+
+def use_threads(num_threads: int) -> None:
+    """Let this thread's kernels run on num_threads threads (0 or too many: all cores)."""
+    available = int(numba.config.NUMBA_NUM_THREADS)
+    numba.set_num_threads(min(num_threads, available) if num_threads > 0 else available)
