@@ -1,4 +1,7 @@
-"""Models by name: every torchvision classifier, and the project's own networks."""
+"""Models by name: every torchvision classifier, and the project's own networks.
+
+torchvision is imported where it is needed: it brings in torch's compiler, for which --list and errors need not wait.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torchvision
 from torch import nn
 
 from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
@@ -48,6 +50,8 @@ def architecture(arch: str) -> Architecture:
 
 def torchvision_names() -> list[str]:
     """torchvision's classifiers for images."""
+    import torchvision
+
     return torchvision.models.list_models(module=torchvision.models)
 
 
@@ -57,6 +61,8 @@ def model_names() -> list[str]:
 
 
 def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
+    import torchvision
+
     if not pretrained:
         model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
         _drop_auxiliary_heads(model)

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
 
 from debeton.errors import DataError
 
@@ -19,6 +18,8 @@ class SmallResNet(nn.Module):
     """
 
     def __init__(self, num_classes: int, widths: tuple[int, int, int] = (32, 64, 128)):
+        from torchvision.models.resnet import BasicBlock
+
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
