@@ -245,6 +245,8 @@ def test_dominoes_from_packages_alone_keep_their_counts(tmp_path, capsys):
         "spurious_strength": 0.9,
         "val_target_size": 100,
         "per_class": 20,
+        "top_classes": "",
+        "bottom_classes": "",
         "legacy": False,
     }
     assert train.extra["top_index"].dtype == np.int64
