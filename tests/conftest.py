@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.toy import TOY_SPEC, toy_rows
 
 from debeton.data.beton import Beton
-from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.spec import DatasetSpec
 from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
 
@@ -31,24 +32,6 @@ TORCH_THREADS = torch.get_num_threads()
 def _torch_threads() -> None:
     """Stock FFCV's loader changes torch's threads for the whole process, and with them the order of its sums."""
     torch.set_num_threads(TORCH_THREADS)
-
-
-TOY_SPEC = DatasetSpec(
-    "toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)), mean=(0.5,) * 3, std=(0.25,) * 3
-)
-
-
-def toy_rows(n: int, aligned_share: float, seed: int, size: int = 16) -> Rows:
-    """The label is the bright half of the image (hard under noise), the attribute its brightness (easy)."""
-    rng = np.random.default_rng(seed)
-    label = np.arange(n) % 2
-    attribute = np.where(rng.random(n) < aligned_share, label, 1 - label)
-    images = rng.normal(90 + 60 * attribute[:, None, None], 25, (n, size, size))
-    half = size // 2
-    for i in range(n):
-        images[i, :, :half] += 18 * (1 - 2 * label[i])
-    pixels = np.repeat(np.clip(images, 0, 255).astype(np.uint8)[..., None], 3, axis=3)
-    return Rows(label, attribute, lambda i: pixels[i], [f"{seed}/{i}" for i in range(n)])
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,33 @@ def test_a_tiny_methods_run_has_a_ratio_for_each_method(tmp_path: Path) -> None:
     assert min(row["min"] for row in found["rows"]) > 0
 
 
+def test_a_tiny_scale_run_has_a_ratio_for_each_batch_and_group_size(tmp_path: Path) -> None:
+    out = tmp_path / "scale.json"
+    options = [
+        "--rounds",
+        "1",
+        "--arch",
+        "small_resnet",
+        "--steps",
+        "2",
+        "--batch-sizes",
+        "4,6",
+        "--group-sizes",
+        "64,0",
+    ]
+    assert run_command(lambda: main(["scale", "--json", str(out), *options])) == 0
+    found = json.loads(out.read_text())
+    assert set(found["ratios"]) == {f"scale{g}_vs_two_erm_b{b}" for g in ("", "_g0") for b in (4, 6)}
+    assert len(found["rows"]) == 6
+    assert min(row["min"] for row in found["rows"]) > 0
+
+
+@pytest.mark.parametrize("option", [("--batch-sizes", "1"), ("--group-sizes", "a"), ("--steps", "0")])
+def test_an_impossible_setting_of_the_scale_run_is_a_usage_error(option, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: main(["scale", *option])) == 2
+    assert " ".join(option) in capsys.readouterr().err
+
+
 def test_ratios_are_taken_round_by_round_and_then_summarised() -> None:
     values = {"a": [10.0, 30.0, 80.0], "b": [10.0, 10.0, 20.0]}
     result = Result("x", values, {"a": "1/s", "b": "1/s"}, {"a_vs_b": ("a", "b")}).to_dict()

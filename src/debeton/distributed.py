@@ -88,13 +88,15 @@ def gather_rows(values: Tensor, share: float) -> Tensor:
     return sum_over_processes(whole)
 
 
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """The mean over processes of gradients that DDP does not see, in place; nothing to do in a single process."""
-    if dist.is_initialized():
-        for parameter in parameters:
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad, op=dist.ReduceOp.SUM)
-                parameter.grad /= world_size()
+def average(tensors: Sequence[Tensor]) -> None:
+    """The mean over processes of tensors of one kind, such as gradients that DDP does not see, in place and in one go;
+    nothing to do in a single process."""
+    if dist.is_initialized() and tensors:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+        flat /= world_size()
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(mean.view(tensor.shape))
 
 
 def from_main(value: str) -> str:
@@ -119,10 +121,12 @@ def sync_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def parallel(model: nn.Module, device: torch.device, *, sync_bn: bool) -> nn.Module:
-    """The model under DDP; itself in a single process or without anything to train."""
+def parallel(model: nn.Module, device: torch.device, *, sync_bn: bool, average_gradients: bool = True) -> nn.Module:
+    """The model under DDP; itself in a single process, without anything to train, or where the caller averages."""
     if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
         return model
     if sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if not average_gradients:
+        return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

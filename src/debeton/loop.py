@@ -186,7 +186,7 @@ def fit(
                 set_lr(state.optimizer, lr)
                 state.optimizer.zero_grad(set_to_none=True)
                 output = state.objective.backward(forward, batch, state.precision)
-                distributed.average_gradients(own)
+                distributed.average([p.grad for p in own if p.grad is not None])
                 if options.clip_grad > 0:
                     scaler.unscale_(state.optimizer)
                     nn.utils.clip_grad_norm_(parameters, options.clip_grad)

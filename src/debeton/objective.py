@@ -43,8 +43,11 @@ class StepOutput:
 class Objective(nn.Module):
     """Base of all objectives: subclasses give `forward`, or override `backward` where one loss is not enough.
 
-    Buffers and submodules are saved, moved and resumed with the run.
+    Buffers and submodules are saved, moved and resumed with the run. averages_gradients: `backward` itself averages the
+    model's gradients over processes (it needs more of them than the one that DDP sees).
     """
+
+    averages_gradients = False
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """The loss of a batch."""

@@ -173,7 +173,9 @@ class Run:
         )  # fmt: skip
         if keeper.restore(self.device):
             logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
-        forward = distributed.parallel(model, self.device, sync_bn=self.config.dist.sync_bn)
+        forward = distributed.parallel(
+            model, self.device, sync_bn=self.config.dist.sync_bn, average_gradients=not objective.averages_gradients
+        )
         if training.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
         options = self._fit_options(training, len(loader))

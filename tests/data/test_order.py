@@ -28,7 +28,7 @@ def unbalanced(paper_view: PaperView) -> View:
 
 
 def test_there_are_these_orders() -> None:
-    assert ORDERS.names() == ["group_balanced", "quasi_random", "random", "sequential", "weighted"]
+    assert ORDERS.names() == ["draws", "group_balanced", "quasi_random", "random", "sequential", "weighted"]
 
 
 @settings(max_examples=80, deadline=None)

@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,9 +44,9 @@ def run(arguments: argparse.Namespace) -> Result:
     if arguments.batch_size < 2 or arguments.steps < 1:
         raise UsageError("--batch-size is at least 2 and --steps at least 1; batch norm needs two rows")
     with tempfile.TemporaryDirectory(prefix="debeton-") as folder:
-        write(Path(folder), arguments.batch_size * arguments.steps)
+        write_noise(Path(folder), "train", arguments.batch_size * arguments.steps)
         contenders: dict[str, Callable[[], float]] = {
-            method: step_time(method, Path(folder), arguments) for method in METHODS
+            method: step_time(method, Path(folder), arguments.arch, arguments.batch_size) for method in METHODS
         }
         if not arguments.without_dfr:
             contenders[DFR] = fit_last_layer()
@@ -60,32 +61,37 @@ def run(arguments: argparse.Namespace) -> Result:
     )  # fmt: skip
 
 
-def write(folder: Path, n: int) -> None:
-    """bench_train.beton: n noise images, one in sixteen bias-conflicting."""
+def write_noise(folder: Path, split: str, n: int) -> None:
+    """bench_{split}.beton: n noise images, one in sixteen bias-conflicting."""
     from debeton.data.writer import WriteOptions, write_beton
 
-    rng = make_rng("benchmark methods")
+    rng = make_rng("benchmark methods", split)
     images = rng.integers(0, 256, (n, HEIGHT, WIDTH, 3), dtype=np.uint8)
     label = np.arange(n) % 2
     attribute = np.where(np.arange(n) // 2 % SMALLEST == 0, 1 - label, label)
     rows = Rows(label, attribute, lambda row: images[row], [str(row) for row in range(n)])
-    write_beton(folder / "bench_train.beton", rows, SPEC, "train", WriteOptions(mode="raw"))
+    write_beton(folder / f"bench_{split}.beton", rows, SPEC, split, WriteOptions(mode="raw"))
 
 
-def step_time(method: str, folder: Path, arguments: argparse.Namespace) -> Callable[[], float]:
-    """A measurement: milliseconds a step of the method's last phase, which a fresh run trains for one epoch."""
+def step_time(
+    method: str, folder: Path, arch: str, batch_size: int, own: Mapping[str, Any] | None = None
+) -> Callable[[], float]:
+    """A measurement: milliseconds a step of the method's last phase, which a fresh run trains for one epoch.
+
+    own: settings of the method by key.
+    """
     from debeton.config import load
     from debeton.log import logger
     from debeton.methods import METHODS as REGISTERED
     from debeton.run import open_run
 
     settings = {
-        "data.dataset": "bench", "training.data_root": folder, "model.arch": arguments.arch,
-        "training.method": method, "training.epochs": 1, "training.batch_size": arguments.batch_size,
+        "data.dataset": "bench", "training.data_root": folder, "model.arch": arch,
+        "training.method": method, "training.epochs": 1, "training.batch_size": batch_size,
         "training.lr": 0.001, "training.selection": "last", "training.decoder_train": "simple",
         "training.decoder_val": "simple",
         "training.augment": "pad_crop:4", "training.drop_last": "true", "logging.tensorboard": "false",
-        "logging.progress": "off", "jtt.upweight": 1,
+        "logging.progress": "off", "jtt.upweight": 1, **(own or {}),
     }  # fmt: skip
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     chosen = REGISTERED.get(method)
@@ -98,7 +104,7 @@ def step_time(method: str, folder: Path, arguments: argparse.Namespace) -> Calla
                 opened = stack.enter_context(open_run(load([], [*words, "--training.outdir", out])))
                 assert opened is not None
                 chosen.run(opened)
-                return 1000 * arguments.batch_size / float(opened.timing["train_images_per_second"])
+                return 1000 * batch_size / float(opened.timing["train_images_per_second"])
         finally:
             logger.setLevel(level)
 

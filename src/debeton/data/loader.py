@@ -124,7 +124,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Global batches of an epoch."""
-        full, rest = divmod(len(self.view), self.batch_size)
+        full, rest = divmod(self.view.epoch_size, self.batch_size)
         return full + int(rest >= {"share": self.options.world, "keep": 1, "drop": self.batch_size}[self.tail])
 
     @property

@@ -55,6 +55,15 @@ def weighted(view: View, rng: np.random.Generator) -> Ints:
     return np.searchsorted(cumulative, rng.random(len(view)) * cumulative[-1], side="right").clip(max=len(view) - 1)
 
 
+@ORDERS.register("draws", "batches drawn anew from all rows, without repeats within a batch")
+def in_draws(view: View, rng: np.random.Generator) -> Ints:
+    """The batches of view.draws one after another, each a sample without replacement (SCALE's target batches)."""
+    if view.draws is None:
+        raise DataError(f"view '{view.name}' does not say how large its draws are; View.in_draws does")
+    batches, size = view.draws
+    return np.concatenate([rng.choice(len(view), size, replace=False) for _ in range(batches)])
+
+
 @ORDERS.register("group_balanced", "every group equally often; small groups are repeated")
 def group_balanced(view: View, rng: np.random.Generator) -> Ints:
     """len(view) draws in which any G consecutive ones, from a multiple of G on, hold each of the G present groups once.

@@ -24,6 +24,7 @@ class View:
     order: how an epoch goes through the rows (`data/order.py`).
     weights: float64 [M] sampling weights for the order 'weighted'.
     true_groups: the view this one was regrouped from, under the set's own attributes; None where it was not.
+    draws: (batches, rows of each) of an epoch of the order 'draws', which does not end with the rows.
     """
 
     name: str
@@ -36,6 +37,7 @@ class View:
     order: str = "random"
     weights: NDArray[np.float64] | None = None
     true_groups: View | None = None
+    draws: tuple[int, int] | None = None
 
     @classmethod
     def whole(cls, beton: Beton, name: str | None = None) -> View:
@@ -45,6 +47,17 @@ class View:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def epoch_size(self) -> int:
+        """How many rows an epoch goes through."""
+        return len(self) if self.draws is None else self.draws[0] * self.draws[1]
+
+    def in_draws(self, batches: int, size: int) -> View:
+        """Epochs of `batches` batches, each of `size` rows drawn anew from all, without repeats within a batch."""
+        if size > len(self):
+            raise DataError(f"view '{self.name}' holds {len(self)} rows; a draw of {size} would hold some twice")
+        return replace(self, order="draws", draws=(batches, size))
 
     def subset(self, positions: Ints | NDArray[np.bool_], name: str | None = None) -> View:
         """The rows at `positions` of this view (indices or a mask [M]); weights go with them."""

@@ -41,6 +41,7 @@ from debeton.methods._dfr_head import (
     install_head,
     normalised,
 )
+from debeton.methods._splits import view_of
 from debeton.models import make_model, named_head
 from debeton.objective import Precision
 from debeton.phase import PhaseRecords
@@ -110,13 +111,8 @@ def _views(run: Run) -> dict[str, View]:
             "or fit on another split with --dfr.data"
         )
     chosen = {"fit": settings.data, **({"tune": "val"} if settings.tune == "val" else {})}
-    for role, split in chosen.items():
-        if split not in run.views:
-            key = "data" if role == "fit" else "tune"
-            how = ("cut one off with --data.bias_rule scale, or give one with --data.target_path" if split == "target"
-                   else "write one, or hold some training rows out with --data.val_fraction 0.1")  # fmt: skip
-            raise UsageError(f"dfr.{key} is '{split}', but there is no such split; {how}")
-    found = {role: run.views[split] for role, split in chosen.items()}
+    keys = {"fit": "data", "tune": "tune"}
+    found = {role: view_of(run, split, f"dfr.{keys[role]} is '{split}'") for role, split in chosen.items()}
     if settings.criterion == "minority" and not found["fit"].spec.aligned:
         raise UsageError(
             f"dfr.criterion is 'minority', but {found['fit'].spec.name} does not say which attribute goes with each "

@@ -1,0 +1,173 @@
+"""SCALE: auxiliary learning on a large biased set beside a small target set, gradients mixed where they agree.
+
+"Spurious Correlation via Auxiliary LEarning" (github.com/SpuriousCorrelationViaAuxiliaryLEarning/SCALE, train.py): its
+methods 1 (`erm_target`) and 2 (`scale`); method 0 is `erm`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fastargs import Param, Section
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton import distributed
+from debeton.checkers import Int, OneOf
+from debeton.data.loader import Batch, EpochIterator, Loader
+from debeton.log import logger
+from debeton.methods import register_method
+from debeton.methods._mixing import MAPPINGS, make_mixer
+from debeton.methods._splits import view_of
+from debeton.models import named_head
+from debeton.objective import CrossEntropy, Objective, Precision, StepOutput
+from debeton.run import Run
+from debeton.seed import derive_seed
+
+Section("scale", "SCALE: gradients of a train and a target set, mixed by parameter group").params(
+    group_size=Param(Int(0), "convolution kernels of a parameter group; 0: each tensor is one group", default=64),
+    mapping=Param(OneOf(*(entry.name for entry in sorted(MAPPINGS, key=lambda entry: entry.value))),
+                  "from the cosine of a group's two gradients to the weight of the train gradient", default="linear"),
+    combine=Param(OneOf("sum", "mean"), "of the weighted train and the target gradient; sum as published",
+                  default="sum"),
+)  # fmt: skip
+
+
+class MixedGradients(Objective):
+    """Cross-entropy on a train batch through one head and on a target batch through the model's own, two backward
+    passes; the extractor's gradients are mixed by parameter group (`_mixing`), each head keeps its own.
+
+    The optimizer does the rest: so weight decay and momentum act on the mixed gradient, as published, and the learning
+    rate's schedule holds for all parts (in SCALE's code it leaves the extractor out). Batch norm sees each batch by
+    itself. Over several processes both gradients are averaged before they are compared, as one process would have them.
+
+    model: evaluated with its own head, the target head. target: a loader of draws; its epochs have as many batches as
+    those of the training loader. Training metrics are those of the train head.
+    """
+
+    averages_gradients = True
+    cosine: Tensor
+
+    def __init__(
+        self, model: nn.Module, target: Loader, *, group_size: int, mapping: str, combine: str, label_smoothing: float
+    ):
+        super().__init__()
+        self.head_name, head = named_head(model)
+        self.train_head = copy.deepcopy(head)
+        self.train_head.reset_parameters()  # type: ignore[operator]
+        own = {id(p) for p in head.parameters()}
+        trained = {name: p for name, p in model.named_parameters() if id(p) not in own and p.requires_grad}
+        self.model, self.names, self.extractor = [model], list(trained), list(trained.values())  # no submodules
+        self.target, self.label_smoothing = target, label_smoothing
+        self.mix = make_mixer(self.extractor, group_size, mapping, scale={"sum": 1.0, "mean": 0.5}[combine])
+        self.register_buffer("cosine", torch.zeros(len(trained), dtype=torch.float64))  # sums over steps, by tensor
+        self.step, self.summed = 0, 0  # on the host: asking a buffer would wait for the device in every step
+        self.batches: EpochIterator | None = None
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"step": self.step, "summed": self.summed}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.step, self.summed = state["step"], state["summed"]
+
+    def backward(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
+        with swapped_head(self.model[0], self.head_name, self.train_head):
+            train = self._loss(model, batch, precision)
+        of_train = self._gradients()
+        for parameter in self.extractor:
+            parameter.grad = None
+        target = self._loss(model, self._next_target(), precision)
+        of_target = self._gradients()
+        distributed.average([*of_train, *(p.grad for p in self.model[0].parameters() if p.grad is not None)])
+        self.cosine += self.mix(of_train, of_target).to(self.cosine)
+        self.summed += 1
+        return StepOutput(train.loss + target.loss, train.logits)
+
+    def _loss(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
+        """Forward and backward of one batch through the model with the head that it has now."""
+        with precision.autocast():
+            logits = model(batch.image)
+            loss = functional.cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)
+        precision.scale(loss * batch.share if batch.share != 1.0 else loss).backward()
+        return StepOutput(loss.detach(), logits.detach())
+
+    def _gradients(self) -> list[Tensor]:
+        """The extractor's gradients, which lie in memory as their parameters do."""
+        for p in self.extractor:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            elif p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
+        return [p.grad for p in self.extractor]  # type: ignore[misc]
+
+    def _next_target(self) -> Batch:
+        epoch, start = divmod(self.step, len(self.target))
+        if self.batches is None or start == 0:
+            self.batches = self.target.epoch(epoch, start)
+        self.step += 1
+        return next(self.batches)
+
+    def summary(self) -> dict[str, Any]:
+        """The mean cosine of the two gradients since the last summary: of each layer's groups, and their mean over
+        the convolutions (all layers where there is none), as SCALE logs it."""
+        mean = (self.cosine / max(self.summed, 1)).tolist()
+        self.cosine.zero_()
+        self.summed = 0
+        layers = {n: c for n, p, c in zip(self.names, self.extractor, mean) if p.ndim > 1}
+        convolutions = [layers[n] for n, p in zip(self.names, self.extractor) if p.ndim > 2] or list(layers.values())
+        return {"cosine": {"mean": sum(convolutions) / len(convolutions), **layers}} if layers else {}
+
+
+@contextmanager
+def swapped_head(model: nn.Module, name: str, head: nn.Module) -> Iterator[None]:
+    """The model with `head` in place of its own, called `name`."""
+    parent, _, child = name.rpartition(".")
+    place = model.get_submodule(parent)
+    own = getattr(place, child)
+    setattr(place, child, head)
+    try:
+        yield
+    finally:
+        setattr(place, child, own)
+
+
+@register_method(
+    "scale",
+    "a biased set helps a target set where their gradients agree",
+    paper="SCALE 2023 (auxiliary learning)",
+    needs="label; label of the target split",
+)
+def scale(run: Run) -> nn.Module:
+    """One phase on the training view, each step with a batch drawn anew from the target view; the target head stays."""
+    config, settings = run.config, run.config.scale
+    train, target = run.views["train"], view_of(run, "target", "scale learns from a target split")
+    size = min(config.training.batch_size, len(target))
+    if size < config.training.batch_size:
+        logger.info("scale: the target split has %d rows, so its batches have no more", size)
+    steps = len(run.train_loader(train))
+    of_target = SimpleNamespace(
+        **{**vars(config.training), "batch_size": size, "seed": derive_seed(config.training.seed, "target")}
+    )
+    model = run.make_model()
+    objective = MixedGradients(
+        model, run.train_loader(target.in_draws(steps, size), of_target), group_size=settings.group_size,
+        mapping=settings.mapping, combine=settings.combine, label_smoothing=config.training.label_smoothing,
+    )  # fmt: skip
+    return run.fit(train, objective, model=model)
+
+
+@register_method(
+    "erm_target",
+    "mean cross-entropy over the target set alone",
+    paper="SCALE 2023 (its method 1)",
+    needs="label of the target split",
+)
+def erm_target(run: Run) -> nn.Module:
+    """One phase of cross-entropy on the target view; the training view is not looked at."""
+    target = view_of(run, "target", "erm_target trains on a target split")
+    return run.fit(target, CrossEntropy(run.config.training.label_smoothing))
