@@ -12,5 +12,5 @@ export WANDB_MODE=offline WANDB_SILENT=true MPLBACKEND=Agg TOKENIZERS_PARALLELIS
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 # A process a core instead, four at most (a gigabyte and a half each); neighbours stay together and share fixtures.
-cores=$(nproc)
+cores=$(env -u OMP_NUM_THREADS nproc) # nproc counts by that variable, where it is set
 exec .venv/bin/python -m pytest -n $((cores < 4 ? cores : 4)) --dist worksteal "$@"

@@ -27,7 +27,8 @@ job() { # name, method's preset, seed, more settings: the arguments of one run
         --training.empty_groups ignore "${@:4}"
     printf '\n'
 }
-run_all() { xargs -P "$(nproc)" -I{} bash -c '.venv/bin/python main.py {} >/dev/null 2>&1 || echo "failed: main.py {}" >&2'; }
+cores=$(env -u OMP_NUM_THREADS nproc) # nproc counts by that variable, where it is set
+run_all() { xargs -P "$cores" -I{} bash -c '.venv/bin/python main.py {} >/dev/null 2>&1 || echo "failed: main.py {}" >&2'; }
 
 for seed in $seeds; do
     for method in erm resample reweight groupdro jtt lff mixup; do
