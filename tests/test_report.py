@@ -283,7 +283,7 @@ def test_every_figure_is_drawn_whatever_the_groups(tmp_path, groups):
     for strength in (0.9, 0.95, 0.99):
         make_run(tmp_path, groups=groups, strength=strength, null=groups[1:2])
     plots = make_plots(settings_of(tmp_path), "test")
-    assert [p.name for p in plots] == ["headline", "option", "group_accuracy", "train_groups", "curves", "group_curves"]
+    assert [p.name for p in plots] == ["headline", "axis", "group_accuracy", "train_groups", "curves", "group_curves"]
     assert all(p.png.startswith(b"\x89PNG") for p in plots)
 
 

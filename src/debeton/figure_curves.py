@@ -33,7 +33,9 @@ def plot_curves(settings: Sequence[Setting]) -> Figure | None:
     if not drawn:
         return None
     looks, rows = looks_of(settings), math.ceil(len(drawn) / 3)
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.9 * rows))
+    free_cell = len(drawn) % min(len(drawn), 3) > 0 and len(settings) <= 10
+    legend = 0 if free_cell else 0.4 * math.ceil(len(settings) / 3)
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.9 * rows + legend))
     cells = figure.subplots(rows, min(len(drawn), 3), squeeze=False).flat
     for axes, panel in zip(cells, [*drawn, *[None] * (len(cells) - len(drawn))], strict=True):
         if panel is None:
@@ -52,7 +54,7 @@ def plot_curves(settings: Sequence[Setting]) -> Figure | None:
         if scale == 100:
             axes.set_ylim(-3, 103)
     lines, labels = figure.axes[0].get_legend_handles_labels()
-    if len(drawn) < len(cells) and len(labels) <= 10:
+    if free_cell:
         figure.axes[-1].legend(lines, labels, loc="center left")
     else:
         figure.legend(lines, labels, loc="outside lower center", ncols=3)
@@ -130,6 +132,7 @@ def _panels(
     rows = math.ceil(len(panels) / 3)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.9 * rows))
     cells: Iterator[Any] = iter(figure.subplots(rows, min(len(panels), 3), squeeze=False).flat)
+    drawn = set()
     for (title, curves), axes in zip(panels, cells):
         ends = {name: float(np.mean(list(curve.values())[-1])) for name, curve in curves.items()}
         shown = set(sorted(ends, key=lambda name: ends[name], reverse=not lowest)[:MAX_LINES])
@@ -140,9 +143,15 @@ def _panels(
             axes.plot(list(curve), mean, color=COLOURS[i % len(COLOURS)], ls=dash, label=wrap(name, 26),
                       marker="." if len(curve) < 2 else "")  # fmt: skip
         more = f" ({len(shown)} of {len(curves)})" if len(curves) > len(shown) else ""
-        axes.set(title=wrap(title + more, 40), xlabel="epoch", ylabel=unit)
+        axes.set_title(wrap(title + more, 34), fontsize=10)
+        axes.set(xlabel="epoch", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(fontsize=7.5)
+        drawn.add(tuple(axes.get_legend_handles_labels()[1]))
+    if len(drawn) == 1:  # the same names everywhere
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    else:
+        for axes in figure.axes[: len(panels)]:
+            axes.legend(fontsize=7.5)
     for axes in cells:
         axes.set_axis_off()
     return figure

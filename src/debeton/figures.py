@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from debeton.figure_curves import CURVES, plot_curves, plot_group_curves, plot_states
+from debeton.figure_axes import plot_axis, plot_grid
+from debeton.figure_curves import plot_curves, plot_group_curves, plot_states
 from debeton.figure_maps import (
     INK,
     WIDTH,
@@ -25,7 +26,7 @@ from debeton.figure_maps import (
     wrap,
 )
 from debeton.figure_style import looks_of, styled
-from debeton.report_runs import OPTION, Setting, Stat
+from debeton.report_runs import Setting, Stat
 
 MAX_BARS = 24  # more groups than this are a heat map
 ALIGNED, CONFLICTING = "#56B4E9", "#D55E00"
@@ -59,7 +60,13 @@ def make_plots(settings: Sequence[Setting], split: str) -> list[Plot]:
         suffix = f"_{i + 1}" if len(families) > 1 else ""
         of = f" of {family[0].dataset}" if len(families) > 1 else ""
         plots += [
-            (f"option{suffix}", f"Accuracy{of} by data set option; {over}.", plot_option(family, split)),
+            (f"axis{suffix}", f"Accuracy{of} against what varies; {over}.", plot_axis(family, split)),
+            (
+                f"grid{suffix}",
+                f"Accuracy{of} over the two keys that vary; mean ± sample standard deviation, and "
+                "below how far the best leads.",
+                plot_grid(family, split),
+            ),
             (f"group_accuracy{suffix}", f"Accuracy per group{of} on the {split} split.", plot_groups(family, split)),
             (f"train_groups{suffix}", f"Samples per group{of} in the training set.", plot_train_groups(family)),
         ]
@@ -126,33 +133,6 @@ def plot_headline(settings: Sequence[Setting], split: str) -> Figure:
     axes.set(xlim=(0, 116), xticks=range(0, 101, 20), ylim=(len(settings) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside upper right", ncols=2)
-    return figure
-
-
-@styled
-def plot_option(settings: Sequence[Setting], split: str) -> Figure | None:
-    """Worst-group and conflicting accuracy against the one numeric option that varies; None without one."""
-    keys = {k for s in settings for k in s.identity if k.startswith(OPTION)}
-    varied = [k for k in sorted(keys) if len({s.identity.get(k) for s in settings}) > 1]
-    values = [s.identity.get(varied[0]) for s in settings] if len(varied) == 1 else []
-    ticks = sorted({v for v in values if isinstance(v, int | float)})
-    if len(ticks) < 3 or len(ticks) < len(set(values)):
-        return None
-    name = varied[0].rsplit(".", 1)[-1]
-    lines: dict[str, list[Setting]] = {}
-    for setting in settings:
-        rest = [p for p in setting.parts if not p.startswith((f"{name} ", f"{varied[0]} "))]
-        lines.setdefault(" · ".join(rest), []).append(setting)
-    figure = Figure(figsize=(9, 3.6))
-    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), (CURVES[0], CURVES[3]), strict=True):
-        for i, (label, members) in enumerate(lines.items()):
-            x = [ticks.index(s.identity[varied[0]]) for s in members]
-            means, stds = _columns([s.stat(metric, split) for s in members])
-            axes.errorbar(x, means, stds, marker="o", markersize=4.5, label=label, color=colour_of(i, len(lines)))
-        axes.set(title=title, xlabel=name.replace("_", " "), ylim=(-3, 103))
-        axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
-    figure.axes[0].set_ylabel(f"{split} accuracy (%)")
-    add_legend(figure, figure.axes[0])
     return figure
 
 

@@ -136,14 +136,17 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     return found
 
 
-def write_report(paths: Iterable[str | Path], out: str | Path, title: str = "debeton report") -> Path:
+def write_report(
+    paths: Iterable[str | Path], out: str | Path, title: str = "debeton report", searched: Sequence[str] = ()
+) -> Path:
     """Read the runs at `paths` and write index.html, figures and summary.{csv,md,tex} into `out`.
 
+    searched: keys that a search chose, as `group_settings` takes them.
     The page is self-contained and needs no network. Files are written under temporary names and renamed.
     Returns: the path of index.html. Raises: DataError when no run has finished.
     """
     runs, out = load_runs(paths), Path(out)
-    settings = group_settings(runs)
+    settings = group_settings(runs, searched)
     if not settings:
         waiting = ", ".join(f"{run.folder} (epoch {run.last_epoch})" for run in runs)
         raise DataError(f"no run has finished, so there is nothing to report; unfinished: {waiting}")

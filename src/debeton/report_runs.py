@@ -21,8 +21,13 @@ FRACTIONS = (
 )  # fmt: skip
 OPTION = "dataset_options."
 # Keys that may differ between the seeds of one setting, and the prefixes of such keys.
-SEED_KEYS = ("training.seed", "data.seed", "training.exp_name", "training.outdir", OPTION + "seed")
+SEED_KEYS = (
+    "training.seed", "data.seed", "training.exp_name", "training.outdir", "training.data_root", OPTION + "seed",
+    OPTION + "data_seed",
+)  # fmt: skip
 SEED_PREFIXES = ("logging.",)
+# Of the name of the run that a checkpoint is of: a study's axes and draw, the seed, and the hash that goes with it.
+RUN_IN_PATH = re.compile(r"(_[\w.]+=[^_/]+)*(_draw\d+)?_seed\d+(_[0-9a-f]{12})?")
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,23 @@ class RunRecord:
         """With training.oracle, the 'rule', 'epoch' and 'test' metrics of the epoch that the test split would keep."""
         return (self.results or {}).get("oracle")
 
-    def identity(self) -> dict[str, Any]:
-        """What this run is, by dotted key, without seeds, names, places and logging."""
+    @property
+    def method(self) -> str:
+        return str((self.results or {}).get("method") or self.config.get("training.method"))
+
+    def identity(self, methods: Sequence[str] = ()) -> dict[str, Any]:
+        """What this run is, by dotted key, without seeds, names, places, logging and the sections of other `methods`.
+
+        A method that this run's own section names (dfr.base) keeps its section.
+        """
         results = self.results or {}
         keys = {"dataset": results.get("dataset"), "selection": results.get("selection"), **self.config}
         keys |= flatten({OPTION[:-1]: results.get("dataset_options") or {}})
         keys["training.method"] = results.get("method")
-        return {k: v for k, v in keys.items() if k not in SEED_KEYS and not k.startswith(SEED_PREFIXES)}
+        own = {self.method, *(str(v) for k, v in keys.items() if k.startswith(f"{self.method}."))}
+        left_out = (*SEED_PREFIXES, *(f"{method}." for method in methods if method not in own))
+        found = {k: v for k, v in keys.items() if k not in SEED_KEYS and not k.startswith(left_out)}
+        return {k: RUN_IN_PATH.sub("", v) if k.endswith(".checkpoint") and v else v for k, v in found.items()}
 
 
 @dataclass(frozen=True)
@@ -248,14 +263,22 @@ def _check_metrics(metrics: Any, where: str) -> None:
             raise DataError(f"{where}.{key} is {value!r}; expected a fraction in [0, 1] or null")
 
 
-def group_settings(records: Iterable[RunRecord]) -> list[Setting]:
-    """Finished runs by setting, ordered by data set, its options and method (erm first)."""
+def group_settings(records: Iterable[RunRecord], searched: Sequence[str] = ()) -> list[Setting]:
+    """Finished runs by setting, ordered by data set, its options and method (erm first).
+
+    searched: keys whose values were chosen, run by run, by a search, and so tell no settings apart.
+    """
+    finished = [run for run in records if run.is_finished]
+    methods = sorted({run.method for run in finished})
     found: dict[str, list[RunRecord]] = {}
-    for run in records:
-        if run.is_finished:
-            found.setdefault(json.dumps(run.identity(), sort_keys=True, default=str), []).append(run)
+    identity_of: dict[str, dict[str, Any]] = {}
+    for run in finished:
+        identity = {key: value for key, value in run.identity(methods).items() if key not in searched}
+        name = json.dumps(identity, sort_keys=True, default=str)
+        found.setdefault(name, []).append(run)
+        identity_of[name] = identity
     members = list(found.values())
-    identities = [runs[0].identity() for runs in members]
+    identities = list(identity_of.values())
     settings = []
     for runs, identity, parts in zip(members, identities, _labels(identities), strict=True):
         kept = {run.seeds: run for run in runs}  # the last version of a seed counts

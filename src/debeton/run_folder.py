@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import uuid
@@ -22,6 +23,13 @@ def experiment_name(config: Config) -> str:
     if config.training.exp_name:
         return str(config.training.exp_name)
     return f"{config.data.dataset}_{config.training.method}_seed{config.training.seed}_{config.identity_hash()}"
+
+
+def find_folder(config: Config) -> Path | None:
+    """The run folder that this configuration has, if it has one."""
+    parent = Path(config.training.outdir) / experiment_name(config)
+    folders = sorted(parent.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
+    return next((folder for folder in folders if _belongs_to(folder, config)), None)
 
 
 def claim_folder(config: Config) -> Path:
@@ -45,11 +53,17 @@ def _belongs_to(folder: Path, config: Config) -> bool:
     if not file.exists():
         return False
     try:
-        return load([file]).identity_hash() == config.identity_hash()
+        return _identity_in(file, file.stat().st_mtime_ns) == config.identity_hash()
     except UsageError as error:
         # Written by another version of the program, or by hand: not ours, and left alone.
         logger.warning("warning: %s; this run takes another folder", error)
         return False
+
+
+@functools.cache
+def _identity_in(file: Path, changed: int) -> str:
+    """The identity of a configuration file, read once for each time it was changed: studies ask of many again."""
+    return load([file]).identity_hash()
 
 
 def _create(folder: Path, config: Config) -> bool:

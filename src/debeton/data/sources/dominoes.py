@@ -18,8 +18,8 @@ that the pool and `train` never share a source image, and `test` uses test image
 
 Draws come from np.random.default_rng, one named stream per purpose (`make_rng(data_seed, ...)`): every strength
 has the same pool, and a larger pool contains a smaller one. They are not the draws of SCALE's legacy global seeds.
-`legacy` writes test attributes as SCALE did, as if every digit had count/10 test images: 646 of 10,000
-are wrong with MNIST. Only for comparing with its published table.
+`legacy` has two faults of SCALE's, only for comparing with its published table: test attributes as if every digit had
+count/10 test images (646 of 10,000 are wrong with MNIST), and the same draw of permuted positions for every data seed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from debeton.data.sources._stack import PART_OPTIONS, class_sets, in_sets, load_
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.errors import DataError, UsageError
 from debeton.seed import make_rng
+
+LEGACY_NOISE_SEED = 10  # SCALE seeds Python's generator, which draws the permutation, with 10 whatever --seed says
 
 
 @register_source(
@@ -44,7 +46,7 @@ from debeton.seed import make_rng
         Option("per-class", int, 5000, "images of each class to use, pool and train together"),
         Option("top-classes", str, "", "classes of the upper image: names, numbers or ranges; default all"),
         Option("bottom-classes", str, "", "classes of the lower image, as in 'automobile,truck'; default all"),
-        Option("legacy", bool, False, "write SCALE's wrong test digits, to compare with its table"),
+        Option("legacy", bool, False, "SCALE's wrong test digits and fixed permutation, to compare with its table"),
     ),
 )
 def load(request: Request) -> Dataset:
@@ -87,8 +89,8 @@ def _check(request: Request, num_classes: int) -> None:
         )
 
 
-def _stream(request: Request, purpose: str) -> np.random.Generator:
-    return make_rng(request.options["data_seed"], "dominoes", purpose)
+def _stream(request: Request, purpose: str, seed: int | None = None) -> np.random.Generator:
+    return make_rng(request.options["data_seed"] if seed is None else seed, "dominoes", purpose)
 
 
 def _learning_splits(request: Request, top: Rows, bottom: Rows, num_classes: int) -> dict[str, Rows]:
@@ -98,8 +100,9 @@ def _learning_splits(request: Request, top: Rows, bottom: Rows, num_classes: int
     pool_bottom, train_bottom = _divide(bottom, num_classes, per_class, in_pool, _stream(request, "order bottom"))
 
     permuted = int(np.floor((1 - options["spurious_strength"]) * len(train_bottom) + 0.5))
-    at = _stream(request, "noise at").permutation(len(train_bottom))[:permuted]
-    train_bottom[at] = train_bottom[at][_stream(request, "noise").permutation(permuted)]
+    noise_seed = LEGACY_NOISE_SEED if options["legacy"] else None
+    at = _stream(request, "noise at", noise_seed).permutation(len(train_bottom))[:permuted]
+    train_bottom[at] = train_bottom[at][_stream(request, "noise", noise_seed).permutation(permuted)]
 
     pool_top, pool_bottom = (
         _stream(request, "pool top").permutation(pool_top),

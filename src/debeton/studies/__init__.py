@@ -1,0 +1,1 @@
+"""Studies: a YAML file of variants, axes and seeds; its jobs; where they stand; what they found."""

@@ -1,0 +1,68 @@
+"""What a study found: a report over its finished jobs, and the settings that a random search chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from debeton.errors import DataError
+from debeton.files import write_text
+from debeton.log import logger
+from debeton.report import write_report
+from debeton.report_runs import make_stat
+from debeton.report_tables import to_markdown
+from debeton.studies.runner import counts
+from debeton.studies.state import Board
+from debeton.studies.study import Job
+
+
+def collect(board: Board, jobs: Sequence[Job], out: Path, title: str) -> Path:
+    """Write the report of these jobs into `out`, of a random search only the best setting's; returns its page.
+
+    What a search chose is in chosen.md: the best setting of each variant and point by its mean score on validation, and
+    how many settings were compared. DataError when no job is finished.
+    """
+    states = [board.state(job) for job in jobs]
+    folders, chosen = [], []
+    searched = {key for job in jobs if job.draw is not None for key in job.searched}
+    for members in by_variant_and_point(jobs):
+        kept = members
+        if members[0].draw is not None:
+            finished = [job for job in members if _all_seeds_done(board, members, job)]
+            kept = board.best(finished) or []
+            if kept:
+                chosen.append(_chosen(board, kept, len(finished) // len(kept)))
+        folders += [board.state(job).folder for job in kept if board.state(job).kind == "done"]
+    if not folders:
+        raise DataError(f"no job of the study is finished ({counts(states)}), so there is nothing to collect")
+    logger.info("%s", counts(states))
+    page = write_report([folder for folder in folders if folder], out, title=title, searched=sorted(searched))
+    if chosen:
+        write_text(out / "chosen.md", to_markdown(pd.DataFrame(chosen).fillna("–")))
+    return page
+
+
+def by_variant_and_point(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs of one variant at one point of the study's axes, together."""
+    found: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        found.setdefault((job.variant, repr(job.point)), []).append(job)
+    return list(found.values())
+
+
+def _all_seeds_done(board: Board, members: Sequence[Job], job: Job) -> bool:
+    same = [other for other in members if (other.draw, other.setting) == (job.draw, job.setting)]
+    return all(board.state(other).kind == "done" for other in same)
+
+
+def _chosen(board: Board, kept: Sequence[Job], compared: int) -> dict[str, object]:
+    results = [board.results(job) for job in kept]
+    first = kept[0]
+    row: dict[str, object] = {"variant": first.variant, **first.point, **first.setting, "of": compared, "n": len(kept)}
+    for split in ("val", "test"):
+        for metric, title in (("worst_group_accuracy", "worst-group"), ("bias_conflicting_accuracy", "conflicting")):
+            values = [r[split][metric] for r in results if r and r.get(split) and r[split][metric] is not None]
+            row[f"{split} {title}"] = str(make_stat([100 * value for value in values]) or "–")
+    return row

@@ -1,0 +1,164 @@
+"""Where the jobs of a study stand, read from their run folders: nothing else remembers it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import debeton.methods  # noqa: F401 - methods declare their settings
+from debeton.config import Config, load
+from debeton.errors import DataError
+from debeton.files import write_text
+from debeton.metrics import selection_score
+from debeton.run_folder import find_folder
+from debeton.studies.study import PLACEHOLDER, Job
+
+STATES = ("done", "running", "failed", "unfinished", "waiting", "missing")
+
+
+@dataclass(frozen=True)
+class Places:
+    """root: the project. runs: folder of the study's runs. data: folder of its betons."""
+
+    root: Path
+    runs: Path
+    data: Path
+
+    def failure(self, job: Job) -> Path:
+        """Where the last error of a job is kept."""
+        return self.runs / ".jobs" / f"{job.name}.failed.json"
+
+    def log(self, job: Job) -> Path:
+        """What a job printed."""
+        return self.runs / ".jobs" / f"{job.name}.log"
+
+
+@dataclass(frozen=True)
+class State:
+    """kind: one of STATES. folder: of the run, where there is one. note: the last error, or what it waits for."""
+
+    kind: str
+    folder: Path | None = None
+    note: str = ""
+
+
+class Board:
+    """The states of a study's jobs, asked again each time. What a job is given is resolved once."""
+
+    def __init__(self, jobs: Sequence[Job], places: Places):
+        self.jobs, self.places = jobs, places
+        self._configs: dict[str, Config] = {}
+
+    def arguments(self, job: Job) -> list[str] | None:
+        """What main.py is given; None while a variant that it needs is not finished."""
+        settings = {}
+        for key, value in job.settings.items():
+            for name in PLACEHOLDER.findall(value) if isinstance(value, str) else []:
+                best = self.best_checkpoint(name.removeprefix("best:"), job)
+                if best is None:
+                    return None
+                value = value.replace(f"{{{name}}}", str(best))
+            settings[key] = value
+        if job.betons:
+            settings["training.data_root"] = self.places.data / job.data
+        settings |= {"training.seed": job.seed, "training.outdir": self.places.runs, "training.exp_name": job.name}
+        words = [word for config in job.configs for word in ("--config-file", str(config))]
+        return words + [word for key, value in settings.items() for word in (f"--{key}", _shown(value))]
+
+    def config(self, job: Job) -> Config | None:
+        """The job's resolved configuration; None while it waits."""
+        if job.name not in self._configs:
+            arguments = self.arguments(job)
+            if arguments is None:
+                return None
+            count = 2 * len(job.configs)
+            files = [self.places.root / file for file in arguments[1:count:2]]
+            self._configs[job.name] = load(files, arguments[count:])
+        return self._configs[job.name]
+
+    def state(self, job: Job) -> State:
+        """Where a job stands."""
+        config = self.config(job)
+        if config is None:
+            return State("waiting", note=f"for {', '.join(job.needs)}")
+        folder = find_folder(config)
+        if folder is not None and (folder / "results.json").exists():
+            return State("done", folder)
+        if folder is not None and is_locked(folder / ".lock"):
+            return State("running", folder)
+        failure = self.places.failure(job)
+        if failure.exists():
+            return State("failed", folder, json.loads(failure.read_text())["error"])
+        return State("missing") if folder is None else State("unfinished", folder)
+
+    def results(self, job: Job) -> dict[str, Any] | None:
+        """results.json of a finished job."""
+        found = self.state(job)
+        if found.kind != "done":
+            return None
+        assert found.folder is not None
+        return json.loads((found.folder / "results.json").read_text()) | {"folder": found.folder}  # type: ignore[no-any-return]
+
+    def best(self, jobs: Iterable[Job]) -> list[Job] | None:
+        """Of jobs of one variant and point, those of the setting with the best mean score on validation over seeds.
+
+        None while one of them is not finished. Where every score is the same (all 0, say), and among ties, the mean
+        group accuracy decides, then the order of the file.
+        """
+        by_setting: dict[str, list[tuple[Job, tuple[float, float]]]] = {}
+        for job in jobs:
+            results = self.results(job)
+            if results is None:
+                return None
+            if results["val"] is None:
+                raise DataError(f"{results['folder']} has no validation split, so no best setting can be told from it")
+            rule = "worst_group" if results["selection"] == "last" else results["selection"]
+            by_setting.setdefault(f"{job.draw} {job.setting}", []).append((job, selection_score(results["val"], rule)))
+        if not by_setting:
+            return None
+        scored = {
+            name: tuple(sum(part) / len(part) for part in zip(*(score for _, score in members)))
+            for name, members in by_setting.items()
+        }
+        chosen = max(scored, key=lambda name: scored[name])
+        return [job for job, _ in by_setting[chosen]]
+
+    def best_checkpoint(self, variant: str, job: Job) -> Path | None:
+        """The best epoch's checkpoint of the variant's best setting at this job's point and seed."""
+        chosen = self.best(other for other in self.jobs if other.variant == variant and other.point == job.point)
+        if chosen is None:
+            return None
+        (same,) = [other for other in chosen if other.seed == job.seed]
+        folder = self.state(same).folder
+        assert folder is not None
+        return folder / "checkpoints" / "checkpoint_best.pt"
+
+    def note_failure(self, job: Job, error: str) -> None:
+        """Remember the last error of a job; an empty one forgets it."""
+        path = self.places.failure(job)
+        if error:
+            write_text(path, json.dumps({"error": error}))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock file, as `run_folder.locked` does."""
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False

@@ -1,0 +1,378 @@
+"""Studies: a file is read strictly, its jobs are a function of it, their states come from run folders alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scripts import sweep
+from tests.running import ROOT
+
+from debeton.errors import DataError, UsageError, run_command
+from debeton.run_folder import claim_folder, locked
+from debeton.studies.runner import WRITTEN, Runner, held, last_line
+from debeton.studies.state import Board, Places
+from debeton.studies.study import Job, load_study
+
+ERM, SCALE = "dataset_configs/methods/erm.yaml", "dataset_configs/methods/scale.yaml"
+STUDY: dict[str, Any] = {
+    "name": "tiny",
+    "configs": ["dataset_configs/dominoes.yaml"],
+    "betons": "writers/write_betons.py --dataset dominoes --raw {raw} --spurious-strength {strength} "
+              "--data-seed {seed}",
+    "settings": {"training.epochs": 2},
+    "axes": {"strength": [0.9, 1.0]},
+    "seeds": [0, 1],
+    "variants": {
+        "erm": {"configs": [ERM], "draws": 3,
+                "search": {"training.lr": {"log": [1e-3, 1e-1]}, "training.batch_size": [8, 16]}},
+        "scale": {"configs": [SCALE], "axes": {"scale.mapping": ["linear", "step"]}},
+        "dfr": {"settings": {"training.method": "dfr", "dfr.checkpoint": "{best:erm}"}},
+    },
+}  # fmt: skip
+
+
+def write(path: Path, **changes: Any) -> Path:
+    content = {**STUDY, **changes}
+    path.write_text(
+        yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False)
+    )
+    return path
+
+
+@pytest.fixture
+def jobs(tmp_path) -> list[Job]:
+    return load_study(write(tmp_path / "tiny.yaml")).jobs({"raw": "/raw"})
+
+
+@pytest.fixture
+def board(jobs, tmp_path) -> Board:
+    return Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+
+
+def finish(board: Board, job: Job, worst: float = 0.5, mean: float = 0.6) -> Path:
+    """A run folder as a finished job leaves it."""
+    config = board.config(job)
+    assert config is not None
+    folder = claim_folder(config)
+    val = {"worst_group_accuracy": worst, "mean_group_accuracy": mean, "bias_conflicting_accuracy": worst}
+    results = {"dataset": "dominoes", "method": job.variant, "seed": job.seed, "selection": "worst_group", "val": val}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def of(jobs: list[Job], variant: str, **point: Any) -> list[Job]:
+    return [job for job in jobs if job.variant == variant and job.point == point]
+
+
+# --- the file and its jobs ----------------------------------------------------------------------------------------
+
+
+def test_jobs_are_all_combinations_of_axes_draws_and_seeds(jobs):
+    assert Counter(job.variant for job in jobs) == {"erm": 2 * 3 * 2, "scale": 2 * 2 * 2, "dfr": 2 * 2}
+    assert len({job.name for job in jobs}) == len(jobs)
+    job = next(job for job in jobs if job.variant == "scale")
+    assert job.name == "scale_strength=0.9_mapping=linear_seed0"
+    assert job.configs == ("dataset_configs/dominoes.yaml", SCALE)
+    assert job.settings == {"training.epochs": 2, "scale.mapping": "linear"}
+    assert job.betons.endswith("--raw /raw --spurious-strength 0.9 --data-seed 0")
+    assert {job.data for job in jobs} == {f"strength={s}_seed={k}" for s in ("0.9", "1") for k in (0, 1)}
+    assert of(jobs, "dfr", strength=1.0)[0].needs == ("erm",)
+
+
+def test_random_draws_lie_in_their_ranges_and_do_not_depend_on_how_many_there_are(tmp_path):
+    search = {"training.lr": {"log": [1e-4, 1e-1]}, "training.weight_decay": {"uniform": [0.0, 0.5]},
+              "training.batch_size": {"log_integers": [4, 64]}, "training.epochs": {"integers": [1, 3]},
+              "training.momentum": [0.0, 0.9]}  # fmt: skip
+    variants = {"erm": {"draws": 300, "search": search}}
+    make = lambda n: load_study(  # noqa: E731
+        write(tmp_path / "s.yaml", variants={"erm": {**variants["erm"], "draws": n}}, axes=None, betons=None,
+              settings=None, seeds=[0])
+    ).jobs()  # fmt: skip
+    many, few = make(300), make(5)
+    assert [job.setting for job in few] == [job.setting for job in many[:5]]
+    lr = [math.log10(job.setting["training.lr"]) for job in many]
+    assert min(lr) >= -4
+    assert max(lr) <= -1
+    assert abs(sum(lr) / 300 + 2.5) < 5 * 3 / math.sqrt(12 * 300)
+    assert {job.setting["training.epochs"] for job in many} == {1, 2, 3}
+    assert {job.setting["training.momentum"] for job in many} == {0.0, 0.9}
+    sizes = [job.setting["training.batch_size"] for job in many]
+    assert all(isinstance(n, int) and 4 <= n <= 64 for n in sizes)
+    assert abs(sum(n < 16 for n in sizes) / 300 - 0.5) < 0.15  # half the logarithmic range
+    assert all(0 <= job.setting["training.weight_decay"] <= 0.5 for job in many)
+
+
+VARIANT = STUDY["variants"]["scale"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"axis": {}}, "unknown key 'axis'; did you mean 'axes'"),
+        ({"variants": {"erm": {"config": []}}}, "variant 'erm': unknown key 'config'; did you mean 'configs'"),
+        ({"variants": None}, "has no 'variants'"),
+        ({"axes": {"training.lr": [1, 2]}}, "training.lr is in its axes of the study and in its search"),
+        (
+            {"variants": {"x": {**VARIANT, "settings": {"scale.mapping": "relu"}}}},
+            "scale.mapping is in its axes and in",
+        ),
+        ({"axes": {"strength": [0.9, 0.9]}}, "axis strength is .*expected a list of different values"),
+        ({"axes": {"strength": [0.9], "size": [1, 2]}}, "axis 'size' changes nothing"),
+        ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "takes the best of 'erm', which is no variant before it"),
+        ({"variants": {"erm": {"search": {"training.lr": [1]}}}}, "'search' and 'draws' go together"),
+        ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"log": [0, 1]}}}}}, "search of training.lr is"),
+        ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"lgo": [1, 2]}}}}}, "uniform, log, integers"),
+    ],
+)
+def test_a_study_that_means_nothing_is_one_sentence(tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        load_study(write(tmp_path / "tiny.yaml", **changes))
+
+
+def test_the_command_line_takes_the_place_of_settings_and_seeds_but_not_of_axes(tmp_path):
+    path = write(tmp_path / "tiny.yaml")
+    study = load_study(path, {"training.epochs": "5"}, [7])
+    assert {(job.seed, job.settings["training.epochs"]) for job in study.jobs({"raw": "/raw"})} == {(7, "5")}
+    with pytest.raises(UsageError, match=r"scale\.mapping is an axis, and --set gives it one value"):
+        load_study(path, {"scale.mapping": "relu"})
+
+
+def test_a_placeholder_that_nothing_gives_says_how_to_give_it(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"nothing says what \{raw\} is; give it with --set raw=VALUE \(or --raw DIR\)"
+    ):
+        load_study(write(tmp_path / "tiny.yaml")).jobs()
+
+
+def test_files_that_are_no_studies_are_named(tmp_path):
+    with pytest.raises(UsageError, match=r"no study at .*dataset_configs/studies"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(UsageError, match="holds list; expected name, configs"):
+        load_study(tmp_path / "list.yaml")
+
+
+def test_the_projects_studies_load_and_their_jobs_have_valid_configurations(tmp_path):
+    paths = sorted((ROOT / "dataset_configs/studies").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        jobs = load_study(path).jobs({"raw": "/raw"})
+        assert load_study(path).name == path.stem
+        board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+        seen = set()
+        for job in jobs:
+            if (job.variant, str(job.setting)) not in seen:
+                seen.add((job.variant, str(job.setting)))
+                assert board.config(job) is not None or job.needs
+        assert path.read_text().startswith("# ")
+
+
+# --- states -------------------------------------------------------------------------------------------------------
+
+
+def test_states_come_from_run_folders(board, jobs):
+    job, waiting = of(jobs, "erm", strength=0.9)[0], of(jobs, "dfr", strength=0.9)[0]
+    assert board.state(job).kind == "missing"
+    assert (board.state(waiting).kind, board.state(waiting).note) == ("waiting", "for erm")
+    board.note_failure(job, "error: no space")
+    assert (board.state(job).kind, board.state(job).note) == ("failed", "error: no space")
+    board.note_failure(job, "")
+    folder = claim_folder(board.config(job))
+    assert (board.state(job).kind, board.state(job).folder) == ("unfinished", folder)
+    with locked(folder):
+        assert board.state(job).kind == "running"
+    assert finish(board, job) == folder
+    assert board.state(job).kind == "done"
+
+
+def test_another_configuration_under_the_same_name_is_not_the_job(board, jobs, tmp_path):
+    job = of(jobs, "erm", strength=0.9)[0]
+    finish(board, job)
+    changed = load_study(write(tmp_path / "t.yaml"), {"training.epochs": "9"}).jobs({"raw": "/raw"})
+    other = Board(changed, board.places)
+    assert changed[0].name == job.name
+    assert other.state(changed[0]).kind == "missing"
+    assert finish(other, changed[0]).name == "version_1"
+    assert board.state(job).folder.name == "version_0"
+
+
+def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(board, jobs):
+    erm = of(jobs, "erm", strength=0.9)
+    worst = {0: (0.9, 0.1), 1: (0.6, 0.5), 2: (0.2, 0.7)}  # by draw: seeds 0 and 1; means 0.5, 0.55, 0.45
+    for job in erm:
+        assert board.best(erm) is None
+        finish(board, job, worst=worst[job.draw][job.seed])
+    best = board.best(erm)
+    assert [job.draw for job in best] == [1, 1]
+    for dfr in of(jobs, "dfr", strength=0.9):
+        checkpoint = board.best_checkpoint("erm", dfr)
+        assert checkpoint.parts[-4] == f"erm_strength=0.9_draw1_seed{dfr.seed}"
+        assert str(checkpoint) in board.arguments(dfr)
+    assert board.arguments(of(jobs, "dfr", strength=1.0)[0]) is None
+
+
+def test_where_every_worst_group_is_zero_the_mean_group_decides(board, jobs):
+    erm = of(jobs, "erm", strength=1.0)
+    for job in erm:
+        finish(board, job, worst=0.0, mean=(0.3, 0.2, 0.4)[job.draw])
+    assert {job.draw for job in board.best(erm)} == {2}
+
+
+def test_without_a_validation_split_there_is_no_best(board, jobs):
+    erm = of(jobs, "erm", strength=1.0)
+    for job in erm:
+        folder = finish(board, job)
+        results = json.loads((folder / "results.json").read_text())
+        (folder / "results.json").write_text(json.dumps({**results, "val": None}))
+    with pytest.raises(DataError, match="has no validation split, so no best setting"):
+        board.best(erm)
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+class Pretending(Runner):
+    """Runs nothing: a job ends at once, with `results` unless it is named in `failing`."""
+
+    def __init__(self, board: Board, failing: tuple[str, ...] = (), workers: int = 2):
+        self.lines: list[str] = []
+        super().__init__(board, workers, self.lines.append)
+        self.failing, self.calls = failing, []
+
+    def _call(self, command, log) -> int:
+        self.calls.append(command)
+        if "write_betons" in command[1]:
+            return 1 if "--spurious-strength 1" in " ".join(command) and "betons" in self.failing else 0
+        name = command[command.index("--training.exp_name") + 1]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if name in self.failing:
+            log.write_text("epoch 1\nerror: the loss is nan\n")
+            return 1
+        finish(self.board, next(job for job in self.board.jobs if job.name == name))
+        return 0
+
+
+def test_betons_are_written_once_and_jobs_run_when_what_they_need_is_there(board, jobs):
+    runner = Pretending(board)
+    assert runner.run(jobs)
+    writes = [call for call in runner.calls if "write_betons" in call[1]]
+    assert len(writes) == 4
+    assert writes[0][-2:] == ["--out", str(board.places.data / "strength=0.9_seed=0")]
+    started = [line.split()[1] for line in runner.lines if line.startswith("start")]
+    assert len(started) == len(jobs)
+    for strength in ("0.9", "1"):
+        first_dfr = min(i for i, name in enumerate(started) if name.startswith(f"dfr_strength={strength}"))
+        assert first_dfr > max(i for i, name in enumerate(started) if name.startswith(f"erm_strength={strength}"))
+    again = Pretending(board)
+    assert again.run(jobs)
+    assert again.calls == []
+
+
+def test_a_failed_job_is_kept_with_its_error_and_run_again_when_asked(board, jobs):
+    bad = of(jobs, "erm", strength=0.9)[0].name
+    runner = Pretending(board, failing=(bad,))
+    assert not runner.run(jobs)
+    states = Counter(board.state(job).kind for job in jobs)
+    assert states == {"done": len(jobs) - 3, "failed": 1, "waiting": 2}  # dfr at 0.9 waits for its erm
+    assert board.state(next(job for job in jobs if job.name == bad)).note == "error: the loss is nan"
+    again = Pretending(board)
+    assert not again.run(jobs)
+    assert again.calls == []
+    assert again.run(jobs, retry=True)
+
+
+def test_betons_that_cannot_be_written_fail_their_jobs(board, jobs):
+    runner = Pretending(board, failing=("betons",))
+    assert not runner.run(of(jobs, "scale", strength=1.0))
+    assert all(
+        board.state(job).note.startswith("its betons were not written") for job in of(jobs, "scale", strength=1.0)
+    )
+    assert not (board.places.data / "strength=1_seed=0" / WRITTEN).exists()
+
+
+def test_two_runners_never_take_the_same_job(board, jobs):
+    job = of(jobs, "scale", strength=0.9)[0]
+    with held(board.places.runs / ".jobs" / f"{job.name}.lock"):
+        runner = Pretending(board)
+        assert not runner.run_one(job)
+        assert runner.calls == []
+
+
+def test_a_stopped_runner_starts_nothing_more_and_blames_nobody(board, jobs):
+    runner = Pretending(board, workers=1)
+    original = runner._call
+
+    def stopping(command, log) -> int:
+        runner.stop()
+        return 128 + signal.SIGTERM
+
+    runner._call = stopping
+    assert not runner.run(of(jobs, "scale", strength=0.9))
+    assert Counter(board.state(job).kind for job in of(jobs, "scale", strength=0.9)) == {"missing": 4}
+    runner._call = original
+
+
+def test_the_last_line_that_says_something_is_the_error(tmp_path):
+    log = tmp_path / "log"
+    assert last_line(log) == ""
+    log.write_text("epoch 1\nerror: a sentence\n  --hint\n\n")
+    assert last_line(log) == "error: a sentence"
+    log.write_text("Traceback\nKeyError: 'x'\n\n")
+    assert last_line(log) == "KeyError: 'x'"
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def command(*words: Any) -> int:
+    return run_command(lambda: sweep.main([str(word) for word in words]))
+
+
+def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
+    settings = {"data.dataset": "toy", "training.data_root": str(toy_betons), "model.arch": "small_resnet",
+                "training.epochs": 1, "training.batch_size": 64, "training.decoder_train": "simple",
+                "training.decoder_val": "simple", "training.augment": "none", "logging.tensorboard": False,
+                "training.device": "cpu"}  # fmt: skip
+    variants = {"erm": {"draws": 2, "search": {"training.lr": [0.05, 0.01]}}}
+    path = write(
+        tmp_path / "toy.yaml", configs=None, betons=None, axes=None, settings=settings, seeds=[3], variants=variants
+    )
+    words = (path, "--runs", tmp_path / "runs", "--data", tmp_path / "data")
+    assert command("dry-run", *words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 jobs, 0 sets of betons to write"
+    assert command("collect", *words) == 1
+    assert "no job of the study is finished (2 missing)" in capsys.readouterr().err
+    assert command("run", *words, "--workers", "2") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 done"
+    assert command("run", *words) == 0
+    assert command("status", *words) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["2", "done", "done", "2"]
+    assert command("collect", *words, "--out", tmp_path / "report") == 0
+    chosen = (tmp_path / "report" / "chosen.md").read_text().splitlines()
+    assert chosen[0].startswith("| variant | training.lr | of | n | val worst-group |")
+    assert len(chosen) == 3
+    assert chosen[2].split(" | ")[2:4] == ["2", "1"]
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--workers", "0"], "--workers 0 runs nothing"),
+        (["--seeds", "a"], "--seeds a: expected whole numbers"),
+        (["--set", "x"], "--set x: expected KEY=VALUE"),
+        (["--only", "ermm"], "the study has no variant 'ermm'; it has erm, scale, dfr"),
+        (["--set", "training.epcohs=3"], "unknown key 'training.epcohs'; did you mean 'training.epochs'"),
+    ],
+)
+def test_wrong_use_of_the_command_is_one_sentence(tmp_path, capsys, words, message):
+    path = write(tmp_path / "tiny.yaml")
+    assert command("status", path, "--raw", "/raw", "--runs", tmp_path / "runs", *words) == 2
+    assert message in capsys.readouterr().err
