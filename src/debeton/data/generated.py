@@ -1,8 +1,8 @@
 """Generated images as rows with source 1: the layouts in which generators leave them.
 
-- `manifest.jsonl` in the folder, a JSON object a line: `path` (relative to the folder), `label` (a class by name or
-  code), `attribute` (likewise; null where the prompt named none), `verdict` ("keep", or why the image was rejected),
-  and where known `prompt`, `seed` and `sha256`;
+- `manifest.jsonl` (of shards `manifest-K-of-N.jsonl`) in the folder, a JSON object a line: `path` (relative to the
+  folder), `label` (a class by name or code), `attribute` (likewise; null where the prompt named none), `verdict`
+  ("keep", or why the image was rejected), and where known `prompt`, `seed` and `sha256`;
 - `CLASS/ATTRIBUTE/*` by name, `CLASS/*` (prompts that name no attribute), or the folders that From Fake to Real's
   generators and loaders use, which the data set's spec lists (`DatasetSpec.generated_folders`);
 - Diffusing DeBias's arrays: `images.npy` (uint8 [N, H, W, 3] or [N, 3, H, W]) with `labels.npy`, or one array a class,
@@ -27,6 +27,7 @@ from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.errors import DataError, nearest
 
 MANIFEST = "manifest.jsonl"
+SHARD_MANIFESTS = "manifest-*-of-*.jsonl"
 KEPT = "keep"
 BLIND = "blind"
 UNKNOWN = -1  # the code of a synthetic row in a column that its prompt says nothing about
@@ -39,7 +40,7 @@ def generated_rows(folder: Path, spec: DatasetSpec) -> Rows:
     """
     if not folder.is_dir():
         raise DataError(f"--synthetic {folder} is not a folder; generated images lie in one (writers/README.md)")
-    if (folder / MANIFEST).is_file():
+    if manifests(folder):
         rows = _manifest_rows(folder, spec)
     elif any(folder.glob("*.npy")):
         rows = _array_rows(folder, spec)
@@ -101,10 +102,26 @@ def _rows_of(folder: Path, spec: DatasetSpec, records: Sequence[Mapping[str, Any
 # --- manifest.jsonl ----------------------------------------------------------------------------
 
 
+def manifests(folder: Path) -> list[Path]:
+    """The manifest of a folder of generated images, or those of its shards; none where there is no such thing."""
+    whole = folder / MANIFEST
+    return ([whole] if whole.is_file() else []) + sorted(folder.glob(SHARD_MANIFESTS))
+
+
 def _manifest_rows(folder: Path, spec: DatasetSpec) -> Rows:
-    where = folder / MANIFEST
-    records = []
-    for number, line in enumerate(where.read_text().splitlines(), start=1):
+    records = [record for where in manifests(folder) for record in _manifest_records(where, spec)]
+    if not records:
+        raise DataError(f"{folder / MANIFEST} lists no image with the verdict '{KEPT}'; nothing to write")
+    order = sorted(range(len(records)), key=lambda i: str(records[i]["path"]))  # whatever made them, in which order
+    return _rows_of(folder, spec, [records[i] for i in order])
+
+
+def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
+    text = where.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) > 1 and not text.endswith(("}", "\n")):
+            return  # cut off where the program that wrote it was killed
         try:
             record = json.loads(line)
             path, label, verdict = record["path"], record["label"], record.get("verdict", KEPT)
@@ -123,10 +140,7 @@ def _manifest_rows(folder: Path, spec: DatasetSpec) -> Rows:
             else _code(attribute, spec.attributes, "attribute", f"{where}, line {number}"),
         }
         known = {name: record[name] for name in ("prompt", "seed", "sha256") if record.get(name) is not None}
-        records.append({"path": str(path), **codes, **known})
-    if not records:
-        raise DataError(f"{where} lists no image with the verdict '{KEPT}'; nothing to write")
-    return _rows_of(folder, spec, records)
+        yield {"path": str(path), **codes, **known}
 
 
 def _code(value: str | int, names: Sequence[str], kind: str, where: str) -> int:

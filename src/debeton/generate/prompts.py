@@ -1,0 +1,178 @@
+"""Prompts of every (class, attribute) cell, from lists in a YAML file.
+
+A phrase with a star goes around what is there already: 'smiling *' and '* with a hat' make of the noun 'celebrity' a
+'smiling celebrity with a hat'. A phrase without a star is a noun and comes first; then the label's phrase, then the
+attribute's. `both` has phrases for a cell as a whole. {a} in the template is the article of what follows.
+
+    template: a photo of {a} {subject}
+    noun: animal                                  # where no phrase gives one
+    label: {cat: [tabby cat, Siamese cat], dog: [pug, beagle]}
+    attribute: {indoors: ["* in a kitchen"], outdoors: ["* in a park"]}
+    cells: [[cat, indoors], [dog, outdoors]]      # all combinations where it is left out
+    both: {"cat, indoors": [cat on a sofa]}
+    columns: {size: {small: ["small *"], large: ["large *"]}}   # what --label and --attribute can choose instead
+    published: {template: ...}                    # with --legacy-prompts these keys take the place of the others
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from debeton.errors import UsageError, nearest
+
+FOLDER = Path(__file__).parent / "prompt_sets"
+KEYS = ("datasets", "template", "noun", "label_name", "attribute_name", "label", "attribute", "both", "cells",
+        "columns", "published")  # fmt: skip
+Phrases = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What an image is asked to show: a class, and an attribute or None where the prompt names none."""
+
+    label: str
+    attribute: str | None
+
+    def __str__(self) -> str:
+        return self.label if self.attribute is None else f"{self.label}, {self.attribute}"
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of one task; see the module. both: by 'label, attribute'. cells: those that exist."""
+
+    name: str
+    template: str
+    noun: str
+    label: Phrases
+    attribute: Phrases
+    both: Phrases = field(default_factory=dict)
+    cells: tuple[tuple[str, str], ...] = ()
+
+    def hash(self) -> str:
+        """16 hex digits of everything that a prompt is made of."""
+        content = [self.template, self.noun, self.label, self.attribute, self.both, self.cells]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    def conditions(self, *, blind: bool = False) -> list[Condition]:
+        """Every cell, or every class where no attribute is to be named."""
+        if blind:
+            return [Condition(label, None) for label in self.label]
+        cells = self.cells or tuple((label, attribute) for label in self.label for attribute in self.attribute)
+        return [Condition(label, attribute) for label, attribute in cells]
+
+    def prompt(self, condition: Condition, rng: np.random.Generator) -> str:
+        """One prompt for a condition, its phrases drawn by `rng`."""
+        whole = self.both.get(str(condition), ())
+        chosen = [whole] if whole else [self.label[condition.label]]
+        if not whole and condition.attribute is not None:
+            chosen.append(self.attribute[condition.attribute])
+        phrases = [of[int(rng.integers(len(of)))] for of in chosen]
+        subject = self.noun
+        for phrase in sorted(phrases, key=lambda phrase: "*" in phrase):  # nouns first, otherwise in order
+            subject = phrase.replace("*", subject)
+        article = "an" if subject[:1].lower() in "aeiou" else "a"
+        return self.template.replace("{subject}", subject).replace("{a}", article)
+
+
+def prompt_sets() -> dict[str, Path]:
+    """The project's prompt files by data set."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        for name in _read(path).get("datasets") or [path.stem]:
+            found[name] = path
+    return found
+
+
+def load_prompts(path: Path, label: str = "", attribute: str = "", *, published: bool = False) -> PromptSet:
+    """Read a prompt file. label, attribute: names of columns; empty takes the file's own.
+
+    UsageError for a file that is not as the module says, and for an unknown column.
+    """
+    content = _read(path)
+    if published:
+        if "published" not in content:
+            raise UsageError(f"{path} has no published prompts; leave out --legacy-prompts")
+        content = _overlaid(content, content["published"])
+    label_name, attribute_name = content.get("label_name", "label"), content.get("attribute_name", "attribute")
+    of_label = _column(path, content, "label", label or label_name)
+    of_attribute = _column(path, content, "attribute", attribute or attribute_name)
+    if (label or label_name) == (attribute or attribute_name):
+        raise UsageError(f"{path}: label and attribute are both '{label or label_name}'; they must differ")
+    is_own = (label or label_name, attribute or attribute_name) == (label_name, attribute_name)
+    cells = tuple((str(a), str(b)) for a, b in content.get("cells") or ()) if is_own else ()
+    both = {str(k): _phrases(path, f"both '{k}'", v) for k, v in (content.get("both") or {}).items()} if is_own else {}
+    for a, b in [*cells, *(key.split(", ", 1) for key in both)]:
+        for name, known in ((a, of_label), (b, of_attribute)):
+            if name not in known:
+                raise UsageError(f"{path}: unknown '{name}'{nearest(name, known) or ';'} known: {', '.join(known)}")
+    return PromptSet(
+        path.stem, _template(path, content), str(content.get("noun", "")), of_label, of_attribute, both, cells
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no prompt file at {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"prompt file {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"prompt file {path} holds {type(content).__name__}; expected {', '.join(KEYS)}")
+    for key in content:
+        if key not in KEYS:
+            raise UsageError(f"{path}: unknown key '{key}'{nearest(str(key), KEYS) or ';'} known: {', '.join(KEYS)}")
+    return content
+
+
+def _overlaid(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The published phrases in place of ours; what is published for single values leaves the others as they are."""
+    merged = {key: value for key, value in content.items() if key not in ("both", "published")}
+    for key, value in changes.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
+    return merged
+
+
+def _column(path: Path, content: Mapping[str, Any], role: str, name: str) -> Phrases:
+    """Phrases by value of the column that is the label or the attribute."""
+    columns = content.get("columns") or {}
+    own = content.get(f"{role}_name", role)
+    values = columns.get(name) if name != own or not content.get(role) else content[role]
+    if values is None:
+        known = list(dict.fromkeys([*([own] if content.get(role) else []), *columns]))
+        raise UsageError(
+            f"{path}: no phrases for the {role} '{name}'{nearest(name, known) or ';'} known: {', '.join(known)}"
+        )
+    if not isinstance(values, Mapping) or len(values) < 1:
+        raise UsageError(f"{path}: {role} '{name}' is {values!r}; expected phrases by value")
+    return {str(value): _phrases(path, f"{role} '{value}'", given) for value, given in values.items()}
+
+
+def _phrases(path: Path, where: str, given: Any) -> tuple[str, ...]:
+    if (
+        not isinstance(given, Sequence)
+        or isinstance(given, str)
+        or not given
+        or not all(isinstance(g, str) for g in given)
+    ):
+        raise UsageError(f"{path}: {where} is {given!r}; expected a list of phrases")
+    bad = [phrase for phrase in given if phrase.count("*") > 1 or not phrase.strip("* ")]
+    if bad:
+        raise UsageError(f"{path}: {where} has the phrase '{bad[0]}'; expected words with one star at most")
+    return tuple(given)
+
+
+def _template(path: Path, content: Mapping[str, Any]) -> str:
+    template = content.get("template")
+    if not isinstance(template, str) or "{subject}" not in template:
+        raise UsageError(f"{path}: template is {template!r}; expected a sentence with {{subject}} in it")
+    return template

@@ -1,0 +1,515 @@
+"""Image sets: the same images whatever the shards, batches and kills; filters; what is wrong is said in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.running import ROOT
+from writers import generate_images
+
+from debeton.data.generated import KEPT, generated_rows
+from debeton.data.spec import DatasetSpec
+from debeton.errors import DataError, UsageError, run_command
+from debeton.generate.filters import FILTERS, published
+from debeton.generate.generators import GENERATORS, Maker, Order
+from debeton.generate.image_set import ImageSet, Shard, Slot, verify
+from debeton.generate.production import BATCHES_WAITING, produce
+from debeton.generate.prompts import Condition, PromptSet
+
+PETS = PromptSet(
+    "pets", "a photo of {a} {subject}", "animal", {"cat": ("tabby", "ocelot"), "dog": ("pug",)},
+    {"in": ("* inside",), "out": ("* outside",)},
+)  # fmt: skip
+SPEC = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
+SETTINGS = {"set": "pets", "generator": "noise"}
+
+
+class Noise:
+    """An image is noise of its seed; one in `one_in` of the seeds gives a grey one."""
+
+    attempts = 20
+
+    def __init__(self, one_in: int = 0, size: int = 12):
+        self.one_in, self.size, self.identity = one_in, size, {"kind": "noise"}
+        self.orders: list[Order] = []
+
+    def sample(self, orders):
+        self.orders += orders
+        return np.stack([self.image(order.seed) for order in orders])
+
+    def image(self, seed: int) -> np.ndarray:
+        pixels = np.random.default_rng(seed).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
+        is_grey = self.one_in and seed % self.one_in == 0
+        return np.repeat(pixels[..., :1], 3, axis=2) if is_grey else pixels
+
+
+def make(folder: Path, generator=None, *, shard="1/1", per=9, batch_size=4, prompts=PETS, keep="standard") -> ImageSet:
+    image_set = ImageSet(folder, SETTINGS, Shard.parse(shard))
+    produce(
+        image_set, generator or Noise(one_in=3), prompts, FILTERS.get(keep), conditions=prompts.conditions(),
+        per_condition=per, batch_size=batch_size,
+    )  # fmt: skip
+    return image_set
+
+
+def images_of(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.png")}
+
+
+def kept_of(folder: Path) -> dict[str, tuple]:
+    texts = [path.read_text().rpartition("\n")[0] for path in folder.glob("manifest*.jsonl")]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
+    kept = [line for line in lines if line["verdict"] == KEPT]
+    assert len({line["path"] for line in kept}) == len(kept)  # no image twice
+    return {line["path"]: (line["seed"], line["prompt"], line["sha256"]) for line in kept}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    make(folder)
+    return folder
+
+
+# --- the set ------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_has_its_number_of_images_of_every_cell_and_a_line_for_each(whole):
+    kept = kept_of(whole)
+    assert len(kept) == 4 * 9
+    assert set(kept) == {f"{c}/{a}/{k:08}.png" for c in ("cat", "dog") for a in ("in", "out") for k in range(9)}
+    assert images_of(whole) == {path: sha for path, (_, _, sha) in kept.items()}
+    assert not list(whole.rglob("*.partial"))
+    assert verify(whole) == []
+
+
+def test_a_seed_is_a_function_of_set_condition_and_number_alone(whole):
+    slot = Slot(Condition("dog", "out"), 5)
+    lines = [json.loads(x) for x in (whole / "manifest.jsonl").read_text().splitlines()]
+    mine = [x for x in lines if (x["label"], x["attribute"], x["number"]) == ("dog", "out", 5)]
+    assert mine[0]["seed"] == slot.seed("pets")
+    assert slot.seed("pets") != slot.seed("others")
+    seeds = [
+        Slot(Condition(c, a), k, n).seed("pets") for c in "ab" for a in ("x", None) for k in range(50) for n in (0, 1)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) < 2**63
+
+
+@pytest.mark.parametrize(("shards", "batch_size"), [(1, 7), (2, 4), (5, 3)])
+def test_shards_and_batches_of_any_size_make_the_same_set(whole, tmp_path, shards, batch_size):
+    for k in range(shards, 0, -1):
+        make(tmp_path, shard=f"{k}/{shards}", batch_size=batch_size)
+    assert kept_of(tmp_path) == kept_of(whole)
+    assert images_of(tmp_path) == images_of(whole)
+
+
+def test_a_larger_set_begins_with_the_smaller(whole, tmp_path):
+    make(tmp_path, per=4)
+    small = kept_of(tmp_path)
+    generator = Noise(one_in=3)
+    make(tmp_path, generator, per=9)
+    assert kept_of(tmp_path) == kept_of(whole)
+    assert small.items() <= kept_of(whole).items()
+    assert len({order.seed for order in generator.orders}) == len(generator.orders)
+
+
+class Killed(BaseException):
+    pass
+
+
+class Dying(Noise):
+    def __init__(self, after: int):
+        super().__init__(one_in=3)
+        self.left = after
+
+    def sample(self, orders):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+        return super().sample(orders)
+
+
+def test_stopped_anywhere_and_resumed_in_other_shards_the_set_is_the_same(whole, tmp_path):
+    for after in (0, 1, 3, 6):
+        with pytest.raises(Killed):
+            make(tmp_path, Dying(after))
+    half = tmp_path / "dog" / "out" / "00000008.png"
+    assert "dog/out/00000008.png" not in kept_of(tmp_path)
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_bytes(b"half an image that no line speaks of")
+    text = (tmp_path / "manifest.jsonl").read_bytes()
+    (tmp_path / "manifest.jsonl").write_bytes(text + b'{"path": "cat/in/000')
+    for k in (1, 2):
+        make(tmp_path, shard=f"{k}/2")
+    assert kept_of(tmp_path) == kept_of(whole)
+    assert images_of(tmp_path) == images_of(whole)
+
+
+def test_a_finished_set_makes_nothing_more(whole):
+    generator = Noise(one_in=3)
+    before = (whole / "manifest.jsonl").stat().st_mtime_ns
+    make(whole, generator)
+    assert generator.orders == []
+    assert (whole / "manifest.jsonl").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_and_named(whole):
+    with pytest.raises(UsageError, match="begun with other settings: generator is 'noise' there and 'other' here"):
+        ImageSet(whole, {**SETTINGS, "generator": "other"})
+
+
+def test_a_set_goes_into_betons_as_it_is(whole):
+    rows = generated_rows(whole, SPEC)
+    assert len(rows) == 36
+    assert np.bincount(2 * rows.label + rows.attribute).tolist() == [9] * 4
+    kept = kept_of(whole)
+    by_name = dict(zip(rows.names, zip(rows.columns["seed"], rows.columns["prompt"]), strict=True))
+    assert by_name == {f"{whole.name}/{path}": (seed, prompt) for path, (seed, prompt, _) in kept.items()}
+
+
+def test_the_generator_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    gate, sampled = threading.Event(), []
+
+    class Counting(Noise):
+        def sample(self, orders):
+            sampled.append(len(orders))
+            if len(sampled) == BATCHES_WAITING:
+                gate.set()
+            return super().sample(orders)
+
+    original = ImageSet.write_image
+
+    def slow(self, slot, image):
+        assert gate.wait(10)  # nothing is written before the second batch has been sampled
+        return original(self, slot, image)
+
+    monkeypatch.setattr(ImageSet, "write_image", slow)
+    make(tmp_path, Counting(), per=2)
+    assert len(kept_of(tmp_path)) == 8
+
+
+def test_a_full_disk_is_a_sentence_and_the_set_goes_on_afterwards(whole, tmp_path, monkeypatch):
+    original, written = ImageSet.write_image, []
+
+    def full(self, slot, image):
+        written.append(slot)
+        if len(written) > 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, slot, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("debeton.files.os.fsync", lambda fd: None)
+        patch.setattr("debeton.generate.image_set.replacing", _full_after(10))
+        with pytest.raises(DataError, match=r"the disk under .* is full"):
+            make(tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+    make(tmp_path)
+    assert kept_of(tmp_path) == kept_of(whole)
+
+
+def _full_after(count: int):
+    """`files.replacing`, whose writes fail for want of space after so many files."""
+    from contextlib import contextmanager
+
+    from debeton.files import naming_full_disk, replacing
+
+    left = [count]
+    lock = threading.Lock()
+
+    @contextmanager
+    def limited(*paths):
+        with lock:
+            left[0] -= 1
+            is_full = left[0] < 0
+        with naming_full_disk(*paths), replacing(*paths) as partials:
+            yield partials
+            if is_full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    return limited
+
+
+# --- filters ------------------------------------------------------------------------------------------------------
+
+
+def picture(red=120, green=120, blue=120, spread=40) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.clip(rng.normal((red, green, blue), spread, (64, 64, 3)), 0, 255).astype(np.uint8)
+
+
+def test_the_standard_filter_rejects_black_blank_and_grey_and_keeps_colours():
+    keep = FILTERS.get("standard")
+    grey = np.repeat(picture()[..., :1], 3, axis=2)
+    assert keep(np.zeros((64, 64, 3), np.uint8)) == "black"
+    assert keep(np.full((64, 64, 3), (200, 10, 10), np.uint8)) == "blank"
+    assert keep(grey) == "grey"
+    assert keep(picture()) == KEPT  # grey on average, and in colour
+    face = grey.copy()
+    face[20:44, 20:44, 0] = np.minimum(face[20:44, 20:44, 0].astype(int) + 60, 255)
+    assert keep(face) == KEPT  # a face before a grey wall
+
+
+def test_the_published_filter_is_a_threshold_on_mean_red():
+    for level, verdict in (
+        (5.0, "grey"),
+        (6.5, KEPT),
+    ):  # 1.5e6 / 512^2 = 5.72 grey levels from the mean of the channels
+        image = np.full((512, 512, 3), 100, np.float64)
+        image[..., 0] += level * 1.5  # mean of channels rises by level / 2: red is `level` above it
+        dithered = np.floor(image + np.random.default_rng(0).random(image.shape)).astype(np.uint8)
+        assert published(1.5e6)(dithered) == verdict
+        assert published(1.5e6)(dithered[::4, ::4]) == verdict
+    assert FILTERS.get("ffr_faces")(picture()) == "grey"  # what it is blamed for
+    assert FILTERS.get("none")(np.zeros((4, 4, 3), np.uint8)) == KEPT
+
+
+def test_rejected_images_are_counted_and_made_again_with_another_seed(tmp_path):
+    image_set = make(tmp_path, per=30)
+    counts = image_set.counts()
+    assert all(verdicts[KEPT] == 30 for verdicts in counts.values())
+    rejected = sum(verdicts.get("grey", 0) for verdicts in counts.values())
+    assert abs(rejected - 60) < 5 * np.sqrt(60 * 1.5)  # a third of the seeds: half as many as are kept
+    lines = [json.loads(x) for x in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert all((x["sha256"] is None) == (x["verdict"] != KEPT) for x in lines)
+    assert all(x["verdict"] == ("grey" if x["seed"] % 3 == 0 else KEPT) for x in lines)
+
+
+def test_an_image_that_is_always_rejected_ends_with_its_cell_and_prompt(tmp_path):
+    with pytest.raises(
+        DataError, match=r"image 0 of 'cat, in' was rejected 20 times, last as 'grey' \(prompt: a photo"
+    ):
+        make(tmp_path, Noise(one_in=1))
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noise(monkeypatch) -> None:
+    maker = Maker(lambda arguments: Noise(one_in=3), lambda parser: None)
+    monkeypatch.setitem(GENERATORS._entries, "noise", type(next(iter(GENERATORS)))("noise", maker, "noise"))
+
+
+def command(*words) -> int:
+    return run_command(lambda: generate_images.main([str(word) for word in words]))
+
+
+def test_the_command_makes_a_set_with_sheets_and_checks_it(noise, tmp_path, capsys):
+    words = ("--dataset", "bffhq", "--generator", "noise", "--out", tmp_path, "--per-cell", 3)
+    assert command(*words) == 0
+    out = capsys.readouterr().out
+    assert "young, female: 3 images" in out
+    sheets = sorted(path.name for path in (tmp_path / "sheets").iterdir())
+    assert sheets == ["old_female.png", "old_male.png", "young_female.png", "young_male.png"]
+    assert command("--out", tmp_path, "--check") == 0
+    victim = tmp_path / "old" / "male" / "00000001.png"
+    victim.write_bytes(b"")
+    (tmp_path / "old" / "female" / "00000000.png").unlink()
+    assert command("--out", tmp_path, "--check") == 1
+    error = capsys.readouterr().err
+    assert "old/female/00000000.png is not there" in error
+    assert f"{victim} is not the image of manifest.jsonl" in error
+
+
+def test_chosen_cells_and_blind_prompts(noise, tmp_path):
+    words = ("--dataset", "celeba_hq", "--generator", "noise", "--per-cell", 2)
+    assert command(*words, "--out", tmp_path / "a", "--cells", "Smiling,Male; not Smiling, Female") == 0
+    assert {path.rsplit("/", 1)[0] for path in kept_of(tmp_path / "a")} == {"Smiling/Male", "not Smiling/Female"}
+    assert command(*words, "--out", tmp_path / "b", "--blind") == 0
+    assert {path.rsplit("/", 1)[0] for path in kept_of(tmp_path / "b")} == {"Smiling/_", "not Smiling/_"}
+    assert all("male" not in prompt for _, prompt, _ in kept_of(tmp_path / "b").values())
+
+
+def test_images_made_elsewhere_are_brought_into_a_set(tmp_path):
+    generator = Noise()
+    for label, attribute in (("young", "female"), ("young", "male"), ("old", "female"), ("old", "male")):
+        folder = tmp_path / "elsewhere" / label / attribute
+        folder.mkdir(parents=True)
+        for k in range(3):
+            Image.fromarray(generator.image(k + len(label + attribute))).save(folder / f"{k}.png")
+    words = (
+        "--dataset",
+        "bffhq",
+        "--generator",
+        "folder",
+        "--images",
+        tmp_path / "elsewhere",
+        "--out",
+        tmp_path / "set",
+    )
+    assert command(*words, "--per-cell", 3) == 0
+    assert len(kept_of(tmp_path / "set")) == 12
+    first = np.asarray(Image.open(tmp_path / "set/old/male/00000002.png"))
+    np.testing.assert_array_equal(first, generator.image(2 + len("oldmale")))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--dataset", "bffhg"], 2, "no prompts for the data set 'bffhg'; did you mean 'bffhq'"),
+        (["--dataset", "bffhq", "--shard", "3/2"], 2, "--shard 3/2: expected K/N"),
+        (["--dataset", "bffhq", "--cells", "young,mail"], 2, "unknown cell 'young, mail'; did you mean 'young, male'"),
+        (["--dataset", "bffhq", "--per-cell", "0"], 2, "--per-cell 0 makes nothing"),
+        (["--dataset", "bffhq", "--label", "agee"], 2, "no phrases for the label 'agee'"),
+        (["--dataset", "bffhq", "--generator", "folder"], 2, "--images None is not a folder"),
+        (["--check"], 1, "is no set of generated images"),
+    ],
+)
+def test_wrong_use_is_one_sentence(tmp_path, capsys, words, status, message):
+    assert command(*words, "--out", tmp_path / "set") == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_with_too_few_images_names_the_cell(tmp_path, capsys):
+    folder = tmp_path / "elsewhere" / "young" / "female"
+    folder.mkdir(parents=True)
+    Image.fromarray(Noise().image(1)).save(folder / "a.png")
+    words = (
+        "--dataset",
+        "bffhq",
+        "--generator",
+        "folder",
+        "--images",
+        tmp_path / "elsewhere",
+        "--out",
+        tmp_path / "set",
+    )
+    assert command(*words, "--per-cell", 2) == 1
+    assert "has 1 images of 'young, female' and 2 are wanted" in capsys.readouterr().err
+
+
+# --- Stable Diffusion ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A Stable Diffusion of random weights in the Hugging Face layout: 16 x 16 pixels, 1.3 MB."""
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("sd")
+    words = folder / "words"
+    words.mkdir()
+    letters = [chr(c) for c in range(33, 127)]
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (words / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(vocabulary)}))
+    (words / "merges.txt").write_text("#version: 0.2\n")
+    n = len(vocabulary)
+    torch.manual_seed(0)
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=n, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=77, bos_token_id=n - 2, eos_token_id=n - 1, pad_token_id=n - 1,
+    ))  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, layers_per_block=1, block_out_channels=(16, 32), cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
+    )  # fmt: skip
+    scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1)
+    tokenizer = CLIPTokenizer.from_pretrained(str(words), model_max_length=77)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+SD = ("--dataset", "utkface", "--steps", "2", "--filter", "none", "--device", "cpu")
+
+
+def test_stable_diffusion_makes_an_image_from_its_prompt_and_seed_alone(tiny_model, tmp_path):
+    for name, batch_size in (("a", 3), ("b", 5)):
+        assert (
+            command(*SD, "--model", tiny_model, "--out", tmp_path / name, "--per-cell", 4, "--batch-size", batch_size)
+            == 0
+        )
+    a, b = kept_of(tmp_path / "a"), kept_of(tmp_path / "b")
+    assert {k: v[:2] for k, v in a.items()} == {k: v[:2] for k, v in b.items()}
+    images = [np.stack([np.asarray(Image.open(tmp_path / n / path), int) for path in sorted(a)]) for n in "ab"]
+    assert images[0].shape == (16, 16, 16, 3)
+    assert np.abs(images[0] - images[1]).max() <= 1  # batches of another size: a rounding
+    assert len({image.tobytes() for image in images[0]}) == 16
+    settings = json.loads((tmp_path / "a" / "generator.json").read_text())
+    assert (settings["model"], settings["steps"], settings["guidance"]) == (str(tiny_model), 2, 7.5)
+    assert len(settings["revision"]) == 16
+
+
+def test_the_prompt_decides_under_guidance_and_not_without(tiny_model):
+    from debeton.generate.stable_diffusion import StableDiffusion
+
+    def sample(guidance: float, *prompts: str) -> np.ndarray:
+        generator = StableDiffusion(str(tiny_model), steps=2, guidance=guidance, device="cpu")
+        return generator.sample([Order(Condition("a", "b"), 0, prompt, 7) for prompt in prompts]).astype(int)
+
+    cat, dog, again = sample(20.0, "a cat", "a dog running in the rain", "a cat")
+    assert np.abs(cat - again).max() <= 1
+    assert np.abs(cat - dog).max() > 3
+    assert np.abs(np.subtract(*sample(0.0, "a cat", "a dog running in the rain"))).max() < np.abs(cat - dog).max()
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_set_of_an_uninterrupted_one(tiny_model, tmp_path):
+    words = [*SD, "--model", str(tiny_model), "--per-cell", "40", "--batch-size", "2"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "writers/generate_images.py"), *words, "--out", str(tmp_path / "killed")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    manifest = tmp_path / "killed" / "manifest.jsonl"
+    deadline = time.monotonic() + 200
+    while not (manifest.exists() and manifest.read_text().count("\n") >= 6):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 6 <= len(kept_of(tmp_path / "killed")) < 160
+    assert command(*words, "--out", tmp_path / "killed") == 0
+    assert command(*words, "--out", tmp_path / "whole") == 0
+    killed, uninterrupted = kept_of(tmp_path / "killed"), kept_of(tmp_path / "whole")
+    assert {k: v[:2] for k, v in killed.items()} == {k: v[:2] for k, v in uninterrupted.items()}
+    assert set(images_of(tmp_path / "killed")) == set(images_of(tmp_path / "whole"))
+    assert verify(tmp_path / "killed") == []
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "message"),
+    [
+        ("/nowhere/model", 2, "no model at /nowhere/model; expected a folder with model_index.json"),
+        ("{empty}", 2, "is not a diffusers model: it has no model_index.json"),
+        ("{broken}", 1, "cannot be loaded as a text-to-image model"),
+        ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be had"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, capsys, monkeypatch, model, status, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("empty", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    model = model.format(empty=tmp_path / "empty", broken=tmp_path / "broken")
+    assert command(*SD, "--model", model, "--out", tmp_path / "set", "--per-cell", 1) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "17", "16x16x16", "ax8"])
+def test_sizes_are_multiples_of_eight(tiny_model, tmp_path, capsys, size):
+    assert command(*SD, "--model", tiny_model, "--out", tmp_path / "set", "--size", size) == 2
+    assert f"--size {size}: expected S or HEIGHTxWIDTH" in capsys.readouterr().err
