@@ -68,11 +68,12 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
     from debeton.log import logger, set_up_logging
     from debeton.loop import Preempted
     from debeton.methods import METHODS
+    from debeton.methods import train as train_method
     from debeton.run import open_run
 
     set_up_logging(is_main=int(os.environ.get("RANK", 0)) == 0)
     config = load(args.config_file, overrides)
-    method = METHODS.get(config.training.method)
+    METHODS.get(config.training.method)  # an unknown name, before any data is opened
     if args.dry_run:
         from debeton.dry_run import describe
 
@@ -82,7 +83,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
         if run is None:
             return 0
         try:
-            run.finish(method.run(run))
+            run.finish(train_method(run))
         except Preempted as stop:
             logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
             return 128 + stop.signum

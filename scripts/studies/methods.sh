@@ -34,7 +34,7 @@ for seed in $seeds; do
     for method in erm resample reweight groupdro jtt lff mixup; do
         job "$method" "$method" "$seed"
     done
-    # A tenth of a batch is aligned rows for the most part; alpha is the best of 0.02, 0.05 and 0.1 on validation.
+    # A tenth of a batch is aligned rows for the most part; alpha is the better of 0.02 and 0.1 on validation.
     job cvar cvar "$seed" --cvar.alpha 0.02
     [ -z "$subg_epochs" ] || job subg subg "$seed" --training.epochs "$subg_epochs"
 done | run_all

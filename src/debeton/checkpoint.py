@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from debeton.errors import DataError
+from debeton.errors import DataError, UsageError
 from debeton.files import replacing
 
 
@@ -23,6 +24,26 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     # The view is released here: one that an error's traceback keeps crashes Python 3.12.1's garbage collector.
     with replacing(path) as (partial,), buffer.getbuffer() as view:
         partial.write_bytes(view)
+
+
+def run_weights(path: Path, expected: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The weights in a run's checkpoint of the network that `expected` describes (arch, num_classes, mean, std).
+
+    key: the setting that named the file, for messages. UsageError where the network or its normalisation is another,
+    DataError where the file is no checkpoint of a run.
+    """
+    content = load_checkpoint(path)
+    found = content.get("model")
+    if not isinstance(found, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
+    remedies = {
+        "arch": "set --model.arch to it", "num_classes": "take a checkpoint of this data set",
+        "mean": "set --model.normalisation as that run did", "std": "set --model.normalisation as that run did",
+    }  # fmt: skip
+    for name, ours in expected.items():
+        if found.get(name) != ours:
+            raise UsageError(f"{key} {path}: its {name} is {found.get(name)}, this run's is {ours}; {remedies[name]}")
+    return dict(content["state_dict"])
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -82,6 +82,7 @@ Section("training", "how to train").params(
 Section("model", "the network").params(
     arch=Param(Text(), "see --list models", default="resnet18"),
     pretrained=Param(Bool(), "start from the architecture's published weights", default=False),
+    checkpoint=Param(Text(), "start from this checkpoint of a run on the same classes, its head included", default=""),
     bn_mode=Param(OneOf("train", "eval"), "eval keeps batch-norm statistics frozen in training", default="train"),
     normalisation=Param(
         OneOf("auto", "source", "dataset", "none"),
@@ -127,9 +128,11 @@ Section("data", "the data set").params(
 )
 Section("synthetic", "generated images beside real ones").params(
     mode=Param(
-        OneOf("none", "usb", "asb", "only", "biased", "blind"),
-        "real rows only, balanced with synthetic ones (usb, asb), or synthetic ones alone", default="none",
+        OneOf("none", "usb", "asb", "only", "biased", "blind", "ffr", "ffr_biased", "ffr_blind", "ffr_reversed"),
+        "real rows only, balanced with synthetic ones (usb, asb), synthetic ones alone (only), or first these and then "
+        "the real ones (ffr)", default="none",
     ),
+    share=Param(Float(0, 1), "of the synthetic images that a mode would take", default=1.0),
     per_cell=Param(Int(0), "synthetic images per (class, attribute); 0: as many as usb needs, evenly", default=0),
 )  # fmt: skip
 Section("loader", "how the betons are read; no setting here changes a pixel").params(
@@ -198,6 +201,14 @@ def declared() -> dict[str, Param]:
     return {".".join(path): param for path, param in config.entries.items()}
 
 
+IMPLIED: dict[tuple[str, Any], Mapping[str, Any]] = {}
+
+
+def imply(key: str, value: Any, implied: Mapping[str, Any]) -> None:
+    """Where `key` is `value`, these settings have these values; giving them another one is an error."""
+    IMPLIED[key, value] = implied
+
+
 def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:
     """Resolve config files and command-line overrides (['--training.lr', '0.1', '--a.b=c']).
 
@@ -214,9 +225,21 @@ def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Con
         if key not in params:
             raise UsageError(f"{where}: unknown key '{key}'{nearest_key(key, params)} see --help for all keys")
         values[key] = _checked(params[key], key, value, where)
+    _add_implied(values, {key: where for where, key, _ in given})
     fastargs_config: FastargsConfig = get_current_config()
     fastargs_config.content = {tuple(key.split(".")): value for key, value in values.items()}
     return Config(values)
+
+
+def _add_implied(values: dict[str, Any], given: Mapping[str, str]) -> None:
+    for (key, value), implied in IMPLIED.items():
+        for other, wanted in implied.items() if values.get(key) == value else ():
+            if other in given and values[other] != wanted:
+                raise UsageError(
+                    f"{given[other]}: {other} is {values[other]!r}, but {key} '{value}' makes it {wanted!r}; "
+                    "leave one of them out"
+                )
+            values[other] = wanted
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:

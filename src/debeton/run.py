@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from debeton import distributed
-from debeton.checkpoint import save_checkpoint
+from debeton.checkpoint import run_weights, save_checkpoint
 from debeton.config import Config
 from debeton.data.loader import Loader, LoaderOptions, make_loader
 from debeton.data.splits import evaluated
@@ -46,6 +46,8 @@ class Run:
 
     views: 'train' and, where there are any, 'val', 'test' and further 'test_...'. folder: of this run. device: of
     this process. notes: what a method found out beside its accuracy, plain values by method, for results.json.
+    start: the weights that new networks begin with, where it is neither fresh nor published ones. freeze_bn: keep
+    batch-norm statistics whatever model.bn_mode says.
     """
 
     config: Config
@@ -57,16 +59,24 @@ class Run:
     notes: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     selected_epoch: int | None = None
+    start: Mapping[str, torch.Tensor] | None = None
+    freeze_bn: bool = False
 
     @property
     def progress(self) -> bool:
         return distributed.is_main() and show_progress(self.config.logging.progress)
 
     def make_model(self) -> nn.Module:
-        """The configured network on the device; the seed alone decides its weights."""
+        """The configured network on the device, with `start` for weights, or those of model.checkpoint, or such as the
+        seed alone decides."""
         config = self.config
         seed_everything(config.training.seed)
         model = make_model(config.model.arch, self.views["train"].spec.num_classes, pretrained=config.model.pretrained)
+        if self.start is None and config.model.checkpoint:
+            expected = self._identity(self.views["train"])["model"]
+            self.start = run_weights(Path(config.model.checkpoint), expected, "model.checkpoint")
+        if self.start is not None:
+            model.load_state_dict(self.start)
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
@@ -116,7 +126,7 @@ class Run:
             lr=lambda step: training.lr * schedule(step, spec),
             resolution=(lambda epoch: ramped_resolution(epoch, **ramp)) if res.prog_resizing else None,
             clip_grad=training.clip_grad,
-            freeze_bn=self.config.model.bn_mode == "eval",
+            freeze_bn=self.freeze_bn or self.config.model.bn_mode == "eval",
             log_every=training.log_every,
             progress=self.progress,
             checkpoint=str(self.folder / "checkpoints" / "checkpoint_latest.pt"),

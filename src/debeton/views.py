@@ -22,7 +22,10 @@ def prepare_views(config: Config) -> dict[str, View]:
     given = {split: getattr(data, f"{split}_path") for split in SPLITS}
     paths = find_betons(data.dataset, Path(training.data_root), given)
     asked = {field.name: getattr(data, field.name) for field in fields(ViewOptions) if hasattr(data, field.name)}
-    synthetic = {"synthetic_mode": config.synthetic.mode, "per_cell": config.synthetic.per_cell}
+    synthetic = {
+        "synthetic_mode": config.synthetic.mode, "per_cell": config.synthetic.per_cell,
+        "synthetic_share": config.synthetic.share,
+    }  # fmt: skip
     views = open_views(paths, ViewOptions(**asked, **synthetic))
     if training.supercloud:
         views["train"] = replace(views["train"], order="quasi_random")

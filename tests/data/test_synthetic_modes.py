@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from debeton.data.spec import DatasetSpec
-from debeton.data.synthetic import MODES, synthetic_view
+from debeton.data.synthetic import MODES, Amount, synthetic_view
 from debeton.data.view import View
 from debeton.errors import DataError, UsageError
 
@@ -55,7 +55,7 @@ TABLE = {
 def test_usb_asb_and_the_first_stage_have_the_published_counts(paper_view: PaperView, case: str) -> None:
     cells, additions, m = TABLE[case]
     real, synthetic = mixed(paper_view, FACES, cells, [10000] * 4)
-    made = {name: MODES.get(name)(real, synthetic, 0, 0) for name in ("none", "usb", "asb", "only")}
+    made = {name: MODES.get(name).train(real, synthetic, Amount()) for name in ("none", "usb", "asb", "only")}
     assert by_source(made["none"]) == (cells, [0] * 4)
     assert by_source(made["usb"]) == (cells, additions)
     assert by_source(made["asb"]) == (cells, [m] * 4)
@@ -77,33 +77,65 @@ def test_spuco_has_its_published_counts_over_the_eight_cells_that_exist(
     usual = np.array([g // 4 == g % 4 for g in range(16)])
     cells = np.where(usual, 10000, np.where(exists, minority, 0)).tolist()
     real, synthetic = mixed(paper_view, ANIMALS, cells, np.where(exists, 12000, 0).tolist())
-    added = by_source(MODES.get("usb")(real, synthetic, 0, 0))[1]
+    added = by_source(MODES.get("usb").train(real, synthetic, Amount()))[1]
     assert added == np.where(usual | ~exists, 0, additions).tolist()
-    assert by_source(MODES.get("only")(real, synthetic, 0, 0))[1] == np.where(exists, m, 0).tolist()
+    assert by_source(MODES.get("only").train(real, synthetic, Amount()))[1] == np.where(exists, m, 0).tolist()
 
 
 def test_usb_takes_what_there_is_and_the_others_follow_its_total(paper_view: PaperView) -> None:
     real, synthetic = mixed(paper_view, FACES, [10, 100, 100, 30], [40, 40, 40, 40])
-    assert by_source(MODES.get("usb")(real, synthetic, 0, 0))[1] == [40, 0, 0, 40]
-    assert by_source(MODES.get("asb")(real, synthetic, 0, 0))[1] == [20] * 4
+    assert by_source(MODES.get("usb").train(real, synthetic, Amount()))[1] == [40, 0, 0, 40]
+    assert by_source(MODES.get("asb").train(real, synthetic, Amount()))[1] == [20] * 4
 
 
 def test_the_modes_share_their_images_and_the_data_seed_alone_draws_them(paper_view: PaperView) -> None:
     real, synthetic = mixed(paper_view, FACES, [10, 100, 120, 30], [200] * 4)
-    only, asb = (MODES.get(name)(real, synthetic, 0, 7) for name in ("only", "asb"))
+    only, asb = (MODES.get(name).train(real, synthetic, Amount(seed=7)) for name in ("only", "asb"))
     assert set(asb.rows) == set(only.rows) | set(real.rows)
-    assert set(MODES.get("only")(real, synthetic, 5, 7).rows) < set(only.rows)
-    assert set(MODES.get("only")(real, synthetic, 0, 8).rows) != set(only.rows)
+    assert set(MODES.get("only").train(real, synthetic, Amount(5, seed=7)).rows) < set(only.rows)
+    assert set(MODES.get("only").train(real, synthetic, Amount(seed=8)).rows) != set(only.rows)
+
+
+def test_ffr_sees_the_images_of_its_first_stage_before_the_real_rows(paper_view: PaperView) -> None:
+    real, synthetic = mixed(paper_view, FACES, [10, 90, 75, 25], [500] * 4)
+    amount = Amount(seed=3)
+    modes = {name: MODES.get(name) for name in ("only", "biased", "ffr", "ffr_biased", "ffr_reversed", "usb")}
+    ffr, reversed_ = modes["ffr"], modes["ffr_reversed"]
+    assert ffr.first is not None
+    assert reversed_.first is not None
+    assert modes["usb"].first is None
+    np.testing.assert_array_equal(ffr.train(real, synthetic, amount).rows, real.rows)
+    np.testing.assert_array_equal(ffr.first(real, synthetic, amount).rows,
+                                  modes["only"].train(real, synthetic, amount).rows)  # fmt: skip
+    np.testing.assert_array_equal(reversed_.first(real, synthetic, amount).rows, real.rows)
+    np.testing.assert_array_equal(reversed_.train(real, synthetic, amount).rows,
+                                  ffr.first(real, synthetic, amount).rows)  # fmt: skip
+    biased = modes["ffr_biased"].first
+    assert biased is not None
+    np.testing.assert_array_equal(biased(real, synthetic, amount).rows,
+                                  modes["biased"].train(real, synthetic, amount).rows)  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_a_share_takes_as_much_of_every_cells_images(paper_view: PaperView, share: float) -> None:
+    real, synthetic = mixed(paper_view, FACES, [10, 90, 75, 25], [500] * 4)  # USB adds 80, 0, 15, 65: m = 40
+    amount = Amount(share=share)
+    assert by_source(MODES.get("only").train(real, synthetic, amount))[1] == [int(40 * share)] * 4
+    usb = by_source(MODES.get("usb").train(real, synthetic, amount))[1]
+    assert usb == [int(share * n) for n in (80, 0, 15, 65)]
+    assert by_source(MODES.get("usb").train(real, synthetic, Amount(share=0.0)))[1] == [0] * 4
 
 
 def test_a_cell_with_too_few_images_is_named_with_what_is_missing(paper_view: PaperView) -> None:
     real, synthetic = mixed(paper_view, FACES, [10, 100, 100, 30], [50, 3, 50, 50])
     with pytest.raises(
-        DataError, match=r"10 synthetic images are wanted .* fewer in 1 of 4: serious, male \(7 missing\)"
+        DataError,
+        match=r"10 synthetic images are wanted .* fewer in 1 of 4: serious, male \(7 missing\); make more with: python "
+        r"writers/generate_images.py --dataset .* --per-cell 10",
     ):
-        MODES.get("only")(real, synthetic, 10, 0)
+        MODES.get("only").train(real, synthetic, Amount(10, seed=0))
     with pytest.raises(DataError, match="balanced already"):
-        MODES.get("asb")(*mixed(paper_view, FACES, [10] * 4, [10] * 4), 0, 0)
+        MODES.get("asb").train(*mixed(paper_view, FACES, [10] * 4, [10] * 4), Amount())
 
 
 def test_a_beton_without_synthetic_rows_is_refused(paper_view: PaperView) -> None:
@@ -114,14 +146,14 @@ def test_a_beton_without_synthetic_rows_is_refused(paper_view: PaperView) -> Non
 def test_rows_of_two_betons_do_not_mix_and_the_merge_command_is_named(paper_view: PaperView) -> None:
     real, _ = mixed(paper_view, FACES, [1, 10, 10, 1], [20] * 4)
     _, other = mixed(paper_view, FACES, [1, 10, 10, 1], [20] * 4)
-    assert len(MODES.get("only")(real, other, 0, 0)) == 16
+    assert len(MODES.get("only").train(real, other, Amount())) == 16
     with pytest.raises(DataError, match=r"write_betons\.py --merge paper\.beton paper\.beton"):
-        MODES.get("usb")(real, other, 0, 0)
+        MODES.get("usb").train(real, other, Amount())
 
 
 def test_biased_synthetic_images_follow_the_real_shares(paper_view: PaperView) -> None:
     real, synthetic = mixed(paper_view, FACES, [10, 90, 75, 25], [500] * 4)
-    counts = by_source(MODES.get("biased")(real, synthetic, 100, 0))
+    counts = by_source(MODES.get("biased").train(real, synthetic, Amount(100, seed=0)))
     assert counts == ([0] * 4, [20, 180, 150, 50])  # floor(2 * 100 * P(attribute | class))
 
 
@@ -134,9 +166,9 @@ def test_blind_images_are_drawn_by_class_and_no_other_mode_takes_them(paper_view
     real = replace(real, beton=beton)
     synthetic = synthetic_view(replace(real, rows=np.arange(len(beton))))
     assert not flags[synthetic.rows].any()
-    made = MODES.get("blind")(real, synthetic, 12, 0)
+    made = MODES.get("blind").train(real, synthetic, Amount(12, seed=0))
     assert flags[made.rows].all()
     assert np.bincount(made.label[made.rows]).tolist() == [24, 24]
     plenty = replace(synthetic, rows=np.tile(synthetic.rows, 3))
     with pytest.raises(DataError, match=r"60 attribute-blind images of 'serious' are wanted"):
-        MODES.get("blind")(real, plenty, 30, 0)
+        MODES.get("blind").train(real, plenty, Amount(30, seed=0))

@@ -18,7 +18,7 @@ from debeton.data.beton import open_beton
 from debeton.data.loader import Batch
 from debeton.data.order import epoch_order
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.synthetic import synthetic_view, usb
+from debeton.data.synthetic import Amount, synthetic_view, usb
 from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
 from debeton.errors import DataError, UsageError
@@ -54,7 +54,7 @@ def usb_view(tmp_path_factory: pytest.TempPathFactory) -> View:
     """Real rows topped up to 40 of each group."""
     whole = write(tmp_path_factory.mktemp("mixed") / "toy_train.beton", REAL, SYNTHETIC)
     real = whole.subset(whole.beton.source == 0)
-    return usb(real, synthetic_view(whole), 0, 0)
+    return usb(real, synthetic_view(whole), Amount())
 
 
 class FakeRun(SimpleNamespace):

@@ -11,7 +11,7 @@ from debeton.data.beton import open_beton
 from debeton.data.row_lists import pseudo_grouped, read_index_lists, select_rows
 from debeton.data.spec import DatasetSpec
 from debeton.data.subsets import balanced, biased, fold, mini, scale_split
-from debeton.data.synthetic import MODES, synthetic_view
+from debeton.data.synthetic import MODES, Amount, synthetic_view
 from debeton.data.view import View
 from debeton.errors import DataError, UsageError
 
@@ -28,7 +28,7 @@ class ViewOptions:
     bias_rate: bias-aligned share of each class in train and val; 0 leaves them. bias_rule: 'ffr' or 'scale'.
     min_conflicting: validation rows that each conflicting group keeps. majority_size, target_size: of SCALE's split.
     balance: 'none', 'class' or 'group', of the training rows. pseudo_groups, pseudo_column: a CSV of groups.
-    synthetic_mode, per_cell: how synthetic rows join (`data/synthetic.py`). seed: of every draw.
+    synthetic_mode, per_cell, synthetic_share: how synthetic rows join (`data/synthetic.py`). seed: of every draw.
     """
 
     label: str = ""
@@ -49,6 +49,7 @@ class ViewOptions:
     pseudo_column: str = "ddb"
     synthetic_mode: str = "none"
     per_cell: int = 0
+    synthetic_share: float = 1.0
     seed: int = 0
 
 
@@ -75,7 +76,8 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str,
 
 
 def open_views(paths: Mapping[str, Path], options: ViewOptions = ViewOptions()) -> Views:
-    """Views 'train' and, where there are any, 'val', 'target', 'synthetic', 'test', 'test_...'.
+    """Views 'train' and, where there are any, 'first' (what is trained on before), 'val', 'target', 'synthetic',
+    'test', 'test_...'.
 
     DataError when splits name different classes or attributes; the other errors are those of the steps.
     """
@@ -155,8 +157,11 @@ def _add_synthetic(views: Views, options: ViewOptions) -> Views:
     if options.synthetic_mode == "none":
         return views
     mode = MODES.get(options.synthetic_mode)
-    train = mode(views["train"], views["synthetic"], options.per_cell, options.seed)
-    return {**views, "train": replace(train, name="train")}
+    amount = Amount(options.per_cell, options.synthetic_share, options.seed)
+    made = {"train": mode.train(views["train"], views["synthetic"], amount)}
+    if mode.first is not None:
+        made["first"] = mode.first(views["train"], views["synthetic"], amount)
+    return {**views, **{name: replace(view, name=name) for name, view in made.items()}}
 
 
 def _group_anew(views: Views, options: ViewOptions) -> Views:

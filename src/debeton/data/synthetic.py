@@ -3,12 +3,16 @@
 Counts by cell g = (class, attribute), n_g real rows, N_g synthetic ones. USB tops every cell up to the largest;
 m, the synthetic images per cell of ASB and of FFR's first stage, is what USB's total makes when it is spread evenly:
 m = floor(sum_g min(max_h n_h - n_g, N_g) / number of cells). So all three see as many synthetic images.
+
+A mode says which rows are trained on, and for FFR which ones before: first m synthetic images per cell, then the real
+rows. Controls, as the paper's reviewers asked for them: first stages biased as the real rows or made from prompts that
+name no attribute, and the stages the other way round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,9 +26,38 @@ from debeton.seed import make_rng
 
 PURPOSE = "synthetic"  # one order of the synthetic rows for all modes, so that they share what they can
 
-# (real rows, synthetic rows with a named attribute, images per cell or 0 for the rule, data seed) -> training view
-SyntheticMode = Callable[[View, View, int, int], View]
+
+@dataclass(frozen=True)
+class Amount:
+    """How many synthetic images are taken. per_cell: of each cell, 0 for the rule. share: of these, in [0, 1]. seed: of
+    which ones."""
+
+    per_cell: int = 0
+    share: float = 1.0
+    seed: int = 0
+
+
+# (real rows, synthetic rows with a named attribute, how many) -> rows to train on
+Choice = Callable[[View, View, Amount], View]
+
+
+@dataclass(frozen=True)
+class SyntheticMode:
+    """train: what is trained on. first: what is trained on before that, if anything."""
+
+    train: Choice
+    first: Choice | None = None
+
+
 MODES: Registry[SyntheticMode] = Registry("synthetic mode")
+
+
+def _register(name: str, summary: str) -> Callable[[Choice], Choice]:
+    def decorate(choice: Choice) -> Choice:
+        MODES.add(name, SyntheticMode(choice), summary)
+        return choice
+
+    return decorate
 
 
 def cells(view: View) -> list[int]:
@@ -42,22 +75,23 @@ def images_per_cell(real: Ints, available: Ints) -> int:
     return int(usb_additions(real, available).sum()) // len(real)
 
 
-def budget(real: View, synthetic: View, per_cell: int) -> int:
-    """m by the rule, or the number asked for; DataError names the cells that hold fewer synthetic rows."""
+def budget(real: View, synthetic: View, amount: Amount) -> int:
+    """m by the rule, or the number asked for, times the share; DataError names the cells with fewer synthetic rows."""
     groups = cells(real)
     available = synthetic.group_counts()[groups]
-    m = per_cell or images_per_cell(real.group_counts()[groups], available)
+    m = int(amount.share * (amount.per_cell or images_per_cell(real.group_counts()[groups], available)))
     if m < 1:
         raise DataError(
-            f"no synthetic image per cell: '{real.name}' is balanced already, so USB would add none; "
-            "say how many with --synthetic.per_cell"
+            f"no synthetic image per cell: '{real.name}' is balanced already, so USB would add none, or "
+            f"synthetic.share {amount.share:g} leaves none; say how many with --synthetic.per_cell"
         )
     short = [f"{real.spec.group_names[g]} ({m - n} missing)" for g, n in zip(groups, available) if n < m]
     if short:
         raise DataError(
             f"{m} synthetic images are wanted in each cell and {synthetic.beton.path} has fewer in {len(short)} of "
-            f"{len(groups)}: {'; '.join(short[:5])}{'; ...' if len(short) > 5 else ''}; generate more, or take fewer "
-            "with --synthetic.per_cell"
+            f"{len(groups)}: {'; '.join(short[:5])}{'; ...' if len(short) > 5 else ''}; make more with: python "
+            f"writers/generate_images.py --dataset {real.spec.name} --out DIR --per-cell {m}, or take fewer with "
+            "--synthetic.per_cell"
         )
     return m
 
@@ -78,33 +112,34 @@ def _some(synthetic: View, counts: Mapping[int, int], seed: int) -> View:
     return take(synthetic, counts, seed, PURPOSE, synthetic.name)
 
 
-@MODES.register("none", "real rows only")
-def none(real: View, synthetic: View, per_cell: int, seed: int) -> View:
+@_register("none", "real rows only")
+def none(real: View, synthetic: View, amount: Amount) -> View:
     return real
 
 
-@MODES.register("usb", "uniform synthetic balancing: every cell topped up to the size of the largest")
-def usb(real: View, synthetic: View, per_cell: int, seed: int) -> View:
+@_register("usb", "uniform synthetic balancing: every cell topped up to the size of the largest")
+def usb(real: View, synthetic: View, amount: Amount) -> View:
     groups = cells(real)
     additions = usb_additions(real.group_counts()[groups], synthetic.group_counts()[groups])
-    return union(real, _some(synthetic, dict(zip(groups, additions.tolist())), seed)) if additions.any() else real
+    wanted = (amount.share * additions).astype(np.int64)
+    return union(real, _some(synthetic, dict(zip(groups, wanted.tolist())), amount.seed)) if wanted.any() else real
 
 
-@MODES.register("asb", "additive synthetic balancing: m synthetic images more in every cell")
-def asb(real: View, synthetic: View, per_cell: int, seed: int) -> View:
-    return union(real, only(real, synthetic, per_cell, seed))
+@_register("asb", "additive synthetic balancing: m synthetic images more in every cell")
+def asb(real: View, synthetic: View, amount: Amount) -> View:
+    return union(real, only(real, synthetic, amount))
 
 
-@MODES.register("only", "FFR's first stage: m synthetic images of every cell, nothing real")
-def only(real: View, synthetic: View, per_cell: int, seed: int) -> View:
-    m = budget(real, synthetic, per_cell)
-    return _some(synthetic, dict.fromkeys(cells(real), m), seed)
+@_register("only", "FFR's first stage: m synthetic images of every cell, nothing real")
+def only(real: View, synthetic: View, amount: Amount) -> View:
+    m = budget(real, synthetic, amount)
+    return _some(synthetic, dict.fromkeys(cells(real), m), amount.seed)
 
 
-@MODES.register("biased", "control: as many synthetic images as 'only', biased as the real ones are")
-def biased_like_real(real: View, synthetic: View, per_cell: int, seed: int) -> View:
+@_register("biased", "control: as many synthetic images as 'only', biased as the real ones are")
+def biased_like_real(real: View, synthetic: View, amount: Amount) -> View:
     """floor(A m P_real(attribute | class)) images of each cell, A the number of the class's cells."""
-    m, groups = budget(real, synthetic, per_cell), cells(real)
+    m, groups = budget(real, synthetic, amount), cells(real)
     num_attributes = len(real.spec.attributes)
     counts = real.group_counts()
     by_class = counts.reshape(-1, num_attributes).sum(1)
@@ -119,14 +154,14 @@ def biased_like_real(real: View, synthetic: View, per_cell: int, seed: int) -> V
                 f"biased as the real rows, {count} synthetic images of '{real.spec.group_names[g]}' are wanted and "
                 f"{synthetic.beton.path} has {available[g]}; generate more, or lower --synthetic.per_cell"
             )
-    return _some(synthetic, wanted, seed)
+    return _some(synthetic, wanted, amount.seed)
 
 
-@MODES.register("blind", "control: as many images of each class, made from prompts that name no attribute")
-def blind(real: View, synthetic: View, per_cell: int, seed: int) -> View:
+@_register("blind", "control: as many images of each class, made from prompts that name no attribute")
+def blind(real: View, synthetic: View, amount: Amount) -> View:
     """A m attribute-blind images of each class, A the number of the class's cells."""
     unnamed = synthetic_view(replace(synthetic, rows=np.arange(len(synthetic.beton))), named=False)
-    m = budget(real, synthetic, per_cell)
+    m = budget(real, synthetic, amount)
     num_attributes = len(real.spec.attributes)
     existing = np.bincount(np.array(cells(real)) // num_attributes, minlength=real.spec.num_classes)
     chosen = []
@@ -138,8 +173,21 @@ def blind(real: View, synthetic: View, per_cell: int, seed: int) -> View:
                 f"{wanted} attribute-blind images of '{name}' are wanted and {synthetic.beton.path} has "
                 f"{len(members)}; generate more, or lower --synthetic.per_cell"
             )
-        chosen.append(make_rng(seed, PURPOSE, BLIND, label).permutation(members)[:wanted])
+        chosen.append(make_rng(amount.seed, PURPOSE, BLIND, label).permutation(members)[:wanted])
     return unnamed.subset(np.sort(np.concatenate(chosen)))
+
+
+for _name, _mode, _summary in (
+    ("ffr", SyntheticMode(none, first=only), "first m synthetic images of every cell, then the real rows"),
+    (
+        "ffr_biased",
+        SyntheticMode(none, first=biased_like_real),
+        "control: FFR whose first stage is biased as the real rows",
+    ),
+    ("ffr_blind", SyntheticMode(none, first=blind), "control: FFR whose first prompts name no attribute"),
+    ("ffr_reversed", SyntheticMode(only, first=none), "control: FFR the other way round, the real rows first"),
+):
+    MODES.add(_name, _mode, _summary)
 
 
 def synthetic_view(view: View, *, named: bool = True) -> View:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from debeton.config import imply
 from debeton.registry import Registry
 from debeton.run import Run
 
@@ -30,15 +32,30 @@ METHODS: Registry[Method] = Registry("method")
 
 
 def register_method(
-    name: str, summary: str, *, paper: str, needs: str
+    name: str, summary: str, *, paper: str, needs: str, implies: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[[Run], nn.Module]], Callable[[Run], nn.Module]]:
-    """Decorator that registers `run -> trained model` under `name`."""
+    """Decorator that registers `run -> trained model` under `name`.
+
+    implies: settings of other sections that are the method, such as {'synthetic.mode': 'ffr'}.
+    """
 
     def decorate(run: Callable[[Run], nn.Module]) -> Callable[[Run], nn.Module]:
         METHODS.add(name, Method(run, paper, needs), summary)
+        if implies:
+            imply("training.method", name, implies)
         return run
 
     return decorate
+
+
+def train(run: Run) -> nn.Module:
+    """The model that the run's method trains, from the weights of a first phase where the views have one (FFR)."""
+    from debeton.methods.ffr import first_phase
+
+    method = METHODS.get(run.config.training.method)
+    if "first" in run.views:
+        first_phase(run)
+    return method.run(run)
 
 
 for _module in pkgutil.iter_modules(__path__):

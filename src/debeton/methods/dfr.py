@@ -19,7 +19,7 @@ from torch import nn
 
 from debeton import distributed
 from debeton.checkers import Bool, FloatList, Int, OneOf, Text
-from debeton.checkpoint import load_checkpoint, save_checkpoint
+from debeton.checkpoint import run_weights, save_checkpoint
 from debeton.data.view import View
 from debeton.errors import DataError, UsageError
 from debeton.features import cached_features, extract_features, feature_size
@@ -161,22 +161,12 @@ def _base_model(run: Run) -> nn.Module:
 
 
 def _load_base(run: Run, path: Path) -> nn.Module:
-    content = load_checkpoint(path)
-    found, spec = content.get("model"), run.views["train"].spec
-    if not isinstance(found, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
-    expected = {
-        "arch": (run.config.model.arch, "set --model.arch to it"),
-        "num_classes": (spec.num_classes, "take a checkpoint of this data set"),
-        "mean": (list(spec.mean), "set --model.normalisation as that run did"),
-        "std": (list(spec.std), "set --model.normalisation as that run did"),
-    }
-    for key, (ours, remedy) in expected.items():
-        if found.get(key) != ours:
-            raise UsageError(f"dfr.checkpoint {path}: its {key} is {found.get(key)}, this run's is {ours}; {remedy}")
-    model = run.make_model()
+    spec = run.views["train"].spec
+    expected = {"arch": run.config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean),
+                "std": list(spec.std)}  # fmt: skip
+    weights, model = run_weights(path, expected, "dfr.checkpoint"), run.make_model()
     try:
-        model.load_state_dict(content["state_dict"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(f"{path} does not hold the weights of {run.config.model.arch}: {error}") from None
     logger.info("features of %s", path)

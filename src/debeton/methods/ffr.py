@@ -1,0 +1,62 @@
+"""From Fake to Real: a network learns first from balanced synthetic images alone, then from the real ones.
+
+Qraitem, Saenko and Plummer 2024 (arXiv 2308.04553). Its second stage takes any base method: `--synthetic.mode ffr`
+crosses with all, and `ffr` is short for `erm` with it. What the stages are trained on is in `data/synthetic.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastargs import Param, Section
+from torch import nn
+
+from debeton.checkers import Bool, Float, Int, OneOf
+from debeton.config import Config
+from debeton.data.splits import evaluated
+from debeton.methods import METHODS, register_method
+from debeton.metrics import SELECTION_RULES
+from debeton.objective import CrossEntropy
+from debeton.run import Run
+
+Section("ffr", "From Fake to Real: the first phase, and what the second keeps of it").params(
+    epochs=Param(Int(-1), "epochs of the first phase; -1: training.epochs", default=-1),
+    lr=Param(Float(-1), "its learning rate; -1: training.lr", default=-1.0),
+    weight_decay=Param(Float(-1), "its weight decay; -1: training.weight_decay", default=-1.0),
+    optimizer=Param(OneOf("auto", "sgd", "adam", "adamw"), "its optimizer; auto: training.optimizer", default="auto"),
+    freeze_bn=Param(Bool(), "keep the batch-norm statistics of the first phase in the second", default=False),
+)  # fmt: skip
+
+
+def first_settings(config: Config) -> dict[str, Any]:
+    """What the first phase has of its own among the settings of training."""
+    ffr = config.ffr
+    settings = {name: getattr(ffr, name) for name in ("epochs", "lr", "weight_decay") if getattr(ffr, name) >= 0}
+    return settings if ffr.optimizer == "auto" else {**settings, "optimizer": ffr.optimizer}
+
+
+def first_phase(run: Run) -> None:
+    """Train on the view 'first' by ERM, keep its best epoch on the real validation split, and have the method start
+    there, head included. results.json gets what that network reaches by itself, under notes.first_phase.
+    """
+    view = run.views["first"]
+    objective = CrossEntropy(run.config.training.label_smoothing)
+    model = run.fit(view, objective, phase="first", settings=first_settings(run.config))
+    run.notes["first_phase"] = {"rows": len(view), "epoch": run.selected_epoch}
+    for split in evaluated(run.views):
+        metrics = run.evaluate(model, split).metrics
+        run.notes["first_phase"][split] = {key: metrics[key] for key in SELECTION_RULES.values()}
+    run.start = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    run.freeze_bn = bool(run.config.ffr.freeze_bn)
+
+
+@register_method(
+    "ffr",
+    "erm on the real rows, from a network that learned from balanced synthetic ones",
+    paper="Qraitem et al. 2024 (From Fake to Real)",
+    needs="label, attribute (of both the real and the synthetic rows)",
+    implies={"synthetic.mode": "ffr"},
+)
+def ffr(run: Run) -> nn.Module:
+    """The second phase: ERM on the real rows; the first one ran before, as synthetic.mode says."""
+    return METHODS.get("erm").run(run)
