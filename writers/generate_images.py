@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Make synthetic images for every (class, attribute) cell of a data set.
+r"""Make synthetic images for every (class, attribute) cell of a data set.
 
     python writers/generate_images.py --list
     python writers/generate_images.py --dataset celeba_hq --out GENERATED --per-cell 10000
     python writers/generate_images.py --dataset celeba --label Blond_Hair --out GENERATED --per-cell 10000
     python writers/generate_images.py --dataset spuco_animals --out GENERATED --per-cell 20000 --steps 50 --shard 3/8
     python writers/generate_images.py --dataset pets --prompts pets.yaml --out GENERATED --per-cell 1000
+    python writers/generate_images.py --like dominoes_train.beton --generator halves --fit-on dominoes_target.beton \
+        --out GENERATED --per-cell 1000
     python writers/generate_images.py --out GENERATED --check
 
 The same command goes on with a set that is not finished, after any end, in the same shards or in others. Then
@@ -35,6 +37,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the data sets with prompts and the generators")
     parser.add_argument("--check", action="store_true", help="count the images of --out and verify their hashes")
     parser.add_argument("--dataset", metavar="NAME", help="whose prompts; see --list")
+    parser.add_argument("--like", type=Path, metavar="BETON", help="cells by the names in this beton, without prompts")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt file of your own (generate/prompts.py)")
     parser.add_argument("--label", default="", metavar="COLUMN", help="the column that is the class")
     parser.add_argument("--attribute", default="", metavar="COLUMN", help="the column that is the bias")
@@ -114,8 +117,12 @@ def generate(arguments: argparse.Namespace) -> int:
 
 def chosen_prompts(arguments: argparse.Namespace) -> Any:
     from debeton.errors import nearest
-    from debeton.generate.prompts import load_prompts, prompt_sets
+    from debeton.generate.prompts import load_prompts, names_as_prompts, prompt_sets
 
+    if arguments.like is not None:
+        from debeton.data.beton import open_beton
+
+        return names_as_prompts(open_beton(arguments.like).spec)
     known = prompt_sets()
     if arguments.prompts is None and arguments.dataset not in known:
         name = arguments.dataset

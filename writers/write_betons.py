@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from debeton.data.check import check_split, differences, missing_files
+from debeton.data.corruptions import corrupted
 from debeton.data.fetch import fetch, missing_note
 from debeton.data.ffcv_format import WRITE_MODES
 from debeton.data.generated import generated_rows, with_synthetic
@@ -71,6 +72,7 @@ def make_parser(source: Source | None) -> Parser:
     add("--download", action="store_true", help="fetch what is missing into --raw, or say how a person gets it")
     add("--mirror", metavar="URL", help="with --download: a copy of the raw folder to fetch from, not the owners")
     add("--synthetic", type=Path, metavar="DIR", help="generated images to add to the training split, with source 1")
+    add("--severity", type=int, default=0, metavar="S", help="corrupt the generated images, 1 to 5 (default: 0, not)")
     add("--like", type=Path, metavar="BETON", help="write --synthetic as a beton of its own, named like this one")
     add("--merge", type=Path, nargs="+", metavar="BETON", help="copy these betons into one, without a second encode")
     add("--check", action="store_true", help="say what is missing, differs in count or does not decode; write nothing")
@@ -123,6 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         options = {key: getattr(args, key) for key in (option.name.replace("-", "_") for option in source.options)}
         dataset = load(source, args, options)
+    if args.severity:
+        if args.synthetic is None:
+            raise UsageError("--severity corrupts generated images, and there are none; name them with --synthetic DIR")
+        options = {**options, "severity": args.severity}
     dataset = replace(dataset, splits=choose_splits(args.splits, dataset))
     return check(dataset, args) if args.check else write(dataset, args, options)
 
@@ -148,7 +154,7 @@ def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -
         return dataset
     if "train" not in dataset.splits:
         raise UsageError(f"--synthetic adds to the split 'train', and {source.name} has {', '.join(dataset.splits)}")
-    train = with_synthetic(dataset.splits["train"], generated_rows(args.synthetic, dataset.spec))
+    train = with_synthetic(dataset.splits["train"], synthetic_rows(args, dataset.spec))
     return replace(dataset, splits={**dataset.splits, "train": train})
 
 
@@ -176,7 +182,13 @@ def generated_dataset(args: argparse.Namespace) -> Dataset:
     if not args.like.exists():
         raise DataError(f"--like {args.like} does not exist; it names a beton written before")
     spec = DatasetSpec.from_dict(read_sidecar(args.like)["spec"])
-    return Dataset(spec, {"synthetic": generated_rows(args.synthetic, spec)})
+    return Dataset(spec, {"synthetic": synthetic_rows(args, spec)})
+
+
+def synthetic_rows(args: argparse.Namespace, spec: DatasetSpec) -> Rows:
+    """The generated images that the command names, corrupted where it says so."""
+    rows = generated_rows(args.synthetic, spec)
+    return corrupted(rows, args.severity) if args.severity else rows
 
 
 def merge(args: argparse.Namespace) -> int:

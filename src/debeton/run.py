@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,8 +46,8 @@ class Run:
 
     views: 'train' and, where there are any, 'val', 'test' and further 'test_...'. folder: of this run. device: of
     this process. notes: what a method found out beside its accuracy, plain values by method, for results.json.
-    start: the weights that new networks begin with, where it is neither fresh nor published ones. freeze_bn: keep
-    batch-norm statistics whatever model.bn_mode says.
+    start: the weights that networks begin with, where these are neither new nor published ones. before: what finds them
+    out, done when the first network is wanted. freeze_bn: keep batch-norm statistics whatever model.bn_mode says.
     """
 
     config: Config
@@ -60,25 +60,33 @@ class Run:
     timing: dict[str, Any] = field(default_factory=dict)
     selected_epoch: int | None = None
     start: Mapping[str, torch.Tensor] | None = None
+    before: Callable[[], None] | None = None
     freeze_bn: bool = False
 
     @property
     def progress(self) -> bool:
         return distributed.is_main() and show_progress(self.config.logging.progress)
 
-    def make_model(self) -> nn.Module:
-        """The configured network on the device, with `start` for weights, or those of model.checkpoint, or such as the
-        seed alone decides."""
+    def new_network(self) -> nn.Module:
+        """The configured network on the device; the seed alone decides its weights."""
         config = self.config
         seed_everything(config.training.seed)
         model = make_model(config.model.arch, self.views["train"].spec.num_classes, pretrained=config.model.pretrained)
-        if self.start is None and config.model.checkpoint:
-            expected = self._identity(self.views["train"])["model"]
-            self.start = run_weights(Path(config.model.checkpoint), expected, "model.checkpoint")
-        if self.start is not None:
-            model.load_state_dict(self.start)
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+    def make_model(self) -> nn.Module:
+        """A network to train: with `start` for weights, or those of model.checkpoint, or as new."""
+        if self.before is not None:
+            before, self.before = self.before, None
+            before()
+        if self.start is None and self.config.model.checkpoint:
+            expected = self._identity(self.views["train"])["model"]
+            self.start = run_weights(Path(self.config.model.checkpoint), expected, "model.checkpoint")
+        model = self.new_network()
+        if self.start is not None:
+            model.load_state_dict(self.start)
+        return model
 
     def train_loader(self, view: View, training: Any = None) -> Loader:
         """Shuffled or weighted batches with augmentation, as the view and the configuration say.

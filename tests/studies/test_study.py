@@ -81,7 +81,8 @@ def test_jobs_are_all_combinations_of_axes_draws_and_seeds(jobs):
     assert job.name == "scale_strength=0.9_mapping=linear_seed0"
     assert job.configs == ("dataset_configs/dominoes.yaml", SCALE)
     assert job.settings == {"training.epochs": 2, "scale.mapping": "linear"}
-    assert job.betons.endswith("--raw /raw --spurious-strength 0.9 --data-seed 0")
+    (write,) = job.betons
+    assert write.endswith("--raw /raw --spurious-strength 0.9 --data-seed 0 --out {betons}")
     assert {job.data for job in jobs} == {f"strength={s}_seed={k}" for s in ("0.9", "1") for k in (0, 1)}
     assert of(jobs, "dfr", strength=1.0)[0].needs == ("erm",)
 
@@ -174,6 +175,19 @@ def test_the_projects_studies_load_and_their_jobs_have_valid_configurations(tmp_
         assert path.read_text().startswith("# ")
 
 
+def test_several_commands_may_make_the_betons_and_say_where(tmp_path, board):
+    commands = ["a.py --out {betons}/raw", "b.py --like {betons}/raw --strength {strength}"]
+    (job, *_) = load_study(write(tmp_path / "two.yaml", betons=commands)).jobs()
+    assert job.data == "strength=0.9"
+    runner = Pretending(Board([job], board.places))
+    assert runner._write_betons(job)
+    folder = board.places.data / job.data
+    assert [call[2:] for call in runner.calls] == [
+        ["--out", f"{folder}/raw"], ["--like", f"{folder}/raw", "--strength", "0.9"]
+    ]  # fmt: skip
+    assert (folder / WRITTEN).is_file()
+
+
 # --- states -------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +262,7 @@ class Pretending(Runner):
 
     def _call(self, command, log) -> int:
         self.calls.append(command)
-        if "write_betons" in command[1]:
+        if "--training.exp_name" not in command:
             return 1 if "--spurious-strength 1" in " ".join(command) and "betons" in self.failing else 0
         name = command[command.index("--training.exp_name") + 1]
         log.parent.mkdir(parents=True, exist_ok=True)

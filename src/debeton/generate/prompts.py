@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from debeton.data.spec import DatasetSpec
 from debeton.errors import UsageError, nearest
 
 FOLDER = Path(__file__).parent / "prompt_sets"
@@ -90,6 +91,18 @@ def prompt_sets() -> dict[str, Path]:
         for name in _read(path).get("datasets") or [path.stem]:
             found[name] = path
     return found
+
+
+def names_as_prompts(spec: DatasetSpec) -> PromptSet:
+    """'class, attribute' by name for every cell of a set: for generators that read no prompt."""
+    cells = tuple(
+        (label, attribute)
+        for i, label in enumerate(spec.classes)
+        for j, attribute in enumerate(spec.attributes)
+        if i * len(spec.attributes) + j not in spec.missing
+    )
+    labels, attributes = {name: (name,) for name in spec.classes}, {name: (f"*, {name}",) for name in spec.attributes}
+    return PromptSet(spec.name, "{subject}", "", labels, attributes, {}, cells)
 
 
 def load_prompts(path: Path, label: str = "", attribute: str = "", *, published: bool = False) -> PromptSet:

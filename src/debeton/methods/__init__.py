@@ -54,7 +54,7 @@ def train(run: Run) -> nn.Module:
 
     method = METHODS.get(run.config.training.method)
     if "first" in run.views:
-        first_phase(run)
+        run.before = lambda: first_phase(run)
     return method.run(run)
 
 

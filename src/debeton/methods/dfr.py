@@ -164,7 +164,7 @@ def _load_base(run: Run, path: Path) -> nn.Module:
     spec = run.views["train"].spec
     expected = {"arch": run.config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean),
                 "std": list(spec.std)}  # fmt: skip
-    weights, model = run_weights(path, expected, "dfr.checkpoint"), run.make_model()
+    weights, model = run_weights(path, expected, "dfr.checkpoint"), run.new_network()
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -19,7 +19,7 @@ from debeton.files import write_text
 from debeton.studies.state import Board, State
 from debeton.studies.study import Job
 
-WRITTEN = ".written"  # in a folder of betons: the command that wrote all of them
+WRITTEN = ".written"  # in a folder of betons: the commands that wrote all of them
 TO_RUN = ("missing", "unfinished")
 
 
@@ -91,19 +91,25 @@ class Runner:
         folder = places.data / job.data
         with held(places.data / f".{job.data}.lock", patient=True):
             written = folder / WRITTEN
-            if written.exists() and written.read_text() == job.betons:
+            told = "\n".join(job.betons)
+            if written.exists() and written.read_text() == told:
                 return True
             self.tell(f"write   {job.data}")
-            script, *words = shlex.split(job.betons)
-            command = [sys.executable, str(places.root / script), *words, "--out", str(folder)]
-            status = self._call(command, places.log(job))
-            if status == 0:
-                write_text(written, job.betons)
-            elif not self.stopped:
-                error = f"its betons were not written: {last_line(places.log(job)) or f'status {status}'}"
-                self.board.note_failure(job, error)
-                self.tell(f"failed  {job.name}: {error}")
-            return status == 0
+            for text in job.betons:
+                script, *words = shlex.split(text)
+                command = [str(places.root / script), *(word.replace("{betons}", str(folder)) for word in words)]
+                status = self._call([sys.executable, *command], places.log(job))
+                if status:
+                    if not self.stopped:
+                        self._betons_failed(job, status)
+                    return False
+            write_text(written, told)
+            return True
+
+    def _betons_failed(self, job: Job, status: int) -> None:
+        error = f"its betons were not written: {last_line(self.board.places.log(job)) or f'status {status}'}"
+        self.board.note_failure(job, error)
+        self.tell(f"failed  {job.name}: {error}")
 
     def _call(self, command: Sequence[str], log: Path) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,10 @@
       tuned: {configs: [...], draws: 30, search: {training.lr: [0.1, 0.01], training.weight_decay: {log: [1e-5, 1e-3]}}}
       dfr: {configs: [...], settings: {dfr.checkpoint: '{best:erm}'}}
 
-In text, {seed}, {raw} and the names of axes without a dot stand for their values, and {best:VARIANT} for the best
-checkpoint, of the same seed and axes, of the variant's best setting: the one with the highest mean over seeds of what
-training.selection looks at, on validation.
+`betons` is the command that writes what is trained on, or a list of them; {betons} in them is the folder, and where it
+does not occur, --out names it. In text, {seed}, {raw} and the names of axes without a dot stand for their values, and
+{best:VARIANT} for the best checkpoint, of the same seed and axes, of the variant's best setting: the one with the
+highest mean over seeds of what training.selection looks at, on validation.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Variant:
 class Job:
     """One run. name: its exp_name. settings: by key, text with {best:...} still in it. point: the study's axes.
 
-    setting: what tells it from the variant's other jobs of this point, seeds apart. betons: the command that writes
-    what it trains on, without --out; empty where the settings say where the betons are. data: their folder's name.
+    setting: what tells it from the variant's other jobs of this point, seeds apart. betons: the commands that write
+    what it trains on, {betons} in them their folder; none where the settings say where it is. data: that folder's name.
     draw, searched: its number in a random search, and the keys that were drawn.
     """
 
@@ -72,7 +73,7 @@ class Job:
     point: Point
     setting: Point
     seed: int
-    betons: str = ""
+    betons: tuple[str, ...] = ()
     data: str = ""
     draw: int | None = None
     searched: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ class Study:
 
     name: str
     configs: tuple[str, ...]
-    betons: str
+    betons: tuple[str, ...]
     settings: Point
     axes: Mapping[str, Sequence[Any]]
     seeds: tuple[int, ...]
@@ -113,7 +114,7 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
     study = Study(
         name=str(content["name"]),
         configs=tuple(content.get("configs") or ()),
-        betons=str(content.get("betons") or ""),
+        betons=_commands(content.get("betons")),
         settings={**(content.get("settings") or {}), **settings},
         axes=content.get("axes") or {},
         seeds=tuple(int(seed) for seed in (seeds or content.get("seeds") or [0])),
@@ -133,6 +134,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"study {path} holds {type(content).__name__}; expected {', '.join(STUDY_KEYS)}")
     return content
+
+
+def _commands(given: Any) -> tuple[str, ...]:
+    """The commands that write the betons, each with {betons} for their folder."""
+    commands = [given] if isinstance(given, str) else list(given or [])
+    return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
 
 
 def _check_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -173,7 +180,7 @@ def _check(path: Path, study: Study, given: Point) -> None:
     for number, variant in enumerate(study.variants):
         where = f"study {path}, variant '{variant.name}'"
         _check_overlaps(study, variant, given, where)
-        texts = [study.betons, *(str(value) for value in {**study.settings, **variant.settings}.values())]
+        texts = [*study.betons, *(str(value) for value in {**study.settings, **variant.settings}.values())]
         for key, values in {**study.axes, **variant.axes}.items():
             if not isinstance(values, list) or not values or len({repr(v) for v in values}) < len(values):
                 raise UsageError(f"{where}: axis {key} is {values!r}; expected a list of different values")
@@ -221,7 +228,8 @@ def _job(
     settings = {**study.settings, **variant.settings, **{key: value for key, value in varied.items() if "." in key}}
     pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={_text(value)}" for key, value in {**point, **own}.items())]
     pieces += [] if draw is None else [f"draw{draw}"]
-    told_apart = [name for name in dict.fromkeys(PLACEHOLDER.findall(study.betons)) if name in {*varied, "seed"}]
+    in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
+    told_apart = [name for name in in_commands if name in {*varied, "seed"}]
     return Job(
         name="_".join([*pieces, f"seed{seed}"]).replace("/", "-"),
         variant=variant.name,
@@ -230,7 +238,7 @@ def _job(
         point=dict(point),
         setting={**own, **drawn},
         seed=seed,
-        betons=filled(study.betons, known, where),
+        betons=tuple(filled(command, {**known, "betons": "{betons}"}, where) for command in study.betons),
         data="_".join(f"{name}={known[name]}" for name in told_apart) or "all",
         draw=draw,
         searched=tuple(drawn),
