@@ -105,18 +105,10 @@ class Run:
 
     def eval_loader(self, view: View) -> Loader:
         """Every row once, in file order, without augmentation."""
-        options = replace(self._loader_options(), decoder=self.config.training.decoder_val)
-        batch_size = max(self.config.training.batch_size, distributed.world_size())
-        return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options)
+        return eval_loader(view, self.config, self.device)
 
     def _loader_options(self) -> LoaderOptions:
-        config = self.config
-        return LoaderOptions(
-            resolution=config.resolution.val_res, channels_last=config.training.channels_last, device=self.device,
-            num_workers=config.training.num_workers, batches_ahead=config.loader.batches_ahead,
-            os_cache=config.loader.os_cache and not config.training.supercloud,
-            rank=distributed.rank(), world=distributed.world_size(),
-        )  # fmt: skip
+        return loader_options(self.config, self.device)
 
     def _fit_options(self, training: Any, steps_per_epoch: int) -> FitOptions:
         res = self.config.resolution
@@ -277,6 +269,23 @@ class Run:
     @property
     def selection_rule(self) -> str:
         return str(self.config.training.selection) if "val" in self.views else "last"
+
+
+def loader_options(config: Config, device: torch.device) -> LoaderOptions:
+    """How the configuration reads betons, decoder and augmentation apart."""
+    return LoaderOptions(
+        resolution=config.resolution.val_res, channels_last=config.training.channels_last, device=device,
+        num_workers=config.training.num_workers, batches_ahead=config.loader.batches_ahead,
+        os_cache=config.loader.os_cache and not config.training.supercloud,
+        rank=distributed.rank(), world=distributed.world_size(),
+    )  # fmt: skip
+
+
+def eval_loader(view: View, config: Config, device: torch.device) -> Loader:
+    """Every row of a view once, in file order, without augmentation."""
+    options = replace(loader_options(config, device), decoder=config.training.decoder_val)
+    batch_size = max(config.training.batch_size, distributed.world_size())
+    return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options)
 
 
 def headline(run: Run) -> str:

@@ -206,12 +206,30 @@ def test_generated_images_join_train_or_make_a_beton_of_their_own_and_merge(pets
     assert merged.sidecar["row_hash"] == both.sidecar["row_hash"]
     assert "merged.beton: 16 rows" in capsys.readouterr().out
 
+    assert command(*base, "--out", tmp_path / "worse", "--synthetic", tmp_path / "gen", "--severity", "3") == 0
+    worse = tmp_path / "worse" / "pets_train.beton"
+    assert open_beton(worse).sidecar["dataset_options"]["severity"] == 3
+    pixels = [first_pixels(path) for path in (tmp_path / "both" / "pets_train.beton", worse)]
+    assert (pixels[0][:12] == pixels[1][:12]).all()  # the real rows
+    assert (pixels[0][12:] != pixels[1][12:]).any((1, 2)).all()
+
+
+def first_pixels(path: Path) -> np.ndarray:
+    """The first eight rows of pixels of every image, [N, 8 W 3], of a raw beton of images of one size or more."""
+    beton = open_beton(path)
+    stored = np.memmap(path, np.uint8, "r")
+    return np.stack([np.asarray(stored[int(o) : int(o) + 8 * 8 * 3]).reshape(8, 24) for o in beton.offsets])
+
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--merge", "a.beton", "--out", "folder"], "--merge needs --out FILE.beton"),
         (["--like", "a.beton", "--out", "x"], "--synthetic DIR names the images"),
+        (
+            ["--dataset", "digits", "--severity", "2", "--out", "x"],
+            "--severity corrupts generated images, and there are",
+        ),
         (
             ["--like", "a.beton", "--synthetic", "g", "--dataset", "digits", "--out", "x"],
             "takes the place of --dataset",
