@@ -175,6 +175,14 @@ def test_the_projects_studies_load_and_their_jobs_have_valid_configurations(tmp_
         assert path.read_text().startswith("# ")
 
 
+def test_values_of_the_file_are_placeholders_that_the_command_line_may_change(tmp_path):
+    path = write(tmp_path / "v.yaml", betons="a.py --worse {severity}", axes=None, values={"severity": 0})
+    assert {(job.betons, job.data) for job in load_study(path).jobs()} == {
+        (("a.py --worse 0 --out {betons}",), "severity=0")
+    }
+    assert {job.data for job in load_study(path).jobs({"severity": "3"})} == {"severity=3"}
+
+
 def test_several_commands_may_make_the_betons_and_say_where(tmp_path, board):
     commands = ["a.py --out {betons}/raw", "b.py --like {betons}/raw --strength {strength}"]
     (job, *_) = load_study(write(tmp_path / "two.yaml", betons=commands)).jobs()

@@ -12,10 +12,11 @@
       tuned: {configs: [...], draws: 30, search: {training.lr: [0.1, 0.01], training.weight_decay: {log: [1e-5, 1e-3]}}}
       dfr: {configs: [...], settings: {dfr.checkpoint: '{best:erm}'}}
 
-`betons` is the command that writes what is trained on, or a list of them; {betons} in them is the folder, and where it
-does not occur, --out names it. In text, {seed}, {raw} and the names of axes without a dot stand for their values, and
-{best:VARIANT} for the best checkpoint, of the same seed and axes, of the variant's best setting: the one with the
-highest mean over seeds of what training.selection looks at, on validation.
+`betons` is the command that writes what is trained on, or a list of them; {betons} in them is the folder, and where
+it does not occur, --out names it. In text, {seed}, {raw} and the names of axes without a dot stand for their values;
+`values: {name: 0}` adds more such names, which --set may change. {best:VARIANT} is the best checkpoint, of the same
+seed and axes, of the variant's best setting: the one with the highest mean over seeds of what training.selection
+looks at, on validation.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import yaml
 from debeton.errors import UsageError, nearest
 from debeton.seed import make_rng
 
-STUDY_KEYS = ("name", "configs", "betons", "settings", "axes", "seeds", "variants")
+STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants")
 VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws")
 RANGES = ("uniform", "log", "integers", "log_integers")
 PLACEHOLDER = re.compile(r"\{([\w.]+|best:[\w.-]+)\}")
@@ -95,10 +96,12 @@ class Study:
     axes: Mapping[str, Sequence[Any]]
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
+    values: Mapping[str, str] = field(default_factory=dict)
 
     def jobs(self, values: Mapping[str, str] = MappingProxyType({})) -> list[Job]:
         """Every job, in the file's order. values: what --set and --raw say, by placeholder."""
-        return [job for variant in self.variants for job in _variant_jobs(self, variant, values)]
+        known = {**self.values, **values}
+        return [job for variant in self.variants for job in _variant_jobs(self, variant, known)]
 
 
 def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequence[int] = ()) -> Study:
@@ -118,6 +121,7 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         settings={**(content.get("settings") or {}), **settings},
         axes=content.get("axes") or {},
         seeds=tuple(int(seed) for seed in (seeds or content.get("seeds") or [0])),
+        values={str(key): str(value) for key, value in (content.get("values") or {}).items()},
         variants=tuple(_variant(path, name, values or {}) for name, values in content["variants"].items()),
     )
     _check(path, study, settings)
@@ -229,7 +233,7 @@ def _job(
     pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={_text(value)}" for key, value in {**point, **own}.items())]
     pieces += [] if draw is None else [f"draw{draw}"]
     in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
-    told_apart = [name for name in in_commands if name in {*varied, "seed"}]
+    told_apart = [name for name in in_commands if name in {*varied, *study.values, "seed"}]
     return Job(
         name="_".join([*pieces, f"seed{seed}"]).replace("/", "-"),
         variant=variant.name,
