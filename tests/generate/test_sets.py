@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.running import ROOT
-from writers import generate_images
+from tests.generate.sets import command, images_of, kept_of
 
 from debeton.data.generated import KEPT, generated_rows
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError, UsageError, run_command
+from debeton.errors import DataError, UsageError
 from debeton.generate.filters import FILTERS, published
 from debeton.generate.generators import GENERATORS, Maker, Order
 from debeton.generate.image_set import ImageSet, Shard, Slot, verify
@@ -62,18 +55,6 @@ def make(folder: Path, generator=None, *, shard="1/1", per=9, batch_size=4, prom
         per_condition=per, batch_size=batch_size,
     )  # fmt: skip
     return image_set
-
-
-def images_of(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.png")}
-
-
-def kept_of(folder: Path) -> dict[str, tuple]:
-    texts = [path.read_text().rpartition("\n")[0] for path in folder.glob("manifest*.jsonl")]
-    lines = [json.loads(line) for text in texts for line in text.splitlines()]
-    kept = [line for line in lines if line["verdict"] == KEPT]
-    assert len({line["path"] for line in kept}) == len(kept)  # no image twice
-    return {line["path"]: (line["seed"], line["prompt"], line["sha256"]) for line in kept}
 
 
 @pytest.fixture(scope="module")
@@ -303,10 +284,6 @@ def noise(monkeypatch) -> None:
     monkeypatch.setitem(GENERATORS._entries, "noise", type(next(iter(GENERATORS)))("noise", maker, "noise"))
 
 
-def command(*words) -> int:
-    return run_command(lambda: generate_images.main([str(word) for word in words]))
-
-
 def test_the_command_makes_a_set_with_sheets_and_checks_it(noise, tmp_path, capsys):
     words = ("--dataset", "bffhq", "--generator", "noise", "--out", tmp_path, "--per-cell", 3)
     assert command(*words) == 0
@@ -390,126 +367,3 @@ def test_a_folder_with_too_few_images_names_the_cell(tmp_path, capsys):
     )
     assert command(*words, "--per-cell", 2) == 1
     assert "has 1 images of 'young, female' and 2 are wanted" in capsys.readouterr().err
-
-
-# --- Stable Diffusion ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> Path:
-    """A Stable Diffusion of random weights in the Hugging Face layout: 16 x 16 pixels, 1.3 MB."""
-    import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("sd")
-    words = folder / "words"
-    words.mkdir()
-    letters = [chr(c) for c in range(33, 127)]
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (words / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(vocabulary)}))
-    (words / "merges.txt").write_text("#version: 0.2\n")
-    n = len(vocabulary)
-    torch.manual_seed(0)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=n, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=77, bos_token_id=n - 2, eos_token_id=n - 1, pad_token_id=n - 1,
-    ))  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8, layers_per_block=1, block_out_channels=(16, 32), cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=8,
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
-    )  # fmt: skip
-    scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1)
-    tokenizer = CLIPTokenizer.from_pretrained(str(words), model_max_length=77)
-    pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(folder / "model")
-    return folder / "model"
-
-
-SD = ("--dataset", "utkface", "--steps", "2", "--filter", "none", "--device", "cpu")
-
-
-def test_stable_diffusion_makes_an_image_from_its_prompt_and_seed_alone(tiny_model, tmp_path):
-    for name, batch_size in (("a", 3), ("b", 5)):
-        assert (
-            command(*SD, "--model", tiny_model, "--out", tmp_path / name, "--per-cell", 4, "--batch-size", batch_size)
-            == 0
-        )
-    a, b = kept_of(tmp_path / "a"), kept_of(tmp_path / "b")
-    assert {k: v[:2] for k, v in a.items()} == {k: v[:2] for k, v in b.items()}
-    images = [np.stack([np.asarray(Image.open(tmp_path / n / path), int) for path in sorted(a)]) for n in "ab"]
-    assert images[0].shape == (16, 16, 16, 3)
-    assert np.abs(images[0] - images[1]).max() <= 1  # batches of another size: a rounding
-    assert len({image.tobytes() for image in images[0]}) == 16
-    settings = json.loads((tmp_path / "a" / "generator.json").read_text())
-    assert (settings["model"], settings["steps"], settings["guidance"]) == (str(tiny_model), 2, 7.5)
-    assert len(settings["revision"]) == 16
-
-
-def test_the_prompt_decides_under_guidance_and_not_without(tiny_model):
-    from debeton.generate.stable_diffusion import StableDiffusion
-
-    def sample(guidance: float, *prompts: str) -> np.ndarray:
-        generator = StableDiffusion(str(tiny_model), steps=2, guidance=guidance, device="cpu")
-        return generator.sample([Order(Condition("a", "b"), 0, prompt, 7) for prompt in prompts]).astype(int)
-
-    cat, dog, again = sample(20.0, "a cat", "a dog running in the rain", "a cat")
-    assert np.abs(cat - again).max() <= 1
-    assert np.abs(cat - dog).max() > 3
-    assert np.abs(np.subtract(*sample(0.0, "a cat", "a dog running in the rain"))).max() < np.abs(cat - dog).max()
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_set_of_an_uninterrupted_one(tiny_model, tmp_path):
-    words = [*SD, "--model", str(tiny_model), "--per-cell", "40", "--batch-size", "2"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "writers/generate_images.py"), *words, "--out", str(tmp_path / "killed")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    manifest = tmp_path / "killed" / "manifest.jsonl"
-    deadline = time.monotonic() + 200
-    while not (manifest.exists() and manifest.read_text().count("\n") >= 6):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 6 <= len(kept_of(tmp_path / "killed")) < 160
-    assert command(*words, "--out", tmp_path / "killed") == 0
-    assert command(*words, "--out", tmp_path / "whole") == 0
-    killed, uninterrupted = kept_of(tmp_path / "killed"), kept_of(tmp_path / "whole")
-    assert {k: v[:2] for k, v in killed.items()} == {k: v[:2] for k, v in uninterrupted.items()}
-    assert set(images_of(tmp_path / "killed")) == set(images_of(tmp_path / "whole"))
-    assert verify(tmp_path / "killed") == []
-
-
-@pytest.mark.parametrize(
-    ("model", "status", "message"),
-    [
-        ("/nowhere/model", 2, "no model at /nowhere/model; expected a folder with model_index.json"),
-        ("{empty}", 2, "is not a diffusers model: it has no model_index.json"),
-        ("{broken}", 1, "cannot be loaded as a text-to-image model"),
-        ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be had"),
-    ],
-)
-def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, capsys, monkeypatch, model, status, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("empty", "broken"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "broken" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    model = model.format(empty=tmp_path / "empty", broken=tmp_path / "broken")
-    assert command(*SD, "--model", model, "--out", tmp_path / "set", "--per-cell", 1) == status
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("size", ["0", "17", "16x16x16", "ax8"])
-def test_sizes_are_multiples_of_eight(tiny_model, tmp_path, capsys, size):
-    assert command(*SD, "--model", tiny_model, "--out", tmp_path / "set", "--size", size) == 2
-    assert f"--size {size}: expected S or HEIGHTxWIDTH" in capsys.readouterr().err

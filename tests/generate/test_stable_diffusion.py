@@ -1,0 +1,202 @@
+"""Stable Diffusion, from prompt to trained network: the code that real weights take, on components of random ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.generate.sets import command, images_of, kept_of
+from tests.running import ROOT, folder_of, lines_of, run
+from tests.toy import toy_rows
+
+from debeton.generate.generators import Order
+from debeton.generate.image_set import verify
+from debeton.generate.prompts import Condition
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A Stable Diffusion of random weights in the Hugging Face layout: 16 x 16 pixels, 1.3 MB."""
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("sd")
+    words = folder / "words"
+    words.mkdir()
+    letters = [chr(c) for c in range(33, 127)]
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (words / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(vocabulary)}))
+    (words / "merges.txt").write_text("#version: 0.2\n")
+    n = len(vocabulary)
+    torch.manual_seed(0)
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=n, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=77, bos_token_id=n - 2, eos_token_id=n - 1, pad_token_id=n - 1,
+    ))  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, layers_per_block=1, block_out_channels=(16, 32), cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
+    )  # fmt: skip
+    scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1)
+    tokenizer = CLIPTokenizer.from_pretrained(str(words), model_max_length=77)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+SD = ("--dataset", "utkface", "--steps", "2", "--filter", "none", "--device", "cpu")
+
+
+def test_stable_diffusion_makes_an_image_from_its_prompt_and_seed_alone(tiny_model, tmp_path):
+    for name, batch_size in (("a", 3), ("b", 5)):
+        assert (
+            command(*SD, "--model", tiny_model, "--out", tmp_path / name, "--per-cell", 4, "--batch-size", batch_size)
+            == 0
+        )
+    a, b = kept_of(tmp_path / "a"), kept_of(tmp_path / "b")
+    assert {k: v[:2] for k, v in a.items()} == {k: v[:2] for k, v in b.items()}
+    images = [np.stack([np.asarray(Image.open(tmp_path / n / path), int) for path in sorted(a)]) for n in "ab"]
+    assert images[0].shape == (16, 16, 16, 3)
+    assert np.abs(images[0] - images[1]).max() <= 1  # batches of another size: a rounding
+    assert len({image.tobytes() for image in images[0]}) == 16
+    settings = json.loads((tmp_path / "a" / "generator.json").read_text())
+    assert (settings["model"], settings["steps"], settings["guidance"]) == (str(tiny_model), 2, 7.5)
+    assert len(settings["revision"]) == 16
+
+
+def test_the_prompt_decides_under_guidance_and_not_without(tiny_model):
+    from debeton.generate.stable_diffusion import StableDiffusion
+
+    def sample(guidance: float, *prompts: str) -> np.ndarray:
+        generator = StableDiffusion(str(tiny_model), steps=2, guidance=guidance, device="cpu")
+        return generator.sample([Order(Condition("a", "b"), 0, prompt, 7) for prompt in prompts]).astype(int)
+
+    cat, dog, again = sample(20.0, "a cat", "a dog running in the rain", "a cat")
+    assert np.abs(cat - again).max() <= 1
+    assert np.abs(cat - dog).max() > 3
+    assert np.abs(np.subtract(*sample(0.0, "a cat", "a dog running in the rain"))).max() < np.abs(cat - dog).max()
+
+
+@pytest.fixture(scope="session")
+def killed(tiny_model, tmp_path_factory) -> Path:
+    """40 images of each of UTKFace's cells, by a run that was killed and then went on."""
+    folder = tmp_path_factory.mktemp("killed")
+    words = [*SD, "--model", str(tiny_model), "--per-cell", "40", "--batch-size", "2", "--out", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "writers/generate_images.py"), *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    manifest = folder / "manifest.jsonl"
+    deadline = time.monotonic() + 200
+    while not (manifest.exists() and manifest.read_text().count("\n") >= 6):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 6 <= len(kept_of(folder)) < 160
+    assert command(*words) == 0
+    return folder
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_set_of_an_uninterrupted_one(killed, tiny_model, tmp_path):
+    assert command(*SD, "--model", tiny_model, "--per-cell", 40, "--batch-size", 2, "--out", tmp_path) == 0
+    gone_on, uninterrupted = kept_of(killed), kept_of(tmp_path)
+    assert {k: v[:2] for k, v in gone_on.items()} == {k: v[:2] for k, v in uninterrupted.items()}
+    assert set(images_of(killed)) == set(images_of(tmp_path))
+    assert verify(killed) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "message"),
+    [
+        ("/nowhere/model", 2, "no model at /nowhere/model; expected a folder with model_index.json"),
+        ("{empty}", 2, "is not a diffusers model: it has no model_index.json"),
+        ("{broken}", 1, "cannot be loaded as a text-to-image model"),
+        ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be had"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, capsys, monkeypatch, model, status, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("empty", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    model = model.format(empty=tmp_path / "empty", broken=tmp_path / "broken")
+    assert command(*SD, "--model", model, "--out", tmp_path / "set", "--per-cell", 1) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "17", "16x16x16", "ax8"])
+def test_sizes_are_multiples_of_eight(tiny_model, tmp_path, capsys, size):
+    assert command(*SD, "--model", tiny_model, "--out", tmp_path / "set", "--size", size) == 2
+    assert f"--size {size}: expected S or HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+# --- from the set to a trained network ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def betons(killed, tmp_path_factory) -> Path:
+    """Betons of photos of one's own (97 % aligned) whose training split has the generated images too."""
+    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("betons")
+    labels, attributes = ("Male", "Female"), ("old", "young")
+    lines = ["path,label,attribute,split"]
+    for seed, (split, n, share) in enumerate((("train", 200, 0.97), ("val", 64, 0.5), ("test", 64, 0.5))):
+        rows = toy_rows(n, share, seed)
+        for i, name in enumerate(rows.names):
+            path = f"{name.replace('/', '_')}.png"
+            Image.fromarray(rows.image(i)).save(photos / path)
+            lines.append(f"{path},{labels[rows.label[i]]},{attributes[rows.attribute[i]]},{split}")
+    (photos / "metadata.csv").write_text("\n".join(lines) + "\n")
+    words = [
+        "--dataset", "folder", "--name", "faces", "--raw", photos, "--mode", "raw", "--synthetic", killed, "--aligned",
+        "Male:old,Female:young", "--classes", ",".join(labels), "--attributes", ",".join(attributes),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "writers/write_betons.py"), *words, "--out", out],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def faces_args(betons, toy_args) -> list[str]:
+    args = [*toy_args, "--data.dataset", "faces", "--training.data_root", str(betons), "--training.epochs", "1"]
+    return [*args, "--training.num_workers", "1", "--synthetic.per_cell", "30"]
+
+
+@pytest.mark.parametrize("method", ["erm", "resample", "groupdro", "dfr"])
+@pytest.mark.parametrize("mode", ["none", "usb", "asb", "ffr"])
+def test_every_base_method_trains_under_every_mode(faces_args, tmp_path, method, mode):
+    args = [*faces_args, "--training.method", method, "--synthetic.mode", mode]
+    assert run([*args, "--dfr.c_grid", "1", "--dfr.refits", "2"]) == 0
+    results = json.loads((folder_of(tmp_path / "runs") / "results.json").read_text())
+    phases = [*(["first"] if mode == "ffr" else []), "train", *(["dfr"] if method == "dfr" else [])]
+    assert list(results["timing"]["phases"]) == phases
+    assert 0 <= results["test"]["worst_group_accuracy"] <= 1
+    lines = [x for x in lines_of(folder_of(tmp_path / "runs")) if x["phase"] == "train" and x["split"] == "train"]
+    counts = lines[-1]["metrics"]["group_count"]
+    by_source = mode in ("usb", "asb") and method in ("resample", "groupdro")
+    assert any("synthetic" in name for name in counts) == by_source
+    if method == "erm":  # 30 of each of 4 cells are added; ffr's second phase has the real rows alone
+        assert sum(counts.values()) == {"none": 200, "asb": 320, "ffr": 200}.get(mode, sum(counts.values()))
+    if mode == "ffr":
+        assert results["notes"]["first_phase"]["rows"] == 120
