@@ -8,6 +8,7 @@ r"""Make synthetic images for every (class, attribute) cell of a data set.
     python writers/generate_images.py --dataset pets --prompts pets.yaml --out GENERATED --per-cell 1000
     python writers/generate_images.py --like dominoes_train.beton --generator halves --fit-on dominoes_target.beton \
         --out GENERATED --per-cell 1000
+    python writers/generate_images.py --like dominoes_train.beton --generator cdpm --model RUN --out GENERATED
     python writers/generate_images.py --out GENERATED --check
 
 The same command goes on with a set that is not finished, after any end, in the same shards or in others. Then
@@ -29,7 +30,7 @@ from debeton.errors import DataError, UsageError, run_command
 
 def parse(argv: list[str]) -> argparse.Namespace:
     from debeton.generate.filters import FILTERS
-    from debeton.generate.generators import GENERATORS
+    from debeton.generate.generators import GENERATORS, add_model_arguments
 
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,6 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--generator", default="stable_diffusion", choices=GENERATORS.names(), help="default: %(default)s"
     )
+    add_model_arguments(parser.add_argument_group("options of models", "stable_diffusion and cdpm"))
     for entry in GENERATORS:
         entry.value.add_arguments(parser.add_argument_group(f"options of {entry.name}", entry.summary))  # type: ignore[arg-type]
     return parser.parse_args(argv)
@@ -93,9 +95,10 @@ def generate(arguments: argparse.Namespace) -> int:
     from debeton.log import set_up_logging
 
     set_up_logging(is_main=True)
-    for name in ("per_cell", "batch_size", "attempts"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)} makes nothing; use 1 or more")
+    for name in ("per_cell", "batch_size", "attempts", "steps"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value} makes nothing; use 1 or more")
     shard, prompts = Shard.parse(arguments.shard), chosen_prompts(arguments)
     conditions = chosen_conditions(arguments, prompts)
     generator = GENERATORS.get(arguments.generator).make(arguments)

@@ -194,7 +194,8 @@ def fit(
                 scaler.update()
                 if state.averaged is not None:
                     state.averaged.update_parameters(state.model)
-                state.meter.update(output.logits, batch.label, batch.group)
+                if output.logits is not None:
+                    state.meter.update(output.logits, batch.label, batch.group)
                 state.step += 1
                 state.batch += 1
                 recent.append((output.loss, batch.row))

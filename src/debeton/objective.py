@@ -34,10 +34,11 @@ class Precision:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """loss: scalar, to be minimised. logits: [B, C] of the batch, for the training metrics."""
+    """loss: scalar, to be minimised. logits: [B, C] of the batch, for the training metrics; None where the model is no
+    classifier."""
 
     loss: Tensor
-    logits: Tensor
+    logits: Tensor | None
 
 
 class Objective(nn.Module):
@@ -61,10 +62,11 @@ class Objective(nn.Module):
         with precision.autocast():
             output: StepOutput = self(model, batch)
         precision.scale(output.loss * batch.share if batch.share != 1.0 else output.loss).backward()
-        return StepOutput(output.loss.detach(), output.logits.detach())
+        return StepOutput(output.loss.detach(), None if output.logits is None else output.logits.detach())
 
     def summary(self) -> dict[str, Any]:
-        """Plain values that results.jsonl keeps beside each training epoch, e.g. weights by group."""
+        """Plain values that results.jsonl keeps beside each training epoch, e.g. weights by group; 'loss' where the
+        model is no classifier."""
         return {}
 
 

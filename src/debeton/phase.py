@@ -71,15 +71,17 @@ class PhaseKeeper:
     def after_epoch(self, train: Metrics, lr: float) -> None:
         """Log the epoch; evaluate when it is due; keep the weights when they are the best so far; save."""
         state = self.state
-        self._log("train", train, lr)
+        summary = state.objective.summary()
+        self._log("train", train, lr, summary)
         due = state.epoch % self.eval_epochs == 0 or state.epoch == self.epochs
         val = self.evaluate(state.evaluated) if due else None
         if val is not None:
-            self._log("val", val, None)
+            self._log("val", val)
             if self.rule != "last":
                 self._select(val)
         if due and self.oracle is not None:
-            self._log("test", self.oracle(state.evaluated), None)
+            self._log("test", self.oracle(state.evaluated))
+        train = {**train, "loss": summary.get("loss")} if train["loss"] is None else train
         logger.info(epoch_line(state.epoch, self.epochs, train, val, lr, self.lead))
         self.save()
 
@@ -103,12 +105,14 @@ class PhaseKeeper:
         self.state.model.load_state_dict(load_checkpoint(self.best, device)["state_dict"])
         return int(self.state.best["epoch"])
 
-    def _log(self, split: str, metrics: Metrics, lr: float | None) -> None:
+    def _log(
+        self, split: str, metrics: Metrics, lr: float | None = None, summary: Mapping[str, Any] | None = None
+    ) -> None:
         if distributed.is_main():
             state = self.state
             self.log.write(
                 phase=self.name, epoch=state.epoch, step=state.step, split=split, lr=lr, metrics=metrics,
-                objective=state.objective.summary() if split == "train" else None,
+                objective=summary,
             )  # fmt: skip
 
 
@@ -150,7 +154,8 @@ def epoch_line(epoch: int, epochs: int, train: Metrics, val: Metrics | None, lr:
     """One line about an epoch, in percent."""
     parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"lr {lr:.3g}"]
     if train["loss"] is not None:
-        parts.append(f"train loss {train['loss']:.3f} acc {100 * train['accuracy']:.1f}")
+        accuracy = "" if train["accuracy"] is None else f" acc {100 * train['accuracy']:.1f}"
+        parts.append(f"train loss {train['loss']:.3f}{accuracy}")
     if val is not None:
         shown = {
             "acc": lead,

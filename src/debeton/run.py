@@ -140,11 +140,13 @@ class Run:
         phase: str = "train",
         model: nn.Module | None = None,
         settings: Mapping[str, Any] | None = None,
+        classifies: bool = True,
     ) -> nn.Module:
         """Train through one phase, resume it, or take over what it left when it is finished.
 
         model: where to start from; a fresh one by default. settings: values of the section 'training' that are this
-        phase's own, e.g. {'epochs': 1}. Returns the model of the selected epoch.
+        phase's own, e.g. {'epochs': 1}. classifies: off for a model without logits; nothing then evaluates it, and its
+        last epoch is kept. Returns the model of the selected epoch.
         """
         training = SimpleNamespace(**{**vars(self.config.training), **(settings or {})})
         model = self.make_model() if model is None else model
@@ -153,7 +155,7 @@ class Run:
         if done is not None:
             logger.info("phase '%s' is finished; epoch %d of it is used", phase, done["selected_epoch"])
         else:
-            done = self._train_phase(view, objective.to(self.device), phase, model, training)
+            done = self._train_phase(view, objective.to(self.device), phase, model, training, classifies)
             records.finish(phase, done)
         self.selected_epoch = done["selected_epoch"]
         seconds = self.timing.setdefault("phases", {})
@@ -163,7 +165,7 @@ class Run:
         return model
 
     def _train_phase(
-        self, view: View, objective: Objective, phase: str, model: nn.Module, training: Any
+        self, view: View, objective: Objective, phase: str, model: nn.Module, training: Any, classifies: bool
     ) -> dict[str, Any]:
         """Run a phase from its latest checkpoint to its end; the model gets the selected epoch's weights."""
         loader = self.train_loader(view, training)
@@ -177,9 +179,12 @@ class Run:
             GroupMeter(view.spec.num_groups, view.spec.num_classes, self.device), make_average(model, training.ema),
         )  # fmt: skip
         keeper = PhaseKeeper(
-            name=phase, state=state, folder=self.folder / "checkpoints", log=self.log, identity=self._identity(view),
-            evaluate=self._validate, rule=training.selection if "val" in self.views else "last", epochs=training.epochs,
-            eval_epochs=training.eval_epochs, lead=headline(self), oracle=self._test if training.oracle else None,
+            name=phase, state=state, folder=self.folder / "checkpoints", log=self.log,
+            identity=self._identity(view, "" if classifies else type(model).__name__),
+            evaluate=self._validate if classifies else lambda model: None,
+            rule=training.selection if classifies and "val" in self.views else "last", epochs=training.epochs,
+            eval_epochs=training.eval_epochs, lead=headline(self),
+            oracle=self._test if classifies and training.oracle else None,
         )  # fmt: skip
         if keeper.restore(self.device):
             logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
@@ -202,10 +207,11 @@ class Run:
     def _test(self, model: nn.Module) -> Metrics:
         return self.evaluate(model, "test").metrics
 
-    def _identity(self, view: View) -> dict[str, Any]:
-        """What every checkpoint carries: the configuration's hash and what rebuilds the model."""
+    def _identity(self, view: View, arch: str = "") -> dict[str, Any]:
+        """What every checkpoint carries: the configuration's hash and what rebuilds the model, the configured one
+        unless `arch` says otherwise."""
         spec = view.spec
-        building = {"arch": self.config.model.arch, "num_classes": spec.num_classes}
+        building = {"arch": arch or self.config.model.arch, "num_classes": spec.num_classes}
         normalisation = {"mean": list(spec.mean), "std": list(spec.std)}
         return {"config_hash": self.config.identity_hash(), "model": {**building, **normalisation}}
 
@@ -217,10 +223,13 @@ class Run:
             model, self.eval_loader(self.views[split]), precision, train_counts=counts, progress=self.progress
         )
 
-    def finish(self, model: nn.Module) -> dict[str, Any]:
-        """Evaluate the selected model on validation and every test, and write results.pt and results.json."""
+    def finish(self, model: nn.Module | None) -> dict[str, Any]:
+        """Evaluate the selected model on validation and every test, and write results.pt and results.json.
+
+        None, of a method that trains no classifier: there is nothing to evaluate.
+        """
         began = time.perf_counter()
-        evaluations = {split: self.evaluate(model, split) for split in evaluated(self.views)}
+        evaluations = {split: self.evaluate(model, split) for split in evaluated(self.views)} if model else {}
         metrics = {split: found.metrics for split, found in evaluations.items()}
         self.timing["final_evaluation_seconds"] = time.perf_counter() - began
         config, train = self.config, self.views["train"]

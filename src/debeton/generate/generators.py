@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from debeton.generate.prompts import Condition
 from debeton.registry import Registry
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SAMPLED_BYTES = 1 << 16  # of each file of a model, that its revision answers for
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,24 @@ class Maker:
 
 
 GENERATORS: Registry[Maker] = Registry("generator")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every generator that is a model."""
+    parser.add_argument(
+        "--model", help="a folder, a run, or an id on the Hugging Face hub (default: Stable Diffusion 1.4)"
+    )
+    parser.add_argument("--steps", type=int, help="of sampling; default: the generator's own")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="default: 16 bits on a GPU, fp32 on a CPU")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+
+
+def folder_hash(folder: Path) -> str:
+    """16 hex digits of the names, sizes and first bytes of a model's files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(SAMPLED_BYTES))
+    return digest.hexdigest()[:16]

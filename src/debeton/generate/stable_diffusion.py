@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,17 @@ from numpy.typing import NDArray
 
 from debeton.distributed import pick_device
 from debeton.errors import DataError, UsageError
-from debeton.generate.generators import GENERATORS, Maker, Order
+from debeton.generate.generators import DTYPES, GENERATORS, Maker, Order, folder_hash
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"  # From Fake to Real's
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SAMPLED_BYTES = 1 << 16  # of each file of a local model, that its revision answers for
+STEPS = 25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `--generator stable_diffusion`."""
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="id on the Hugging Face hub, or a local folder")
+    """Options of `--generator stable_diffusion`, beside those of all models."""
     parser.add_argument("--revision", help="of a model on the hub; default: its newest")
-    parser.add_argument("--steps", type=int, default=25, help="of sampling; default: %(default)s")
     parser.add_argument("--guidance", type=float, default=7.5, help="scale of the guidance; default: %(default)s")
     parser.add_argument("--size", help="of the images, S or HEIGHTxWIDTH; default: the model's own")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="default: fp16 on a GPU, fp32 on a CPU")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
 
 
 class StableDiffusion:
@@ -41,12 +34,10 @@ class StableDiffusion:
     """
 
     def __init__(
-        self, model: str = DEFAULT_MODEL, *, revision: str | None = None, steps: int = 25, guidance: float = 7.5,
+        self, model: str = DEFAULT_MODEL, *, revision: str | None = None, steps: int = STEPS, guidance: float = 7.5,
         size: tuple[int, int] | None = None, dtype: str | None = None, device: str = "auto", compiled: bool = False,
         attempts: int = 20,
     ):  # fmt: skip
-        if steps < 1:
-            raise UsageError(f"--steps {steps} samples nothing; use 1 or more")
         self.device = pick_device(device)
         dtype = dtype or ("fp16" if self.device.type == "cuda" else "fp32")
         self.pipeline, found = load_pipeline(model, revision, DTYPES[dtype])
@@ -116,16 +107,6 @@ def _read(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         raise DataError(f"{folder} cannot be loaded as a text-to-image model: {reason}") from None
 
 
-def folder_hash(folder: Path) -> str:
-    """16 hex digits of the names, sizes and first bytes of a model's files."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()[:16]
-
-
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """'512' or '512x768' (height, width); UsageError unless both are multiples of 8."""
     if text is None:
@@ -139,9 +120,9 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 def make(arguments: argparse.Namespace) -> StableDiffusion:
     """The generator that the options describe."""
     return StableDiffusion(
-        arguments.model, revision=arguments.revision, steps=arguments.steps, guidance=arguments.guidance,
-        size=parse_size(arguments.size), dtype=arguments.dtype, device=arguments.device, compiled=arguments.compile,
-        attempts=arguments.attempts,
+        arguments.model or DEFAULT_MODEL, revision=arguments.revision, steps=arguments.steps or STEPS,
+        guidance=arguments.guidance, size=parse_size(arguments.size), dtype=arguments.dtype, device=arguments.device,
+        compiled=arguments.compile, attempts=arguments.attempts,
     )  # fmt: skip
 
 

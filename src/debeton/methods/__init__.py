@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -23,23 +23,24 @@ from debeton.run import Run
 class Method:
     """paper: where it comes from. needs: which columns of the training rows it looks at."""
 
-    run: Callable[[Run], nn.Module]
+    run: Callable[[Run], nn.Module | None]
     paper: str
     needs: str
 
 
+Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
 METHODS: Registry[Method] = Registry("method")
 
 
 def register_method(
     name: str, summary: str, *, paper: str, needs: str, implies: Mapping[str, Any] | None = None
-) -> Callable[[Callable[[Run], nn.Module]], Callable[[Run], nn.Module]]:
-    """Decorator that registers `run -> trained model` under `name`.
+) -> Callable[[Trainer], Trainer]:
+    """Decorator that registers `run -> trained model` under `name`; None for what trains no classifier.
 
     implies: settings of other sections that are the method, such as {'synthetic.mode': 'ffr'}.
     """
 
-    def decorate(run: Callable[[Run], nn.Module]) -> Callable[[Run], nn.Module]:
+    def decorate(run: Trainer) -> Trainer:
         METHODS.add(name, Method(run, paper, needs), summary)
         if implies:
             imply("training.method", name, implies)
@@ -48,7 +49,7 @@ def register_method(
     return decorate
 
 
-def train(run: Run) -> nn.Module:
+def train(run: Run) -> nn.Module | None:
     """The model that the run's method trains, from the weights of a first phase where the views have one (FFR)."""
     from debeton.methods.ffr import first_phase
 

@@ -157,7 +157,10 @@ def _base_model(run: Run) -> nn.Module:
         return run.make_model()
     if settings.base == PHASE:
         raise UsageError("dfr.base is 'dfr' itself; name the method that trains the features, such as erm")
-    return METHODS.get(settings.base).run(run)
+    model = METHODS.get(settings.base).run(run)
+    if model is None:
+        raise UsageError(f"dfr.base is '{settings.base}', which trains no classifier; name one that does, such as erm")
+    return model
 
 
 def _load_base(run: Run, path: Path) -> nn.Module:

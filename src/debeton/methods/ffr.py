@@ -57,6 +57,6 @@ def first_phase(run: Run) -> None:
     needs="label, attribute (of both the real and the synthetic rows)",
     implies={"synthetic.mode": "ffr"},
 )
-def ffr(run: Run) -> nn.Module:
+def ffr(run: Run) -> nn.Module | None:
     """The second phase: ERM on the real rows; the first one ran before, as synthetic.mode says."""
     return METHODS.get("erm").run(run)

@@ -1,0 +1,69 @@
+"""What the diffusion model minimises: the error of its guess at the noise in a noisy image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from debeton.data.loader import Batch
+from debeton.data.spec import DatasetSpec
+from debeton.objective import Objective, StepOutput
+
+
+class Denoising(Objective):
+    """Mean of w(t) |target - model(x_t, t, c)|^2 over pixels and rows (Ho et al. 2020, eq. 14, where w = 1).
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e with e ~ N(0, 1) and t uniform; the target is e, or
+    v = sqrt(abar_t) e - sqrt(1 - abar_t) x_0 (Salimans and Ho 2022). c is the label or the group, and with probability
+    `dropout` the null condition (Ho and Salimans 2022, Alg. 1). min_snr > 0: w = min(SNR, min_snr) / SNR for e, and
+    over SNR + 1 for v (Hang et al. 2023, eq. 6). Images are expected in [-1, 1], float [B, 3, H, W].
+
+    Noise, times and dropped conditions come from torch's generator, which a checkpoint keeps.
+    """
+
+    def __init__(
+        self, schedule: Any, spec: DatasetSpec, *, condition: str = "group", dropout: float = 0.1, min_snr: float = 0.0
+    ):
+        super().__init__()
+        self.schedule, self.spec = schedule, spec
+        self.condition, self.dropout, self.min_snr = condition, dropout, min_snr
+        abar = schedule.alphas_cumprod.double()
+        self.register_buffer("snr", (abar / (1 - abar)).float(), persistent=False)
+        self.register_buffer("seen", torch.zeros(2, spec.num_groups, dtype=torch.float64))  # sum of losses, rows
+        self.snr: Tensor
+        self.seen: Tensor
+
+    @property
+    def null(self) -> int:
+        """The condition that says nothing: one more than there are."""
+        return self.spec.num_groups if self.condition == "group" else self.spec.num_classes
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        clean, n = batch.image, len(batch)
+        noise = torch.randn_like(clean)
+        t = torch.randint(len(self.snr), (n,), device=clean.device)
+        condition = getattr(batch, self.condition)
+        dropped = torch.rand(n, device=clean.device) < self.dropout
+        guess = model(self.schedule.add_noise(clean, noise, t), t, torch.where(dropped, self.null, condition))
+        is_v = self.schedule.config.prediction_type == "v_prediction"
+        target = self.schedule.get_velocity(clean, noise, t) if is_v else noise
+        losses = (guess.float() - target).square().flatten(1).mean(1)
+        self.seen[0].index_add_(0, batch.group, losses.detach().double())
+        self.seen[1].index_add_(0, batch.group, torch.ones_like(losses, dtype=torch.float64))
+        return StepOutput((self._weight(t, is_v) * losses).mean(), None)
+
+    def _weight(self, t: Tensor, is_v: bool) -> Tensor:
+        if self.min_snr == 0:
+            return torch.ones_like(t, dtype=torch.float32)
+        snr = self.snr[t]
+        return snr.clamp(max=self.min_snr) / (snr + 1 if is_v else snr)
+
+    def summary(self) -> dict[str, Any]:
+        """The mean unweighted loss since the last summary, over rows and by group, of this process's rows."""
+        total, rows = self.seen.cpu().numpy().copy()  # on a CPU these are the buffer itself
+        self.seen.zero_()
+        shown = [g for g in range(len(rows)) if g not in self.spec.missing]
+        by_group = {self.spec.group_names[g]: float(total[g] / rows[g]) if rows[g] else None for g in shown}
+        return {"loss": float(total.sum() / rows.sum()) if rows.sum() else None, "loss_by_group": by_group}

@@ -1,0 +1,182 @@
+"""The network of the diffusion model, what its conditions are called, and the folder that holds both.
+
+The folder is a diffusers pipeline (`DDPMPipeline.from_pretrained` reads it) with conditions.json beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from debeton.errors import DataError, UsageError
+from debeton.files import write_text
+
+IN_RUN = "cdpm"  # the model's folder in that of its run
+CONDITIONS = "conditions.json"
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a network is.
+
+    widths: channels of each level, each half as fine as the one before. layers: residual blocks of a level.
+    attention: the number of coarsest levels that have attention.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256, 256)
+    layers: int = 2
+    attention: int = 2
+
+    def check(self, height: int, width: int) -> None:
+        """UsageError unless images of this size can be halved once for every level but the first."""
+        factor = 2 ** (len(self.widths) - 1)
+        if height % factor or width % factor:
+            raise UsageError(
+                f"{len(self.widths)} levels halve an image {len(self.widths) - 1} times, and {height} x {width} pixels "
+                f"are no multiple of {factor}; use fewer cdpm.widths, or another size (--training.decoder_train "
+                "resized --resolution.val_res 64)"
+            )
+
+
+class ConditionalUNet(nn.Module):
+    """diffusers' UNet2DModel with an embedding for each of K conditions and one more, K, for none.
+
+    forward(noisy [B, 3, H, W], t int64 [B], condition int64 [B]) -> [B, 3, H, W]: noise, or v where it predicts that.
+    """
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.unet = unet
+
+    @property
+    def null(self) -> int:
+        """The condition that says nothing."""
+        return int(self.unet.config.num_class_embeds) - 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that it was made for."""
+        height, width = self.unet.config.sample_size
+        return int(height), int(width)
+
+    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        found: Tensor = self.unet(noisy, t, class_labels=condition, return_dict=False)[0]
+        return found
+
+
+def make_network(num_conditions: int, size: tuple[int, int], shape: Shape) -> ConditionalUNet:
+    """A fresh network for images of (height, width) pixels; torch's global generator draws its weights."""
+    from diffusers import UNet2DModel
+
+    shape.check(*size)
+    levels, attentive = len(shape.widths), min(shape.attention, len(shape.widths))
+    plain = levels - attentive
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if all(width % g == 0 for width in shape.widths))
+    unet = UNet2DModel(
+        sample_size=list(size), layers_per_block=shape.layers, block_out_channels=list(shape.widths),
+        down_block_types=["DownBlock2D"] * plain + ["AttnDownBlock2D"] * attentive,
+        up_block_types=["AttnUpBlock2D"] * attentive + ["UpBlock2D"] * plain,
+        attention_head_dim=min(32, *shape.widths), norm_num_groups=groups, num_class_embeds=num_conditions + 1,
+        add_attention=attentive > 0,
+    )  # fmt: skip
+    return ConditionalUNet(unet)
+
+
+def make_schedule(prediction: str = "epsilon", steps: int = 1000) -> Any:
+    """diffusers' DDPMScheduler with the published schedule: linear from 1e-4 to 0.02, sigma_t^2 = beta_t.
+
+    The last beta grows as `steps` shrinks, so that the end of the chain is noise for any number of them.
+    """
+    from diffusers import DDPMScheduler
+
+    scale = 1000 / steps
+    return DDPMScheduler(
+        num_train_timesteps=steps, beta_schedule="linear", beta_start=1e-4 * scale, beta_end=min(0.02 * scale, 0.999),
+        prediction_type=PREDICTIONS[prediction], variance_type="fixed_large", clip_sample=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the conditions are called. kind: 'label', or 'group' for every (class, attribute) cell.
+
+    cells: (class, attribute) of each condition, attribute None for labels. trained: which of them training rows had.
+    dataset: what was trained on. data: checksum of its beton.
+    """
+
+    kind: str
+    cells: tuple[tuple[str, str | None], ...]
+    trained: tuple[bool, ...]
+    dataset: str
+    data: str
+
+    @property
+    def untrained(self) -> list[str]:
+        """What the model was not shown, by name."""
+        return [_name(cell) for cell, there in zip(self.cells, self.trained, strict=True) if not there]
+
+    def codes(self, wanted: Sequence[tuple[str, str | None]]) -> list[int]:
+        """Numbers of cells; UsageError for what the model knows nothing of."""
+        index = {cell: code for code, cell in enumerate(self.cells) if self.trained[code]}
+        found = []
+        for label, attribute in wanted:
+            code = index.get((label, attribute if self.kind == "group" else None))
+            if code is None or (attribute is not None and self.kind == "label"):
+                raise UsageError(self._unknown(label, attribute))
+            found.append(code)
+        return found
+
+    def _unknown(self, label: str, attribute: str | None) -> str:
+        cell = _name((label, attribute))
+        if attribute is not None and self.kind == "label":
+            return (
+                f"the model was trained on the classes of {self.dataset} alone and cannot be asked for '{cell}'; make "
+                "a set without attributes with --blind, or train it with --cdpm.condition group"
+            )
+        known = "; ".join(_name(c) for c, there in zip(self.cells, self.trained, strict=True) if there)
+        return f"the model was trained on no image of '{cell}'; it knows {known}"
+
+
+def _name(cell: tuple[str, str | None]) -> str:
+    return ", ".join(part for part in cell if part is not None)
+
+
+def save_model(folder: Path, network: ConditionalUNet, schedule: Any, conditions: Conditions) -> None:
+    """Write the network, its schedule and its conditions; conditions.json comes last."""
+    from diffusers import DDPMPipeline
+
+    DDPMPipeline(unet=network.unet, scheduler=schedule).save_pretrained(folder)  # type: ignore[attr-defined]
+    write_text(folder / CONDITIONS, json.dumps(asdict(conditions), indent=1))
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder of `save_model`: this one, or the one called 'cdpm' of this run; UsageError where there is none."""
+    for place in (folder, folder / IN_RUN):
+        if (place / CONDITIONS).is_file():
+            return place
+    raise UsageError(
+        f"no diffusion model of ours in {folder}: it has no {CONDITIONS}; give the run folder of "
+        "main.py --training.method cdpm"
+    )
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[ConditionalUNet, Any, Conditions]:
+    """(network, schedule, conditions) of a folder of `save_model`; DataError where it cannot be read."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    try:
+        unet = UNet2DModel.from_pretrained(str(folder / "unet"), torch_dtype=dtype, local_files_only=True)
+        schedule = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+        content = json.loads((folder / CONDITIONS).read_text())
+        cells = tuple((label, attribute) for label, attribute in content.pop("cells"))
+        conditions = Conditions(**{**content, "cells": cells, "trained": tuple(content["trained"])})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"{folder} cannot be read as a diffusion model: {' '.join(str(error).split())[:300]}") from None
+    return ConditionalUNet(unet), schedule, conditions
