@@ -29,15 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Diffusion:
     """Draws each image from its condition and seed; prompts are not looked at."""
 
-    attempts = 20
-
     def __init__(
         self, model: Path | None, *, sampler: str = "dpm++", steps: int = 0, w: float = 1.0, dtype: str | None = None,
-        device: str = "auto", compiled: bool = False,
+        device: str = "auto", compiled: bool = False, attempts: int = 20,
     ):  # fmt: skip
         if model is None:
             raise UsageError("--generator cdpm needs --model RUN, the run folder of main.py --training.method cdpm")
-        self.device = pick_device(device)
+        self.attempts, self.device = attempts, pick_device(device)
         dtype = dtype or ("bf16" if self.device.type == "cuda" else "fp32")
         folder = model_folder(model)
         network, self.schedule, self.conditions = load_model(folder, DTYPES[dtype])
@@ -65,6 +63,7 @@ def make(arguments: argparse.Namespace) -> Diffusion:
     return Diffusion(
         Path(arguments.model) if arguments.model else None, sampler=arguments.sampler, steps=arguments.steps or 0,
         w=arguments.guidance_w, dtype=arguments.dtype, device=arguments.device, compiled=arguments.compile,
+        attempts=arguments.attempts,
     )  # fmt: skip
 
 
