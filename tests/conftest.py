@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.pair import Pair
 from tests.toy import TOY_SPEC, toy_rows
 
 from debeton.data.beton import Beton
@@ -41,6 +42,14 @@ def toy_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (split, n, share) in enumerate((("train", 512, 0.9), ("val", 128, 0.5), ("test", 256, 0.5))):
         write_beton(folder / f"toy_{split}.beton", toy_rows(n, share, seed), TOY_SPEC, split, WriteOptions(mode="raw"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Sequence[Any]], None]]:
+    """two_processes(args): main.py in two gloo processes, which stay for the next test."""
+    pair = Pair(tmp_path_factory.mktemp("pair"))
+    yield pair.run
+    pair.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
-from tests.running import ROOT, run, run_in_two_processes
+from tests.running import ROOT, run
 
 import debeton.features
 from debeton.checkpoint import load_checkpoint, save_checkpoint
@@ -320,9 +320,9 @@ def test_a_stop_during_the_phase_leaves_before_the_fit_and_the_run_resumes(finis
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_two_processes_refit_the_head_of_one(finished, on_erm, tmp_path):
+def test_two_processes_refit_the_head_of_one(finished, on_erm, two_processes, tmp_path):
     assert run([*on_erm, "--training.outdir", str(tmp_path / "one")]) == 0
-    run_in_two_processes([*on_erm, "--training.outdir", tmp_path / "two"])
+    two_processes([*on_erm, "--training.outdir", tmp_path / "two"])
     (one, _), (two, _) = results(tmp_path / "one"), results(tmp_path / "two")
     assert one["notes"]["dfr"]["c"] == two["notes"]["dfr"]["c"]
     assert one["test"]["group_accuracy"] == pytest.approx(two["test"]["group_accuracy"], abs=0.02)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.running import ROOT, assert_same_training, folder_of, run, run_in_two_processes
+from tests.running import ROOT, assert_same_training, folder_of, run
 
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
@@ -267,10 +267,10 @@ def test_the_error_set_on_disk_is_the_one_that_a_resumed_run_trains_on(toy_args)
         assert error_set(again, torch.nn.Identity()).all()
 
 
-def test_two_processes_repeat_the_errors_of_one(jtt_args, tmp_path):
+def test_two_processes_repeat_the_errors_of_one(jtt_args, two_processes, tmp_path):
     args = [*jtt_args, "--model.bn_mode", "eval", "--training.epochs", "1"]
     assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
-    run_in_two_processes([*args, "--training.outdir", tmp_path / "two"])
+    two_processes([*args, "--training.outdir", tmp_path / "two"])
     one, two = (folder_of(tmp_path / name) for name in ("one", "two"))
     assert sum(errors_of(one)) > 0
     assert errors_of(one) == errors_of(two)

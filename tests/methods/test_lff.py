@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.running import assert_same_training, folder_of, run, run_in_two_processes
+from tests.running import assert_same_training, folder_of, run
 from torch import nn
 
 from debeton import distributed
@@ -332,11 +332,11 @@ def test_label_smoothing_is_refused(toy_args, capsys):
     assert "training.label_smoothing is 0.1" in capsys.readouterr().err
 
 
-def test_two_processes_train_both_networks_and_keep_the_averages_of_one(lff_args, tmp_path):
+def test_two_processes_train_both_networks_and_keep_the_averages_of_one(lff_args, two_processes, tmp_path):
     # SGD: Adam's first steps are signs of gradients, which a rounding may flip.
     args = [*lff_args, "--model.bn_mode", "eval", "--training.epochs", "2", "--training.optimizer", "sgd"]
     assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
-    run_in_two_processes([*args, "--training.outdir", tmp_path / "two"])
+    two_processes([*args, "--training.outdir", tmp_path / "two"])
     one, two = (folder_of(tmp_path / name) for name in ("one", "two"))
     left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt") for f in (one, two))
     assert_same_training(left["state_dict"], right["state_dict"], "small_resnet")

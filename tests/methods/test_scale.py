@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests.methods.mixing_reference import PHI, assert_mixes, gradients, mixed
-from tests.running import ROOT, assert_same_training, folder_of, lines_of, run, run_in_two_processes
+from tests.running import ROOT, assert_same_training, folder_of, lines_of, run
 from tests.toy import TOY_SPEC, toy_rows
 from torch import Tensor, nn
 from torch.nn import functional
@@ -450,10 +450,10 @@ def test_an_interrupted_run_ends_bit_equal(scale_args, tmp_path, monkeypatch):
     assert states[0] == states[1]
 
 
-def test_two_processes_mix_the_gradients_of_one(scale_args, tmp_path):
+def test_two_processes_mix_the_gradients_of_one(scale_args, two_processes, tmp_path):
     args = [*scale_args, "--model.bn_mode", "eval", "--training.epochs", "1", "--training.batch_size", "60"]
     assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
-    run_in_two_processes([*args, "--training.outdir", tmp_path / "two"])
+    two_processes([*args, "--training.outdir", tmp_path / "two"])
     one, two = (folder_of(tmp_path / name) for name in ("one", "two"))
     left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt") for f in (one, two))
     assert_same_training(left["state_dict"], right["state_dict"], "small_resnet")
