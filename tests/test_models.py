@@ -17,7 +17,8 @@ from debeton.models import architecture, freeze_batch_norm, make_model, model_na
 
 FAMILIES = ["resnet18", "alexnet", "vgg11", "squeezenet1_1", "densenet121", "mobilenet_v2", "mobilenet_v3_small",
             "efficientnet_b0", "shufflenet_v2_x0_5", "mnasnet0_5", "convnext_tiny", "vit_b_16",
-            "swin_t", "maxvit_t", "googlenet", "small_resnet", "efficientnet_lite0"]  # fmt: skip
+            "swin_t", "maxvit_t", "googlenet", "small_resnet", "small_convnet",
+            "efficientnet_lite0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
@@ -35,18 +36,21 @@ def test_a_network_with_side_classifiers_trains_like_any_other():
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
 
 
-def test_small_resnet_takes_dominoes_and_has_the_stated_size():
-    model = make_model("small_resnet", 10)
+@pytest.mark.parametrize(("name", "size"), [("small_resnet", 0.3e6), ("small_convnet", 0.4e6)])
+def test_small_networks_take_dominoes_and_have_the_stated_size(name, size):
+    model = make_model(name, 10)
     assert model(torch.zeros(2, 3, 64, 32)).shape == (2, 10)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(0.3e6, rel=0.1)
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(size, rel=0.1)
 
 
 def test_an_unknown_model_is_an_error_that_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'resnet50'"):
         make_model("resnet5O", 2)
     assert {"resnet18", "small_resnet"} <= set(model_names())
-    with pytest.raises(UsageError, match="no published weights"):
-        make_model("small_resnet", 2, pretrained=True)
+    for name in ("small_resnet", "small_convnet"):
+        with pytest.raises(UsageError, match=f"{name} has no published weights"):
+            make_model(name, 2, pretrained=True)
 
 
 def test_frozen_batch_norm_keeps_its_statistics():

@@ -13,7 +13,7 @@ from torch import nn
 
 from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from debeton.errors import DataError, UsageError, nearest
-from debeton.networks import EfficientNetLite0, SmallResNet, efficientnet_lite0_weights
+from debeton.networks import EfficientNetLite0, SmallConvNet, SmallResNet, efficientnet_lite0_weights
 from debeton.registry import Registry
 
 
@@ -123,10 +123,13 @@ def freeze_batch_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def _small_resnet(num_classes: int, pretrained: bool) -> nn.Module:
-    if pretrained:
-        raise UsageError("small_resnet has no published weights; use --model.pretrained false")
-    return SmallResNet(num_classes)
+def _small(name: str, network: Callable[[int], nn.Module]) -> Architecture:
+    def build(num_classes: int, pretrained: bool) -> nn.Module:
+        if pretrained:
+            raise UsageError(f"{name} has no published weights; use --model.pretrained false")
+        return network(num_classes)
+
+    return Architecture(build)
 
 
 def _efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
@@ -138,7 +141,12 @@ def _efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
     return model
 
 
-MODELS.add("small_resnet", Architecture(_small_resnet), "three residual blocks, 0.3 M parameters; trains on a CPU")
+MODELS.add(
+    "small_resnet", _small("small_resnet", SmallResNet), "three residual blocks, 0.3 M parameters; trains on a CPU"
+)
+MODELS.add(
+    "small_convnet", _small("small_convnet", SmallConvNet), "five convolutions, 0.4 M parameters; trains on a CPU"
+)
 MODELS.add(
     "efficientnet_lite0",
     Architecture(_efficientnet_lite0, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),

@@ -1,7 +1,8 @@
-"""Networks that torchvision does not have: a small ResNet that trains on a CPU, and EfficientNet-Lite0."""
+"""Networks that torchvision does not have: two small ones that train on a CPU, and EfficientNet-Lite0."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -44,6 +45,29 @@ class SmallResNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits [B, C] of images [B, 3, H, W]."""
         return self.fc(self.stages(self.stem(image)).mean((2, 3)))
+
+
+class SmallConvNet(nn.Module):
+    """Five 3 x 3 convolutions with batch norm, the first four followed by a maximum over 2 x 2; for 16 to 64 pixels.
+
+    widths: channels of the five; (32, 64, 128, 128, 128) has 0.4 M parameters.
+    """
+
+    def __init__(self, num_classes: int, widths: tuple[int, ...] = (32, 64, 128, 128, 128)):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width in pairwise((3, *widths)):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers[:-1])
+        self.fc = nn.Linear(widths[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, 3, H, W]."""
+        return self.fc(self.features(image).mean((2, 3)))
 
 
 class _SameConv(nn.Conv2d):
