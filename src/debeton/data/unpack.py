@@ -126,9 +126,16 @@ def _extract_tar(path: Path, folder: Path, verified: bool, progress: bool) -> No
                 raise DataError(f"{path} was not unpacked: its member '{member.name}' is no file; do not trust it")
             if member.issym():
                 links.add(PurePosixPath(member.name))
+            _make_ours(member)
             archive.extract(member, folder, **FILTER)
         if not verified:
             _read_to_the_end(archive)
+
+
+def _make_ours(member: tarfile.TarInfo) -> None:
+    """Owner and rights as the 'data' filter gives them, where Python has none and root unpacks: never the archive's."""
+    member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+    member.mode = 0o755 if member.isdir() else (member.mode & 0o755) | 0o600
 
 
 def _shown(members: Iterable[Any], path: Path, progress: bool) -> Iterable[Any]:
