@@ -24,6 +24,7 @@ from fastargs.state import get_current_config
 
 from debeton.checkers import Bool, Float, Int, IntList, OneOf, Text
 from debeton.errors import UsageError, nearest
+from debeton.yaml_files import read_mapping
 
 # --- the sections every run has (a method declares its own beside its code) --------------------
 
@@ -261,18 +262,7 @@ def _checked(param: Param, key: str, value: Any, where: str) -> Any:
 
 def _flatten(path: Path, params: Mapping[str, Param]) -> list[tuple[str, Any]]:
     """The dotted keys of one YAML or JSON file."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"no config file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return []
-    if not isinstance(content, dict):
-        raise UsageError(f"config file {path} holds {type(content).__name__}; expected sections such as 'training:'")
+    content = read_mapping(path, "config file", "sections such as 'training:'")
     found: list[tuple[str, Any]] = []
     sections = sorted({key.split(".")[0] for key in params})
     for section, entries in content.items():

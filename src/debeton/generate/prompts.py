@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from debeton.data.spec import DatasetSpec
 from debeton.errors import UsageError, nearest
+from debeton.yaml_files import check_keys, read_mapping
 
 FOLDER = Path(__file__).parent / "prompt_sets"
 KEYS = ("datasets", "template", "noun", "label_name", "attribute_name", "label", "attribute", "both", "cells",
@@ -133,17 +133,8 @@ def load_prompts(path: Path, label: str = "", attribute: str = "", *, published:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"no prompt file at {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"prompt file {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"prompt file {path} holds {type(content).__name__}; expected {', '.join(KEYS)}")
-    for key in content:
-        if key not in KEYS:
-            raise UsageError(f"{path}: unknown key '{key}'{nearest(str(key), KEYS) or ';'} known: {', '.join(KEYS)}")
+    content = read_mapping(path, "prompt file", ", ".join(KEYS))
+    check_keys(content, KEYS, f"prompt file {path}")
     return content
 
 

@@ -30,10 +30,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
-from debeton.errors import UsageError, nearest
+from debeton.errors import UsageError
 from debeton.seed import make_rng
+from debeton.yaml_files import check_keys, read_mapping
 
 STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants")
 VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws")
@@ -109,8 +108,9 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
 
     UsageError for a file that cannot be read, unknown keys, overlapping axes and variants that need a later one.
     """
-    content = _read(path)
-    _check_keys(content, STUDY_KEYS, f"study {path}")
+    hint = "the project's are in dataset_configs/studies"
+    content = read_mapping(path, "study", ", ".join(STUDY_KEYS), hint)
+    check_keys(content, STUDY_KEYS, f"study {path}")
     for key in ("name", "variants"):
         if not content.get(key):
             raise UsageError(f"study {path} has no '{key}'")
@@ -128,33 +128,15 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
     return study
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"no study at {path}; the project's are in dataset_configs/studies") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"study {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"study {path} holds {type(content).__name__}; expected {', '.join(STUDY_KEYS)}")
-    return content
-
-
 def _commands(given: Any) -> tuple[str, ...]:
     """The commands that write the betons, each with {betons} for their folder."""
     commands = [given] if isinstance(given, str) else list(given or [])
     return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
 
 
-def _check_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key '{key}'{nearest(str(key), known) or ';'} known: {', '.join(known)}")
-
-
 def _variant(path: Path, name: str, values: Mapping[str, Any]) -> Variant:
     where = f"study {path}, variant '{name}'"
-    _check_keys(values, VARIANT_KEYS, where)
+    check_keys(values, VARIANT_KEYS, where)
     search, draws = values.get("search") or {}, int(values.get("draws") or 0)
     if bool(search) != (draws > 0):
         raise UsageError(f"{where}: 'search' and 'draws' go together, ranges and how many points of them are tried")
