@@ -17,7 +17,7 @@ from debeton.generate.prompts import Condition
 from debeton.registry import Registry
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SAMPLED_BYTES = 1 << 16  # of each file of a model, that its revision answers for
+SAMPLES, PIECE = 64, 1 << 16  # pieces of each file of a model, and their bytes, that its revision answers for
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def folder_hash(folder: Path) -> str:
-    """16 hex digits of the names, sizes and first bytes of a model's files."""
+    """16 hex digits of the names and sizes of a model's files, and of SAMPLES pieces of each, spread over it: the first
+    bytes of a file of weights list their shapes, which another training shares."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
         with path.open("rb") as file:
-            digest.update(file.read(SAMPLED_BYTES))
+            step = max(PIECE, path.stat().st_size // SAMPLES)
+            for start in range(0, path.stat().st_size, step):
+                file.seek(start)
+                digest.update(file.read(PIECE))
     return digest.hexdigest()[:16]
