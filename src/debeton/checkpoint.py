@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from debeton.errors import DataError, UsageError
 from debeton.files import replacing
@@ -44,6 +45,17 @@ def run_weights(path: Path, expected: Mapping[str, Any], key: str) -> dict[str, 
         if found.get(name) != ours:
             raise UsageError(f"{key} {path}: its {name} is {found.get(name)}, this run's is {ours}; {remedies[name]}")
     return dict(content["state_dict"])
+
+
+def load_run_weights(model: nn.Module, path: Path, expected: Mapping[str, Any], key: str) -> None:
+    """Give the model the weights in a run's checkpoint; errors as in `run_weights`, and DataError where they do not
+    fit, as those of a head that a method put in the place of the network's own."""
+    weights = run_weights(path, expected, key)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{path} does not hold the weights of {expected['arch']}: {reason}") from None
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -31,7 +31,7 @@ from debeton.features import extract_features
 from debeton.files import write_text
 from debeton.models import make_model
 from debeton.objective import Precision
-from debeton.run import eval_loader
+from debeton.run import describe_network, eval_loader
 from debeton.seed import make_rng
 from debeton.views import SPLITS, prepare_views
 
@@ -75,14 +75,9 @@ def _varies(view: View) -> bool:
 
 
 def _network(folder: Path, config: Config, view: View, device: torch.device) -> torch.nn.Module:
-    spec = view.spec
-    expected = {"arch": config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean),
-                "std": list(spec.std)}  # fmt: skip
-    best = folder / "checkpoints" / "checkpoint_best.pt"
-    model, weights = (
-        make_model(config.model.arch, spec.num_classes),
-        run_weights(best, expected, "the run's checkpoint"),
-    )
+    expected = describe_network(config, view.spec)
+    weights = run_weights(folder / "checkpoints" / "checkpoint_best.pt", expected, "the run's checkpoint")
+    model = make_model(config.model.arch, view.spec.num_classes)
     own = model.state_dict()
     # A head that DFR fitted anew has a layout of its own; the features come before it.
     model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)

@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from debeton import distributed
-from debeton.checkpoint import run_weights, save_checkpoint
+from debeton.checkpoint import load_run_weights, save_checkpoint
 from debeton.config import Config
 from debeton.data.loader import Loader, LoaderOptions, make_loader
+from debeton.data.spec import DatasetSpec
 from debeton.data.splits import evaluated
 from debeton.data.view import View
 from debeton.errors import UsageError
@@ -80,12 +81,12 @@ class Run:
         if self.before is not None:
             before, self.before = self.before, None
             before()
-        if self.start is None and self.config.model.checkpoint:
-            expected = self._identity(self.views["train"])["model"]
-            self.start = run_weights(Path(self.config.model.checkpoint), expected, "model.checkpoint")
-        model = self.new_network()
+        model, checkpoint = self.new_network(), self.config.model.checkpoint
         if self.start is not None:
             model.load_state_dict(self.start)
+        elif checkpoint:
+            expected = describe_network(self.config, self.views["train"].spec)
+            load_run_weights(model, Path(checkpoint), expected, "model.checkpoint")
         return model
 
     def train_loader(self, view: View, training: Any = None) -> Loader:
@@ -100,15 +101,14 @@ class Run:
                 f"use at most {len(view)}"
             )
         tail = "drop" if training.drop_last else "share"
-        options = replace(self._loader_options(), decoder=training.decoder_train, ops=training.augment)
+        options = replace(
+            loader_options(self.config, self.device), decoder=training.decoder_train, ops=training.augment
+        )
         return make_loader(view, training.batch_size, seed=training.seed, tail=tail, options=options)  # type: ignore[arg-type]
 
     def eval_loader(self, view: View) -> Loader:
         """Every row once, in file order, without augmentation."""
         return eval_loader(view, self.config, self.device)
-
-    def _loader_options(self) -> LoaderOptions:
-        return loader_options(self.config, self.device)
 
     def _fit_options(self, training: Any, steps_per_epoch: int) -> FitOptions:
         res = self.config.resolution
@@ -210,10 +210,8 @@ class Run:
     def _identity(self, view: View, arch: str = "") -> dict[str, Any]:
         """What every checkpoint carries: the configuration's hash and what rebuilds the model, the configured one
         unless `arch` says otherwise."""
-        spec = view.spec
-        building = {"arch": arch or self.config.model.arch, "num_classes": spec.num_classes}
-        normalisation = {"mean": list(spec.mean), "std": list(spec.std)}
-        return {"config_hash": self.config.identity_hash(), "model": {**building, **normalisation}}
+        network = describe_network(self.config, view.spec)
+        return {"config_hash": self.config.identity_hash(), "model": {**network, **({"arch": arch} if arch else {})}}
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """Measure a model on one of the run's views."""
@@ -278,6 +276,13 @@ class Run:
     @property
     def selection_rule(self) -> str:
         return str(self.config.training.selection) if "val" in self.views else "last"
+
+
+def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
+    """What rebuilds the configured network and its inputs' normalisation, as checkpoints carry it."""
+    return {
+        "arch": config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean), "std": list(spec.std),
+    }  # fmt: skip
 
 
 def loader_options(config: Config, device: torch.device) -> LoaderOptions:

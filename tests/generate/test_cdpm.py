@@ -17,7 +17,9 @@ from tests.toy import TOY_SPEC, toy_rows
 
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
+from debeton.data.generated import generated_rows
 from debeton.data.writer import WriteOptions, write_beton
+from debeton.generate.generators import folder_hash
 from debeton.loop import Preempted, StopRequest
 from debeton.methods import train
 from debeton.run import open_run
@@ -174,3 +176,30 @@ def test_wrong_settings_are_one_sentence(small_args, capsys):
     assert "cdpm.widths is '16,x'" in capsys.readouterr().err
     assert run([*args, "--cdpm.widths", "8,8,8,8,8"]) == 2
     assert "5 levels halve an image 4 times, and 8 x 8 pixels are no multiple of 16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--training.method", "dfr", "--dfr.base", "cdpm"], "dfr.base is 'cdpm', which trains no classifier"),
+        (["--synthetic.mode", "ffr"], "synthetic.mode ffr trains a classifier first, and cdpm trains none"),
+    ],
+)
+def test_no_classifier_is_asked_for_before_anything_is_trained(generated, small_args, tmp_path, capsys, words, message):
+    write_beton(
+        tmp_path / "made.beton", generated_rows(generated, TOY_SPEC), TOY_SPEC, "train", WriteOptions(mode="raw")
+    )
+    assert run([*small_args, *SMALL, "--data.synthetic_path", tmp_path / "made.beton", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_two_trainings_of_one_network_have_revisions_of_their_own(tmp_path):
+    """Their files differ at their end alone: sizes, and the list of shapes at the beginning, are the same."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        content = bytes(4_000_000) + name.encode() * 70_000
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    assert folder_hash(tmp_path / "a") != folder_hash(tmp_path / "b")
+    (tmp_path / "b" / "model.safetensors").write_bytes((tmp_path / "a" / "model.safetensors").read_bytes())
+    assert folder_hash(tmp_path / "a") == folder_hash(tmp_path / "b")

@@ -14,7 +14,7 @@ import torch
 from tests.running import ROOT, folder_of, lines_of, run
 from tests.toy import TOY_SPEC, toy_rows
 
-from debeton.checkpoint import load_checkpoint
+from debeton.checkpoint import load_checkpoint, save_checkpoint
 from debeton.config import load
 from debeton.data.sources.spuco_animals import CELLS
 from debeton.data.sources.spuco_animals import SPEC as SPUCO
@@ -208,6 +208,17 @@ def test_a_checkpoint_of_a_stage_starts_another_run_as_the_second_stage_does(ffr
         for n in ("second", "both")
     )
     assert all(torch.equal(second[key], both[key]) for key in both)
+
+
+def test_a_checkpoint_whose_head_is_another_is_a_sentence(ffr_args, tmp_path, capsys):
+    args = [*ffr_args, "--training.epochs", "1"]
+    assert run([*args, "--training.outdir", tmp_path / "first"]) == 0
+    path = folder_of(tmp_path / "first") / "checkpoints/checkpoint_best.pt"
+    content = load_checkpoint(path)
+    del content["state_dict"]["fc.weight"]
+    save_checkpoint(tmp_path / "headless.pt", content)
+    assert run([*args, "--model.checkpoint", tmp_path / "headless.pt"]) == 1
+    assert "headless.pt does not hold the weights of small_resnet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", [3, 11])

@@ -15,17 +15,20 @@ from typing import Any, TypeVar
 from torch import nn
 
 from debeton.config import imply
+from debeton.errors import UsageError
 from debeton.registry import Registry
 from debeton.run import Run
 
 
 @dataclass(frozen=True)
 class Method:
-    """paper: where it comes from. needs: which columns of the training rows it looks at."""
+    """paper: where it comes from. needs: which columns of the training rows it looks at. classifies: off for one that
+    trains no classifier, and whose `run` returns None."""
 
     run: Callable[[Run], nn.Module | None]
     paper: str
     needs: str
+    classifies: bool = True
 
 
 Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
@@ -33,15 +36,16 @@ METHODS: Registry[Method] = Registry("method")
 
 
 def register_method(
-    name: str, summary: str, *, paper: str, needs: str, implies: Mapping[str, Any] | None = None
-) -> Callable[[Trainer], Trainer]:
-    """Decorator that registers `run -> trained model` under `name`; None for what trains no classifier.
+    name: str, summary: str, *, paper: str, needs: str, classifies: bool = True,
+    implies: Mapping[str, Any] | None = None,
+) -> Callable[[Trainer], Trainer]:  # fmt: skip
+    """Decorator that registers `run -> trained model` under `name`.
 
     implies: settings of other sections that are the method, such as {'synthetic.mode': 'ffr'}.
     """
 
     def decorate(run: Trainer) -> Trainer:
-        METHODS.add(name, Method(run, paper, needs), summary)
+        METHODS.add(name, Method(run, paper, needs, classifies), summary)
         if implies:
             imply("training.method", name, implies)
         return run
@@ -55,6 +59,11 @@ def train(run: Run) -> nn.Module | None:
 
     method = METHODS.get(run.config.training.method)
     if "first" in run.views:
+        if not method.classifies:
+            raise UsageError(
+                f"synthetic.mode {run.config.synthetic.mode} trains a classifier first, and "
+                f"{run.config.training.method} trains none; use --synthetic.mode none, usb, asb or only"
+            )
         run.before = lambda: first_phase(run)
     return method.run(run)
 

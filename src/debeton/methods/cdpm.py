@@ -57,6 +57,7 @@ def conditions_of(view: View, kind: str) -> Conditions:
     "a diffusion model of the training rows, for images of its conditions",
     paper="Ho et al. 2020 (DDPM), Ho and Salimans 2022 (guidance); Diffusing DeBias",
     needs="label; with cdpm.condition group label, attribute",
+    classifies=False,
 )
 def cdpm(run: Run) -> nn.Module | None:
     """One phase on the training view; the model goes to the folder 'cdpm' of the run. Returns no classifier."""

@@ -19,7 +19,7 @@ from torch import nn
 
 from debeton import distributed
 from debeton.checkers import Bool, FloatList, Int, OneOf, Text
-from debeton.checkpoint import run_weights, save_checkpoint
+from debeton.checkpoint import load_run_weights, save_checkpoint
 from debeton.data.view import View
 from debeton.errors import DataError, UsageError
 from debeton.features import cached_features, extract_features, feature_size
@@ -45,7 +45,7 @@ from debeton.methods._splits import view_of
 from debeton.models import make_model, named_head
 from debeton.objective import Precision
 from debeton.phase import PhaseRecords
-from debeton.run import Run
+from debeton.run import Run, describe_network
 from debeton.seed import make_rng
 
 PHASE = "dfr"
@@ -157,21 +157,17 @@ def _base_model(run: Run) -> nn.Module:
         return run.make_model()
     if settings.base == PHASE:
         raise UsageError("dfr.base is 'dfr' itself; name the method that trains the features, such as erm")
-    model = METHODS.get(settings.base).run(run)
-    if model is None:
+    base = METHODS.get(settings.base)
+    if not base.classifies:
         raise UsageError(f"dfr.base is '{settings.base}', which trains no classifier; name one that does, such as erm")
+    model = base.run(run)
+    assert model is not None
     return model
 
 
 def _load_base(run: Run, path: Path) -> nn.Module:
-    spec = run.views["train"].spec
-    expected = {"arch": run.config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean),
-                "std": list(spec.std)}  # fmt: skip
-    weights, model = run_weights(path, expected, "dfr.checkpoint"), run.new_network()
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DataError(f"{path} does not hold the weights of {run.config.model.arch}: {error}") from None
+    model, expected = run.new_network(), describe_network(run.config, run.views["train"].spec)
+    load_run_weights(model, path, expected, "dfr.checkpoint")
     logger.info("features of %s", path)
     return model
 
