@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.running import ROOT, run
 
 
 class Pair:
@@ -64,8 +64,6 @@ def free_port() -> int:
 
 
 def serve(log: Path) -> None:
-    from tests.running import run
-
     answers = os.fdopen(os.dup(1), "w")
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)

@@ -310,6 +310,12 @@ def test_chosen_cells_and_blind_prompts(noise, tmp_path):
     assert all("male" not in prompt for _, prompt, _ in kept_of(tmp_path / "b").values())
 
 
+def bring_in(tmp_path: Path, per_cell: int) -> int:
+    """The images in 'elsewhere' as a set; the command's status."""
+    words = ("--dataset", "bffhq", "--generator", "folder", "--images", tmp_path / "elsewhere")
+    return command(*words, "--out", tmp_path / "set", "--per-cell", per_cell)
+
+
 def test_images_made_elsewhere_are_brought_into_a_set(tmp_path):
     generator = Noise()
     for label, attribute in (("young", "female"), ("young", "male"), ("old", "female"), ("old", "male")):
@@ -317,17 +323,7 @@ def test_images_made_elsewhere_are_brought_into_a_set(tmp_path):
         folder.mkdir(parents=True)
         for k in range(3):
             Image.fromarray(generator.image(k + len(label + attribute))).save(folder / f"{k}.png")
-    words = (
-        "--dataset",
-        "bffhq",
-        "--generator",
-        "folder",
-        "--images",
-        tmp_path / "elsewhere",
-        "--out",
-        tmp_path / "set",
-    )
-    assert command(*words, "--per-cell", 3) == 0
+    assert bring_in(tmp_path, 3) == 0
     assert len(kept_of(tmp_path / "set")) == 12
     first = np.asarray(Image.open(tmp_path / "set/old/male/00000002.png"))
     np.testing.assert_array_equal(first, generator.image(2 + len("oldmale")))
@@ -355,15 +351,5 @@ def test_a_folder_with_too_few_images_names_the_cell(tmp_path, capsys):
     folder = tmp_path / "elsewhere" / "young" / "female"
     folder.mkdir(parents=True)
     Image.fromarray(Noise().image(1)).save(folder / "a.png")
-    words = (
-        "--dataset",
-        "bffhq",
-        "--generator",
-        "folder",
-        "--images",
-        tmp_path / "elsewhere",
-        "--out",
-        tmp_path / "set",
-    )
-    assert command(*words, "--per-cell", 2) == 1
+    assert bring_in(tmp_path, 2) == 1
     assert "has 1 images of 'young, female' and 2 are wanted" in capsys.readouterr().err
