@@ -87,6 +87,24 @@ def test_jobs_are_all_combinations_of_axes_draws_and_seeds(jobs):
     assert of(jobs, "dfr", strength=1.0)[0].needs == ("erm",)
 
 
+def test_a_value_of_an_axis_may_stand_for_settings(tmp_path):
+    axes = {"mode": {"usb": {"synthetic.mode": "usb"}, "ffr": {"synthetic.mode": "ffr", "training.lr": 0.1}}}
+    changes = {"axes": axes, "settings": {"training.lr": 0.5}, "variants": {"erm": {}}, "betons": None, "seeds": [0]}
+    path = write(tmp_path / "s.yaml", **changes)
+    assert {job.name: job.settings for job in load_study(path).jobs()} == {
+        "erm_mode=usb_seed0": {"training.lr": 0.5, "synthetic.mode": "usb"},
+        "erm_mode=ffr_seed0": {"training.lr": 0.1, "synthetic.mode": "ffr"},
+    }
+    assert [job.point for job in load_study(path).jobs()] == [{"mode": "usb"}, {"mode": "ffr"}]
+    with pytest.raises(UsageError, match=r"training\.lr is an axis, and --set gives it one value"):
+        load_study(path, {"training.lr": "1"})
+    path = write(tmp_path / "t.yaml", **changes | {"variants": {"erm": {"settings": {"training.lr": 1}}}})
+    with pytest.raises(UsageError, match=r"training\.lr comes with a value of an axis, and it is given otherwise too"):
+        load_study(path)
+    with pytest.raises(UsageError, match=r"axis mode is .*the settings of each value"):
+        load_study(write(tmp_path / "u.yaml", **changes | {"axes": {"mode": {"usb": "usb"}}}))
+
+
 def test_random_draws_lie_in_their_ranges_and_do_not_depend_on_how_many_there_are(tmp_path):
     search = {"training.lr": {"log": [1e-4, 1e-1]}, "training.weight_decay": {"uniform": [0.0, 0.5]},
               "training.batch_size": {"log_integers": [4, 64]}, "training.epochs": {"integers": [1, 3]},

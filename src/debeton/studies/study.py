@@ -14,7 +14,9 @@
 
 `betons` is the command that writes what is trained on, or a list of them; {betons} in them is the folder, and where
 it does not occur, --out names it. In text, {seed}, {raw} and the names of axes without a dot stand for their values;
-`values: {name: 0}` adds more such names, which --set may change. {best:VARIANT} is the best checkpoint, of the same
+`values: {name: 0}` adds more such names, which --set may change. An axis without a dot may also give every value the
+settings that come with it, before the study's: `mode: {usb: {synthetic.mode: usb}, ffr: {synthetic.mode: ffr,
+training.lr: 0.001}}`. {best:VARIANT} is the best checkpoint, of the same
 seed and axes, of the variant's best setting: the one with the highest mean over seeds of what training.selection
 looks at, on validation.
 """
@@ -39,6 +41,7 @@ VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws")
 RANGES = ("uniform", "log", "integers", "log_integers")
 PLACEHOLDER = re.compile(r"\{([\w.]+|best:[\w.-]+)\}")
 
+Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]  # values, or what settings each of them stands for
 Point = Mapping[str, Any]  # values of axes, or of a draw, by name
 
 
@@ -52,7 +55,7 @@ class Variant:
     name: str
     configs: tuple[str, ...] = ()
     settings: Point = field(default_factory=dict)
-    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    axes: Mapping[str, Axis] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
     draws: int = 0
 
@@ -92,7 +95,7 @@ class Study:
     configs: tuple[str, ...]
     betons: tuple[str, ...]
     settings: Point
-    axes: Mapping[str, Sequence[Any]]
+    axes: Mapping[str, Axis]
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
     values: Mapping[str, str] = field(default_factory=dict)
@@ -168,8 +171,13 @@ def _check(path: Path, study: Study, given: Point) -> None:
         _check_overlaps(study, variant, given, where)
         texts = [*study.betons, *(str(value) for value in {**study.settings, **variant.settings}.values())]
         for key, values in {**study.axes, **variant.axes}.items():
+            if isinstance(values, dict) and "." not in key and all(isinstance(v, dict) for v in values.values()):
+                continue
             if not isinstance(values, list) or not values or len({repr(v) for v in values}) < len(values):
-                raise UsageError(f"{where}: axis {key} is {values!r}; expected a list of different values")
+                raise UsageError(
+                    f"{where}: axis {key} is {values!r}; expected a list of different values, or, of a name without a "
+                    "dot, the settings of each value"
+                )
             if "." not in key and not any(f"{{{key}}}" in text for text in texts):
                 raise UsageError(
                     f"{where}: axis '{key}' changes nothing: it is no setting (section.key), and no text has {{{key}}}"
@@ -186,7 +194,11 @@ def _check_overlaps(study: Study, variant: Variant, given: Point, where: str) ->
     for (first, left), (second, right) in itertools.combinations(sources.items(), 2):
         if both := sorted(set(left) & set(right)):
             raise UsageError(f"{where}: {both[0]} is in its {first} and in its {second}; a job can have one value")
-    if fixed := sorted(set(given) & {*study.axes, *variant.axes, *variant.search}):
+    axes = {**study.axes, **variant.axes}
+    implied = {key for among in axes.values() if isinstance(among, dict) for chosen in among.values() for key in chosen}
+    if both := sorted(implied & {*variant.settings, *axes, *variant.search}):
+        raise UsageError(f"{where}: {both[0]} comes with a value of an axis, and it is given otherwise too")
+    if fixed := sorted(set(given) & {*axes, *variant.search, *implied}):
         raise UsageError(f"{where}: {fixed[0]} is an axis, and --set gives it one value; leave one of them out")
 
 
@@ -212,6 +224,8 @@ def _job(
     known = {**values, "seed": str(seed), **{key: _text(value) for key, value in varied.items()}}
     where = f"study '{study.name}', variant '{variant.name}'"
     settings = {**study.settings, **variant.settings, **{key: value for key, value in varied.items() if "." in key}}
+    for key, among in {**study.axes, **variant.axes}.items():
+        settings |= among[varied[key]] if isinstance(among, Mapping) else {}
     pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={_text(value)}" for key, value in {**point, **own}.items())]
     pieces += [] if draw is None else [f"draw{draw}"]
     in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
@@ -248,7 +262,7 @@ def filled(text: str, values: Mapping[str, str], where: str) -> str:
     return PLACEHOLDER.sub(value, text)
 
 
-def _grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def _grid(axes: Mapping[str, Axis]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
