@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from debeton.errors import run_command
 
-LISTS = ("methods", "datasets", "models")
+LISTS = ("methods", "datasets", "triggers", "models")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -49,13 +49,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def print_list(kind: str) -> None:
     """Names of one kind with a line about each."""
     from debeton.data.sources import SOURCES
+    from debeton.data.triggers import TRIGGERS
     from debeton.methods import METHODS
     from debeton.models import model_names
 
     if kind == "models":
         print("\n".join(model_names()))
         return
-    for entry in {"methods": METHODS, "datasets": SOURCES}[kind]:  # type: ignore[attr-defined]
+    for entry in {"methods": METHODS, "datasets": SOURCES, "triggers": TRIGGERS}[kind]:  # type: ignore[attr-defined]
         print(f"{entry.name:<16} {entry.summary}")
 
 
@@ -65,6 +66,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
 
     from debeton.config import load
     from debeton.distributed import is_main
+    from debeton.finish import finish
     from debeton.log import logger, set_up_logging
     from debeton.loop import Preempted
     from debeton.methods import METHODS
@@ -83,7 +85,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
         if run is None:
             return 0
         try:
-            run.finish(train_method(run))
+            finish(run, train_method(run))
         except Preempted as stop:
             logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
             return 128 + stop.signum

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core import multiarray as _multiarray
 from torch import nn
 
 from debeton.errors import DataError, UsageError
 from debeton.files import replacing
+
+# What the published bias-transfer code puts beside its tensors; none of these runs code when it is made.
+_PLAIN: list[Any] = [
+    argparse.Namespace, SimpleNamespace, np.dtype, np.ndarray, *(type(np.dtype(kind)) for kind in "efdilqB?"),
+    *((getattr(_multiarray, name), f"numpy.{module}.multiarray.{name}")
+      for name in ("scalar", "_reconstruct") for module in ("core", "_core")),
+]  # fmt: skip
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -50,24 +61,29 @@ def run_weights(path: Path, expected: Mapping[str, Any], key: str) -> dict[str, 
 def load_run_weights(model: nn.Module, path: Path, expected: Mapping[str, Any], key: str) -> None:
     """Give the model the weights in a run's checkpoint; errors as in `run_weights`, and DataError where they do not
     fit, as those of a head that a method put in the place of the network's own."""
-    weights = run_weights(path, expected, key)
+    load_weights(model, run_weights(path, expected, key), path, expected["arch"])
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: str) -> None:
+    """Give the model weights that were read from `path`; DataError where they are not those of `arch`."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{path} does not hold the weights of {expected['arch']}: {reason}") from None
+        raise DataError(f"{path} does not hold the weights of {arch}: {reason}") from None
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
 
-    Raises FileNotFoundError when there is none, DataError when it is damaged or holds more than tensors and
-    plain values.
+    Raises FileNotFoundError when there is none, DataError when it is damaged or holds more than tensors, numbers,
+    arrays and plain values.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN):
+            content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(

@@ -83,11 +83,25 @@ Section("training", "how to train").params(
 Section("model", "the network").params(
     arch=Param(Text(), "see --list models", default="resnet18"),
     pretrained=Param(Bool(), "start from the architecture's published weights", default=False),
-    checkpoint=Param(Text(), "start from this checkpoint of a run on the same classes, its head included", default=""),
-    bn_mode=Param(OneOf("train", "eval"), "eval keeps batch-norm statistics frozen in training", default="train"),
+    checkpoint=Param(
+        Text(), "start from this checkpoint of a run: on the same classes, head included, or as transfer says",
+        default="",
+    ),
+    transfer=Param(
+        OneOf("NONE", "FIXED", "FULL"), "the checkpoint's body under a fresh head, frozen (FIXED) or not (FULL)",
+        default="NONE",
+    ),
+    cache=Param(
+        OneOf("auto", "on", "off"), "FIXED: take the body's features once and train on them; auto: where that is exact",
+        default="auto",
+    ),
+    bn_mode=Param(
+        OneOf("auto", "train", "eval"), "eval keeps batch-norm statistics frozen in training; auto: with FIXED",
+        default="auto",
+    ),
     normalisation=Param(
         OneOf("auto", "source", "dataset", "none"),
-        "mean and std of the pretrained source, of the data set, or none; auto: source when pretrained", default="auto",
+        "mean and std of the source, of the data set, or none; auto: of the source where there is one", default="auto",
     ),
 )  # fmt: skip
 Section("resolution", "image sizes in pixels").params(

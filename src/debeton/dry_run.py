@@ -25,4 +25,7 @@ def _describe_view(view: View) -> str:
     counts = view.counts_by_name()
     width = max(map(len, counts))
     lines = [f"view {view.name}: {len(view)} rows of {view.beton.path}, order {view.order}"]
+    if view.planted is not None:
+        planted = int(view.planted.mask[view.rows].sum())
+        lines.append(f"  trigger {view.planted.trigger.name} in {planted} rows")
     return "\n".join(lines + [f"  {name:<{width}}  {count}" for name, count in counts.items()])

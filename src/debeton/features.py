@@ -15,6 +15,7 @@ from tqdm import tqdm
 from debeton import distributed
 from debeton.checkpoint import load_checkpoint, save_checkpoint
 from debeton.data.loader import Loader
+from debeton.data.triggers import Trigger
 from debeton.data.view import View
 from debeton.errors import DataError
 from debeton.log import logger
@@ -35,6 +36,7 @@ def feature_size(model: nn.Module) -> int:
 def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, progress: bool = False) -> Tensor:
     """The input of the model's head (`models.named_head`), float32 [M, D] on the CPU, for the view's rows in order.
 
+    From a loader with T triggers [1 + T, M, D]: of the images without and with each.
     loader: sequential and without augmentation, as `Run.eval_loader` makes it. Inputs [B, D, H, W] of a convolutional
     head are averaged over space. The model evaluates as it does for accuracies: in evaluation mode, in `precision`,
     with the main process's batch-norm statistics. Every one of several processes gets all rows.
@@ -45,7 +47,7 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
     model.eval()
     distributed.sync_buffers(model)
     rows, position = np.unique(loader.view.rows, return_inverse=True)
-    features = torch.zeros(len(rows), feature_size(model))
+    features = torch.zeros(1 + len(loader.triggers), len(rows), feature_size(model))
     given: list[Tensor] = []
     hook = named_head(model)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     try:
@@ -53,15 +55,17 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
             for batch in tqdm(
                 batches, desc=f"features of {loader.view.name}", unit="step", leave=False, disable=not progress
             ):
-                with precision.autocast():
-                    model(batch.image)
-                value = given.pop()
-                value = value.float().mean((2, 3)) if value.ndim == 4 else value.float()
-                features[np.searchsorted(rows, batch.row.cpu().numpy())] = value.cpu()
+                place = np.searchsorted(rows, batch.row.cpu().numpy())
+                for form, image in zip(features, (batch.image, *batch.triggered), strict=True):
+                    with precision.autocast():
+                        model(image)
+                    value = given.pop()
+                    form[place] = (value.float().mean((2, 3)) if value.ndim == 4 else value.float()).cpu()
     finally:
         hook.remove()
         model.train(was_training)
-    return _gathered(features, precision.device)[position]
+    features = torch.stack([_gathered(form, precision.device)[position] for form in features])
+    return features if loader.triggers else features[0]
 
 
 def _gathered(features: Tensor, device: torch.device) -> Tensor:
@@ -80,7 +84,8 @@ def cached_features(
     The file's name is a hash of all that a feature depends on (`feature_key`). A damaged file is computed again.
     """
     path = folder / f"{loader.view.beton.path.stem}_{feature_key(model, loader, precision)}.pt"
-    shape = (len(loader.view), feature_size(model))
+    forms = (1 + len(loader.triggers),) if loader.triggers else ()
+    shape = (*forms, len(loader.view), feature_size(model))
     found = _read(path, shape)
     # Forward passes are joint: where one process cannot read the file, all compute.
     missing = distributed.max_over_processes(torch.tensor(int(found is None), device=precision.device))
@@ -93,7 +98,7 @@ def cached_features(
     return features
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     """The features in a cache file; None where there is none, or where it is damaged."""
     if not path.exists():
         return None
@@ -116,7 +121,8 @@ def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
     """24 hex digits that change when a feature may.
 
     They cover the network without its head (names and kinds of its modules, every weight and statistic), the rows,
-    the beton, how its images are decoded, sized, augmented and normalised, the number format and the kind of device.
+    the beton, how its images are decoded, sized, augmented, planted with a trigger and normalised, the number format
+    and the kind of device.
     Of the pixels they cover a sample, so that a beton written anew with other pixels is noticed.
     """
     view, options = loader.view, loader.options
@@ -129,6 +135,10 @@ def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(np.ascontiguousarray(view.rows, np.int64).data)
     _add_pixels(digest, view)
+    for trigger in (*loader.triggers, *([] if view.planted is None else [view.planted.trigger])):
+        _add_trigger(digest, trigger, loader.image_size)
+    if view.planted is not None:
+        digest.update(view.planted.mask.data)
     _add_network(digest, model)
     return digest.hexdigest()[:24]
 
@@ -139,6 +149,14 @@ def _add_pixels(digest: hashlib._Hash, view: View) -> None:
     content = np.memmap(view.beton.path, np.uint8, "r")
     for offset, size in zip(view.beton.offsets[chosen].tolist(), view.beton.sizes[chosen].tolist()):
         digest.update(content[offset : offset + min(size, SAMPLED_BYTES)].data)
+
+
+def _add_trigger(digest: hashlib._Hash, trigger: Trigger, size: tuple[int, int]) -> None:
+    """What the trigger looks like in a frame of this size, which is all that its files and settings can change."""
+    layers, _ = trigger.drawn(*size)
+    digest.update(json.dumps([trigger.rounds, trigger.by_row, trigger.options.seed]).encode())
+    for values in layers:
+        digest.update(np.ascontiguousarray(values).data)
 
 
 def _add_network(digest: hashlib._Hash, model: nn.Module) -> None:

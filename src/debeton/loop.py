@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,7 +26,6 @@ from debeton.data.spec import Ints
 from debeton.errors import DataError
 from debeton.log import logger
 from debeton.metrics import GroupMeter, Metrics
-from debeton.models import freeze_batch_norm
 from debeton.objective import Objective, Precision
 from debeton.optim import set_lr
 from debeton.seed import restore_rng_state, rng_state
@@ -75,7 +76,8 @@ class FitOptions:
     """How long and how to step.
 
     lr: step -> learning rate. resolution: epoch -> pixels, for decoders that resize. clip_grad: largest gradient
-    norm, 0 for none. freeze_bn: keep batch-norm statistics. log_every: steps between looks at the loss.
+    norm, 0 for none. hold: puts what does not train back into evaluation mode. log_every: steps between looks at the
+    loss.
     checkpoint: where the caller keeps the latest state, for messages.
     """
 
@@ -83,7 +85,7 @@ class FitOptions:
     lr: Callable[[int], float]
     resolution: Callable[[int], int] | None = None
     clip_grad: float = 0.0
-    freeze_bn: bool = False
+    hold: Callable[[nn.Module], None] | None = None
     log_every: int = 50
     progress: bool = False
     checkpoint: str = ""
@@ -177,8 +179,8 @@ def fit(
             loader.resolution = options.resolution(state.epoch)
         forward.train()
         state.objective.train()
-        if options.freeze_bn:
-            freeze_batch_norm(state.model)
+        if options.hold is not None:
+            options.hold(state.model)
         began, lr = time.perf_counter(), options.lr(state.step)
         with loader.epoch(state.epoch, start=state.batch) as batches:
             for batch in _progress(batches, state, options):
@@ -248,26 +250,51 @@ class Evaluation:
     predicted: Tensor
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Form:
+    """One way to show a view's images: with trigger number `trigger` of the loader in the rows of `mask`, bool [N] over
+    all rows of the beton; clean where it is None."""
+
+    trigger: int = 0
+    mask: NDArray[np.bool_] | None = None
+
+
 def evaluate(
     model: nn.Module, loader: Loader, precision: Precision, *, train_counts: Ints | None = None, progress: bool = False
 ) -> Evaluation:
     """Measure the model on a sequential loader; over several processes every row still counts exactly once."""
+    (found,) = evaluate_forms(model, loader, precision, [Form()], train_counts=train_counts, progress=progress)
+    return found
+
+
+@torch.inference_mode()
+def evaluate_forms(
+    model: nn.Module, loader: Loader, precision: Precision, forms: Sequence[Form], *,
+    train_counts: Ints | None = None, progress: bool = False,
+) -> list[Evaluation]:  # fmt: skip
+    """Measure the model on forms of the same images, decoded once and seen once without and with each trigger."""
     was_training = model.training
     model.eval()
     distributed.sync_buffers(model)
     view, device = loader.view, precision.device
-    meter = GroupMeter(view.spec.num_groups, view.spec.num_classes, device)
-    predictions = torch.full((len(view.beton),), -1, dtype=torch.int64, device=device)
+    meters = [GroupMeter(view.spec.num_groups, view.spec.num_classes, device) for _ in forms]
+    predictions = torch.full((len(forms), len(view.beton)), -1, dtype=torch.int64, device=device)
+    masks = [None if form.mask is None else torch.from_numpy(form.mask).to(device) for form in forms]
     with loader.epoch(0) as batches:
         for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
             with precision.autocast():
-                logits = model(batch.image)
-            meter.update(logits, batch.label, batch.group)
-            predictions[batch.row] = logits.argmax(1)
+                clean = model(batch.image)
+                triggered = [model(image) for image in batch.triggered]
+            for k, (form, mask) in enumerate(zip(forms, masks, strict=True)):
+                logits = clean if mask is None else clean.where(~mask[batch.row, None], triggered[form.trigger])
+                meters[k].update(logits, batch.label, batch.group)
+                predictions[k, batch.row] = logits.argmax(1)
     model.train(was_training)
     distributed.max_over_processes(predictions)
-    metrics = meter.compute(view.spec, train_counts)
-    if metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
+    rows = torch.from_numpy(view.rows).to(device)
+    found = []
+    for meter, predicted in zip(meters, predictions, strict=True):
+        found.append(Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu()))
+    if found[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
         logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
-    return Evaluation(metrics, predictions[torch.from_numpy(view.rows).to(device)].cpu())
+    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,32 +89,31 @@ def _drop_auxiliary_heads(model: nn.Module) -> None:
         model.aux_logits = False  # type: ignore[assignment]
 
 
-def named_head(model: nn.Module) -> tuple[str, nn.Module]:
+def named_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     """The last classifying layer, a Linear or (SqueezeNet) a 1x1 convolution, and its dotted name."""
     convolutional_head = model.__class__.__name__ == "SqueezeNet"
     kinds = nn.Conv2d if convolutional_head else nn.Linear
-    candidates: Iterator[tuple[str, nn.Module]] = ((n, m) for n, m in model.named_modules() if isinstance(m, kinds))
+    candidates: Iterator[tuple[str, Any]] = ((n, m) for n, m in model.named_modules() if isinstance(m, kinds))
     found = list(candidates)
     if not found:
         raise ValueError(f"{type(model).__name__} has no linear layer that could be its head")
     return found[-1]
 
 
-def replace_head(model: nn.Module, num_classes: int) -> None:
-    """Give the model a fresh last layer of num_classes outputs, unless it already has as many."""
+def replace_head(model: nn.Module, num_classes: int, *, fresh: bool = False) -> None:
+    """Give the model a new last layer of num_classes outputs; where it has as many already, only if `fresh`."""
     name, head = named_head(model)
+    outputs = head.out_features if isinstance(head, nn.Linear) else head.out_channels
+    if outputs == num_classes and not fresh:
+        return
+    new: nn.Module
     if isinstance(head, nn.Linear):
-        if head.out_features == num_classes:
-            return
-        fresh: nn.Module = nn.Linear(head.in_features, num_classes)
+        new = nn.Linear(head.in_features, num_classes)
     else:
-        assert isinstance(head, nn.Conv2d)
-        if head.out_channels == num_classes:
-            return
-        fresh = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
+        new = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
         model.num_classes = num_classes  # type: ignore[assignment]
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, fresh)
+    setattr(model.get_submodule(parent), child, new)
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

@@ -45,10 +45,12 @@ class Objective(nn.Module):
     """Base of all objectives: subclasses give `forward`, or override `backward` where one loss is not enough.
 
     Buffers and submodules are saved, moved and resumed with the run. averages_gradients: `backward` itself averages the
-    model's gradients over processes (it needs more of them than the one that DDP sees).
+    model's gradients over processes (it needs more of them than the one that DDP sees). takes_features: the model is
+    only ever called on the batch's images as they are, so that the head of a still body may be trained on features.
     """
 
     averages_gradients = False
+    takes_features = False
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """The loss of a batch."""
@@ -72,6 +74,8 @@ class Objective(nn.Module):
 
 class CrossEntropy(Objective):
     """Mean cross-entropy with label smoothing in [0, 1): empirical risk minimisation."""
+
+    takes_features = True
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()

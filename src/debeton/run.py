@@ -7,9 +7,7 @@ checkpoints, devices and results.
 from __future__ import annotations
 
 import importlib.util
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,24 +18,25 @@ import torch
 from torch import nn
 
 from debeton import distributed
-from debeton.checkpoint import load_run_weights, save_checkpoint
+from debeton.checkpoint import load_run_weights
 from debeton.config import Config
-from debeton.data.loader import Loader, LoaderOptions, make_loader
+from debeton.data.loader import Loader, LoaderOptions, Tail, make_loader
 from debeton.data.spec import DatasetSpec
-from debeton.data.splits import evaluated
+from debeton.data.triggers import Trigger
 from debeton.data.view import View
 from debeton.errors import UsageError
-from debeton.files import write_text
+from debeton.feature_loader import FeatureStore, HeadOnly, refuse_cache, why_not
 from debeton.log import log_to_file, logger, show_progress
-from debeton.loop import Evaluation, FitOptions, StopRequest, TrainState, evaluate, fit, make_average
-from debeton.metrics import GroupMeter, Metrics, selection_score
-from debeton.models import make_model
+from debeton.loop import Evaluation, FitOptions, Form, StopRequest, TrainState, evaluate_forms, fit, make_average
+from debeton.metrics import GroupMeter, Metrics
+from debeton.models import freeze_batch_norm, make_model
 from debeton.objective import Objective, Precision
 from debeton.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
 from debeton.phase import PhaseKeeper, PhaseRecords
-from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink, prediction_result, versions
-from debeton.run_folder import claim_folder, experiment_name, locked
+from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink
+from debeton.run_folder import claim_folder, locked
 from debeton.seed import seed_everything
+from debeton.transfer import body_is_still, check_transfer, hold_body, transferred
 from debeton.views import check_selection, prepare_views
 
 
@@ -49,6 +48,7 @@ class Run:
     this process. notes: what a method found out beside its accuracy, plain values by method, for results.json.
     start: the weights that networks begin with, where these are neither new nor published ones. before: what finds them
     out, done when the first network is wanted. freeze_bn: keep batch-norm statistics whatever model.bn_mode says.
+    features: where the last phase trained a head on features of a still body.
     """
 
     config: Config
@@ -63,6 +63,7 @@ class Run:
     start: Mapping[str, torch.Tensor] | None = None
     before: Callable[[], None] | None = None
     freeze_bn: bool = False
+    features: FeatureStore | None = None
 
     @property
     def progress(self) -> bool:
@@ -72,7 +73,11 @@ class Run:
         """The configured network on the device; the seed alone decides its weights."""
         config = self.config
         seed_everything(config.training.seed)
-        model = make_model(config.model.arch, self.views["train"].spec.num_classes, pretrained=config.model.pretrained)
+        num_classes = self.views["train"].spec.num_classes
+        if config.model.transfer == "NONE":
+            model = make_model(config.model.arch, num_classes, pretrained=config.model.pretrained)
+        else:
+            model = transferred(config, num_classes)
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
@@ -84,7 +89,7 @@ class Run:
         model, checkpoint = self.new_network(), self.config.model.checkpoint
         if self.start is not None:
             model.load_state_dict(self.start)
-        elif checkpoint:
+        elif checkpoint and self.config.model.transfer == "NONE":
             expected = describe_network(self.config, self.views["train"].spec)
             load_run_weights(model, Path(checkpoint), expected, "model.checkpoint")
         return model
@@ -100,15 +105,17 @@ class Run:
                 f"training.batch_size is {training.batch_size}, but the view '{view.name}' holds {len(view)} rows; "
                 f"use at most {len(view)}"
             )
-        tail = "drop" if training.drop_last else "share"
-        options = replace(
-            loader_options(self.config, self.device), decoder=training.decoder_train, ops=training.augment
-        )
-        return make_loader(view, training.batch_size, seed=training.seed, tail=tail, options=options)  # type: ignore[arg-type]
+        tail: Tail = "drop" if training.drop_last else "share"
+        options = self._train_options(training)
+        return make_loader(view, training.batch_size, seed=training.seed, tail=tail, options=options)
 
-    def eval_loader(self, view: View) -> Loader:
-        """Every row once, in file order, without augmentation."""
-        return eval_loader(view, self.config, self.device)
+    def _train_options(self, training: Any) -> LoaderOptions:
+        options = loader_options(self.config, self.device)
+        return replace(options, decoder=training.decoder_train, ops=training.augment)
+
+    def eval_loader(self, view: View, triggers: Sequence[Trigger] = ()) -> Loader:
+        """Every row once, in file order, without augmentation; triggers as in `make_loader`."""
+        return eval_loader(view, self.config, self.device, triggers)
 
     def _fit_options(self, training: Any, steps_per_epoch: int) -> FitOptions:
         res = self.config.resolution
@@ -126,11 +133,30 @@ class Run:
             lr=lambda step: training.lr * schedule(step, spec),
             resolution=(lambda epoch: ramped_resolution(epoch, **ramp)) if res.prog_resizing else None,
             clip_grad=training.clip_grad,
-            freeze_bn=self.freeze_bn or self.config.model.bn_mode == "eval",
+            hold=self._hold(),
             log_every=training.log_every,
             progress=self.progress,
             checkpoint=str(self.folder / "checkpoints" / "checkpoint_latest.pt"),
         )
+
+    def _hold(self) -> Callable[[nn.Module], None] | None:
+        """What of a network does not move in training, beside what has no gradient."""
+        if body_is_still(self.config):
+            return hold_body
+        return freeze_batch_norm if self.freeze_bn or self.config.model.bn_mode == "eval" else None
+
+    def _feature_store(self, model: nn.Module, objective: Objective, training: Any) -> FeatureStore | None:
+        """The features that training may run on, where that is the same as training on the images."""
+        wanted = self.config.model.cache
+        if wanted == "off" or not (body_is_still(self.config) and objective.takes_features):
+            return None
+        options = self._train_options(training)
+        reason = why_not(model, options, prog_resizing=self.config.resolution.prog_resizing, ema=training.ema)
+        if reason and wanted == "on":
+            raise refuse_cache(reason)
+        folder = Path(self.config.training.outdir) / "features"
+        precision = Precision(training.precision, self.device)
+        return None if reason else FeatureStore(model, precision, folder, progress=self.progress)
 
     def fit(
         self,
@@ -169,6 +195,9 @@ class Run:
     ) -> dict[str, Any]:
         """Run a phase from its latest checkpoint to its end; the model gets the selected epoch's weights."""
         loader = self.train_loader(view, training)
+        self.features = self._feature_store(model, objective, training)
+        if self.features is not None:
+            loader, model = self.features.training(loader), HeadOnly(model)
         trained = nn.ModuleList([model, objective])  # an objective may have networks of its own
         optimizer = make_optimizer(
             trained, training.optimizer, lr=training.lr, weight_decay=training.weight_decay, momentum=training.momentum,
@@ -215,63 +244,17 @@ class Run:
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """Measure a model on one of the run's views."""
-        precision = Precision(self.config.training.precision, self.device)
-        counts = self.views["train"].real_counts()
-        return evaluate(
-            model, self.eval_loader(self.views[split]), precision, train_counts=counts, progress=self.progress
-        )
+        return self.evaluate_forms(model, self.views[split], [Form()])[0]
 
-    def finish(self, model: nn.Module | None) -> dict[str, Any]:
-        """Evaluate the selected model on validation and every test, and write results.pt and results.json.
-
-        None, of a method that trains no classifier: there is nothing to evaluate.
-        """
-        began = time.perf_counter()
-        evaluations = {split: self.evaluate(model, split) for split in evaluated(self.views)} if model else {}
-        metrics = {split: found.metrics for split, found in evaluations.items()}
-        self.timing["final_evaluation_seconds"] = time.perf_counter() - began
-        config, train = self.config, self.views["train"]
-        results = {
-            "name": experiment_name(config),
-            "dataset": config.data.dataset,
-            "method": config.training.method,
-            "seed": config.training.seed,
-            "selection": self.selection_rule,
-            "selected_epoch": self.selected_epoch,
-            "config_hash": config.identity_hash(),
-            "dataset_options": train.beton.sidecar["dataset_options"],
-            "versions": versions(),
-            "train_groups": train.counts_by_name(),
-            **{split: metrics.get(split) for split in ("val", "test")},
-            "other_tests": {split: found for split, found in metrics.items() if split not in ("val", "test")},
-            **({"oracle": self._oracle()} if config.training.oracle else {}),
-            "notes": self.notes,
-            "timing": self.timing,
-        }
-        if distributed.is_main():
-            self._write_results(results, evaluations)
-        distributed.barrier()
-        return results
-
-    def _write_results(self, results: dict[str, Any], evaluations: dict[str, Evaluation]) -> None:
-        # Without a planted trigger an image as it is and its clean form are the same.
-        split = "test" if "test" in evaluations else "val"
-        content: dict[str, Any] = {"args": self.config.nested()}
-        if split in evaluations:
-            view, found = self.views[split], evaluations[split]
-            standard = prediction_result(found.metrics, torch.from_numpy(view.label[view.rows]), found.predicted)
-            content["results"] = {"results_standard": standard, "results_clean": standard}
-        save_checkpoint(self.folder / "results.pt", content)
-        # Last: this file says that the run is finished.
-        write_text(self.folder / "results.json", json.dumps(results, indent=1))
-
-    def _oracle(self) -> dict[str, Any] | None:
-        """The epoch of the last phase that the selection rule would keep by the test split; None without epochs."""
-        phase = list(self.timing["phases"])[-1]
-        lines = [line for line in self.log.read() if line["phase"] == phase and line["split"] == "test"]
-        rule = self.selection_rule if self.selection_rule != "last" else "worst_group"
-        best = max(lines, key=lambda line: selection_score(line["metrics"], rule), default=None)
-        return best and {"rule": rule, "epoch": best["epoch"], "test": best["metrics"]}
+    def evaluate_forms(
+        self, model: nn.Module, view: View, forms: Sequence[Form], triggers: Sequence[Trigger] = ()
+    ) -> list[Evaluation]:
+        """Measure a model on forms of a view's images (`loop.evaluate_forms`), or its head on their features."""
+        loader = self.eval_loader(view, triggers)
+        if self.features is not None and (isinstance(model, HeadOnly) or model is self.features.network):
+            model, loader = HeadOnly(self.features.network), self.features.evaluation(loader)
+        precision, counts = Precision(self.config.training.precision, self.device), self.views["train"].real_counts()
+        return evaluate_forms(model, loader, precision, forms, train_counts=counts, progress=self.progress)
 
     @property
     def selection_rule(self) -> str:
@@ -295,11 +278,11 @@ def loader_options(config: Config, device: torch.device) -> LoaderOptions:
     )  # fmt: skip
 
 
-def eval_loader(view: View, config: Config, device: torch.device) -> Loader:
-    """Every row of a view once, in file order, without augmentation."""
+def eval_loader(view: View, config: Config, device: torch.device, triggers: Sequence[Trigger] = ()) -> Loader:
+    """Every row of a view once, in file order, without augmentation; triggers as in `make_loader`."""
     options = replace(loader_options(config, device), decoder=config.training.decoder_val)
     batch_size = max(config.training.batch_size, distributed.world_size())
-    return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options)
+    return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options, triggers=triggers)
 
 
 def headline(run: Run) -> str:
@@ -316,6 +299,7 @@ def open_run(config: Config) -> Iterator[Run | None]:
     device = distributed.pick_device(config.training.device)
     with ExitStack() as stack:
         stack.enter_context(distributed.process_group(config.dist.backend, device))
+        check_transfer(config)
         views = prepare_views(config)
         check_selection(config, views)
         torch.use_deterministic_algorithms(config.training.deterministic, warn_only=True)

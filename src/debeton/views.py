@@ -12,12 +12,14 @@ from debeton.data.view import View
 from debeton.errors import UsageError
 from debeton.log import logger
 from debeton.models import architecture
+from debeton.planting import plant
+from debeton.transfer import source_normalisation
 
 SPLITS = ("train", "val", "test", "target", "synthetic")
 
 
 def prepare_views(config: Config) -> dict[str, View]:
-    """The views that the configuration describes, normalised as it says."""
+    """The views that the configuration describes, normalised and with the trigger as it says."""
     data, training = config.data, config.training
     given = {split: getattr(data, f"{split}_path") for split in SPLITS}
     paths = find_betons(data.dataset, Path(training.data_root), given)
@@ -26,16 +28,17 @@ def prepare_views(config: Config) -> dict[str, View]:
         "synthetic_mode": config.synthetic.mode, "per_cell": config.synthetic.per_cell,
         "synthetic_share": config.synthetic.share,
     }  # fmt: skip
-    views = open_views(paths, ViewOptions(**asked, **synthetic))
+    views = plant(open_views(paths, ViewOptions(**asked, **synthetic)), config)
     if training.supercloud:
         views["train"] = replace(views["train"], order="quasi_random")
     kind = config.model.normalisation
     if kind == "none":
         return with_normalisation(views, (0.0,) * 3, (1.0,) * 3)
-    if kind == "source" or (kind == "auto" and config.model.pretrained):
-        source = architecture(config.model.arch)
-        return with_normalisation(views, source.mean, source.std)
-    return views
+    if kind == "dataset":
+        return views
+    published = architecture(config.model.arch)
+    source = source_normalisation(config) or ((published.mean, published.std) if kind == "source" else None)
+    return views if source is None else with_normalisation(views, *source)
 
 
 def check_selection(config: Config, views: Mapping[str, View]) -> None:

@@ -22,6 +22,7 @@ from debeton.data.synthetic import Amount, synthetic_view, usb
 from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
 from debeton.errors import DataError, UsageError
+from debeton.finish import finish
 from debeton.methods import METHODS
 from debeton.methods._balance import balancing_weights
 from debeton.methods.reweight import WeightedCrossEntropy
@@ -253,7 +254,7 @@ def train(toy_args: list[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
         own = ("--training.method", method, "--training.outdir", str(tmp_path / method), "--training.num_workers", "1")
         with open_run(load([], [*toy_args, *own, *overrides])) as run:
             assert run is not None
-            results = run.finish(METHODS.get(method).run(run))
+            results = finish(run, METHODS.get(method).run(run))
             lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
         return {**results, "objective": [line.get("objective") for line in lines if line["split"] == "train"][-1]}
 

@@ -14,6 +14,7 @@ from debeton.checkpoint import load_checkpoint
 from debeton.config import load
 from debeton.data.loader import Batch
 from debeton.errors import UsageError
+from debeton.finish import finish
 from debeton.loop import Preempted, StopRequest
 from debeton.methods import METHODS
 from debeton.methods.cvar import CVaR, cvar_weights
@@ -133,7 +134,7 @@ def test_a_run_finishes_and_an_interrupted_one_ends_bit_equal(method: str, toy_a
         own = ["--training.method", method, "--training.outdir", str(tmp_path / name), "--training.num_workers", "1"]
         with open_run(load([], [*toy_args, *own])) as run:
             assert run is not None
-            results = run.finish(METHODS.get(method).run(run))
+            results = finish(run, METHODS.get(method).run(run))
             return load_checkpoint(run.folder / "checkpoints/checkpoint_latest.pt", torch.device("cpu")), results
 
     whole, results = train("whole")

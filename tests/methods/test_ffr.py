@@ -21,6 +21,7 @@ from debeton.data.sources.spuco_animals import SPEC as SPUCO
 from debeton.data.sources.utkface import SPEC as UTKFACE
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.writer import WriteOptions, write_beton
+from debeton.finish import finish
 from debeton.loop import Preempted, StopRequest
 from debeton.methods import train
 from debeton.run import open_run
@@ -227,7 +228,7 @@ def test_an_interrupted_run_ends_bit_equal(ffr_args, tmp_path, monkeypatch, step
         words = [*ffr_args, "--training.method", "ffr", "--training.outdir", str(tmp_path / name)]
         with open_run(load([], words)) as opened:
             assert opened is not None
-            results = opened.finish(train(opened))
+            results = finish(opened, train(opened))
             return load_checkpoint(opened.folder / "checkpoints/checkpoint_latest.pt"), results
 
     whole, results = train_in("whole")

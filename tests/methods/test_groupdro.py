@@ -19,6 +19,7 @@ from debeton.config import load
 from debeton.data.beton import open_beton
 from debeton.data.loader import Batch
 from debeton.errors import UsageError
+from debeton.finish import finish
 from debeton.loop import Preempted, StopRequest
 from debeton.methods import METHODS, groupdro
 from debeton.methods.groupdro import GroupDRO, GroupDROOptions, exponentiated_step, greedy_weights
@@ -253,7 +254,7 @@ def train(toy_args: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, 
         ]
         with open_run(load([], [*toy_args, *own, *overrides])) as run:
             assert run is not None
-            run.finish(METHODS.get("groupdro").run(run))
+            finish(run, METHODS.get("groupdro").run(run))
             lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
             state = load_checkpoint(run.folder / "checkpoints" / "checkpoint_latest.pt", torch.device("cpu"))
         return state, [line for line in lines if line["split"] == "train"]

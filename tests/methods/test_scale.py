@@ -29,6 +29,7 @@ from debeton.data.loader import Batch
 from debeton.data.order import epoch_order
 from debeton.data.writer import WriteOptions, write_beton
 from debeton.errors import DataError
+from debeton.finish import finish
 from debeton.loop import Preempted, StopRequest
 from debeton.methods import METHODS
 from debeton.methods._mixing import MAPPINGS, kernels_per_group, layout_of, make_mixer
@@ -433,7 +434,7 @@ def test_an_interrupted_run_ends_bit_equal(scale_args, tmp_path, monkeypatch):
     def train(name: str) -> dict[str, Any]:
         with open_run(load([], [*scale_args, "--training.outdir", str(tmp_path / name)])) as opened:
             assert opened is not None
-            opened.finish(METHODS.get("scale").run(opened))
+            finish(opened, METHODS.get("scale").run(opened))
             return load_checkpoint(opened.folder / "checkpoints/checkpoint_latest.pt")
 
     whole = train("whole")

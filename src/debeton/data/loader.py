@@ -26,11 +26,13 @@ from debeton.data.delivery import Delivery, TensorForm
 from debeton.data.order import epoch_order
 from debeton.data.pipelines import U8, make_decoder, make_ops, sample_keys
 from debeton.data.spec import Ints
+from debeton.data.triggers import Trigger
 from debeton.data.view import View
 from debeton.errors import DataError
 from debeton.jit import KERNEL_GUARD, use_threads
 
 Tail = Literal["share", "keep", "drop"]
+Item = tuple[list[Tensor], Tensor, float]  # images, as they are and with each trigger; rows; share
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Batch:
     image: float [B, 3, H, W] normalised, or uint8 where normalisation is off. row: int64 [B] of the beton.
     label, attribute, group, source: int64 [B]. share: this process's share of the global batch times the
     number of processes, 1.0 in a single process; a loss averaged over unequal shares is multiplied by it.
+    triggered: the same images with each of the loader's triggers in all of them, like image.
     """
 
     image: Tensor
@@ -49,6 +52,7 @@ class Batch:
     group: Tensor
     source: Tensor
     share: float = 1.0
+    triggered: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.row)
@@ -85,6 +89,7 @@ def make_loader(
     seed: int = 0,
     tail: Tail = "share",
     options: LoaderOptions = LoaderOptions(),
+    triggers: Sequence[Trigger] = (),
 ) -> Loader:
     """The loader of a view.
 
@@ -92,8 +97,9 @@ def make_loader(
     seed: of order and augmentation; epoch k is a function of (view, seed, k) alone.
     tail: what becomes of a last partial batch. 'share': kept, unless it has fewer rows than processes, when some
     would have no step to take; 'keep': always kept, some processes may get none of it (evaluation); 'drop': left out.
+    triggers: what each image is given too, as Batch.triggered, of one decoding; for views without a trigger.
     """
-    return Loader(view, batch_size, seed=seed, tail=tail, options=options)
+    return Loader(view, batch_size, seed=seed, tail=tail, options=options, triggers=triggers)
 
 
 class Loader:
@@ -102,7 +108,10 @@ class Loader:
     `epoch(k, start)` reads epoch k from its batch number `start` on. `resolution` may change between epochs.
     """
 
-    def __init__(self, view: View, batch_size: int, *, seed: int, tail: Tail, options: LoaderOptions):
+    def __init__(
+        self, view: View, batch_size: int, *, seed: int, tail: Tail, options: LoaderOptions,
+        triggers: Sequence[Trigger] = (),
+    ):  # fmt: skip
         if not len(view):
             raise DataError(f"view '{view.name}' of {view.beton.path} is empty; there is nothing to load")
         if batch_size < options.world:
@@ -113,6 +122,9 @@ class Loader:
                 "last partial batch leaves nothing; use a smaller --training.batch_size"
             )
         self.view, self.batch_size, self.seed, self.tail, self.options = view, batch_size, seed, tail, options
+        if triggers and view.planted is not None:
+            raise ValueError(f"view '{view.name}' has a trigger already; others cannot be shown beside clean images")
+        self.triggers = tuple(triggers)
         self.resolution = options.resolution
         self.next_epoch = 0
         self._decoder = make_decoder(options.decoder)
@@ -172,13 +184,11 @@ class _Producer:
     """Makes the batches of one epoch. Holds no reference to the iterator, whose end is its signal to stop."""
 
     def __init__(self, loader: Loader, epoch: int, start: int):
-        self.options, self.view = loader.options, loader.view
+        self.options, self.view, self.triggers = loader.options, loader.view, loader.triggers
         self.decoder, self.ops, self.size = loader._decoder, loader._ops, loader.image_size
         self.seed, self.epoch = loader.seed, epoch
         self.batches = loader.batch_positions(epoch)[start:]
-        self.queue: queue.Queue[tuple[Tensor, Tensor, float] | BaseException | None] = queue.Queue(
-            maxsize=max(1, loader.options.batches_ahead)
-        )
+        self.queue: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=max(1, loader.options.batches_ahead))
         self.stop = threading.Event()
         largest = max((len(rows) for _, rows, _ in self.batches), default=0)
         options, spec = self.options, self.view.spec
@@ -195,8 +205,8 @@ class _Producer:
                 os_cache=self.options.os_cache,
             )  # fmt: skip
             for positions, rows, share in self.batches:
-                image, row = self.delivery.make(self._pixels(reader, positions, rows), rows)
-                if not self._put((image, row, share)):
+                made = [self.delivery.make(pixels, rows) for pixels in self._pixels(reader, positions, rows)]
+                if not self._put(([image for image, _ in made], made[0][1], share)):
                     return
             self._put(None)
         except BaseException as error:
@@ -205,7 +215,7 @@ class _Producer:
             if reader is not None:
                 reader.close()
 
-    def _put(self, item: tuple[Tensor, Tensor, float] | BaseException | None) -> bool:
+    def _put(self, item: Item | BaseException | None) -> bool:
         while not self.stop.is_set():
             try:
                 self.queue.put(item, timeout=0.1)
@@ -214,14 +224,23 @@ class _Producer:
                 continue
         return False
 
-    def _pixels(self, reader: ImageReader, positions: Ints, rows: Ints) -> U8:
+    def _pixels(self, reader: ImageReader, positions: Ints, rows: Ints) -> Iterator[U8]:
+        """The images of a batch, then the same ones with each trigger."""
         keys = sample_keys(self.seed, self.epoch, positions)
         boxes = self.decoder.boxes(keys, reader.heights[rows], reader.widths[rows])
         images = reader.read(rows, boxes, self.size)
         with KERNEL_GUARD:
             for op in self.ops:
                 images = op(images, keys, rows)
-        return images
+            if self.view.planted is not None:
+                images = self.view.planted.apply(images, rows)
+        everywhere = np.ones(len(rows), bool)
+        copies = [images.copy() for _ in self.triggers]  # before the first is handed on: without normalisation it is
+        yield images
+        for trigger, copy in zip(self.triggers, copies, strict=True):
+            with KERNEL_GUARD:
+                trigger.plant(copy, rows, everywhere)
+            yield copy
 
 
 class EpochIterator(Iterator[Batch]):
@@ -249,13 +268,13 @@ class EpochIterator(Iterator[Batch]):
         if isinstance(item, BaseException):
             self.close()
             raise item
-        image, row, share = item
-        self._producer.delivery.hand_over(image, row)
+        (image, *triggered), row, share = item
+        self._producer.delivery.hand_over(image, *triggered, row)
         self._left -= 1
         columns = {name: column[row] for name, column in self._columns.items()}
-        return Batch(image=image, row=row, share=share, **columns)
+        return Batch(image=image, row=row, share=share, triggered=tuple(triggered), **columns)
 
-    def _next_item(self) -> tuple[Tensor, Tensor, float] | BaseException | None:
+    def _next_item(self) -> Item | BaseException | None:
         while not self._producer.stop.is_set():
             try:
                 return self._producer.queue.get(timeout=1.0)

@@ -214,6 +214,21 @@ def flip() -> Op:
     return apply
 
 
+@njit(cache=True)
+def is_mirrored(keys):
+    """Whether `flip` mirrors each sample, bool [B]."""
+    out = np.empty(len(keys), np.bool_)
+    for i in range(len(keys)):
+        out[i] = mix(keys[i], FLIP_DRAWS) & uint64(1)
+    return out
+
+
+@OPS.register("mirror", "mirror every image left-right")
+def mirror() -> Op:
+    """Mirror every image left-right: what `flip` shows half of the time."""
+    return lambda images, keys, rows: np.ascontiguousarray(images[:, :, ::-1])
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def _pad_crop(images, keys, pad, out):
     height, width = images.shape[1], images.shape[2]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from debeton.data.beton import Beton
 from debeton.data.spec import DatasetSpec, Ints, parse_aligned
+from debeton.data.triggers import Planted
 from debeton.errors import DataError, UsageError, nearest
 from debeton.seed import make_rng
 
@@ -25,6 +26,7 @@ class View:
     weights: float64 [M] sampling weights for the order 'weighted'.
     true_groups: the view this one was regrouped from, under the set's own attributes; None where it was not.
     draws: (batches, rows of each) of an epoch of the order 'draws', which does not end with the rows.
+    planted: the trigger that some of the images carry; None where none does.
     """
 
     name: str
@@ -38,6 +40,7 @@ class View:
     weights: NDArray[np.float64] | None = None
     true_groups: View | None = None
     draws: tuple[int, int] | None = None
+    planted: Planted | None = None
 
     @classmethod
     def whole(cls, beton: Beton, name: str | None = None) -> View:

@@ -37,6 +37,8 @@ class CVaR(Objective):
     Written as a mean over rows with weights B p_i, so that batch.share and DDP make it that of one process.
     """
 
+    takes_features = True
+
     def __init__(self, alpha: float, label_smoothing: float = 0.0):
         super().__init__()
         if not 0 < alpha <= 1:

@@ -118,6 +118,8 @@ class GroupDRO(Objective):
     absent: Tensor
     steps: Tensor
 
+    takes_features = True
+
     def __init__(self, counts: Ints, names: Sequence[str], options: GroupDROOptions, label_smoothing: float = 0.0):
         super().__init__()
         if options.btl and options.alpha == 0:

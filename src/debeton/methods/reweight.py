@@ -28,6 +28,8 @@ class WeightedCrossEntropy(Objective):
 
     weight: Tensor
 
+    takes_features = True
+
     def __init__(self, weight: Tensor, by: Literal["group", "label"], label_smoothing: float = 0.0):
         super().__init__()
         self.register_buffer("weight", weight.float())

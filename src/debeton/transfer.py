@@ -1,0 +1,128 @@
+"""Transfer: the body of a trained source network under a fresh head, with the body frozen (FIXED) or not (FULL).
+
+Salman et al. 2022 (arXiv 2207.02842). A source is a checkpoint of a run, one that the published code wrote, or an
+architecture's published weights. Unlike the published code, which trains batch norm in FIXED too, a frozen body is in
+evaluation mode unless model.bn_mode says 'train'; and the head takes the place of the last layer alone, so that
+alexnet, vgg and densenet keep what lies before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from debeton.checkpoint import load_checkpoint, load_weights
+from debeton.config import Config
+from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from debeton.errors import DataError, UsageError
+from debeton.models import architecture, make_model, named_head, replace_head
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network: what rebuilds it, the normalisation of its inputs, and its weights."""
+
+    arch: str
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: Mapping[str, Tensor]
+
+
+def check_transfer(config: Config) -> None:
+    """UsageError where model.transfer has nothing to start from."""
+    model = config.model
+    if model.transfer == "NONE":
+        return
+    if bool(model.checkpoint) == bool(model.pretrained):
+        found = "both are given" if model.pretrained else "there is neither"
+        raise UsageError(
+            f"model.transfer {model.transfer} starts from --model.checkpoint or from --model.pretrained true, and "
+            f"{found}; give one of them, or train from scratch with --model.transfer NONE"
+        )
+
+
+def body_is_still(config: Config) -> bool:
+    """Whether everything but the head stays as it is, batch norm included."""
+    return bool(config.model.transfer == "FIXED" and config.model.bn_mode != "train")
+
+
+def transferred(config: Config, num_classes: int) -> nn.Module:
+    """The source's body under a fresh head of num_classes; with FIXED nothing else is trainable.
+
+    The head is drawn from torch's global generator.
+    """
+    name, checkpoint = config.model.arch, config.model.checkpoint
+    if checkpoint:
+        source = read_source(Path(checkpoint))
+        if source.arch != name:
+            raise UsageError(
+                f"model.checkpoint {checkpoint} holds a {source.arch}, and model.arch is {name}; "
+                f"set --model.arch {source.arch}"
+            )
+        model = make_model(name, source.num_classes)
+        load_weights(model, source.weights, Path(checkpoint), name)
+    else:
+        model = make_model(name, num_classes, pretrained=True)
+    replace_head(model, num_classes, fresh=True)
+    if config.model.transfer == "FIXED":
+        model.requires_grad_(False)
+        named_head(model)[1].requires_grad_(True)
+    return model
+
+
+def hold_body(model: nn.Module) -> None:
+    """Everything but the head in evaluation mode: statistics are used and do not move, nothing is dropped."""
+    model.eval()
+    named_head(model)[1].train()
+
+
+def source_normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std that the source was trained with; None where nothing is transferred or pretrained."""
+    if config.model.transfer != "NONE" and config.model.checkpoint:
+        source = read_source(Path(config.model.checkpoint))
+        return source.mean, source.std
+    if config.model.pretrained:
+        published = architecture(config.model.arch)
+        return published.mean, published.std
+    return None
+
+
+def read_source(path: Path) -> Source:
+    """The network in a checkpoint of a run or of the published bias-transfer code; DataError where it is neither."""
+    content = load_checkpoint(path)
+    weights, ours, theirs = (content.get(key) for key in ("state_dict", "model", "run_metadata"))
+    if isinstance(weights, Mapping) and isinstance(ours, Mapping):
+        return Source(
+            str(ours["arch"]), int(ours["num_classes"]), tuple(ours["mean"]), tuple(ours["std"]), dict(weights)
+        )
+    if isinstance(weights, Mapping) and isinstance(theirs, Mapping) and "model_building_args" in theirs:
+        return _published_source(weights, theirs["model_building_args"])
+    raise DataError(
+        f"{path} is no checkpoint of a run: it does not say which model it holds; expected checkpoint_latest.pt or "
+        "checkpoint_best.pt of a run folder"
+    )
+
+
+def _published_source(weights: Mapping[str, Tensor], built: Mapping[str, Any]) -> Source:
+    """A checkpoint of MadryLab/bias-transfer, whose sources saw ImageNet's normalisation.
+
+    Its transferred networks number the layers of the body (backbone.0, ...) and call the head fc.
+    """
+    params = built["params"]
+    arch, num_classes = str(params["arch"]), int(params["num_classes"])
+    if built["model_stage"] == "transfer":
+        model = make_model(arch, num_classes)
+        names = [name for name, _ in model.named_children()]
+        head = named_head(model)[0]
+        renamed = {}
+        for key, value in weights.items():
+            part, _, rest = key.partition(".")
+            number, _, inner = rest.partition(".")
+            renamed[f"{names[int(number)]}.{inner}" if part == "backbone" else f"{head}.{rest}"] = value
+        weights = renamed
+    return Source(arch, num_classes, IMAGENET_MEAN, IMAGENET_STD, dict(weights))
