@@ -84,6 +84,23 @@ def test_a_tiny_scale_run_has_a_ratio_for_each_batch_and_group_size(tmp_path: Pa
     assert min(row["min"] for row in found["rows"]) > 0
 
 
+def test_a_tiny_transfer_run_trains_the_same_head_both_ways(tmp_path: Path) -> None:
+    out = tmp_path / "transfer.json"
+    options = ["--rounds", "1", "--rows", "64", "--epochs", "3", "--resolution", "32"]
+    assert run_command(lambda: main(["transfer", "--json", str(out), *options])) == 0
+    found = json.loads(out.read_text())
+    assert set(found["ratios"]) == {"fixed_uncached_vs_cached"}
+    accuracies = [found["settings"][f"accuracy_on_{kind}"] for kind in ("images", "features")]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=1 / 600)
+    assert accuracies[0] > 0.15  # ten classes, two steps
+
+
+@pytest.mark.parametrize("option", [("--rows", "20"), ("--epochs", "0")])
+def test_an_impossible_setting_of_the_transfer_run_is_a_usage_error(option, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: main(["transfer", *option])) == 2
+    assert option[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [("--batch-sizes", "1"), ("--group-sizes", "a"), ("--steps", "0")])
 def test_an_impossible_setting_of_the_scale_run_is_a_usage_error(option, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: main(["scale", *option])) == 2
