@@ -256,7 +256,6 @@ def test_resample_draws_every_group_equally_often(toy_args):
         (["--training.epochs", "x"], 2, ["training.epochs is 'x'"]),
         (["--config-file", "none.yaml"], 2, ["no config file at none.yaml"]),
         (["--model.arch", "resnet81"], 2, ["unknown model 'resnet81'"]),
-        (["--training.batch_size", "1000"], 2, ["training.batch_size is 1000", "512 rows"]),
         (["--training.decoder_train", "centre"], 2, ["unknown decoder 'centre'"]),
         (["--training.augment", "flop"], 2, ["unknown augmentation 'flop'", "flip"]),
         (["--training.augment", "pad_crop:x"], 2, ["pad_crop:x", "malformed"]),
@@ -275,6 +274,14 @@ def test_wrong_use_is_one_sentence_and_its_status(toy_args, capsys, extra, statu
     for word in words:
         assert word in error
     assert "Traceback" not in error
+
+
+def test_a_batch_larger_than_the_set_shrinks_with_a_note(toy_args, tmp_path, capsys):
+    settings = ["--training.batch_size", 1000, "--training.drop_last", "true", "--training.epochs", 2]
+    assert run([*toy_args, *settings, "--training.outdir", tmp_path]) == 0
+    assert "view 'train' holds 512 rows: batches of 512 instead of 1000" in capsys.readouterr().err
+    steps = [line["step"] for line in lines_of(only_folder_of(tmp_path)) if line["split"] == "train"]
+    assert steps == [1, 2]
 
 
 def test_the_oracle_is_the_best_test_epoch_and_keeps_none(toy_args, tmp_path):

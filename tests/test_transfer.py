@@ -254,8 +254,7 @@ def test_checkpoints_of_the_published_code_are_read(stage, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "words"),
     [(["--model.arch", "resnet18"], ["holds a small_convnet, and model.arch is", "set --model.arch small_convnet"]),
-     (["--model.checkpoint", ""], ["there is neither", "--model.transfer NONE"]),
-     (["--model.pretrained", "true"], ["both are given"]),
+     (["--model.checkpoint", ""], ["model.transfer FIXED needs a source", "--model.transfer NONE"]),
      (["--model.cache", "on", "--training.augment", "pad_crop:2"], ["model.cache is on, but", "pad_crop:2"]),
      (["--model.cache", "on", "--training.decoder_train", "random_resized_crop"], ["another part of an image"])],
 )  # fmt: skip

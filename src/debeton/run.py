@@ -24,7 +24,6 @@ from debeton.data.loader import Loader, LoaderOptions, Tail, make_loader
 from debeton.data.spec import DatasetSpec
 from debeton.data.triggers import Trigger
 from debeton.data.view import View
-from debeton.errors import UsageError
 from debeton.feature_loader import FeatureStore, HeadOnly, refuse_cache, why_not
 from debeton.log import log_to_file, logger, show_progress
 from debeton.loop import Evaluation, FitOptions, Form, StopRequest, TrainState, evaluate_forms, fit, make_average
@@ -100,14 +99,13 @@ class Run:
         training: the settings of a phase, where they differ from the configuration's.
         """
         training = training or self.config.training
-        if training.batch_size > len(view):
-            raise UsageError(
-                f"training.batch_size is {training.batch_size}, but the view '{view.name}' holds {len(view)} rows; "
-                f"use at most {len(view)}"
-            )
+        batch_size = min(training.batch_size, len(view))
+        if batch_size < training.batch_size:
+            logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, len(view), batch_size,
+                        training.batch_size)  # fmt: skip
         tail: Tail = "drop" if training.drop_last else "share"
         options = self._train_options(training)
-        return make_loader(view, training.batch_size, seed=training.seed, tail=tail, options=options)
+        return make_loader(view, batch_size, seed=training.seed, tail=tail, options=options)
 
     def _train_options(self, training: Any) -> LoaderOptions:
         options = loader_options(self.config, self.device)
@@ -227,7 +225,7 @@ class Run:
         return {
             "selected_epoch": keeper.select(self.device),
             "seconds": state.seconds,
-            "images": state.step * training.batch_size,
+            "images": state.step * loader.batch_size,
         }
 
     def _validate(self, model: nn.Module) -> Metrics | None:

@@ -34,15 +34,12 @@ class Source:
 
 
 def check_transfer(config: Config) -> None:
-    """UsageError where model.transfer has nothing to start from."""
+    """UsageError where model.transfer has nothing to start from; a checkpoint goes before published weights."""
     model = config.model
-    if model.transfer == "NONE":
-        return
-    if bool(model.checkpoint) == bool(model.pretrained):
-        found = "both are given" if model.pretrained else "there is neither"
+    if model.transfer != "NONE" and not (model.checkpoint or model.pretrained):
         raise UsageError(
-            f"model.transfer {model.transfer} starts from --model.checkpoint or from --model.pretrained true, and "
-            f"{found}; give one of them, or train from scratch with --model.transfer NONE"
+            f"model.transfer {model.transfer} needs a source: a run's checkpoint (--model.checkpoint FILE) or "
+            "published weights (--model.pretrained true); to train from scratch, use --model.transfer NONE"
         )
 
 
