@@ -299,8 +299,10 @@ def test_what_keeps_a_head_from_training_on_features_is_named():
     assert "SqueezeNet" in why_not(make_model("squeezenet1_1", 2), options, prog_resizing=False, ema=0)
 
 
-def test_the_results_say_what_was_transferred(fixed):
+def test_the_results_say_what_was_transferred(fixed, source):
     results = json.loads((fixed["on"] / "results.json").read_text())
+    assert results["source"] == {
+        "checkpoint": str(source), "dataset": "toy", "seed": 0, "trigger": "none", "trigger_classes": "",
+        "trigger_rate": 0.0,
+    }  # fmt: skip
     assert set(results["triggers"]["test"]) == {"square"}
-    config = (fixed["on"] / "config.yaml").read_text()
-    assert "transfer: FIXED" in config

@@ -25,6 +25,7 @@ from debeton.planting import evaluation_triggers
 from debeton.results import prediction_result, versions
 from debeton.run import Run
 from debeton.run_folder import experiment_name
+from debeton.transfer import describe_source
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def finish(run: Run, model: nn.Module | None) -> dict[str, Any]:
         "config_hash": config.identity_hash(),
         "dataset_options": train.beton.sidecar["dataset_options"],
         "versions": versions(),
+        "source": describe_source(config),
         "train_groups": train.counts_by_name(),
         **{split: metrics.get(split) for split in ("val", "test")},
         "other_tests": {split: found for split, found in metrics.items() if split not in ("val", "test")},

@@ -35,7 +35,7 @@ from debeton.phase import PhaseKeeper, PhaseRecords
 from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.run_folder import claim_folder, locked
 from debeton.seed import seed_everything
-from debeton.transfer import body_is_still, check_transfer, hold_body, transferred
+from debeton.transfer import body_is_still, check_transfer, describe_training, hold_body, transferred
 from debeton.views import check_selection, prepare_views
 
 
@@ -238,7 +238,11 @@ class Run:
         """What every checkpoint carries: the configuration's hash and what rebuilds the model, the configured one
         unless `arch` says otherwise."""
         network = describe_network(self.config, view.spec)
-        return {"config_hash": self.config.identity_hash(), "model": {**network, **({"arch": arch} if arch else {})}}
+        return {
+            "config_hash": self.config.identity_hash(),
+            "model": {**network, **({"arch": arch} if arch else {})},
+            "trained_on": describe_training(self.config),
+        }
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """Measure a model on one of the run's views."""

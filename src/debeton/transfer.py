@@ -9,7 +9,7 @@ alexnet, vgg and densenet keep what lies before it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,36 @@ from debeton.models import architecture, make_model, named_head, replace_head
 
 @dataclass(frozen=True)
 class Source:
-    """A trained network: what rebuilds it, the normalisation of its inputs, and its weights."""
+    """A trained network: what rebuilds it, the normalisation of its inputs, its weights, and what it was trained on
+    (`describe_training`), where its checkpoint says that."""
 
     arch: str
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weights: Mapping[str, Tensor]
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+
+
+def describe_training(config: Config) -> dict[str, Any]:
+    """What a network was trained on, as checkpoints carry it for those that start from them."""
+    spurious = config.spurious
+    planted = spurious.spurious_perc > 0 and spurious.splits != "test"
+    return {
+        "dataset": config.data.dataset, "seed": config.training.seed,
+        "trigger": spurious.spurious_type if planted else "none",
+        "trigger_classes": spurious.spurious_file if planted else "",
+        "trigger_rate": spurious.spurious_perc if planted else 0.0,
+    }  # fmt: skip
+
+
+def describe_source(config: Config) -> dict[str, Any] | None:
+    """What a run's network starts from: a checkpoint and what that was trained on, or published weights; None for
+    fresh weights."""
+    model = config.model
+    if model.checkpoint and model.transfer != "NONE":
+        return {"checkpoint": model.checkpoint, **read_source(Path(model.checkpoint)).trained_on}
+    return {"published": model.arch} if model.pretrained else None
 
 
 def check_transfer(config: Config) -> None:
@@ -94,9 +117,8 @@ def read_source(path: Path) -> Source:
     content = load_checkpoint(path)
     weights, ours, theirs = (content.get(key) for key in ("state_dict", "model", "run_metadata"))
     if isinstance(weights, Mapping) and isinstance(ours, Mapping):
-        return Source(
-            str(ours["arch"]), int(ours["num_classes"]), tuple(ours["mean"]), tuple(ours["std"]), dict(weights)
-        )
+        arch, num_classes, mean, std = (ours[key] for key in ("arch", "num_classes", "mean", "std"))
+        return Source(arch, num_classes, tuple(mean), tuple(std), dict(weights), content.get("trained_on") or {})
     if isinstance(weights, Mapping) and isinstance(theirs, Mapping) and "model_building_args" in theirs:
         return _published_source(weights, theirs["model_building_args"])
     raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,22 +109,18 @@ class Board:
         None while one of them is not finished. Where every score is the same (all 0, say), and among ties, the mean
         group accuracy decides, then the order of the file.
         """
-        by_setting: dict[str, list[tuple[Job, tuple[float, float]]]] = {}
+        by_setting: dict[str, list[tuple[Job, dict[str, Any]]]] = {}
         for job in jobs:
             results = self.results(job)
             if results is None:
                 return None
-            if results["val"] is None:
-                raise DataError(f"{results['folder']} has no validation split, so no best setting can be told from it")
-            rule = "worst_group" if results["selection"] == "last" else results["selection"]
-            by_setting.setdefault(f"{job.draw} {job.setting}", []).append((job, selection_score(results["val"], rule)))
+            by_setting.setdefault(f"{job.draw} {job.setting}", []).append((job, results))
         if not by_setting:
             return None
-        scored = {
-            name: tuple(sum(part) / len(part) for part in zip(*(score for _, score in members)))
-            for name, members in by_setting.items()
-        }
-        chosen = max(scored, key=lambda name: scored[name])
+        if len(by_setting) == 1:  # nothing to choose, and so no need of a validation split
+            return [job for members in by_setting.values() for job, _ in members]
+        scores = {name: [_score(found) for _, found in members] for name, members in by_setting.items()}
+        chosen = max(scores, key=lambda name: tuple(sum(part) / len(part) for part in zip(*scores[name])))
         return [job for job, _ in by_setting[chosen]]
 
     def best_checkpoint(self, variant: str, job: Job) -> Path | None:
@@ -162,3 +158,10 @@ def is_locked(path: Path) -> bool:
         except OSError:
             return False
         return False
+
+
+def _score(results: Mapping[str, Any]) -> tuple[float, float]:
+    """What a finished run counts for among settings, by its own selection rule."""
+    if results["val"] is None:
+        raise DataError(f"{results['folder']} has no validation split, so no best setting can be told from it")
+    return selection_score(results["val"], "worst_group" if results["selection"] == "last" else results["selection"])

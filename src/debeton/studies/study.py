@@ -170,6 +170,7 @@ def _check(path: Path, study: Study, given: Point) -> None:
         where = f"study {path}, variant '{variant.name}'"
         _check_overlaps(study, variant, given, where)
         texts = [*study.betons, *(str(value) for value in {**study.settings, **variant.settings}.values())]
+        texts += [str(value) for _, value in _implied({**study.axes, **variant.axes})]
         for key, values in {**study.axes, **variant.axes}.items():
             if isinstance(values, dict) and "." not in key and all(isinstance(v, dict) for v in values.values()):
                 continue
@@ -195,11 +196,19 @@ def _check_overlaps(study: Study, variant: Variant, given: Point, where: str) ->
         if both := sorted(set(left) & set(right)):
             raise UsageError(f"{where}: {both[0]} is in its {first} and in its {second}; a job can have one value")
     axes = {**study.axes, **variant.axes}
-    implied = {key for among in axes.values() if isinstance(among, dict) for chosen in among.values() for key in chosen}
+    implied = {key for key, _ in _implied(axes)}
     if both := sorted(implied & {*variant.settings, *axes, *variant.search}):
         raise UsageError(f"{where}: {both[0]} comes with a value of an axis, and it is given otherwise too")
     if fixed := sorted(set(given) & {*axes, *variant.search, *implied}):
         raise UsageError(f"{where}: {fixed[0]} is an axis, and --set gives it one value; leave one of them out")
+
+
+def _implied(axes: Mapping[str, Axis]) -> list[tuple[str, Any]]:
+    """The settings that values of axes stand for."""
+    return [
+        pair for among in axes.values() if isinstance(among, Mapping) for chosen in among.values()
+        if isinstance(chosen, Mapping) for pair in chosen.items()
+    ]  # fmt: skip
 
 
 def best_of(values: Iterable[Any]) -> list[str]:
