@@ -465,6 +465,7 @@ def test_the_program_runs_from_another_folder_and_reports_usage_errors_with_stat
         ["--training.optimizer", "adamw", "--training.lr", "1e-3", "--training.clip_grad", "1.0"],
         ["--training.precision", "bf16", "--training.channels_last", "false"],
         ["--model.bn_mode", "eval", "--training.label_smoothing", "0.1"],
+        ["--model.blurpool", "true", "--training.tta", "true"],
         ["--training.decoder_train", "random_resized_crop", "--training.augment", "flip,cutout:4",
          "--resolution.prog_resizing", "true", "--resolution.min_res", "8", "--resolution.max_res", "16",
          "--resolution.end_ramp", "1"],

@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 
 from debeton.errors import UsageError
 from debeton.models import architecture, freeze_batch_norm, make_model, model_names, named_head, replace_head
+from debeton.networks import MirrorAveraged, add_blurpool
 
 FAMILIES = ["resnet18", "alexnet", "vgg11", "squeezenet1_1", "densenet121", "mobilenet_v2", "mobilenet_v3_small",
             "efficientnet_b0", "shufflenet_v2_x0_5", "mnasnet0_5", "convnext_tiny", "vit_b_16",
@@ -91,3 +93,46 @@ def test_packaged_efficientnet_lite0_recognises_real_photos():
     with torch.inference_mode():
         predicted = make_model("efficientnet_lite0", 1000, pretrained=True).eval()(pixels).argmax(1)
     assert (predicted == torch.arange(0, 1000, 10)).float().mean() > 0.7
+
+
+# --- blurpool and mirror images ----------------------------------------------------------------
+
+
+def test_blurpool_blurs_what_strided_convolutions_of_16_channels_are_given():
+    torch.manual_seed(0)
+    model = make_model("resnet18", 3).eval()
+    names = list(model.state_dict())
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda module, inputs, name=name: seen.setdefault(name, inputs[0]))
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        model(image)
+        plain, given = dict(seen), {}
+        seen.clear()
+        add_blurpool(model)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(lambda module, inputs, name=name: given.setdefault(name, inputs[0]))
+        model(image)
+    assert list(model.state_dict()) == names
+    blurred = {name for name in given if not torch.equal(given[name], seen[name])}
+    assert blurred == {f"layer{k}.0.{part}" for k in (2, 3, 4) for part in ("conv1", "downsample.0")}
+    assert torch.equal(seen["conv1"], plain["conv1"])  # the stem has stride 2 and three channels
+    first = seen["layer2.0.conv1"].numpy().astype(np.float64)
+    line = np.array([1.0, 2.0, 1.0]) / 4
+    expected = ndimage.convolve(first, np.outer(line, line)[None, None], mode="constant")
+    np.testing.assert_allclose(given["layer2.0.conv1"].numpy(), expected, atol=1e-5)
+
+
+def test_mirror_averaging_is_the_mean_of_both_and_keeps_the_mode():
+    torch.manual_seed(0)
+    model = make_model("small_convnet", 4).eval()
+    both, image = MirrorAveraged(model), torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(both(image), (model(image) + model(torch.flip(image, [3]))) / 2)
+        torch.testing.assert_close(both(image), both(image.flip(-1)))
+    assert not model.training
+    both.train(True)
+    assert model.training

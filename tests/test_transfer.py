@@ -255,6 +255,7 @@ def test_checkpoints_of_the_published_code_are_read(stage, tmp_path):
     ("extra", "words"),
     [(["--model.arch", "resnet18"], ["holds a small_convnet, and model.arch is", "set --model.arch small_convnet"]),
      (["--model.checkpoint", ""], ["model.transfer FIXED needs a source", "--model.transfer NONE"]),
+     (["--model.blurpool", "true"], ["trained with model.blurpool False", "set --model.blurpool"]),
      (["--model.cache", "on", "--training.augment", "pad_crop:2"], ["model.cache is on, but", "pad_crop:2"]),
      (["--model.cache", "on", "--training.decoder_train", "random_resized_crop"], ["another part of an image"])],
 )  # fmt: skip
@@ -292,11 +293,14 @@ def test_files_that_are_no_source_are_one_sentence_and_run_no_code(fixed_args, s
 
 def test_what_keeps_a_head_from_training_on_features_is_named():
     network, options = make_model("small_convnet", 2), LoaderOptions("simple", "flip")
-    assert why_not(network, options, prog_resizing=False, ema=0) == ""
-    assert "prog_resizing" in why_not(network, options, prog_resizing=True, ema=0)
-    assert "training.ema" in why_not(network, options, prog_resizing=False, ema=0.9)
-    assert "cutout:4" in why_not(network, LoaderOptions("simple", "flip,cutout:4"), prog_resizing=False, ema=0)
-    assert "SqueezeNet" in why_not(make_model("squeezenet1_1", 2), options, prog_resizing=False, ema=0)
+    assert why_not(network, options, prog_resizing=False, ema=0, tta=False) == ""
+    assert "prog_resizing" in why_not(network, options, prog_resizing=True, ema=0, tta=False)
+    assert "training.tta" in why_not(network, options, prog_resizing=False, ema=0, tta=True)
+    assert "training.ema" in why_not(network, options, prog_resizing=False, ema=0.9, tta=False)
+    assert "cutout:4" in why_not(
+        network, LoaderOptions("simple", "flip,cutout:4"), prog_resizing=False, ema=0, tta=False
+    )
+    assert "SqueezeNet" in why_not(make_model("squeezenet1_1", 2), options, prog_resizing=False, ema=0, tta=False)
 
 
 def test_the_results_say_what_was_transferred(fixed, source):

@@ -51,10 +51,12 @@ def run_weights(path: Path, expected: Mapping[str, Any], key: str) -> dict[str, 
     remedies = {
         "arch": "set --model.arch to it", "num_classes": "take a checkpoint of this data set",
         "mean": "set --model.normalisation as that run did", "std": "set --model.normalisation as that run did",
+        "blurpool": "set --model.blurpool as that run did",
     }  # fmt: skip
     for name, ours in expected.items():
-        if found.get(name) != ours:
-            raise UsageError(f"{key} {path}: its {name} is {found.get(name)}, this run's is {ours}; {remedies[name]}")
+        theirs = found.get(name, False if name == "blurpool" else None)
+        if theirs != ours:
+            raise UsageError(f"{key} {path}: its {name} is {theirs}, this run's is {ours}; {remedies[name]}")
     return dict(content["state_dict"])
 
 

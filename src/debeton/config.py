@@ -50,6 +50,7 @@ Section("training", "how to train").params(
     label_smoothing=Param(Float(0, 1), "label smoothing", default=0.0),
     clip_grad=Param(Float(0), "largest gradient norm, 0 for none", default=0.0),
     ema=Param(Float(0, 1), "decay of the weights' moving average that is evaluated, 0 for none", default=0.0),
+    tta=Param(Bool(), "evaluate on the mean logits of an image and its mirror image", default=False),
     precision=Param(OneOf("fp32", "bf16", "fp16"), "of the forward pass", default="fp32"),
     channels_last=Param(Bool(), "memory layout of images and weights", default=True),
     compile=Param(Bool(), "torch.compile the model", default=False),
@@ -83,6 +84,7 @@ Section("training", "how to train").params(
 Section("model", "the network").params(
     arch=Param(Text(), "see --list models", default="resnet18"),
     pretrained=Param(Bool(), "start from the architecture's published weights", default=False),
+    blurpool=Param(Bool(), "blur before strided convolutions (ffcv-imagenet)", default=False),
     checkpoint=Param(
         Text(), "start from this checkpoint of a run: on the same classes, head included, or as transfer says",
         default="",

@@ -50,10 +50,10 @@ class HeadOnly(nn.Module):
         return self.network.load_state_dict(*args, **kwargs)
 
 
-def why_not(network: nn.Module, options: LoaderOptions, *, prog_resizing: bool, ema: float) -> str:
+def why_not(network: nn.Module, options: LoaderOptions, *, prog_resizing: bool, ema: float, tta: bool) -> str:
     """Why training this network's head on features is not the same as on images; empty where it is.
 
-    options: of the training loader. prog_resizing, ema: settings of the configuration.
+    options: of the training loader. prog_resizing, ema, tta: settings of the configuration.
     """
     if options.decoder == "random_resized_crop":
         return "training.decoder_train random_resized_crop shows another part of an image in every epoch"
@@ -62,6 +62,8 @@ def why_not(network: nn.Module, options: LoaderOptions, *, prog_resizing: bool, 
         return f"training.augment {others[0]} changes an image in every epoch"
     if prog_resizing:
         return "resolution.prog_resizing changes the images during training"
+    if tta:
+        return "training.tta evaluates on mirror images too"
     if ema > 0:
         return "training.ema averages the whole network"
     if not isinstance(named_head(network)[1], nn.Linear):

@@ -14,7 +14,7 @@ from torch import nn
 
 from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from debeton.errors import DataError, UsageError, nearest
-from debeton.networks import EfficientNetLite0, SmallConvNet, SmallResNet, efficientnet_lite0_weights
+from debeton.networks import EfficientNetLite0, SmallConvNet, SmallResNet, add_blurpool, efficientnet_lite0_weights
 from debeton.registry import Registry
 
 
@@ -34,9 +34,15 @@ class Architecture:
 MODELS: Registry[Architecture] = Registry("model")
 
 
-def make_model(arch: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
-    """The network called `arch` with `num_classes` outputs. Weights are drawn from torch's global generator."""
-    return architecture(arch).build(num_classes, pretrained)
+def make_model(arch: str, num_classes: int, *, pretrained: bool = False, blurpool: bool = False) -> nn.Module:
+    """The network called `arch` with `num_classes` outputs. Weights are drawn from torch's global generator.
+
+    blurpool: see `networks.add_blurpool`.
+    """
+    model = architecture(arch).build(num_classes, pretrained)
+    if blurpool:
+        add_blurpool(model)
+    return model
 
 
 def architecture(arch: str) -> Architecture:

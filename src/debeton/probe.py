@@ -77,7 +77,7 @@ def _varies(view: View) -> bool:
 def _network(folder: Path, config: Config, view: View, device: torch.device) -> torch.nn.Module:
     expected = describe_network(config, view.spec)
     weights = run_weights(folder / "checkpoints" / "checkpoint_best.pt", expected, "the run's checkpoint")
-    model = make_model(config.model.arch, view.spec.num_classes)
+    model = make_model(config.model.arch, view.spec.num_classes, blurpool=config.model.blurpool)
     own = model.state_dict()
     # A head that DFR fitted anew has a layout of its own; the features come before it.
     model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)

@@ -29,6 +29,7 @@ from debeton.log import log_to_file, logger, show_progress
 from debeton.loop import Evaluation, FitOptions, Form, StopRequest, TrainState, evaluate_forms, fit, make_average
 from debeton.metrics import GroupMeter, Metrics
 from debeton.models import freeze_batch_norm, make_model
+from debeton.networks import MirrorAveraged
 from debeton.objective import Objective, Precision
 from debeton.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
 from debeton.phase import PhaseKeeper, PhaseRecords
@@ -74,7 +75,8 @@ class Run:
         seed_everything(config.training.seed)
         num_classes = self.views["train"].spec.num_classes
         if config.model.transfer == "NONE":
-            model = make_model(config.model.arch, num_classes, pretrained=config.model.pretrained)
+            chosen = config.model
+            model = make_model(chosen.arch, num_classes, pretrained=chosen.pretrained, blurpool=chosen.blurpool)
         else:
             model = transferred(config, num_classes)
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
@@ -149,7 +151,9 @@ class Run:
         if wanted == "off" or not (body_is_still(self.config) and objective.takes_features):
             return None
         options = self._train_options(training)
-        reason = why_not(model, options, prog_resizing=self.config.resolution.prog_resizing, ema=training.ema)
+        reason = why_not(
+            model, options, prog_resizing=self.config.resolution.prog_resizing, ema=training.ema, tta=training.tta
+        )
         if reason and wanted == "on":
             raise refuse_cache(reason)
         folder = Path(self.config.training.outdir) / "features"
@@ -255,6 +259,7 @@ class Run:
         loader = self.eval_loader(view, triggers)
         if self.features is not None and (isinstance(model, HeadOnly) or model is self.features.network):
             model, loader = HeadOnly(self.features.network), self.features.evaluation(loader)
+        model = MirrorAveraged(model) if self.config.training.tta else model
         precision, counts = Precision(self.config.training.precision, self.device), self.views["train"].real_counts()
         return evaluate_forms(model, loader, precision, forms, train_counts=counts, progress=self.progress)
 
@@ -267,6 +272,7 @@ def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
     """What rebuilds the configured network and its inputs' normalisation, as checkpoints carry it."""
     return {
         "arch": config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean), "std": list(spec.std),
+        "blurpool": config.model.blurpool,
     }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weights: Mapping[str, Tensor]
+    blurpool: bool = False
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,10 +85,15 @@ def transferred(config: Config, num_classes: int) -> nn.Module:
                 f"model.checkpoint {checkpoint} holds a {source.arch}, and model.arch is {name}; "
                 f"set --model.arch {source.arch}"
             )
-        model = make_model(name, source.num_classes)
+        if source.blurpool != config.model.blurpool:
+            raise UsageError(
+                f"model.checkpoint {checkpoint} was trained with model.blurpool {source.blurpool}, and it is "
+                f"{config.model.blurpool} here; set --model.blurpool {source.blurpool}"
+            )
+        model = make_model(name, source.num_classes, blurpool=source.blurpool)
         load_weights(model, source.weights, Path(checkpoint), name)
     else:
-        model = make_model(name, num_classes, pretrained=True)
+        model = make_model(name, num_classes, pretrained=True, blurpool=config.model.blurpool)
     replace_head(model, num_classes, fresh=True)
     if config.model.transfer == "FIXED":
         model.requires_grad_(False)
@@ -118,7 +124,8 @@ def read_source(path: Path) -> Source:
     weights, ours, theirs = (content.get(key) for key in ("state_dict", "model", "run_metadata"))
     if isinstance(weights, Mapping) and isinstance(ours, Mapping):
         arch, num_classes, mean, std = (ours[key] for key in ("arch", "num_classes", "mean", "std"))
-        return Source(arch, num_classes, tuple(mean), tuple(std), dict(weights), content.get("trained_on") or {})
+        blurpool, trained_on = bool(ours.get("blurpool", False)), content.get("trained_on") or {}
+        return Source(arch, num_classes, tuple(mean), tuple(std), dict(weights), blurpool, trained_on)
     if isinstance(weights, Mapping) and isinstance(theirs, Mapping) and "model_building_args" in theirs:
         return _published_source(weights, theirs["model_building_args"])
     raise DataError(
