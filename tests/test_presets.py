@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def test_every_local_path_that_the_readmes_name_exists():
 def test_every_training_command_of_the_readmes_is_a_valid_configuration():
     commands = []
     for file in (ROOT / "README.md", *PRESETS):
-        for line in file.read_text().splitlines():
+        text = re.sub(r"\\\n[# ]*", "", file.read_text())  # lines that go on
+        for line in text.splitlines():
             words = (
                 shlex.split(line.lstrip("# "), comments=True) if "main.py --config-file dataset_configs" in line else []
             )
