@@ -146,6 +146,25 @@ def test_methods_cross_with_fixed(fixed_args, tmp_path, method):
     torch.testing.assert_close(found["auto"], found["off"], rtol=1e-3, atol=1e-5)
 
 
+def test_a_head_that_dfr_fits_on_a_fixed_body_is_measured_as_a_whole(fixed_args, tmp_path):
+    settings = [
+        "--training.method",
+        "dfr",
+        "--training.epochs",
+        "1",
+        "--dfr.normalise_features",
+        "true",
+        "--dfr.refits",
+        "2",
+    ]
+    found = {}
+    for cache in ("on", "off"):
+        assert run([*fixed_args, *settings, "--training.outdir", tmp_path / cache, "--model.cache", cache]) == 0
+        found[cache] = load_checkpoint(folder_of(tmp_path / cache) / "results.pt")["results"]
+    for form in found["on"]:
+        assert (found["on"][form]["preds"] == found["off"][form]["preds"]).double().mean() > 0.99
+
+
 def test_mixup_trains_on_images_under_fixed(fixed_args, tmp_path):
     assert (
         run([*fixed_args, "--training.method", "mixup", "--training.epochs", "1", "--training.outdir", tmp_path]) == 0
@@ -255,6 +274,7 @@ def test_checkpoints_of_the_published_code_are_read(stage, tmp_path):
     ("extra", "words"),
     [(["--model.arch", "resnet18"], ["holds a small_convnet, and model.arch is", "set --model.arch small_convnet"]),
      (["--model.checkpoint", ""], ["model.transfer FIXED needs a source", "--model.transfer NONE"]),
+     (["--training.method", "scale"], ["scale mixes the gradients of the body", "use FULL"]),
      (["--model.blurpool", "true"], ["trained with model.blurpool False", "set --model.blurpool"]),
      (["--model.cache", "on", "--training.augment", "pad_crop:2"], ["model.cache is on, but", "pad_crop:2"]),
      (["--model.cache", "on", "--training.decoder_train", "random_resized_crop"], ["another part of an image"])],

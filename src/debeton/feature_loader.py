@@ -8,7 +8,7 @@ flips and steps are those of training on the images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,6 +82,15 @@ class FeatureStore:
     precision: Precision
     folder: Path
     progress: bool = False
+    head: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head", named_head(self.network)[1])
+
+    def serves(self, model: nn.Module) -> bool:
+        """Whether the model is this network, or its head, and no method has put another head in its place (DFR)."""
+        network = model.network if isinstance(model, HeadOnly) else model
+        return network is self.network and named_head(network)[1] is self.head
 
     def training(self, loader: Loader) -> FeatureLoader:
         """What `loader` shows in training, as features: each image and, where it flips, its mirror image."""

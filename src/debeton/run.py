@@ -257,7 +257,7 @@ class Run:
     ) -> list[Evaluation]:
         """Measure a model on forms of a view's images (`loop.evaluate_forms`), or its head on their features."""
         loader = self.eval_loader(view, triggers)
-        if self.features is not None and (isinstance(model, HeadOnly) or model is self.features.network):
+        if self.features is not None and self.features.serves(model):
             model, loader = HeadOnly(self.features.network), self.features.evaluation(loader)
         model = MirrorAveraged(model) if self.config.training.tta else model
         precision, counts = Precision(self.config.training.precision, self.device), self.views["train"].real_counts()

@@ -20,6 +20,7 @@ from torch.nn import functional
 from debeton import distributed
 from debeton.checkers import Int, OneOf
 from debeton.data.loader import Batch, EpochIterator, Loader
+from debeton.errors import UsageError
 from debeton.log import logger
 from debeton.methods import register_method
 from debeton.methods._mixing import MAPPINGS, make_mixer
@@ -145,6 +146,11 @@ def swapped_head(model: nn.Module, name: str, head: nn.Module) -> Iterator[None]
 def scale(run: Run) -> nn.Module:
     """One phase on the training view, each step with a batch drawn anew from the target view; the target head stays."""
     config, settings = run.config, run.config.scale
+    if config.model.transfer == "FIXED":
+        raise UsageError(
+            "scale mixes the gradients of the body, and model.transfer FIXED gives it none; use FULL, or "
+            "--training.method erm_target for a head on the target set"
+        )
     train, target = run.views["train"], view_of(run, "target", "scale learns from a target split")
     size = min(config.training.batch_size, len(target))
     if size < config.training.batch_size:
