@@ -127,6 +127,17 @@ def test_training_on_features_resumes_bit_equal(fixed, fixed_args, tmp_path, mon
     assert lines_of(folder_of(tmp_path)) == lines_of(fixed["on"])
 
 
+def test_two_processes_train_the_head_of_one_on_features(fixed, fixed_args, two_processes, tmp_path):
+    two_processes([*fixed_args, "--training.outdir", tmp_path, "--model.cache", "on"])
+    both, alone = weights(folder_of(tmp_path)), weights(fixed["on"])
+    for name in ("fc.weight", "fc.bias"):
+        torch.testing.assert_close(both[name], alone[name], rtol=1e-3, atol=1e-5)
+    forms = [load_checkpoint(f / "results.pt")["results"] for f in (folder_of(tmp_path), fixed["on"])]
+    for form in forms[0]:
+        assert torch.equal(forms[0][form]["gts"], forms[1][form]["gts"])
+        assert (forms[0][form]["preds"] == forms[1][form]["preds"]).double().mean() > 0.99
+
+
 def test_batch_norm_moves_under_fixed_only_where_it_is_asked_for(fixed_args, source, tmp_path):
     args = [*fixed_args, "--training.outdir", tmp_path, "--training.epochs", 1]
     assert run([*args, "--model.bn_mode", "train"]) == 0
