@@ -5,11 +5,13 @@ from __future__ import annotations
 from debeton.config import Config
 from debeton.data.loader import LoaderOptions, first_shapes, make_loader
 from debeton.data.view import View
+from debeton.transfer import check_transfer
 from debeton.views import check_selection, prepare_views
 
 
 def describe(config: Config) -> str:
     """Text for --dry-run. Opens the betons and decodes one batch; trains nothing and writes nothing."""
+    check_transfer(config)
     views = prepare_views(config)
     check_selection(config, views)
     parts = [config.dump()]
