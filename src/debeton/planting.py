@@ -34,7 +34,8 @@ Section("spurious", "a trigger planted in images (bias transfer); see --list tri
     position=Param(Text(), "of a square, hat or overlay: top_left, top, ... bottom_right, center", default=""),
     colour=Param(Text(), "of a square: R,G,B", default="255,255,0"),
     opacity=Param(Float(0, 1), "of a square, hat or overlay", default=1.0),
-    images=Param(Text(), "an image with an alpha channel, or a folder of them, for hat and overlay", default=""),
+    hats=Param(Text(), "a hat with an alpha channel, or a folder of them; empty: drawn ones", default=""),
+    overlay=Param(Text(), "what overlay shows: an image with an alpha channel, or a folder of them", default=""),
     gaussian_pattern_path=Param(Text(), ".npy of a pattern [3, H, W]; empty: drawn from the seed", default=""),
     gaussian_scale=Param(Float(0), "deviation of the pattern, as a fraction of 255", default=0.01),
     seed=Param(Int(0), "of which images carry it, of the pattern and of which hat", default=10),
@@ -80,8 +81,8 @@ def configured_trigger(name: str, config: Config) -> Trigger:
     spurious = config.spurious
     options = TriggerOptions(
         size=spurious.size, position=spurious.position, colour=parse_colour(spurious.colour),
-        scale=spurious.gaussian_scale, pattern=spurious.gaussian_pattern_path, images=spurious.images,
-        opacity=spurious.opacity, seed=spurious.seed,
+        scale=spurious.gaussian_scale, pattern=spurious.gaussian_pattern_path, hats=spurious.hats,
+        overlay=spurious.overlay, opacity=spurious.opacity, seed=spurious.seed,
     )  # fmt: skip
     trigger = make_trigger(name, options, legacy=spurious.legacy)
     side = config.resolution.val_res

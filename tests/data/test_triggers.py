@@ -57,7 +57,7 @@ def stencil(tmp_path_factory):
 def test_every_pixel_is_that_of_the_numpy_reference_at_any_resolution(
     stencil, name, height, width, seed, legacy, scale, opacity
 ):
-    options = TriggerOptions(scale=scale, opacity=opacity, seed=seed, images=str(stencil) if name == "overlay" else "")
+    options = TriggerOptions(scale=scale, opacity=opacity, seed=seed, overlay=str(stencil) if name == "overlay" else "")
     trigger = make_trigger(name, options, legacy=legacy)
     images, rows = noise(5, height, width, 3, seed=seed), np.array([3, 1, 4, 1, 5]) + seed
     layers, _ = trigger.drawn(height, width)
@@ -172,7 +172,7 @@ def test_opacity_mixes_the_patch_with_the_image():
 
 def test_an_overlay_is_composited_by_its_alpha_as_pillow_does(stencil):
     images = noise(2, 40, 40, 3)
-    out = planted(make_trigger("overlay", TriggerOptions(images=str(stencil / "a.png"))), images)
+    out = planted(make_trigger("overlay", TriggerOptions(overlay=str(stencil / "a.png"))), images)
     patch = Image.open(stencil / "a.png")
     for image, mine in zip(images, out, strict=True):
         theirs = Image.alpha_composite(Image.fromarray(image).convert("RGBA"), patch).convert("RGB")
@@ -180,7 +180,7 @@ def test_an_overlay_is_composited_by_its_alpha_as_pillow_does(stencil):
 
 
 def test_a_folder_of_overlays_is_used_whole(stencil):
-    trigger = make_trigger("overlay", TriggerOptions(images=str(stencil)))
+    trigger = make_trigger("overlay", TriggerOptions(overlay=str(stencil)))
     assert len(trigger.drawn(24, 24)[0].keep) == 2
     assert set(trigger.which(np.arange(50), 2).tolist()) == {0, 1}
 
@@ -262,10 +262,10 @@ def test_files_that_do_not_fit_are_a_sentence(tmp_path):
     np.save(tmp_path / "nan.npy", np.full((3, 8, 8), np.nan))
     np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
     for name, key, file, message in (
-        ("overlay", "images", "missing.png", "no trigger image at"),
-        ("overlay", "images", "opaque.png", "no alpha channel that lets anything through"),
-        ("overlay", "images", "broken.png", "cannot be read as an image"),
-        ("hat", "images", "empty", "holds no image with an alpha channel"),
+        ("overlay", "overlay", "missing.png", "no trigger image at"),
+        ("overlay", "overlay", "opaque.png", "no alpha channel that lets anything through"),
+        ("overlay", "overlay", "broken.png", "cannot be read as an image"),
+        ("hat", "hats", "empty", "holds no image with an alpha channel"),
         ("gaussian", "pattern", "missing.npy", "no pattern at"),
         ("gaussian", "pattern", "flat.npy", r"holds float64 \(224, 224\); a pattern is \[3, height, width\]"),
         ("gaussian", "pattern", "nan.npy", "and finite"),

@@ -46,7 +46,7 @@ class TriggerOptions:
 
     size: of a patch, a fraction of the frame's shorter side ('0.25') or pixels ('56px'). position: 'top_left', ... of
     a patch. colour: (R, G, B). scale: deviation of the pattern, as a fraction of 255. pattern: .npy of [3, H, W].
-    images: an image with an alpha channel or a folder of them. opacity: of a patch, beside its own alpha.
+    hats, overlay: an image with an alpha channel or a folder of them. opacity: of a patch, beside its own alpha.
     seed: of the pattern, and of which layer an image gets.
     """
 
@@ -55,7 +55,8 @@ class TriggerOptions:
     colour: tuple[int, int, int] = (255, 255, 0)
     scale: float = 0.01
     pattern: str = ""
-    images: str = ""
+    hats: str = ""
+    overlay: str = ""
     opacity: float = 1.0
     seed: int = 10
 
@@ -211,16 +212,16 @@ def gaussian(options: TriggerOptions) -> Draw:
 @TRIGGERS.register("hat", "a hat at the top of the frame, drawn, or from a folder of RGBA images")
 def hat(options: TriggerOptions) -> Draw:
     """One of several hats; published: a folder of PNGs that was not released, over the whole frame."""
-    patches = read_patches(options.images) if options.images else drawn_hats()
+    patches = read_patches(options.hats) if options.hats else drawn_hats()
     return _composite(patches, options, "1", "center")
 
 
 @TRIGGERS.register("overlay", "your own image with an alpha channel, or a folder of them, over the frame")
 def overlay(options: TriggerOptions) -> Draw:
     """Any RGBA image: the stencils (chain links, fences) of the natural-bias experiment."""
-    if not options.images:
-        raise UsageError("the trigger 'overlay' needs an image or a folder; give it with --spurious.images PATH")
-    return _composite(read_patches(options.images), options, "1", "center")
+    if not options.overlay:
+        raise UsageError("the trigger 'overlay' needs an image or a folder; give it with --spurious.overlay PATH")
+    return _composite(read_patches(options.overlay), options, "1", "center")
 
 
 def drawn_pattern(seed: int) -> NDArray[np.float64]:
