@@ -29,6 +29,7 @@ class PhaseKeeper:
     name: of the phase. folder: of the checkpoints. identity: plain values that every checkpoint carries, such as
     what rebuilds the model. evaluate: model -> validation metrics, or None where there is no validation split.
     rule: of selection, 'last' for the final epoch. epochs: of the phase. eval_epochs: epochs between evaluations.
+    save_every: epochs between saves of the whole state; the last is always saved.
     lead: the metric that the console leads with. oracle: model -> test metrics, logged and never looked at here.
     """
 
@@ -41,6 +42,7 @@ class PhaseKeeper:
     rule: str
     epochs: int
     eval_epochs: int = 1
+    save_every: int = 1
     lead: str = "accuracy"
     oracle: Callable[[nn.Module], Metrics] | None = None
 
@@ -83,7 +85,8 @@ class PhaseKeeper:
             self._log("test", self.oracle(state.evaluated))
         train = {**train, "loss": summary.get("loss")} if train["loss"] is None else train
         logger.info(epoch_line(state.epoch, self.epochs, train, val, lr, self.lead))
-        self.save()
+        if state.epoch % self.save_every == 0 or state.epoch == self.epochs:
+            self.save()
 
     def _select(self, val: Metrics) -> None:
         score = selection_score(val, self.rule)

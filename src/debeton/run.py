@@ -39,6 +39,9 @@ from debeton.seed import seed_everything
 from debeton.transfer import body_is_still, check_transfer, describe_training, hold_body, transferred
 from debeton.views import check_selection, prepare_views
 
+# An epoch on features takes less time than writing down the whole network after it.
+EPOCHS_OF_FEATURES_SAVED_AT_ONCE = 10
+
 
 @dataclass
 class Run:
@@ -215,6 +218,7 @@ class Run:
             evaluate=self._validate if classifies else lambda model: None,
             rule=training.selection if classifies and "val" in self.views else "last", epochs=training.epochs,
             eval_epochs=training.eval_epochs, lead=headline(self),
+            save_every=EPOCHS_OF_FEATURES_SAVED_AT_ONCE if self.features else 1,
             oracle=self._test if classifies and training.oracle else None,
         )  # fmt: skip
         if keeper.restore(self.device):

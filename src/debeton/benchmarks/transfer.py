@@ -24,8 +24,8 @@ CACHED, UNCACHED = "on features", "on images"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `benchmark.py transfer`."""
     parser.add_argument("--arch", default="efficientnet_lite0", help="with its published weights; default: %(default)s")
-    parser.add_argument("--rows", type=int, default=600, help="training images; default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--rows", type=int, default=400, help="training images; default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--resolution", type=int, default=64, help="pixels; default: %(default)s")
 
 
