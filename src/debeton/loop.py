@@ -1,4 +1,4 @@
-"""The one training loop: `fit` runs epochs of an Objective over a Loader, `evaluate` measures a model on one.
+"""The one training loop: `fit` runs epochs of an Objective over a Loader, `evaluate_forms` measures a model on one.
 
 Read `fit` from top to bottom: everything that happens in a step stands there. It knows no method.
 """
@@ -77,8 +77,7 @@ class FitOptions:
 
     lr: step -> learning rate. resolution: epoch -> pixels, for decoders that resize. clip_grad: largest gradient
     norm, 0 for none. hold: puts what does not train back into evaluation mode. log_every: steps between looks at the
-    loss.
-    checkpoint: where the caller keeps the latest state, for messages.
+    loss. checkpoint: where the caller keeps the latest state, for messages.
     """
 
     epochs: int
@@ -259,20 +258,13 @@ class Form:
     mask: NDArray[np.bool_] | None = None
 
 
-def evaluate(
-    model: nn.Module, loader: Loader, precision: Precision, *, train_counts: Ints | None = None, progress: bool = False
-) -> Evaluation:
-    """Measure the model on a sequential loader; over several processes every row still counts exactly once."""
-    (found,) = evaluate_forms(model, loader, precision, [Form()], train_counts=train_counts, progress=progress)
-    return found
-
-
 @torch.inference_mode()
 def evaluate_forms(
     model: nn.Module, loader: Loader, precision: Precision, forms: Sequence[Form], *,
     train_counts: Ints | None = None, progress: bool = False,
 ) -> list[Evaluation]:  # fmt: skip
-    """Measure the model on forms of the same images, decoded once and seen once without and with each trigger."""
+    """Measure the model on forms of the images of a sequential loader, decoded once and seen once without and with each
+    trigger; over several processes every row still counts exactly once."""
     was_training = model.training
     model.eval()
     distributed.sync_buffers(model)

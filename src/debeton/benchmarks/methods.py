@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from debeton.benchmarks.timing import Result, cores, interleave
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.errors import UsageError
 from debeton.seed import make_rng
+
+if TYPE_CHECKING:
+    from debeton.run import Run
 
 METHODS = ("erm", "resample", "reweight", "groupdro", "jtt", "lff")
 DFR = "dfr, the last layer"
@@ -80,10 +83,7 @@ def step_time(
 
     own: settings of the method by key.
     """
-    from debeton.config import load
-    from debeton.log import logger
     from debeton.methods import METHODS as REGISTERED
-    from debeton.run import open_run
 
     settings = {
         "data.dataset": "bench", "training.data_root": folder, "model.arch": arch,
@@ -93,22 +93,34 @@ def step_time(
         "training.augment": "pad_crop:4", "training.drop_last": "true", "logging.tensorboard": "false",
         "logging.progress": "off", "jtt.upweight": 1, **(own or {}),
     }  # fmt: skip
-    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     chosen = REGISTERED.get(method)
 
     def measure() -> float:
-        level = logger.level
-        logger.setLevel("ERROR")  # a run of random labels has much to warn of
-        try:
-            with tempfile.TemporaryDirectory(dir=folder) as out, contextlib.ExitStack() as stack:
-                opened = stack.enter_context(open_run(load([], [*words, "--training.outdir", out])))
-                assert opened is not None
-                chosen.run(opened)
-                return 1000 * batch_size / float(opened.timing["train_images_per_second"])
-        finally:
-            logger.setLevel(level)
+        with quiet_run(folder, settings) as opened:
+            chosen.run(opened)
+            return 1000 * batch_size / float(opened.timing["train_images_per_second"])
 
     return measure
+
+
+@contextlib.contextmanager
+def quiet_run(folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
+    """A fresh run of these settings, in a folder below `folder` that goes with it; only errors are logged, as a run of
+    random labels has much to warn of."""
+    from debeton.config import load
+    from debeton.log import logger
+    from debeton.run import open_run
+
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            with open_run(load([], [*words, "--training.outdir", out])) as opened:
+                assert opened is not None
+                yield opened
+    finally:
+        logger.setLevel(level)
 
 
 def fit_last_layer() -> Callable[[], float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from debeton.benchmarks import register_benchmark
+from debeton.benchmarks.methods import quiet_run
 from debeton.benchmarks.timing import Result, interleave
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.errors import UsageError
@@ -78,10 +78,7 @@ def _seconds(
     folder: Path, arguments: argparse.Namespace, cache: str, name: str, accuracies: dict[str, float]
 ) -> Callable[[], float]:
     """A measurement: seconds that training takes, of a run in a folder of its own; notes its test accuracy."""
-    from debeton.config import load
-    from debeton.log import logger
     from debeton.methods import METHODS
-    from debeton.run import open_run
 
     settings = {
         "data.dataset": "bench", "training.data_root": folder, "model.arch": arguments.arch, "model.pretrained": True,
@@ -91,22 +88,14 @@ def _seconds(
         "training.decoder_val": "resized", "training.augment": "flip", "logging.tensorboard": False,
         "logging.progress": "off",
     }  # fmt: skip
-    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
 
     def measure() -> float:
-        level = logger.level
-        logger.setLevel("ERROR")
-        try:
-            with tempfile.TemporaryDirectory(dir=folder) as out, contextlib.ExitStack() as stack:
-                opened = stack.enter_context(open_run(load([], [*words, "--training.outdir", out])))
-                assert opened is not None
-                start = time.perf_counter()
-                model = METHODS.get("erm").run(opened)
-                seconds = time.perf_counter() - start
-                assert model is not None
-                accuracies[name] = float(opened.evaluate(model, "test").metrics["accuracy"])
-                return seconds
-        finally:
-            logger.setLevel(level)
+        with quiet_run(folder, settings) as opened:
+            start = time.perf_counter()
+            model = METHODS.get("erm").run(opened)
+            seconds = time.perf_counter() - start
+            assert model is not None
+            accuracies[name] = float(opened.evaluate(model, "test").metrics["accuracy"])
+            return seconds
 
     return measure
