@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import json
 import re
 import statistics
@@ -14,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from debeton.errors import DataError
+from debeton.figure_axes import plot_axis
 from debeton.figure_curves import curve_of
 from debeton.figure_maps import group_grid
 from debeton.figures import make_plots, train_distributions
@@ -162,6 +164,13 @@ def test_labels_mention_only_what_tells_settings_apart(tmp_path):
     assert [s.label for s in settings_of(tmp_path / "a")] == ["erm"]
 
 
+def test_a_key_that_only_follows_another_is_not_in_labels(tmp_path):
+    rates = {"none": -1, "usb": -1, "ffr": 0.02}
+    for mode, lr in rates.items():
+        make_run(tmp_path / mode, config={"synthetic.mode": mode, "ffr.lr": lr})
+    assert [s.label for s in settings_of(tmp_path)] == ["erm · mode ffr", "erm · mode none", "erm · mode usb"]
+
+
 def test_equal_key_names_of_two_sections_are_written_out(tmp_path):
     make_run(tmp_path / "a", config={"training.lr": 0.1, "amplifier.lr": 0.1})
     make_run(tmp_path / "b", config={"training.lr": 0.1, "amplifier.lr": 0.2})
@@ -285,6 +294,21 @@ def test_every_figure_is_drawn_whatever_the_groups(tmp_path, groups):
     plots = make_plots(settings_of(tmp_path), "test")
     assert [p.name for p in plots] == ["headline", "axis", "group_accuracy", "train_groups", "curves", "group_curves"]
     assert all(p.png.startswith(b"\x89PNG") for p in plots)
+
+
+@pytest.mark.parametrize(("modes", "panels"), [("abcde", 4), ("ab", 3)])
+def test_many_lines_of_several_methods_get_panels_by_method(tmp_path, modes, panels):
+    for method, mode, strength in itertools.product(("erm", "resample"), modes, (0.9, 0.95, 0.99)):
+        make_run(tmp_path / mode, method, strength=strength, config={"synthetic.mode": mode})
+    figure = plot_axis(settings_of(tmp_path), "test")
+    assert len(figure.axes) == panels
+    lines = [text.get_text() for text in figure.legends[0].get_texts()]
+    if panels == 4:
+        assert [axes.get_title(loc="left") for axes in figure.axes] == ["erm", "resample", "", ""]
+        assert lines == [f"mode {mode}" for mode in modes]
+        assert figure.axes[2].get_ylabel() == "mean-group, test (%)"
+    else:
+        assert lines == [f"{method} · mode {mode}" for method in ("erm", "resample") for mode in modes]
 
 
 def test_data_sets_get_their_own_group_figures(tmp_path):

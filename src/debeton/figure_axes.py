@@ -22,6 +22,7 @@ METRICS = (
 )  # fmt: skip
 MIN_TICKS = 3  # values of a key that make a line
 MAX_DIFFERENCES = 6
+MAX_LINES = 8  # in one panel; more of several methods get a panel for each method
 
 Lines = Mapping[str, Sequence[Setting]]
 
@@ -64,7 +65,8 @@ def spoken(key: str) -> str:
 def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
     """Accuracies against the key that makes lines, a line for what is alike otherwise; None without such a key.
 
-    Of two keys, one accuracy against each, where the other one is largest.
+    Of two keys, one accuracy against each, where the other one is largest. Many lines of several methods make a column
+    of panels for each method, without bias-conflicting accuracy.
     """
     keys = numeric_axes(settings)[:2]
     metrics = [(metric, title) for metric, title in METRICS if any(s.stat(metric, split) for s in settings)]
@@ -72,26 +74,46 @@ def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
         return None
     panels: list[tuple[str, str, str, Sequence[Setting]]]
     panels = [(keys[0], metric, title, settings) for metric, title in metrics]
+    columns, names = len(panels), list(lines_along(settings, keys))
+    methods = list(dict.fromkeys(s.method for s in settings))
+    by_method = len(keys) == 1 and len(names) > MAX_LINES and 1 < len(methods) < len(names)
     if len(keys) == 2:
         metric, title = metrics[-1]
-        panels = []
+        panels, columns = [], 2
         for key, other in (keys, keys[::-1]):
             largest = max(s.identity[other] for s in settings)
             members = [s for s in settings if s.identity[other] == largest]
             panels.append((key, metric, f"{title}, {spoken(other)} {show(largest)}", members))
-    names = list(lines_along(settings, keys))
-    figure = Figure(figsize=(min(3.9 * max(len(panels), 2), WIDTH), 3.8 + 0.1 * len(names)))
-    cells = figure.subplots(1, len(panels), sharey=True, squeeze=False).flat
-    for axes, (key, metric, title, among) in zip(cells, panels):
+    if by_method:
+        columns = len(methods)
+        panels = [
+            (keys[0], metric, method if metric == metrics[0][0] else "", [s for s in settings if s.method == method])
+            for metric, _ in metrics[:2]
+            for method in methods
+        ]
+        names = list(dict.fromkeys(_without_method(name) for name in names))
+    rows = len(panels) // columns
+    size = (min(3.9 * max(columns, 2), WIDTH), (3.8 if rows == 1 else 3.0 * rows) + 0.1 * len(names))
+    figure = Figure(figsize=size)
+    cells = figure.subplots(rows, columns, sharey="row", sharex="col", squeeze=False)
+    for axes, (key, metric, title, among) in zip(cells.flat, panels):
         ticks = sorted({s.identity[key] for s in settings})
         for label, line in lines_along(among, keys).items():
-            colour = colour_of(names.index(label) if label in names else 0, len(names))
-            _draw_line(axes, line, key, ticks, metric, split, label, colour)
-        axes.set(title=title, xlabel=spoken(key), ylim=(-3, 103))
+            name = _without_method(label) if by_method else label
+            colour = colour_of(names.index(name) if name in names else 0, len(names))
+            _draw_line(axes, line, key, ticks, metric, split, name, colour)
+        axes.set(title=title, ylim=(-3, 103))
         axes.set_xticks(range(len(ticks)), [show(tick) for tick in ticks])
-    figure.axes[0].set_ylabel(f"{split} accuracy (%)")
+    for axes, (key, *_) in zip(cells[-1], panels):
+        axes.set_xlabel(spoken(key))
+    for axes, (_, title) in zip(cells[:, 0], metrics):
+        axes.set_ylabel(f"{title}, {split} (%)" if by_method else f"{split} accuracy (%)")
     add_legend(figure, figure.axes[0])
     return figure
+
+
+def _without_method(label: str) -> str:
+    return label.partition(" · ")[2] or label
 
 
 def _draw_line(

@@ -312,16 +312,20 @@ def _labels(identities: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Short names: the method, data set options that vary, then only the keys needed to tell settings apart."""
     chosen = ["training.method"]
 
-    def shown(identity: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(repr(identity.get(key, ...)) for key in chosen)
+    def told_apart(keys: Sequence[str]) -> int:
+        return len({tuple(repr(identity.get(key, ...)) for key in keys) for identity in identities})
+
+    def is_option(key: str) -> bool:
+        return key == "dataset" or key.startswith(OPTION)
 
     for key in differing(identities):
-        present = {repr(i[key]) for i in identities if key in i}
-        is_varied_option = len(present) > 1 and (key == "dataset" or key.startswith(OPTION))
-        before = {shown(i) for i in identities}
-        after = {(shown(i), repr(i.get(key, ...))) for i in identities}
-        if key != "training.method" and (is_varied_option or len(after) > len(before)):
+        is_varied_option = is_option(key) and len({repr(i[key]) for i in identities if key in i}) > 1
+        if key != "training.method" and (is_varied_option or told_apart([*chosen, key]) > told_apart(chosen)):
             chosen.append(key)
+    for key in chosen[1:]:  # what a later key tells too, as a learning rate that belongs to a mode
+        others = [other for other in chosen if other != key]
+        if not is_option(key) and told_apart(others) == told_apart(chosen):
+            chosen = others
     leaves = [key.rsplit(".", 1)[-1] for key in chosen]
     names = [leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(chosen, leaves, strict=True)]
     labels = []
