@@ -115,6 +115,22 @@ class FloatList(Checker):  # type: ignore[misc]
         return " ".join(["numbers", *bounds, "separated by commas"])
 
 
+class OrElsewhere(Checker):  # type: ignore[misc]
+    """What another checker takes, or -1: another setting says it. 'auto' is -1 for words."""
+
+    def __init__(self, own: Checker):
+        self.own = own
+        self.elsewhere: int | str = -1 if isinstance(own, Int | Float) else "auto"
+
+    def check(self, value: Any) -> Any:
+        if str(value) == str(self.elsewhere) or (self.elsewhere == -1 and str(value) == "-1.0"):
+            return self.elsewhere
+        return self.own.check(value)
+
+    def help(self) -> str:
+        return f"{self.own.help()}; or {self.elsewhere}"
+
+
 def _within(value: float, low: float | None, high: float | None) -> float:
     if (low is not None and value < low) or (high is not None and value > high):
         raise ValueError

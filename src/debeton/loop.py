@@ -243,10 +243,12 @@ def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics as in `metrics.group_metrics`; predicted int64 [M] for the view's rows in order, on the CPU."""
+    """metrics as in `metrics.group_metrics`; for the view's rows in order, on the CPU, predicted int64 [M] and loss
+    float32 [M], the cross-entropy in nats."""
 
     metrics: Metrics
     predicted: Tensor
+    loss: Tensor
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,7 @@ def evaluate_forms(
     view, device = loader.view, precision.device
     meters = [GroupMeter(view.spec.num_groups, view.spec.num_classes, device) for _ in forms]
     predictions = torch.full((len(forms), len(view.beton)), -1, dtype=torch.int64, device=device)
+    losses = torch.full((len(forms), len(view.beton)), -1.0, device=device)
     masks = [None if form.mask is None else torch.from_numpy(form.mask).to(device) for form in forms]
     with loader.epoch(0) as batches:
         for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
@@ -279,14 +282,15 @@ def evaluate_forms(
                 triggered = [model(image) for image in batch.triggered]
             for k, (form, mask) in enumerate(zip(forms, masks, strict=True)):
                 logits = clean if mask is None else clean.where(~mask[batch.row, None], triggered[form.trigger])
-                meters[k].update(logits, batch.label, batch.group)
+                losses[k, batch.row] = meters[k].update(logits, batch.label, batch.group)
                 predictions[k, batch.row] = logits.argmax(1)
     model.train(was_training)
     distributed.max_over_processes(predictions)
+    distributed.max_over_processes(losses)
     rows = torch.from_numpy(view.rows).to(device)
     found = []
-    for meter, predicted in zip(meters, predictions, strict=True):
-        found.append(Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu()))
+    for meter, predicted, loss in zip(meters, predictions, losses, strict=True):
+        found.append(Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu(), loss[rows].cpu()))
     if found[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
         logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
     return found

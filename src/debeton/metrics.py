@@ -35,10 +35,11 @@ class GroupMeter:
         self.predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def update(self, logits: Tensor, label: Tensor, group: Tensor) -> None:
-        """Add a batch: logits [B, C], label and group int64 [B]."""
+    def update(self, logits: Tensor, label: Tensor, group: Tensor) -> Tensor:
+        """Add a batch: logits [B, C], label and group int64 [B]; returns its cross-entropies in nats, float32 [B]."""
         loss = torch.nn.functional.cross_entropy(logits.float(), label, reduction="none")
         self.update_predictions(logits.argmax(1), label, group, loss)
+        return loss
 
     @torch.no_grad()
     def update_predictions(self, predicted: Tensor, label: Tensor, group: Tensor, loss: Tensor) -> None:

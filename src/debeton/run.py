@@ -98,12 +98,17 @@ class Run:
             load_run_weights(model, Path(checkpoint), expected, "model.checkpoint")
         return model
 
+    def phase_settings(self, own: Mapping[str, Any] | None = None) -> SimpleNamespace:
+        """The section 'training' and the resolution, with a phase's own values in place of the configuration's."""
+        common = {**vars(self.config.training), "resolution": self.config.resolution.val_res}
+        return SimpleNamespace(**{**common, **(own or {})})
+
     def train_loader(self, view: View, training: Any = None) -> Loader:
         """Shuffled or weighted batches with augmentation, as the view and the configuration say.
 
-        training: the settings of a phase, where they differ from the configuration's.
+        training: the settings of a phase (`phase_settings`), where they differ from the configuration's.
         """
-        training = training or self.config.training
+        training = training or self.phase_settings()
         batch_size = min(training.batch_size, len(view))
         if batch_size < training.batch_size:
             logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, len(view), batch_size,
@@ -114,13 +119,14 @@ class Run:
 
     def _train_options(self, training: Any) -> LoaderOptions:
         options = loader_options(self.config, self.device)
-        return replace(options, decoder=training.decoder_train, ops=training.augment)
+        return replace(options, decoder=training.decoder_train, ops=training.augment, resolution=training.resolution)
 
     def eval_loader(self, view: View, triggers: Sequence[Trigger] = ()) -> Loader:
         """Every row once, in file order, without augmentation; triggers as in `make_loader`."""
         return eval_loader(view, self.config, self.device, triggers)
 
-    def _fit_options(self, training: Any, steps_per_epoch: int) -> FitOptions:
+    def _fit_options(self, training: Any, steps_per_epoch: int, *, configured: bool) -> FitOptions:
+        """configured: the model is the configured one, to which the sections 'model' and 'resolution' apply."""
         res = self.config.resolution
         ramp = {"min_res": res.min_res, "max_res": res.max_res, "start": res.start_ramp, "end": res.end_ramp}
         if res.prog_resizing:
@@ -134,9 +140,9 @@ class Run:
         return FitOptions(
             epochs=training.epochs,
             lr=lambda step: training.lr * schedule(step, spec),
-            resolution=(lambda epoch: ramped_resolution(epoch, **ramp)) if res.prog_resizing else None,
+            resolution=(lambda epoch: ramped_resolution(epoch, **ramp)) if res.prog_resizing and configured else None,
             clip_grad=training.clip_grad,
-            hold=self._hold(),
+            hold=self._hold() if configured else None,
             log_every=training.log_every,
             progress=self.progress,
             checkpoint=str(self.folder / "checkpoints" / "checkpoint_latest.pt"),
@@ -172,21 +178,26 @@ class Run:
         model: nn.Module | None = None,
         settings: Mapping[str, Any] | None = None,
         classifies: bool = True,
+        arch: str = "",
+        val: View | None = None,
     ) -> nn.Module:
         """Train through one phase, resume it, or take over what it left when it is finished.
 
         model: where to start from; a fresh one by default. settings: values of the section 'training' that are this
-        phase's own, e.g. {'epochs': 1}. classifies: off for a model without logits; nothing then evaluates it, and its
-        last epoch is kept. Returns the model of the selected epoch.
+        phase's own, e.g. {'epochs': 1}, and 'resolution'. classifies: off for a model without logits; nothing then
+        evaluates it, and its last epoch is kept. arch: what the model is, where it is not the configured one. val:
+        what chooses the epoch, the view 'val' by default. Returns the model of the selected epoch.
         """
-        training = SimpleNamespace(**{**vars(self.config.training), **(settings or {})})
+        training = self.phase_settings(settings)
+        if val is None and classifies:
+            val = self.views.get("val")
         model = self.make_model() if model is None else model
         records = PhaseRecords(self.folder / "checkpoints")
         done = records.take_over(phase, model, self.device)
         if done is not None:
             logger.info("phase '%s' is finished; epoch %d of it is used", phase, done["selected_epoch"])
         else:
-            done = self._train_phase(view, objective.to(self.device), phase, model, training, classifies)
+            done = self._train_phase(view, objective.to(self.device), phase, model, training, classifies, arch, val)
             records.finish(phase, done)
         self.selected_epoch = done["selected_epoch"]
         seconds = self.timing.setdefault("phases", {})
@@ -196,11 +207,12 @@ class Run:
         return model
 
     def _train_phase(
-        self, view: View, objective: Objective, phase: str, model: nn.Module, training: Any, classifies: bool
-    ) -> dict[str, Any]:
+        self, view: View, objective: Objective, phase: str, model: nn.Module, training: Any, classifies: bool,
+        arch: str, val: View | None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Run a phase from its latest checkpoint to its end; the model gets the selected epoch's weights."""
         loader = self.train_loader(view, training)
-        self.features = self._feature_store(model, objective, training)
+        self.features = None if arch else self._feature_store(model, objective, training)
         if self.features is not None:
             loader, model = self.features.training(loader), HeadOnly(model)
         trained = nn.ModuleList([model, objective])  # an objective may have networks of its own
@@ -214,9 +226,9 @@ class Run:
         )  # fmt: skip
         keeper = PhaseKeeper(
             name=phase, state=state, folder=self.folder / "checkpoints", log=self.log,
-            identity=self._identity(view, "" if classifies else type(model).__name__),
-            evaluate=self._validate if classifies else lambda model: None,
-            rule=training.selection if classifies and "val" in self.views else "last", epochs=training.epochs,
+            identity=self._identity(view, arch),
+            evaluate=lambda model: None if val is None else self.evaluate_forms(model, val, [Form()])[0].metrics,
+            rule="last" if val is None else training.selection, epochs=training.epochs,
             eval_epochs=training.eval_epochs, lead=headline(self),
             save_every=EPOCHS_OF_FEATURES_SAVED_AT_ONCE if self.features else 1,
             oracle=self._test if classifies and training.oracle else None,
@@ -228,16 +240,13 @@ class Run:
         )
         if training.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
-        options = self._fit_options(training, len(loader))
+        options = self._fit_options(training, len(loader), configured=not arch)
         fit(state, loader, options, forward=forward, after_epoch=keeper.after_epoch, save=keeper.save, stop=self.stop)
         return {
             "selected_epoch": keeper.select(self.device),
             "seconds": state.seconds,
             "images": state.step * loader.batch_size,
         }
-
-    def _validate(self, model: nn.Module) -> Metrics | None:
-        return self.evaluate(model, "val").metrics if "val" in self.views else None
 
     def _test(self, model: nn.Module) -> Metrics:
         return self.evaluate(model, "test").metrics

@@ -24,15 +24,14 @@ from debeton.data.view import View
 from debeton.errors import DataError
 from debeton.loop import Evaluation
 from debeton.methods import METHODS
+from debeton.methods._marked_rows import describe_marks, write_table
 from debeton.methods.jtt import (
     ERROR_SET,
-    describe_errors,
     error_set,
     identify_settings,
     read_error_set,
     report_errors,
     upweighted,
-    write_error_set,
 )
 from debeton.objective import Objective
 from debeton.run import open_run
@@ -111,7 +110,7 @@ def test_the_error_set_is_what_is_misclassified_and_never_what_is_right(toy_args
         wrong = np.zeros(len(view), bool)
         wrong[[3, 70, 511]] = True
         predicted[wrong] = 1 - predicted[wrong]
-        opened.evaluate = lambda model, split: Evaluation({}, torch.from_numpy(predicted))  # type: ignore[method-assign]
+        opened.evaluate = lambda model, split: Evaluation({}, torch.from_numpy(predicted), torch.empty(0))  # type: ignore[method-assign]
         found = error_set(opened, torch.nn.Identity())
         repeated = upweighted(view, found, 5)
     assert np.flatnonzero(found).tolist() == [3, 70, 511]
@@ -127,19 +126,19 @@ def test_the_error_set_is_read_back_and_serves_as_pseudo_groups(tmp_path, paper_
     view = paper_view([0, 1, 0, 1, 1], [0, 0, 1, 1, 0]).subset(np.array([4, 2, 0, 1]))
     error = np.array([True, True, False, False])
     path = tmp_path / ERROR_SET
-    write_error_set(path, view, error)
+    write_table(path, view, {"error": error.astype(int)})
     assert path.read_text().splitlines()[:3] == ["path,label,attribute,error", "dir/4.jpg,b,x,1", '"2,odd/2.jpg",a,y,1']
     assert read_error_set(path, view).tolist() == error.tolist()
     grouped = pseudo_grouped(view, path, "error")
     assert grouped.attribute[view.rows].tolist() == [1, 1, 0, 0]
-    assert describe_errors(grouped, error) == describe_errors(view, error)  # in the set's own groups
+    assert describe_marks(grouped, error) == describe_marks(view, error)  # in the set's own groups
 
 
 @pytest.mark.parametrize("change", ["2,x,y,1\n", "", "dir/0.jpg,a,x,2\n", "other.jpg,a,x,0\n", "dir/0.jpg\n", "\n"])
 def test_an_error_set_of_other_rows_is_refused(tmp_path, change, paper_view):
     view, path = paper_view([0], [0]), tmp_path / ERROR_SET
     path.write_text("path,label,attribute,error\n" + change)
-    with pytest.raises(DataError, match=r"does not list the 1 rows of view 'train'.*Remove it"):
+    with pytest.raises(DataError, match="belongs to another run: remove it"):
         read_error_set(path, view)
 
 
@@ -150,7 +149,7 @@ def test_precision_and_recall_are_those_of_bias_conflicting_rows(paper_view):
     # groups ax: 3 rows, 1 error; ay: 2 rows, 1 error; bx: none; by: 3 rows, 1 error
     view = paper_view([0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1])
     error = np.array([1, 0, 0, 1, 0, 1, 0, 0], bool)
-    found = describe_errors(view, error)
+    found = describe_marks(view, error, "error")
     assert (found["rows"], found["errors"]) == (8, 3)
     assert found["precision"] == pytest.approx(1 / 3)
     assert found["recall"] == 0.5
@@ -162,7 +161,7 @@ def test_precision_and_recall_are_those_of_bias_conflicting_rows(paper_view):
 
 def test_without_a_pairing_precision_and_recall_are_undefined(paper_view):
     view = paper_view([0, 1, 0], [0] * 3, DatasetSpec("plain", ("a", "b")))
-    found = describe_errors(view, np.array([True, False, False]))
+    found = describe_marks(view, np.array([True, False, False]), "error")
     assert (found["precision"], found["recall"], found["error_rate_aligned"]) == (None, None, None)
     assert found["by_group"]["a"]["error_rate"] == 0.5
 
@@ -260,7 +259,7 @@ def test_the_error_set_on_disk_is_the_one_that_a_resumed_run_trains_on(toy_args)
     config = load([], toy_args)
     with open_run(config) as opened:
         view = opened.views["train"]
-        opened.evaluate = lambda *_: Evaluation({}, torch.from_numpy(view.label[view.rows] ^ 1))  # type: ignore[method-assign]
+        opened.evaluate = lambda *_: Evaluation({}, torch.from_numpy(view.label[view.rows] ^ 1), torch.empty(0))  # type: ignore[method-assign]
         assert error_set(opened, torch.nn.Identity()).all()
     with open_run(config) as again:
         again.evaluate = lambda *_: pytest.fail("identified anew")  # type: ignore[method-assign]

@@ -213,7 +213,7 @@ def test_the_summary_speaks_of_the_set_s_own_groups_and_of_no_pairing_where_ther
     objective = LearningFromFailure(nn.Linear(2, 2), view.regrouped(np.zeros(3, np.int64), ["one"]))
     objective(nn.Linear(2, 2), batch_of(view, [0, 1], torch.randn(2, 2)))
     found = objective.summary()
-    assert list(found) == ["weight_by_group"]
+    assert list(found) == ["weight_by_tenth", "weight_by_group"]
     assert [name for name, value in found["weight_by_group"].items() if value is not None] == ["a, x", "a, y"]
 
 

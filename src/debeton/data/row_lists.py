@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from debeton.data.sources._tables import read_csv
 from debeton.data.spec import Ints
 from debeton.data.view import View
 from debeton.errors import DataError, UsageError, nearest
 
+TRAINING = ("0", "train")
 PATH_COLUMNS = ("path", "img_filename", "filename")  # ours, Waterbirds' metadata.csv, SCALE's metadata files
 
 
@@ -88,10 +90,27 @@ def pseudo_grouped(view: View, path: Path, column: str) -> View:
     """The view under pseudo-groups (class x {aligned, conflicting}) from a CSV of relative paths and codes 0, 1.
 
     As Diffusing DeBias's `outputs/DATASET_metadata_aug.csv`, column `ddb`: 1 marks a row thought bias-conflicting.
-    Rows are matched by path, never by position; DataError when a row of the view is not in the file.
+    Errors as in `read_marks`.
     """
     if not path.is_file():
         raise UsageError(f"data.pseudo_groups: there is no file {path}")
+    return by_marks(view, read_marks(path, view, column))
+
+
+def by_marks(view: View, marked: NDArray[np.bool_]) -> View:
+    """The view in groups of class x {aligned, conflicting}, conflicting where bool [M] is true."""
+    attribute = np.zeros(len(view.beton), np.int64)
+    attribute[view.rows] = marked
+    return view.regrouped(attribute, ("aligned", "conflicting"), [(0,)] * view.spec.num_classes)
+
+
+def read_marks(path: Path, view: View, column: str) -> NDArray[np.bool_]:
+    """Whether each row of the view has 1 in a column of a CSV keyed by relative paths, bool [M].
+
+    Rows are matched by path, never by position. Where there is a column 'split' (Waterbirds' metadata), lines of other
+    splits than 0 are not for training and passed over. DataError when a row of the view is not in the file, is there
+    twice or with another code than 0 and 1, or when the file names a path that the view's beton does not have.
+    """
     with path.open(encoding="utf-8-sig") as file:
         header = [name.strip() for name in file.readline().split(",")]
     key = next((name for name in PATH_COLUMNS if name in header), PATH_COLUMNS[0])
@@ -99,20 +118,25 @@ def pseudo_grouped(view: View, path: Path, column: str) -> View:
         raise DataError(f"{path} has no column '{column}'{nearest(column, header)} it has {header}")
     codes = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
     table: dict[str, int] = {}
-    for record in read_csv(path, (key, column)):
+    for record in read_csv(path, (key, column), {"split": "0"}):
+        if record["split"] not in TRAINING:
+            continue
         if record[column] not in codes:
             raise DataError(f"{path}, line {record['line']}: {column} is '{record[column]}'; expected 0 or 1")
         if record[key] in table:
             raise DataError(f"{path}, line {record['line']}: {record[key]} is listed twice")
         table[record[key]] = codes[record[column]]
-    names = np.asarray(view.beton.extra["path"])
-    attribute = np.zeros(len(view.beton), np.int64)
-    found = np.array([table.get(str(name), -1) for name in names[view.rows]], np.int64)
-    if (found < 0).any():
-        first = view.rows[np.flatnonzero(found < 0)[0]]
+    names = [str(name).strip() for name in np.asarray(view.beton.extra["path"])]  # as read_csv strips values
+    missing = [names[row] for row in view.rows.tolist() if names[row] not in table]
+    if missing:
         raise DataError(
-            f"{path} lacks {int((found < 0).sum())} of the {len(view)} rows of '{view.name}', the first is "
-            f"{names[first]}; paths are those of the sidecar"
+            f"{path} lacks {len(missing)} of the {len(view)} rows of '{view.name}', the first is {missing[0]}; paths "
+            "are those of the sidecar"
         )
-    attribute[view.rows] = found
-    return view.regrouped(attribute, ("aligned", "conflicting"), [(0,)] * view.spec.num_classes)
+    unknown = sorted(set(table) - set(names))
+    if unknown:
+        raise DataError(
+            f"{path} names {len(unknown)} rows that {view.beton.path} does not have, the first is {unknown[0]}; it "
+            "belongs to another set, or to another version of this one"
+        )
+    return np.array([table[names[row]] == 1 for row in view.rows.tolist()], bool)

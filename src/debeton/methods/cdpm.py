@@ -16,8 +16,12 @@ from debeton.diffusion.model import IN_RUN, PREDICTIONS, Conditions, Shape, make
 from debeton.errors import UsageError
 from debeton.log import logger
 from debeton.methods import register_method
+from debeton.methods._own_settings import own_params, own_settings
 from debeton.run import Run
 from debeton.seed import seed_everything
+
+OWN = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "lr_scheduler", "warmup_epochs", "clip_grad", "ema",
+       "precision", "decoder_train", "augment", "resolution")  # fmt: skip
 
 Section("cdpm", "the project's own conditional diffusion model").params(
     condition=Param(OneOf("label", "group"), "what images are asked for by: classes, or every cell", default="label"),
@@ -28,6 +32,7 @@ Section("cdpm", "the project's own conditional diffusion model").params(
     widths=Param(Text(), "channels of each level, from fine to coarse", default="64,128,256,256"),
     layers=Param(Int(1), "residual blocks of a level", default=2),
     attention=Param(Int(0), "the number of coarsest levels with attention", default=2),
+    **own_params("the phase 'cdpm'", OWN),
 )  # fmt: skip
 
 
@@ -67,19 +72,20 @@ def cdpm(run: Run) -> nn.Module | None:
 
 def train_diffusion(run: Run, view: View) -> None:
     """Train on `view` through the phase 'cdpm', and write what it gives."""
-    settings, training = run.config.cdpm, run.config.training
+    settings, own = run.config.cdpm, own_settings(run.config.cdpm, OWN)
     view = replace(view, spec=replace(view.spec, mean=(0.5,) * 3, std=(0.5,) * 3))  # pixels in [-1, 1]
     conditions = conditions_of(view, settings.condition)
     if unseen := conditions.untrained:
         logger.warning("warning: no training row is of %s; the model cannot be asked for it", "; ".join(unseen))
     shape = Shape(parse_widths(settings.widths), settings.layers, settings.attention)
     schedule = make_schedule(settings.prediction, settings.steps)
-    seed_everything(training.seed)
-    network = make_network(len(conditions.cells), run.train_loader(view).image_size, shape).to(run.device)
+    size = run.train_loader(view, run.phase_settings(own)).image_size
+    seed_everything(run.config.training.seed)
+    network = make_network(len(conditions.cells), size, shape).to(run.device)
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )
-    run.fit(view, objective, phase="cdpm", model=network, classifies=False)
+    run.fit(view, objective, phase="cdpm", model=network, settings=own, classifies=False, arch=type(network).__name__)
     if distributed.is_main():
         save_model(run.folder / IN_RUN, network, schedule, conditions)
     distributed.barrier()

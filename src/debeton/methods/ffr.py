@@ -11,28 +11,26 @@ from typing import Any
 from fastargs import Param, Section
 from torch import nn
 
-from debeton.checkers import Bool, Float, Int, OneOf
+from debeton.checkers import Bool
 from debeton.config import Config
 from debeton.data.splits import evaluated
 from debeton.methods import METHODS, register_method
+from debeton.methods._own_settings import own_params, own_settings
 from debeton.metrics import SELECTION_RULES
 from debeton.objective import CrossEntropy
 from debeton.run import Run
 
+OWN = ("epochs", "lr", "weight_decay", "optimizer")
+
 Section("ffr", "From Fake to Real: the first phase, and what the second keeps of it").params(
-    epochs=Param(Int(-1), "epochs of the first phase; -1: training.epochs", default=-1),
-    lr=Param(Float(-1), "its learning rate; -1: training.lr", default=-1.0),
-    weight_decay=Param(Float(-1), "its weight decay; -1: training.weight_decay", default=-1.0),
-    optimizer=Param(OneOf("auto", "sgd", "adam", "adamw"), "its optimizer; auto: training.optimizer", default="auto"),
+    **own_params("the first phase", OWN),
     freeze_bn=Param(Bool(), "keep the batch-norm statistics of the first phase in the second", default=False),
 )  # fmt: skip
 
 
 def first_settings(config: Config) -> dict[str, Any]:
     """What the first phase has of its own among the settings of training."""
-    ffr = config.ffr
-    settings = {name: getattr(ffr, name) for name in ("epochs", "lr", "weight_decay") if getattr(ffr, name) >= 0}
-    return settings if ffr.optimizer == "auto" else {**settings, "optimizer": ffr.optimizer}
+    return own_settings(config.ffr, OWN)
 
 
 def first_phase(run: Run) -> None:

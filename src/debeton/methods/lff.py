@@ -16,6 +16,7 @@ from debeton.data.loader import Batch
 from debeton.data.view import View
 from debeton.errors import UsageError
 from debeton.methods import register_method
+from debeton.methods._row_weights import RowWeights, rows_of_all
 from debeton.models import freeze_batch_norm, make_model
 from debeton.objective import Objective, StepOutput
 from debeton.run import Run
@@ -100,12 +101,7 @@ class LearningFromFailure(Objective):
         super().__init__()
         self.biased, self.q, self.freeze_bn = biased, q, freeze_bn
         self.averages = LossAverages(view, alpha)
-        self.spec = (view.true_groups or view).spec  # the summary speaks of the set's own groups
-        group = np.array((view.true_groups or view).group)
-        self.register_buffer("group", torch.from_numpy(group), persistent=False)
-        self.register_buffer("weights", torch.zeros(2, self.spec.num_groups, dtype=torch.float64))  # sum of W, rows
-        self.group: Tensor
-        self.weights: Tensor
+        self.weights = RowWeights(view)
 
     def train(self, mode: bool = True) -> LearningFromFailure:
         super().train(mode)
@@ -128,38 +124,12 @@ class LearningFromFailure(Objective):
         self.averages.update(row, losses)
         biased, debiased = self.averages.normalised(row)
         weight = relative_difficulty(biased, debiased)
-        self.weights[0].index_add_(0, self.group[row], weight.double())
-        self.weights[1].index_add_(0, self.group[row], torch.ones_like(weight, dtype=torch.float64))
+        self.weights.update(row, weight)
         return weight[distributed.rank() :: distributed.world_size()]
 
     def summary(self) -> dict[str, Any]:
-        """The mean W of the rows trained on since the last summary: by group, and on bias-aligned and -conflicting
-        rows where the set defines them; None without such rows."""
-        total, rows = self.weights.cpu().numpy().copy()  # on a CPU these are the buffer itself
-        self.weights.zero_()
-        spec = self.spec
-
-        def mean(groups: Any) -> float | None:
-            return float(total[groups].sum() / rows[groups].sum()) if rows[groups].sum() else None
-
-        found: dict[str, Any] = {}
-        aligned = spec.aligned_groups()
-        if aligned is not None:
-            found = {"weight_aligned": mean(aligned), "weight_conflicting": mean(~aligned)}
-        by_group = {name: mean([g]) for g, name in enumerate(spec.group_names) if g not in spec.missing}
-        return {**found, "weight_by_group": by_group}
-
-
-def rows_of_all(batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [B] and values [K, B] of the batch over all processes, in the order one process would have them.
-
-    Gathered as float64, which holds row numbers and float32 exactly.
-    """
-    if distributed.world_size() == 1:
-        return batch.row, values
-    mine = torch.cat([batch.row[None].double(), values.double()]).T
-    everything = distributed.gather_rows(mine, batch.share).T
-    return everything[0].long(), everything[1:].to(values.dtype)
+        """`RowWeights.summary`, of W."""
+        return self.weights.summary()
 
 
 @register_method(
