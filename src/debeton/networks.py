@@ -189,3 +189,18 @@ class MirrorAveraged(nn.Module):
         """Logits [B, C] of images [B, 3, H, W]."""
         logits: Tensor = (self.model(image) + self.model(image.flip(-1))) / 2
         return logits
+
+
+class Coarsened(nn.Module):
+    """A classifier that sees images as they look at another resolution: shrunk to it and enlarged again."""
+
+    def __init__(self, model: nn.Module, size: tuple[int, int]):
+        super().__init__()
+        self.model, self.size = model, size
+        self.train(model.training)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, 3, H, W]."""
+        small = functional.interpolate(image, self.size, mode="area")
+        logits: Tensor = self.model(functional.interpolate(small, image.shape[-2:], mode="bilinear"))
+        return logits

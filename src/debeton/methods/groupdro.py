@@ -262,9 +262,13 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
 )
 def groupdro(run: Run) -> nn.Module:
     """One phase of GroupDRO on the training view's groups, drawn equally often unless groupdro.sampler is shuffled."""
+    return train_groupdro(run, view_by_group(run))
+
+
+def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
+    """GroupDRO over the groups of a view that have rows, as section 'groupdro' says; val as in `Run.fit`."""
     settings = vars(run.config.groupdro)
     options = GroupDROOptions(**{field.name: settings[field.name] for field in fields(GroupDROOptions)})
-    view = view_by_group(run)
     counts, names = view.group_counts(), view.spec.group_names
     kind = "CVaR over groups" if options.btl else f"step size {options.step_size:g}"
     logger.info("GroupDRO over %d groups, %s sampling, %s", (counts > 0).sum(), settings["sampler"],
@@ -273,10 +277,10 @@ def groupdro(run: Run) -> nn.Module:
         view = view.resampled_by_group()
     smoothing = run.config.training.label_smoothing
     if not settings["automatic_adjustment"]:
-        return run.fit(view, GroupDRO(counts, names, options, smoothing))
+        return run.fit(view, GroupDRO(counts, names, options, smoothing), val=val)
     model = run.make_model()
     objective = AutomaticGroupDRO(
         counts, names, options, smoothing,
         validation_loss=validation_losses(run, view, model), steps_per_epoch=len(run.train_loader(view)),
     )  # fmt: skip
-    return run.fit(view, objective, model=model)
+    return run.fit(view, objective, model=model, val=val)

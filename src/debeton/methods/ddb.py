@@ -1,0 +1,299 @@
+"""Diffusing DeBias: a diffusion model of the biased set amplifies its bias, and what that shows removes it.
+
+Ciranni et al. 2025 (arXiv 2502.09564). Phases: `cdpm` (a diffusion model of the training rows), images of every class
+drawn from it, `amplifier` (a classifier of these alone), then `train`: recipe I is GroupDRO in the groups (class, what
+the amplifier calls bias-conflicting), recipe II weighs every row by how much harder the amplifier finds it than the
+model does. Section 'ddb' takes the result of any phase from elsewhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastargs import Param, Section
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton import distributed
+from debeton.checkers import Bool, Float, Int, OneOf, Text
+from debeton.data.loader import Batch
+from debeton.data.row_lists import by_marks, read_marks
+from debeton.data.sources._tables import read_csv
+from debeton.data.view import View
+from debeton.diffusion.model import model_folder
+from debeton.diffusion.sampling import SAMPLERS
+from debeton.errors import DataError, UsageError
+from debeton.generate.filters import FILTERS
+from debeton.log import logger
+from debeton.methods import register_method
+from debeton.methods._amplifier import (
+    Scores,
+    as_shown,
+    describe_scores,
+    load_amplifier,
+    score,
+    select,
+    train_amplifier,
+)
+from debeton.methods._marked_rows import Mask, describe_marks, write_table
+from debeton.methods._row_weights import RowWeights, rows_of_all
+from debeton.methods._synthetic_set import describe_images, draw_images, synthetic_view
+from debeton.methods.cdpm import train_diffusion
+from debeton.methods.groupdro import train_groupdro
+from debeton.methods.lff import LossAverages, relative_difficulty
+from debeton.objective import Objective, StepOutput
+from debeton.run import Run
+
+Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier").params(
+    cdpm=Param(Text(), "draw from the diffusion model of this run folder, instead of training one", default=""),
+    images=Param(Text(), "folder of generated images to take instead (writers/README.md)", default=""),
+    amplifier=Param(Text(), "an amplifier to take instead: phase_amplifier.pt of another run", default=""),
+    pseudo_labels=Param(Text(), "ddb1: a CSV of path and ddb to take instead, 1 for conflicting rows", default=""),
+    amplifier_data=Param(
+        OneOf("synthetic", "real"), "what the amplifier learns from; real: the training rows, an ablation",
+        default="synthetic",
+    ),
+    per_class=Param(Int(2), "images of each class", default=1000),
+    sampler=Param(OneOf(*SAMPLERS), "what they are drawn with", default="dpm++"),
+    steps=Param(Int(0), "of the sampler; 0: its own", default=0),
+    guidance_w=Param(Float(-1), "w of (1 + w) eps(c) - w eps(null); 0: none", default=1.0),
+    generation_batch=Param(Int(1), "images drawn at a time", default=100),
+    filter=Param(OneOf(*FILTERS.names()), "what of them is rejected", default="none"),
+    copy_check=Param(Bool(), "compare them with the training images for copies", default=True),
+    oracle=Param(
+        Text(), "checkpoint of a run with --data.label ATTRIBUTE, to tell how biased they are", default="",
+    ),
+    selector=Param(
+        OneOf("loss_std", "error_set"), "which rows are called conflicting: errors of high loss, or all errors",
+        default="loss_std",
+    ),
+    gamma=Param(Float(0), "deviations above the class's mean loss that are high", default=3.0),
+    statistics=Param(
+        OneOf("correct", "all"), "rows that mean and deviation are of: those of the class that are right, or all",
+        default="correct",
+    ),
+    validation=Param(
+        OneOf("pseudo", "own"), "groups that select an epoch: what the amplifier sees in validation rows, or their own",
+        default="pseudo",
+    ),
+    amplifier_view=Param(
+        OneOf("same", "clean"), "ddb2: the amplifier judges the batch as augmented, or every row once, without",
+        default="same",
+    ),
+    ema=Param(Float(0, 1), "ddb2: share of the old value in moving averages of losses; 0: no averages", default=0.0),
+    class_norm=Param(Bool(), "ddb2: divide losses by the largest of their class", default=False),
+)  # fmt: skip
+
+SCORES, COLUMN = "amplifier_scores.csv", "ddb"
+
+
+class RelativeDifficulty(Objective):
+    """The mean of r CE(model), r = L_A / (L_A + L_model) in [0, 1], L_A the frozen amplifier's loss of the row.
+
+    Learning from Failure's weight with an amplifier in place of its biased network (Diffusing DeBias, recipe II). Both
+    losses count as they are, or as moving averages (ema > 0), and over the largest of their class (class_norm), as in
+    LfF's released code.
+
+    amplifier: judges the images of each batch; or losses: float32 [N] by row of the beton, its losses of them all.
+    """
+
+    def __init__(
+        self, view: View, *, amplifier: nn.Module | None = None, losses: Tensor | None = None, ema: float = 0.0,
+        class_norm: bool = False,
+    ):  # fmt: skip
+        super().__init__()
+        if (amplifier is None) == (losses is None):
+            raise ValueError("either an amplifier or its losses")
+        if amplifier is not None:
+            amplifier.eval().requires_grad_(False)
+        object.__setattr__(self, "amplifier", amplifier)  # not a submodule: it is not trained, moved or saved
+        self.amplifier: nn.Module | None
+        self.register_buffer("losses", losses, persistent=False)
+        self.losses: Tensor | None
+        self.averages = LossAverages(view, ema) if ema or class_norm else None
+        self.class_norm, self.weights = class_norm, RowWeights(view)
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        logits = model(batch.image)
+        loss = functional.cross_entropy(logits.float(), batch.label, reduction="none")
+        return StepOutput((self._weight(batch, loss.detach()) * loss).mean(), logits)
+
+    @torch.no_grad()
+    def _weight(self, batch: Batch, loss: Tensor) -> Tensor:
+        """r of this process's rows, [B]."""
+        if self.amplifier is None:
+            assert self.losses is not None
+            amplified = self.losses[batch.row]
+        else:
+            judged = self.amplifier(batch.image).float()
+            amplified = functional.cross_entropy(judged, batch.label, reduction="none")
+        row, losses = rows_of_all(batch, torch.stack([amplified, loss]))
+        if self.averages is not None:
+            self.averages.update(row, losses)
+            losses = self.averages.normalised(row) if self.class_norm else self.averages.ema[:, row]
+        weight = relative_difficulty(losses[0], losses[1])
+        self.weights.update(row, weight)
+        return weight[distributed.rank() :: distributed.world_size()]
+
+    def summary(self) -> dict[str, object]:
+        """`RowWeights.summary`, of r."""
+        return self.weights.summary()
+
+
+def check(run: Run) -> None:
+    """UsageError for what cannot be, before hours of training."""
+    settings = run.config.ddb
+    for name in ("amplifier", "pseudo_labels", "oracle"):
+        path = getattr(settings, name)
+        if path and not Path(path).is_file():
+            raise UsageError(f"ddb.{name}: there is no file {path}")
+    if settings.images and not Path(settings.images).is_dir():
+        raise UsageError(f"ddb.images: there is no folder {settings.images}")
+    if settings.cdpm:
+        model_folder(Path(settings.cdpm))
+    if run.config.cdpm.condition != "label":
+        raise UsageError(
+            "cdpm.condition is 'group', and images of groups would not be biased; Diffusing DeBias asks for classes: "
+            "use --cdpm.condition label"
+        )
+    given = [name for name in ("cdpm", "images", "amplifier", "pseudo_labels") if getattr(settings, name)]
+    run.notes["ddb"] = {"given": given}
+    if given:
+        logger.info("ddb.%s is given: runs of other seeds that take the same one share it, and their spread leaves out "
+                    "what it would vary by", given[-1])  # fmt: skip
+
+
+def amplifier_of(run: Run) -> nn.Module:
+    """The amplifier: of another run, or trained on the real rows, or on images given, drawn from a model given, or
+    from one trained here."""
+    settings = run.config.ddb
+    if settings.amplifier:
+        return load_amplifier(run, Path(settings.amplifier))
+    if settings.amplifier_data == "real":
+        return train_amplifier(run, run.views["train"])
+    folder = Path(settings.images) if settings.images else draw_images(run, _diffusion_model(run))
+    synthetic = synthetic_view(run, folder)
+    run.notes["ddb"]["images"] = describe_images(run, synthetic)
+    return train_amplifier(run, synthetic)
+
+
+def _diffusion_model(run: Run) -> Path:
+    if run.config.ddb.cdpm:
+        return Path(run.config.ddb.cdpm)
+    view = run.views["train"]
+    counts = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
+    empty = [name for name, n in zip(view.spec.classes, counts.tolist(), strict=True) if n == 0]
+    if empty:
+        raise DataError(
+            f"{view.beton.path}: no training row is of {', '.join(empty[:5])}, and a diffusion model cannot draw what "
+            "it never saw; choose other rows"
+        )
+    train_diffusion(run, view)
+    return run.folder
+
+
+def judged(run: Run, amplifier: nn.Module) -> tuple[Scores, Mask]:
+    """The amplifier's scores of the training rows, and which of these it calls bias-conflicting, bool [M].
+
+    They are kept in the run folder and read from there, so that a resumed run trains on the same groups.
+    """
+    view, path = run.views["train"], run.folder / SCORES
+    if not distributed.from_main("kept" if path.exists() else ""):
+        scores = score(run, amplifier, view)
+        marked = select(scores, run.config.ddb, view.spec.classes)
+        if distributed.is_main():
+            columns = {"y": scores.label.tolist(), "prediction": scores.predicted.tolist(),
+                       "loss": scores.loss.tolist(), COLUMN: marked.astype(int).tolist()}  # fmt: skip
+            write_table(path, view, columns)
+        distributed.barrier()
+    scores, marked = read_scores(path, view), read_marks(path, view, COLUMN)
+    found = {**describe_scores(view, scores), **describe_marks(view, marked, "conflicting_row")}
+    run.notes["ddb"]["training_rows"] = found
+    known = "" if found["recall"] is None else (
+        f": {100 * (found['precision'] or 0):.1f} % of them are, and {100 * found['recall']:.1f} % of all that are"
+    )  # fmt: skip
+    logger.info("the amplifier calls %d of %d rows bias-conflicting%s", marked.sum(), len(view), known)
+    return scores, marked
+
+
+def read_scores(path: Path, view: View) -> Scores:
+    """What `judged` wrote, for the rows of the view in order."""
+    names = view.beton.extra["path"]
+    table = {record["path"]: record for record in read_csv(path, ("path", "y", "prediction", "loss"))}
+    records = [table[str(names[row]).strip()] for row in view.rows.tolist()]
+    return Scores(
+        np.array([int(r["y"]) for r in records]), np.array([int(r["prediction"]) for r in records]),
+        np.array([float(r["loss"]) for r in records], np.float32),
+    )  # fmt: skip
+
+
+def validation(run: Run, amplifier: nn.Module | None) -> View | None:
+    """What selects an epoch: the validation rows in the groups that the amplifier sees in them, or in their own."""
+    val = run.views.get("val")
+    if val is None or amplifier is None or run.config.ddb.validation == "own" or run.selection_rule == "last":
+        return val
+    return by_marks(val, select(score(run, amplifier, val), run.config.ddb, val.spec.classes))
+
+
+def pseudo_groups(view: View, marked: Mask) -> View:
+    """The view in groups (class, aligned or conflicting); tells of those without a row, which take no part."""
+    grouped = by_marks(view, marked)
+    empty = [name for name, n in grouped.counts_by_name().items() if n == 0]
+    if len(empty) >= grouped.spec.num_classes and not marked.any():
+        logger.warning(
+            "warning: the amplifier calls no row bias-conflicting, so that ddb1 balances classes alone; it may have "
+            "learnt more than the shortcut: fewer --amplifier.epochs, or --ddb.selector error_set"
+        )
+    elif empty:
+        logger.info("%d pseudo-groups have no row and take no part: %s", len(empty), "; ".join(empty[:5]))
+    return grouped
+
+
+@register_method(
+    "ddb1", "GroupDRO in the groups that an amplifier of the bias sees", needs="label",
+    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)",
+)  # fmt: skip
+def ddb1(run: Run) -> nn.Module:
+    """Phases 'cdpm', 'amplifier' and 'train', each left out where its result is given."""
+    check(run)
+    settings, view = run.config.ddb, run.views["train"]
+    if settings.pseudo_labels:
+        marked = read_marks(Path(settings.pseudo_labels), view, run.config.data.pseudo_column)
+        run.notes["ddb"]["training_rows"] = describe_marks(view, marked, "conflicting_row")
+        return train_groupdro(run, pseudo_groups(view, marked))
+    amplifier = as_shown(run, amplifier_of(run))
+    _, marked = judged(run, amplifier)
+    val = validation(run, amplifier)
+    del amplifier  # its memory is the next network's
+    return train_groupdro(run, pseudo_groups(view, marked), val)
+
+
+@register_method(
+    "ddb2", "rows that an amplifier of the bias finds harder than the model weigh more", needs="label",
+    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe II)",
+)  # fmt: skip
+def ddb2(run: Run) -> nn.Module:
+    """Phases 'cdpm', 'amplifier' and 'train', the first two left out where their results are given."""
+    check(run)
+    settings, view = run.config.ddb, run.views["train"]
+    if settings.pseudo_labels:
+        raise UsageError("ddb.pseudo_labels are groups, and ddb2 needs losses; give ddb.amplifier, or take ddb1")
+    if run.config.training.label_smoothing:
+        raise UsageError(
+            f"training.label_smoothing is {run.config.training.label_smoothing}, and ddb2 compares the plain losses of "
+            "two networks; use --training.label_smoothing 0"
+        )
+    amplifier = as_shown(run, amplifier_of(run))
+    scores, _ = judged(run, amplifier)
+    val = validation(run, amplifier)
+    losses = None
+    if settings.amplifier_view == "clean":
+        losses = torch.zeros(len(view.beton))
+        losses[torch.from_numpy(view.rows)] = torch.from_numpy(scores.loss)
+    objective = RelativeDifficulty(
+        view, amplifier=None if losses is not None else amplifier, losses=losses, ema=settings.ema,
+        class_norm=settings.class_norm,
+    )  # fmt: skip
+    return run.fit(view, objective, val=val)
