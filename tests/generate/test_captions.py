@@ -1,0 +1,175 @@
+"""Captions: words that set classes apart, and a captioning model in the format of real ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scripts import captions as program
+
+from debeton.errors import DataError, UsageError, run_command
+from debeton.generate.captions import Captioner, captions_for, keywords, names_from_folders, read_captions
+
+CAPTIONS = ["a bird over the ocean", "bird near an ocean wave", "a bird in a forest", "a bird in a bamboo forest",
+            "small bird, forest", "a bird"]  # fmt: skip
+LABEL = np.array([0, 0, 1, 1, 1, 1])
+
+
+def run(*words: object) -> int:
+    return run_command(lambda: program.main([str(word) for word in words]))
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def test_a_word_scores_by_how_much_more_of_its_class_s_captions_have_it():
+    found = keywords(CAPTIONS, LABEL, ("water", "land"), min_support=2)
+    assert [(k.label, k.word, k.support) for k in found] == [
+        ("water", "ocean", 2), ("water", "bird", 2), ("land", "forest", 3), ("land", "bird", 4)
+    ]  # fmt: skip
+    assert [k.score for k in found] == [1.0, 0.0, 0.75, 0.0]
+    assert found[2].examples == (2, 3, 4)
+    assert (found[2].rate, found[2].others) == (0.75, 0.0)
+
+
+def test_words_of_class_names_and_stop_words_are_no_keywords():
+    found = keywords(CAPTIONS, LABEL, ("ocean bird", "forests"), min_support=1)
+    assert {k.word for k in found} == {"bamboo", "near", "small", "wave"}
+    assert not {"bird", "ocean", "forest", "the", "over"} & {k.word for k in found}
+    assert not keywords(CAPTIONS, LABEL, ("ocean", "forest"), ignore=["bird", "wave", "bamboo", "small", "near"])
+
+
+def test_other_classes_count_alike_whatever_their_size():
+    captions, label = ["red"] * 2 + ["red"] + ["blue"] * 9, np.array([0, 0, 1] + [2] * 9)
+    red = next(k for k in keywords(captions, label, ("a", "b", "c"), min_support=1) if k.label == "a")
+    assert (red.rate, red.others) == (1.0, 0.5)
+
+
+def test_no_words_and_a_wrong_number_of_captions():
+    assert keywords(["the", "a"], np.array([0, 1]), ("x", "y")) == []
+    with pytest.raises(DataError, match="1 captions for 2 images"):
+        keywords(["dog"], np.array([0, 1]), ("x", "y"))
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A set of two classes in Diffusing DeBias's arrays, three images of each."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, grey in (("water", 40), ("land", 200)):
+        np.save(folder / f"{name}.npy", np.full((3, 16, 16, 3), grey, np.uint8))
+    return folder
+
+
+def test_tables_and_a_page_with_images_are_made_of_captions_from_a_file(images, tmp_path, capsys):
+    lines = [{"path": f"{c}.npy[{i}]", "caption": f"a {'sea' if c == 'water' else 'tree'} view"}
+             for c in ("water", "land") for i in range(3)]  # fmt: skip
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "out"
+    assert run(images, "--captions-file", tmp_path / "c.jsonl", "--out", out) == 0
+    with (out / "keywords.csv").open() as file:
+        found = {(r["class"], r["word"]): (r["score"], r["support"]) for r in csv.DictReader(file)}
+    assert found == {("land", "tree"): ("1.00", "3"), ("land", "view"): ("0.00", "3"), ("water", "sea"): ("1.00", "3"),
+                     ("water", "view"): ("0.00", "3")}  # fmt: skip
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64") == 12
+    assert 'title="a sea view"' in page
+    assert "6 captions, 4 words of 2 classes" in capsys.readouterr().out
+
+
+def test_captions_are_found_with_the_set_s_name_in_front_or_without(images):
+    from debeton.data.generated import generated_rows
+
+    rows = generated_rows(images, names_from_folders(images))
+    assert captions_for(rows, dict.fromkeys(rows.names, "x"), Path("c")) == ["x"] * 6
+    with pytest.raises(DataError, match=r"has no caption of set/land\.npy\[0\]"):
+        captions_for(rows, {}, Path("c"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [("c.jsonl", '{"path": "a"}\n', "line 1 is no caption"), ("c.csv", "path,text\na,b\n", "lacks the column caption"),
+     ("c.jsonl", "hello\n", "line 1 is no caption")],
+)  # fmt: skip
+def test_wrong_caption_files_are_sentences(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_captions(tmp_path / name)
+    with pytest.raises(UsageError, match="there is no captions file"):
+        read_captions(tmp_path / "none.jsonl")
+
+
+def test_the_classes_of_a_folder_are_what_it_says_itself(images, tmp_path):
+    assert names_from_folders(images).classes == ("land", "water")
+    (tmp_path / "made" / "cat").mkdir(parents=True)
+    (tmp_path / "made" / "dog").mkdir()
+    assert names_from_folders(tmp_path / "made").classes == ("cat", "dog")
+    line = {"path": "x.png", "label": "fox", "attribute": None, "verdict": "keep"}
+    (tmp_path / "made" / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    assert names_from_folders(tmp_path / "made").classes == ("fox",)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        names_from_folders(tmp_path / "empty")
+
+
+# --- a model -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BLIP with random weights, saved as the real ones are."""
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("blip")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "photo", "of", "bird", "sea", "tree"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(
+        text_config={**size, "vocab_size": len(words), "encoder_hidden_size": 16, "bos_token_id": 5, "sep_token_id": 3,
+                     "eos_token_id": 3, "pad_token_id": 0, "max_position_embeddings": 32},
+        vision_config={**size, "image_size": 32, "patch_size": 16}, projection_dim=8,
+    )  # fmt: skip
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_captions_every_image_once_and_goes_on_where_it_was(tiny_blip, images, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    command = (images, "--model", tiny_blip, "--out", out, "--batch-size", 2, "--device", "cpu", "--min-support", 1)
+    assert run(*command) == 0
+    lines = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == [f"set/{c}.npy[{i}]" for c in ("land", "water") for i in range(3)]
+    assert len({line["caption"] for line in lines[:3]}) == 1  # the same image, and no chance
+    (out / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
+    asked: list[int] = []
+    real = Captioner.caption
+    monkeypatch.setattr(Captioner, "caption", lambda self, batch: asked.append(len(batch)) or real(self, batch))
+    assert run(*command) == 0
+    assert asked == [2]
+    assert [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()] == lines
+
+
+def test_what_is_no_captioning_model_is_a_sentence(images, tmp_path, capsys):
+    for model, words, status in (
+        (tmp_path / "nowhere", "no captioning model at", 2), (images, "it has no config.json", 2)
+    ):  # fmt: skip
+        assert run(images, "--model", model, "--out", tmp_path / "o") == status
+        assert words in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert run(images, "--model", tmp_path, "--out", tmp_path / "o") == 1
+    assert "cannot be loaded as a captioning model" in capsys.readouterr().err
+    assert run(tmp_path / "gone", "--out", tmp_path / "o") == 2
