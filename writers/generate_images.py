@@ -130,7 +130,7 @@ def chosen_prompts(arguments: argparse.Namespace) -> Any:
     if arguments.prompts is None and arguments.dataset not in known:
         name = arguments.dataset
         raise UsageError(
-            f"no prompts for the data set '{name}'{nearest(str(name), known) or ';'} known: {', '.join(known)}; "
+            f"no prompts for the data set '{name}'{nearest(str(name), known)} known: {', '.join(known)}; "
             "give your own with --prompts FILE"
         )
     path = arguments.prompts or known[arguments.dataset]
@@ -147,9 +147,7 @@ def chosen_conditions(arguments: argparse.Namespace, prompts: Any) -> Any:
     wanted = [", ".join(part.strip() for part in cell.split(",")) for cell in arguments.cells.split(";")]
     for name in wanted:
         if name not in by_name:
-            raise UsageError(
-                f"--cells: unknown cell '{name}'{nearest(name, by_name) or ';'} known: {'; '.join(by_name)}"
-            )
+            raise UsageError(f"--cells: unknown cell '{name}'{nearest(name, by_name)} known: {'; '.join(by_name)}")
     return [by_name[name] for name in wanted]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,10 +88,18 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         with torch.serialization.safe_globals(_PLAIN):
             content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{path} cannot be read as a checkpoint ({reason}); it is damaged or was not made by this program"
+            f"{path} cannot be read as a checkpoint ({_reason(error)}); it is damaged or was not made by this program"
         ) from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, not a checkpoint dictionary")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, without torch's advice to read it in a way that runs its code."""
+    if name := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no file of tensors and plain values, and nothing of it is run"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -264,7 +264,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     known = list(known)
     name = key.rsplit(".", 1)[-1]
     elsewhere = [k for k in known if k.rsplit(".", 1)[-1] == name]
-    return f"; did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, known) or ";"
+    return f"; did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, known)
 
 
 def _checked(param: Param, key: str, value: Any, where: str) -> Any:

@@ -19,9 +19,9 @@ class DataError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest known name, or an empty string."""
+    """`; did you mean 'x'?` for the closest known name, or `;`: what stands between what is wrong and what is known."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else ";"
 
 
 def run_command(command: Callable[[], int | None]) -> int:

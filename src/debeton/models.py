@@ -52,7 +52,7 @@ def architecture(arch: str) -> Architecture:
     if arch in torchvision_names():
         return Architecture(lambda num_classes, pretrained: _torchvision(arch, num_classes, pretrained))
     known = model_names()
-    raise UsageError(f"unknown model '{arch}'{nearest(arch, known) or ';'} see --list models for all {len(known)}")
+    raise UsageError(f"unknown model '{arch}'{nearest(arch, known)} see --list models for all {len(known)}")
 
 
 def torchvision_names() -> list[str]:

@@ -58,13 +58,16 @@ def describe_source(config: Config) -> dict[str, Any] | None:
 
 
 def check_transfer(config: Config) -> None:
-    """UsageError where model.transfer has nothing to start from; a checkpoint goes before published weights."""
+    """UsageError where model.transfer has nothing to start from, or something else than the configured network; a
+    checkpoint goes before published weights."""
     model = config.model
     if model.transfer != "NONE" and not (model.checkpoint or model.pretrained):
         raise UsageError(
             f"model.transfer {model.transfer} needs a source: a run's checkpoint (--model.checkpoint FILE) or "
             "published weights (--model.pretrained true); to train from scratch, use --model.transfer NONE"
         )
+    if model.transfer != "NONE" and model.checkpoint:
+        _fitting_source(config)
 
 
 def body_is_still(config: Config) -> bool:
@@ -79,17 +82,7 @@ def transferred(config: Config, num_classes: int) -> nn.Module:
     """
     name, checkpoint = config.model.arch, config.model.checkpoint
     if checkpoint:
-        source = read_source(Path(checkpoint))
-        if source.arch != name:
-            raise UsageError(
-                f"model.checkpoint {checkpoint} holds a {source.arch}, and model.arch is {name}; "
-                f"set --model.arch {source.arch}"
-            )
-        if source.blurpool != config.model.blurpool:
-            raise UsageError(
-                f"model.checkpoint {checkpoint} was trained with model.blurpool {source.blurpool}, and it is "
-                f"{config.model.blurpool} here; set --model.blurpool {source.blurpool}"
-            )
+        source = _fitting_source(config)
         model = make_model(name, source.num_classes, blurpool=source.blurpool)
         load_weights(model, source.weights, Path(checkpoint), name)
     else:
@@ -99,6 +92,23 @@ def transferred(config: Config, num_classes: int) -> nn.Module:
         model.requires_grad_(False)
         named_head(model)[1].requires_grad_(True)
     return model
+
+
+def _fitting_source(config: Config) -> Source:
+    """The source in model.checkpoint; UsageError where it is not the configured network."""
+    checkpoint = config.model.checkpoint
+    source = read_source(Path(checkpoint))
+    if source.arch != config.model.arch:
+        raise UsageError(
+            f"model.checkpoint {checkpoint} holds a {source.arch}, and model.arch is {config.model.arch}; "
+            f"set --model.arch {source.arch}"
+        )
+    if source.blurpool != config.model.blurpool:
+        raise UsageError(
+            f"model.checkpoint {checkpoint} was trained with model.blurpool {source.blurpool}, and it is "
+            f"{config.model.blurpool} here; set --model.blurpool {source.blurpool}"
+        )
+    return source
 
 
 def hold_body(model: nn.Module) -> None:

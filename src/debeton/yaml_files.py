@@ -37,4 +37,4 @@ def check_keys(values: Mapping[str, Any], known: Iterable[str], where: str) -> N
     known = list(known)
     for key in values:
         if key not in known:
-            raise UsageError(f"{where}: unknown key '{key}'{nearest(str(key), known) or ';'} known: {', '.join(known)}")
+            raise UsageError(f"{where}: unknown key '{key}'{nearest(str(key), known)} known: {', '.join(known)}")

@@ -126,7 +126,7 @@ def load_prompts(path: Path, label: str = "", attribute: str = "", *, published:
     for a, b in [*cells, *(key.split(", ", 1) for key in both)]:
         for name, known in ((a, of_label), (b, of_attribute)):
             if name not in known:
-                raise UsageError(f"{path}: unknown '{name}'{nearest(name, known) or ';'} known: {', '.join(known)}")
+                raise UsageError(f"{path}: unknown '{name}'{nearest(name, known)} known: {', '.join(known)}")
     return PromptSet(
         path.stem, _template(path, content), str(content.get("noun", "")), of_label, of_attribute, both, cells
     )
@@ -153,9 +153,7 @@ def _column(path: Path, content: Mapping[str, Any], role: str, name: str) -> Phr
     values = columns.get(name) if name != own or not content.get(role) else content[role]
     if values is None:
         known = list(dict.fromkeys([*([own] if content.get(role) else []), *columns]))
-        raise UsageError(
-            f"{path}: no phrases for the {role} '{name}'{nearest(name, known) or ';'} known: {', '.join(known)}"
-        )
+        raise UsageError(f"{path}: no phrases for the {role} '{name}'{nearest(name, known)} known: {', '.join(known)}")
     if not isinstance(values, Mapping) or len(values) < 1:
         raise UsageError(f"{path}: {role} '{name}' is {values!r}; expected phrases by value")
     return {str(value): _phrases(path, f"{role} '{value}'", given) for value, given in values.items()}
