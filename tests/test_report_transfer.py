@@ -103,16 +103,44 @@ def test_sources_are_named_by_what_was_planted_in_them():
     ]  # fmt: skip
 
 
-def test_the_source_of_the_trigger_comes_first_and_every_trigger_has_its_panel(tmp_path):
+def test_biased_sources_come_first_and_every_trigger_has_its_panel(tmp_path):
     for name, source, success in (("a", CLEAN, 0.1), ("b", SQUARE, 0.5)):
         make_run(tmp_path, name, 0, success, "FIXED", source, triggers=("square", "hat"))
     found = attacks(group_settings(load_runs([tmp_path])))
     assert [(a.trigger, a.source) for a in found] == [
-        ("hat", "clean"), ("hat", "square on dog"), ("square", "square on dog"), ("square", "clean"),
+        ("hat", "square on dog"), ("hat", "clean"), ("square", "square on dog"), ("square", "clean"),
     ]  # fmt: skip
     figure = plot_attacks(found)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["pets, hat", "pets, square"]
     assert [bar.get_height() for bar in figure.axes[1].patches] == pytest.approx([50, 10])
+
+
+def test_only_what_differs_among_a_target_s_own_runs_is_told(tmp_path):
+    """The source's own run has a trigger in its training rows; its target's runs do not, and differ in weight decay."""
+    for k, (target, spurious, decay) in enumerate((
+        ("cifar10", {"spurious_perc": 1.0, "splits": "train"}, 0.1), ("cifar10", {"spurious_perc": 0.0}, 0.1),
+        ("pets", {"spurious_perc": 0.0}, 0.1), ("pets", {"spurious_perc": 0.0}, 0.2),
+    )):  # fmt: skip
+        make_run(tmp_path, f"run{k}", 0, 0.1 * (k + 1), "NONE", None)
+        folder = tmp_path / f"run{k}_seed0" / "version_0"
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["spurious"] = {
+            "spurious_type": "square",
+            "spurious_file": "classes/dog.txt",
+            "splits": "all",
+            **spurious,
+        }
+        config["training"]["weight_decay"] = decay
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        results = json.loads((folder / "results.json").read_text())
+        (folder / "results.json").write_text(json.dumps({**results, "dataset": target}))
+    found = attacks(group_settings(load_runs([tmp_path])))
+    assert [(a.target, a.rest, a.values("attack_success_rate")) for a in found] == [
+        ("cifar10", "", [pytest.approx(20)]), ("cifar10", "square in 100 % of dog", [pytest.approx(10)]),
+        ("pets", "weight_decay 0.1", [pytest.approx(30)]), ("pets", "weight_decay 0.2", [pytest.approx(40)]),
+    ]  # fmt: skip
+    ticks = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in plot_attacks(found).axes]
+    assert ticks[0] == ["from scratch", "from scratch\nsquare in 100 % of\ndog"]
 
 
 def test_the_command_writes_table_and_figure_and_says_where(runs, tmp_path):

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from scipy import stats
 
 from debeton.errors import DataError
-from debeton.figure_maps import WIDTH, colour_of
+from debeton.figure_maps import WIDTH, colour_of, wrap
 from debeton.figure_style import styled
 from debeton.figures import to_png
 from debeton.files import replacing
@@ -29,7 +29,7 @@ from debeton.report_tables import DASH, to_latex, to_markdown
 CONFIDENCE = 0.95
 SCRATCH, CLEAN = "scratch", "clean"
 RATES = {"attack_success_rate": "attack success", "flip_rate": "flips"}
-LEFT_OUT = ("model", "spurious", "transfer", "checkpoint", "pretrained", "cache", "dataset")
+SECTIONS_SAID_ELSEWHERE = ("model", "spurious")  # in columns of their own
 NOTE = (
     f"Percent; mean ± half the {100 * CONFIDENCE:.0f} % confidence interval over n seeds (Student's t; of differences "
     "Welch's; none for n = 1). Attack success: of the test images that are right without the trigger, those that are "
@@ -44,7 +44,8 @@ class Attack:
     """Runs that differ in their seeds alone, measured with one trigger on one split.
 
     transfer: FIXED, FULL or NONE. source: 'scratch', 'clean', 'published', or the trigger that was planted in it and
-    the classes that carried it. rest: what else tells it from others. found: results of each run, see `attack_metrics`.
+    the classes that carried it. rest: what else tells it from others of its target. found: results of each run, see
+    `attack_metrics`.
     """
 
     target: str
@@ -71,24 +72,38 @@ class Attack:
 def attacks(settings: Sequence[Setting], split: str = "test") -> list[Attack]:
     """The attacks of all settings whose runs were measured with triggers, sorted by target, trigger and transfer."""
     found = []
+    alike = {setting.dataset: set(_further(setting)) for setting in settings}
+    for setting in settings:
+        alike[setting.dataset] &= set(_further(setting))
     for setting in settings:
         results = [run.results or {} for run in setting.runs]
         measured = [(result.get("triggers") or {}).get(split) or {} for result in results]
         transfer = str(setting.identity.get("model.transfer", "NONE"))
-        rest = " · ".join(part for part in setting.parts if not _is_said_elsewhere(part))
+        rest = " · ".join(part for part in _further(setting) if part not in alike[setting.dataset])
         for trigger in dict.fromkeys(name for entry in measured for name in entry):
             entries = tuple(entry[trigger] for entry in measured if trigger in entry)
             source = source_name(results[0].get("source"))
             found.append(Attack(setting.dataset, trigger, transfer, source, rest, entries))
     order = {"FIXED": 0, "FULL": 1, "NONE": 2}
-    return sorted(
-        found, key=lambda a: (a.target, a.trigger, order[a.transfer], not a.is_of_its_source, a.source, a.rest)
-    )
+    return sorted(found, key=lambda a: (a.target, a.trigger, order[a.transfer], a.rest, *_rank(a), a.source))
 
 
-def _is_said_elsewhere(part: str) -> bool:
-    """Whether a piece of a label tells what a column of its own does, or is a number that keeps labels apart."""
-    return part.startswith("#") or part.split(" ")[0].rsplit(".", 1)[-1] in LEFT_OUT
+def _rank(attack: Attack) -> tuple[int, bool]:
+    """Biased sources first, that of the trigger the first of them, then the controls."""
+    controls = ("published", CLEAN, SCRATCH)
+    return 1 + controls.index(attack.source) if attack.source in controls else 0, not attack.is_of_its_source
+
+
+def _further(setting: Setting) -> list[str]:
+    """The pieces of a setting's label that no other column tells, and the trigger planted in its own training rows."""
+    elsewhere = {key.rsplit(".", 1)[-1] for key in setting.identity if key.split(".")[0] in SECTIONS_SAID_ELSEWHERE}
+    elsewhere |= {"dataset"}
+    parts = [p for p in setting.parts if not p.startswith("#") and p.split(" ")[0].rsplit(".", 1)[-1] not in elsewhere]
+    spurious = {key.removeprefix("spurious."): value for key, value in setting.identity.items()}
+    share = float(spurious.get("spurious_perc", 0) or 0)
+    if share and spurious.get("splits") != "test":
+        parts.append(f"{spurious['spurious_type']} in {100 * share:g} % of {Path(str(spurious['spurious_file'])).stem}")
+    return parts
 
 
 def source_name(source: Mapping[str, Any] | None) -> str:
@@ -186,15 +201,21 @@ def plot_attacks(found: Sequence[Attack]) -> Figure | None:
         if panel is None:
             axes.set_axis_off()
             continue
-        mine = [attack for attack in drawn if (attack.target, attack.trigger) == panel]
-        for place, attack in enumerate(mine):
-            mean, half = interval(attack.values("attack_success_rate"))
-            colour = colour_of(sources.index(attack.source), len(sources))
-            axes.bar(place, mean, color=colour, width=0.75, yerr=half or None)
-        axes.set_xticks(range(len(mine)), [a.transfer if not a.rest else f"{a.transfer}\n{a.rest}" for a in mine])
+        groups: dict[str, list[Attack]] = {}
+        for attack in (attack for attack in drawn if (attack.target, attack.trigger) == panel):
+            kind = "from scratch" if attack.transfer == "NONE" else attack.transfer
+            groups.setdefault(wrap(f"{kind} {attack.rest}".rstrip(), 18), []).append(attack)
+        width = 0.8 / max(map(len, groups.values()))
+        for place, members in enumerate(groups.values()):
+            for k, attack in enumerate(members):
+                mean, half = interval(attack.values("attack_success_rate"))
+                colour = colour_of(sources.index(attack.source), len(sources))
+                x = place + width * (k - (len(members) - 1) / 2)
+                axes.bar(x, mean, color=colour, width=0.94 * width, yerr=half or None)
+        axes.set_xticks(range(len(groups)), list(groups))
         axes.set_title(f"{panel[0]}, {panel[1]}")
         axes.grid(axis="x", visible=False)
-    figure.axes[0].set_ylabel("attack success (%)")
+    figure.axes[0].set(ylabel="attack success (%)", ylim=(0, 105))  # intervals of two runs reach far beyond
     legend = [Patch(color=colour_of(i, len(sources)), label=f"source: {name}") for i, name in enumerate(sources)]
     figure.legend(handles=legend, loc="outside upper left", ncols=len(sources))
     return figure
