@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scripts.benchmark import main
 
+from debeton.benchmarks.diffusion import frechet_distance
 from debeton.benchmarks.photos import load_photos, make_photo
 from debeton.benchmarks.timing import Result, interleave, rate, write_result
 from debeton.errors import DataError, run_command
@@ -99,6 +100,37 @@ def test_a_tiny_transfer_run_trains_the_same_head_both_ways(tmp_path: Path) -> N
 def test_an_impossible_setting_of_the_transfer_run_is_a_usage_error(option, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: main(["transfer", *option])) == 2
     assert option[0] in capsys.readouterr().err
+
+
+def test_a_tiny_diffusion_run_draws_with_every_sampler_and_trains_beside_the_bare_network(tmp_path: Path) -> None:
+    out = tmp_path / "diffusion.json"
+    options = ["--rounds", "1", "--images", "6", "--epochs", "1", "--noise-steps", "8", "--steps", "2", "--batch-size",
+               "64", "--widths", "8,16", "--resolution", "8"]  # fmt: skip
+    assert run_command(lambda: main(["diffusion", "--json", str(out), *options])) == 0
+    found = json.loads(out.read_text())
+    assert set(found["ratios"]) >= {"ddpm1000_vs_dpm20", "ddpm1000_vs_ddim50", "train_step_vs_bare"}
+    assert [row["name"] for row in found["rows"]][:3] == ["draw, ddpm 8", "draw, ddim 8", "draw, dpm++ 8"]
+    assert all(found["settings"][f"distance_of_{sampler}"] > 0 for sampler in ("ddpm", "ddim", "dpm++"))
+
+
+def test_the_frechet_distance_of_normal_sets_is_that_of_their_moments() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((4000, 3)) * [1.0, 2.0, 0.5]
+    b = 1.0 + rng.standard_normal((4000, 3)) * [3.0, 2.0, 0.5]
+    left, right = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(3 + 4, rel=0.1)  # |m|^2 + (3 - 1)^2
+    eigenvalues = np.linalg.eigvals(left @ right).real
+    exact = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(left + right) - 2 * np.sqrt(eigenvalues).sum()
+    assert frechet_distance(a, b) == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("option", [("--images", "1"), ("--noise-steps", "1"), ("--steps", "0")])
+def test_an_impossible_setting_of_the_diffusion_run_is_a_usage_error(
+    option, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(lambda: main(["diffusion", *option])) == 2
+    assert " ".join(option) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--batch-sizes", "1"), ("--group-sizes", "a"), ("--steps", "0")])

@@ -191,6 +191,15 @@ def test_the_network_is_called_once_a_step_on_both_halves_and_on_one_without_gui
         assert network.calls == [size] * 8
 
 
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize(("of", "steps"), [(8, 8), (10, 9), (20, 10), (20, 20), (50, 0)])
+def test_a_model_of_few_steps_is_sampled_in_nearly_or_all_of_them(sampler, of, steps):
+    """Steps of equal log-SNR, rounded, may then fall on one time twice."""
+    images = sample(Perfect(), make_schedule(steps=of), torch.tensor([0, 1]), [1, 2], sampler=sampler, steps=steps)
+    assert torch.isfinite(images).all()
+    assert images.abs().max() <= 1
+
+
 def test_more_steps_than_the_model_has_are_refused():
     with pytest.raises(UsageError, match="60 sampling steps are more than the 50"):
         sample(Perfect(), make_schedule(steps=50), torch.tensor([0]), [1], steps=60)

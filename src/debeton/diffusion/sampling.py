@@ -81,6 +81,8 @@ def sample(
     noise = torch.stack([torch.randn((3, *network.size), generator=generator) for generator in generators])
     image = (noise * scheduler.init_noise_sigma).to(device)
     scheduler.set_timesteps(steps_of(schedule, sampler, steps), device=device)
+    if hasattr(scheduler, "set_begin_index"):  # else one that looks its first time up may find the second of two alike
+        scheduler.set_begin_index(0)
     both = torch.cat([condition, torch.full_like(condition, network.null)])
     further = {"generator": generators} if sampler == "ddpm" else {}
     for t in scheduler.timesteps:

@@ -1,0 +1,257 @@
+"""What drawing from the diffusion model costs by sampler, and what a step of its training costs beside its network's.
+
+Samplers draw from one network. How far their sets are apart is a Frechet distance of features of efficientnet_lite0
+with ImageNet's weights, in a fixed projection to few dimensions, so that a few hundred images give a covariance: a
+distance between sets of one size, no FID to compare with papers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton.benchmarks import register_benchmark
+from debeton.benchmarks.methods import quiet_run
+from debeton.benchmarks.timing import Result, interleave
+from debeton.errors import UsageError
+from debeton.seed import make_rng, seed_everything
+
+STEP, BARE, PEER = (
+    "training step, the loop",
+    "training step, bare network",
+    "training step, denoising-diffusion-pytorch",
+)
+SIDE, FEATURES = 64, 32  # pixels that the feature network sees, dimensions of the projection
+Floats = NDArray[np.float64]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `benchmark.py diffusion`."""
+    parser.add_argument("--model", type=Path, metavar="RUN", help="a run of --training.method cdpm; default: one is "
+                        "trained on scikit-learn's digits")  # fmt: skip
+    parser.add_argument("--images", type=int, default=200, help="drawn by each sampler; default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=40, help="of that model; default: %(default)s")
+    parser.add_argument("--noise-steps", type=int, default=1000, help="of that model; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, help="of training steps; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a round; default: %(default)s")
+    parser.add_argument("--widths", default="32,64,64", help="channels of the network; default: %(default)s")
+    parser.add_argument("--resolution", type=int, default=32, help="pixels; default: %(default)s")
+
+
+@register_benchmark("diffusion", "seconds of sampling by sampler, and of a training step", add_arguments)
+def run(arguments: argparse.Namespace) -> Result:
+    """Samplers draw the same conditions from the same noise; training steps take batches of one size from one beton.
+
+    The loop's step is decoding, noise, forward, backward, AdamW and the moving average; the bare network's is forward,
+    backward and AdamW on tensors that lie there. The peer is left out where its package is not installed.
+    """
+    for name, low in (("images", 2), ("steps", 1), ("batch_size", 1), ("epochs", 1), ("noise_steps", 2)):
+        if getattr(arguments, name) < low:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is too few; use {low} or more")
+    from debeton.benchmarks.transfer import write_digits
+
+    with tempfile.TemporaryDirectory(prefix="debeton-") as name:
+        folder = Path(name)
+        write_digits(folder, 900)
+        model = arguments.model or _trained(folder, arguments)
+        drawn: dict[str, Tensor] = {}
+        contenders = {**_samplers(model, arguments, drawn), **_steps(folder, arguments)}
+        values = interleave(contenders, arguments.rounds)
+        distances = _distances(model, arguments, drawn)
+    names = {key: next(n for n in values if n.startswith(start)) for key, start in
+             (("ddpm", "draw, ddpm"), ("ddim", "draw, ddim"), ("dpm", "draw, dpm++"))}  # fmt: skip
+    ratios = {
+        "ddpm1000_vs_dpm20": (names["ddpm"], names["dpm"]), "ddpm1000_vs_ddim50": (names["ddpm"], names["ddim"]),
+        "train_step_vs_bare": (STEP, BARE),
+    }  # fmt: skip
+    if PEER in values:
+        ratios["train_step_vs_peer"] = (STEP, PEER)
+    return Result(
+        benchmark="diffusion", values=values, units=dict.fromkeys(values, "s"), ratios=ratios,
+        settings={
+            "images": arguments.images, "batch_size": arguments.batch_size, "steps": arguments.steps,
+            "widths": arguments.widths, "image": f"{arguments.resolution}x{arguments.resolution}", **distances,
+            **({} if PEER in values else {"peer": "denoising-diffusion-pytorch is not installed"}),
+        },
+    )  # fmt: skip
+
+
+def _settings(folder: Path, arguments: argparse.Namespace, epochs: int) -> dict[str, Any]:
+    return {
+        "data.dataset": "bench", "training.data_root": folder, "training.method": "cdpm", "training.epochs": epochs,
+        "training.batch_size": arguments.batch_size, "training.optimizer": "adamw", "training.lr": 1e-3,
+        "training.lr_scheduler": "cosine", "training.selection": "last", "training.decoder_train": "resized",
+        "training.decoder_val": "resized", "training.augment": "none", "training.ema": 0.995,
+        "training.drop_last": "true", "resolution.val_res": arguments.resolution, "cdpm.widths": arguments.widths,
+        "cdpm.steps": arguments.noise_steps,
+        "cdpm.layers": 1, "cdpm.attention": 1, "logging.tensorboard": "false", "logging.progress": "off",
+    }  # fmt: skip
+
+
+def _trained(folder: Path, arguments: argparse.Namespace) -> Path:
+    """A model of the digits, in `folder`."""
+    from debeton.diffusion.model import IN_RUN
+    from debeton.methods import METHODS
+
+    with quiet_run(folder, _settings(folder, arguments, arguments.epochs)) as opened:
+        METHODS.get("cdpm").run(opened)
+        target = folder / "model"
+        (opened.folder / IN_RUN).rename(target)
+    return target
+
+
+def _samplers(model: Path, arguments: argparse.Namespace, drawn: dict[str, Tensor]) -> dict[str, Callable[[], float]]:
+    """A measurement for each sampler: seconds to draw the images; notes the last ones drawn."""
+    from debeton.diffusion.model import load_model, model_folder
+    from debeton.diffusion.sampling import SAMPLERS, sample, steps_of
+    from debeton.distributed import pick_device
+
+    device = pick_device("auto")
+    network, schedule, conditions = load_model(model_folder(model))
+    network = network.to(device).eval()
+    condition = torch.arange(arguments.images, device=device) % len(conditions.cells)
+
+    def contender(sampler: str, steps: int) -> Callable[[], float]:
+        def measure() -> float:
+            start = time.perf_counter()
+            images = [
+                sample(network, schedule, condition[k : k + 100], range(k, min(k + 100, len(condition))),
+                       sampler=sampler, steps=steps, w=1.0)
+                for k in range(0, len(condition), 100)
+            ]  # fmt: skip
+            drawn[sampler] = torch.cat(images).cpu()
+            return time.perf_counter() - start
+
+        return measure
+
+    found = {}
+    for sampler in SAMPLERS:
+        steps = steps_of(schedule, sampler)
+        found[f"draw, {sampler} {steps}"] = contender(sampler, steps)
+    return found
+
+
+def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    """Measurements: seconds of the training steps of a round, in the loop, bare, and of the peer."""
+    from debeton.methods import METHODS
+
+    steps, batch = arguments.steps, arguments.batch_size
+    rows = 900 // batch * batch
+    epochs = max(1, round(steps * batch / rows)) if rows else 1
+
+    def loop() -> float:
+        with quiet_run(folder, _settings(folder, arguments, epochs)) as opened:
+            METHODS.get("cdpm").run(opened)
+            return steps * batch / float(opened.timing["train_images_per_second"])
+
+    found = {STEP: loop, BARE: _bare(arguments)}
+    peer = _peer(arguments)
+    return found if peer is None else {**found, PEER: peer}
+
+
+def _bare(arguments: argparse.Namespace) -> Callable[[], float]:
+    from debeton.diffusion.model import Shape, make_network
+    from debeton.distributed import pick_device
+    from debeton.methods.cdpm import parse_widths
+
+    seed_everything(0)
+    device, side, batch = pick_device("auto"), arguments.resolution, arguments.batch_size
+    network = make_network(10, (side, side), Shape(parse_widths(arguments.widths), 1, 1)).to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    noisy, target = (torch.randn(batch, 3, side, side, device=device) for _ in range(2))
+    t, condition = torch.randint(1000, (batch,), device=device), torch.randint(10, (batch,), device=device)
+    return _timed(network, lambda: functional.mse_loss(network(noisy, t, condition), target), arguments.steps)
+
+
+def _peer(arguments: argparse.Namespace) -> Callable[[], float] | None:
+    """The class-conditional network of denoising-diffusion-pytorch with these widths and its own loss; None without
+    the package."""
+    if not importlib.util.find_spec("denoising_diffusion_pytorch"):
+        return None
+    package = importlib.import_module("denoising_diffusion_pytorch.classifier_free_guidance")
+    from debeton.distributed import pick_device
+    from debeton.methods.cdpm import parse_widths
+
+    seed_everything(0)
+    device, widths = pick_device("auto"), parse_widths(arguments.widths)
+    network = package.Unet(
+        dim=widths[0], dim_mults=tuple(width // widths[0] for width in widths), num_classes=10, cond_drop_prob=0.1
+    )
+    diffusion = package.GaussianDiffusion(network, image_size=arguments.resolution, timesteps=1000).to(device)
+    images = torch.rand(arguments.batch_size, 3, arguments.resolution, arguments.resolution, device=device)
+    classes = torch.randint(10, (arguments.batch_size,), device=device)
+    return _timed(diffusion, lambda: diffusion(images, classes=classes), arguments.steps)
+
+
+def _timed(network: nn.Module, loss: Callable[[], Tensor], steps: int) -> Callable[[], float]:
+    """A measurement: seconds of `steps` steps of AdamW on this loss."""
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+
+    def measure() -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            loss().backward()
+            optimizer.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return measure
+
+
+def _distances(model: Path, arguments: argparse.Namespace, drawn: dict[str, Tensor]) -> dict[str, float]:
+    """Frechet distances of the samplers' sets to one that ddpm draws from other seeds; ddpm's own is that of chance."""
+    from debeton.diffusion.model import load_model, model_folder
+    from debeton.diffusion.sampling import sample
+    from debeton.distributed import pick_device
+
+    device = pick_device("auto")
+    network, schedule, conditions = load_model(model_folder(model))
+    condition = torch.arange(arguments.images, device=device) % len(conditions.cells)
+    seeds = range(10**6, 10**6 + arguments.images)
+    again = sample(network.to(device).eval(), schedule, condition, seeds, sampler="ddpm", w=1.0).cpu()
+    reference = _features(again)
+    return {
+        f"distance_of_{sampler}": round(frechet_distance(_features(images), reference), 3)
+        for sampler, images in drawn.items()
+    }
+
+
+def _features(images: Tensor) -> Floats:
+    """Features of images in [-1, 1], float64 [N, FEATURES]."""
+    from debeton.models import make_model, named_head
+
+    network = make_model("efficientnet_lite0", 1000, pretrained=True).eval()
+    given: list[Tensor] = []
+    hook = named_head(network)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.inference_mode():
+        for part in images.split(100):
+            network(functional.interpolate(part, (SIDE, SIDE), mode="bilinear"))
+    hook.remove()
+    features = torch.cat(given).double().numpy()
+    projection = make_rng("benchmark diffusion").standard_normal((features.shape[1], FEATURES))
+    found: Floats = features @ (projection / np.sqrt(features.shape[1]))
+    return found
+
+
+def frechet_distance(a: Floats, b: Floats) -> float:
+    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2) of the normal distributions of two sets of features [N, D]
+    (Heusel et al. 2017, eq. 6)."""
+    from scipy.linalg import sqrtm
+
+    means = a.mean(0) - b.mean(0)
+    left, right = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = np.real(sqrtm(left @ right))
+    return float(means @ means + np.trace(left + right - 2 * root))
