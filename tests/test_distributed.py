@@ -21,39 +21,29 @@ def without_noise(metrics: dict) -> dict:
     return {k: v for k, v in metrics.items() if k not in ("loss", "worst_group")}
 
 
-@pytest.fixture(scope="module")
-def both(toy_betons, write_toy, tmp_path_factory):
-    """Results of the same command in one process and in two."""
-    folder = tmp_path_factory.mktemp("ddp")
-    write_toy(folder / "odd.beton", 509, 0.9)  # 509 = 7 * 64 + 61: an uneven last batch
-    settings = {"data.dataset": "toy", "training.data_root": toy_betons, "data.train_path": folder / "odd.beton",
+def test_two_processes_train_count_measure_and_predict_as_one(toy_betons, write_toy, tmp_path):
+    """One test, as two processes under torchrun take most of a minute to start and end."""
+    write_toy(tmp_path / "odd.beton", 509, 0.9)  # 509 = 7 * 64 + 61: an uneven last batch
+    settings = {"data.dataset": "toy", "training.data_root": toy_betons, "data.train_path": tmp_path / "odd.beton",
                 "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 64, "training.lr": 0.05,
                 "training.lr_scheduler": "cosine", "training.decoder_train": "simple", "training.decoder_val": "simple",
                 "training.augment": "pad_crop:2", "training.device": "cpu", "logging.tensorboard": "false",
                 # Batch statistics are per process by design; frozen ones make the two runs comparable.
                 "model.bn_mode": "eval", "training.method": "resample"}  # fmt: skip
     args = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
-    assert run([*args, "--training.outdir", folder / "one"]) == 0
-    run_in_two_processes([*args, "--training.outdir", folder / "two"])
-    return results_of(folder / "one"), results_of(folder / "two")
+    assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
+    run_in_two_processes([*args, "--training.outdir", tmp_path / "two"])
+    (one, one_lines, one_folder), (two, two_lines, two_folder) = (
+        results_of(tmp_path / name) for name in ("one", "two")
+    )
 
-
-def test_two_processes_train_the_same_network(both):
-    (_, _, one), (_, _, two) = both
-    left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt")["state_dict"] for f in (one, two))
+    left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt")["state_dict"]
+                   for f in (one_folder, two_folder))  # fmt: skip
     assert_same_training(left, right, "small_resnet")
 
-
-def test_two_processes_count_every_row_once(both):
-    (one, _, _), (two, _, _) = both
     for split, rows in (("val", 128), ("test", 256)):
         assert sum(two[split]["group_count"].values()) == rows
         assert two[split]["group_count"] == one[split]["group_count"]
-
-
-def test_two_processes_report_the_metrics_of_one(both):
-    (one, one_lines, _), (two, two_lines, _) = both
-    for split in ("val", "test"):
         assert without_noise(one[split])["group_accuracy"] == pytest.approx(two[split]["group_accuracy"], abs=0.02)
         assert one[split]["accuracy"] == pytest.approx(two[split]["accuracy"], abs=0.01)
         assert one[split]["loss"] == pytest.approx(two[split]["loss"], abs=1e-3)
@@ -62,9 +52,6 @@ def test_two_processes_report_the_metrics_of_one(both):
         assert a["metrics"]["group_count"] == b["metrics"]["group_count"]
         assert a["metrics"]["loss"] == pytest.approx(b["metrics"]["loss"], abs=1e-3)
 
-
-def test_two_processes_predict_the_rows_in_the_same_order(both):
-    (_, _, one), (_, _, two) = both
-    left, right = (load_checkpoint(f / "results.pt")["results"]["results_standard"] for f in (one, two))
+    left, right = (load_checkpoint(f / "results.pt")["results"]["results_standard"] for f in (one_folder, two_folder))
     assert left["gts"].equal(right["gts"])
     assert (left["preds"] == right["preds"]).double().mean() > 0.99

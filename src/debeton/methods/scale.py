@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -156,9 +155,7 @@ def scale(run: Run) -> nn.Module:
     if size < config.training.batch_size:
         logger.info("scale: the target split has %d rows, so its batches have no more", size)
     steps = len(run.train_loader(train))
-    of_target = SimpleNamespace(
-        **{**vars(config.training), "batch_size": size, "seed": derive_seed(config.training.seed, "target")}
-    )
+    of_target = run.phase_settings({"batch_size": size, "seed": derive_seed(config.training.seed, "target")})
     model = run.make_model()
     objective = MixedGradients(
         model, run.train_loader(target.in_draws(steps, size), of_target), group_size=settings.group_size,
