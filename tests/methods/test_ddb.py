@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from debeton.checkpoint import load_checkpoint
 from debeton.data.loader import Batch
 from debeton.data.spec import DatasetSpec
 from debeton.data.view import View
+from debeton.generate.cdpm import Diffusion
 from debeton.methods._amplifier import Scores, describe_scores, loss_outliers, select
 from debeton.methods._row_weights import RowWeights
 from debeton.methods.ddb import SCORES, RelativeDifficulty
@@ -268,6 +271,29 @@ def test_a_stopped_run_goes_on_where_it_was(amplified, tmp_path):
     after = load_checkpoint(copy / "checkpoints" / "phase_train.pt")["state_dict"]
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("0*.png")} == drawn
+
+
+def test_a_run_that_is_asked_to_stop_while_it_draws_goes_on_with_the_same_images(amplified, tmp_path, monkeypatch):
+    real, batches = Diffusion.sample, []
+
+    def sample(self, orders):
+        batches.append(len(orders))
+        if len(batches) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, orders)
+
+    monkeypatch.setattr(Diffusion, "sample", sample)
+    command = ["--config-file", amplified / "config.yaml", "--training.outdir", tmp_path]
+    assert run(command) == 128 + signal.SIGTERM
+    assert batches == [8]
+    assert run(command) == 0
+    assert sum(batches) == 24
+
+    def drawn(folder: Path) -> dict[str, str]:
+        lines = (folder / "synthetic" / "manifest.jsonl").read_text().splitlines()
+        return {line["path"]: line["sha256"] for line in map(json.loads, lines)}
+
+    assert drawn(folder_of(tmp_path)) == drawn(amplified)
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ BATCHES_WAITING = 2
 
 def produce(
     image_set: ImageSet, generator: Generator, prompts: PromptSet, keep: Filter, *, conditions: Sequence[Condition],
-    per_condition: int, batch_size: int, progress: bool = False,
+    per_condition: int, batch_size: int, progress: bool = False, stopped: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
     """Make every image of this shard that the set lacks. The generator never waits for the disk, unless BATCHES_WAITING
-    batches do.
+    batches do. stopped: asked before each batch; once true, no further one is begun.
 
     DataError where an image was rejected in all of the generator's attempts.
     """
@@ -42,7 +42,9 @@ def produce(
     bar = tqdm(total=len(slots), desc="images", unit="image", disable=not progress)
     with _closing(ThreadPoolExecutor(WRITERS)) as pool, bar:
         while slots or waiting:
-            if slots and len(waiting) < BATCHES_WAITING:
+            if slots and stopped():
+                slots.clear()
+            elif slots and len(waiting) < BATCHES_WAITING:
                 batch = [slots.popleft() for _ in range(min(batch_size, len(slots)))]
                 orders = [_order(slot, name, prompts) for slot in batch]
                 images = generator.sample(orders)
@@ -51,8 +53,8 @@ def produce(
                     (slot, order, pool.submit(_judge_and_write, image_set, keep, slot, order, image))
                     for slot, order, image in zip(batch, orders, images, strict=True)
                 ])  # fmt: skip
-                continue
-            slots.extendleft(reversed(_finish(image_set, generator, waiting.popleft(), bar.update)))
+            elif waiting:
+                slots.extendleft(reversed(_finish(image_set, generator, waiting.popleft(), bar.update)))
     if made:
         logger.info("%d images made, %.2f a second", made, made / (time.perf_counter() - began))
 

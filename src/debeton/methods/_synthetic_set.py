@@ -27,6 +27,7 @@ from debeton.generate.production import produce
 from debeton.generate.prompts import names_as_prompts
 from debeton.generate.sheets import write_sheets
 from debeton.log import logger
+from debeton.loop import Preempted
 from debeton.models import make_model
 from debeton.run import Run, eval_loader, loader_options
 from debeton.transfer import read_source
@@ -38,7 +39,8 @@ COMPARED_AT = 32  # pixels at which generated images are compared with training 
 def draw_images(run: Run, model: Path) -> Path:
     """Draw the images that section 'ddb' asks for from the diffusion model of a folder; returns the set's folder.
 
-    What is there already is kept (`generate/image_set.py`); processes draw a part each.
+    What is there already is kept (`generate/image_set.py`); processes draw a part each. Preempted where the run was
+    asked to stop.
     """
     settings, spec = run.config.ddb, _own_spec(run)
     maker = Diffusion(
@@ -52,7 +54,10 @@ def draw_images(run: Run, model: Path) -> Path:
     produce(
         image_set, maker, prompts, FILTERS.get(settings.filter), conditions=prompts.conditions(blind=True),
         per_condition=settings.per_class, batch_size=settings.generation_batch, progress=run.progress,
+        stopped=lambda: bool(run.stop.signum),
     )  # fmt: skip
+    if signum := run.stop.agreed(0, 1, run.device):
+        raise Preempted(signum)
     distributed.barrier()
     if distributed.is_main():
         write_sheets(ImageSet(run.folder / FOLDER, described, shard))
