@@ -109,7 +109,8 @@ def test_a_tiny_diffusion_run_draws_with_every_sampler_and_trains_beside_the_bar
     assert run_command(lambda: main(["diffusion", "--json", str(out), *options])) == 0
     found = json.loads(out.read_text())
     assert set(found["ratios"]) >= {"ddpm1000_vs_dpm20", "ddpm1000_vs_ddim50", "train_step_vs_bare"}
-    assert [row["name"] for row in found["rows"]][:3] == ["draw, ddpm 8", "draw, ddim 8", "draw, dpm++ 8"]
+    assert [row["name"] for row in found["rows"]][:3] == ["draw, ddpm", "draw, ddim", "draw, dpm++"]
+    assert [found["settings"][f"steps_of_{sampler}"] for sampler in ("ddpm", "ddim", "dpm++")] == [8, 8, 8]
     assert all(found["settings"][f"distance_of_{sampler}"] > 0 for sampler in ("ddpm", "ddim", "dpm++"))
 
 

@@ -25,6 +25,8 @@ MAX_DIFFERENCES = 6
 MAX_LINES = 8  # in one panel; more of several methods get a panel for each method
 
 Lines = Mapping[str, Sequence[Setting]]
+Metrics = Sequence[tuple[str, str]]  # key, title
+Panel = tuple[str, str, str, Sequence[Setting]]  # key of the axis, key of the accuracy, title, settings
 
 
 def numeric_axes(settings: Sequence[Setting]) -> list[str]:
@@ -72,26 +74,15 @@ def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
     metrics = [(metric, title) for metric, title in METRICS if any(s.stat(metric, split) for s in settings)]
     if not keys or not metrics:
         return None
-    panels: list[tuple[str, str, str, Sequence[Setting]]]
-    panels = [(keys[0], metric, title, settings) for metric, title in metrics]
-    columns, names = len(panels), list(lines_along(settings, keys))
+    names = list(lines_along(settings, keys))
     methods = list(dict.fromkeys(s.method for s in settings))
     by_method = len(keys) == 1 and len(names) > MAX_LINES and 1 < len(methods) < len(names)
-    if len(keys) == 2:
-        metric, title = metrics[-1]
-        panels, columns = [], 2
-        for key, other in (keys, keys[::-1]):
-            largest = max(s.identity[other] for s in settings)
-            members = [s for s in settings if s.identity[other] == largest]
-            panels.append((key, metric, f"{title}, {spoken(other)} {show(largest)}", members))
     if by_method:
-        columns = len(methods)
-        panels = [
-            (keys[0], metric, method if metric == metrics[0][0] else "", [s for s in settings if s.method == method])
-            for metric, _ in metrics[:2]
-            for method in methods
-        ]
+        panels, columns = _panels_by_method(settings, keys[0], metrics[:2], methods), len(methods)
         names = list(dict.fromkeys(_without_method(name) for name in names))
+    else:
+        panels = _panels_in_a_row(settings, keys, metrics)
+        columns = len(panels)
     rows = len(panels) // columns
     size = (min(3.9 * max(columns, 2), WIDTH), (3.8 if rows == 1 else 3.0 * rows) + 0.1 * len(names))
     figure = Figure(figsize=size)
@@ -110,6 +101,29 @@ def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
         axes.set_ylabel(f"{title}, {split} (%)" if by_method else f"{split} accuracy (%)")
     add_legend(figure, figure.axes[0])
     return figure
+
+
+def _panels_by_method(settings: Sequence[Setting], key: str, metrics: Metrics, methods: Sequence[str]) -> list[Panel]:
+    """A row for each accuracy, a column for each method, whose name stands above the first."""
+    titles = [methods, *[[""] * len(methods)] * (len(metrics) - 1)]
+    return [
+        (key, metric, title, [s for s in settings if s.method == method])
+        for (metric, _), row in zip(metrics, titles)
+        for method, title in zip(methods, row)
+    ]
+
+
+def _panels_in_a_row(settings: Sequence[Setting], keys: Sequence[str], metrics: Metrics) -> list[Panel]:
+    """Every accuracy against the one key; of two keys, one accuracy against each, where the other one is largest."""
+    if len(keys) == 1:
+        return [(keys[0], metric, title, settings) for metric, title in metrics]
+    metric, title = metrics[-1]
+    panels: list[Panel] = []
+    for key, other in (keys, keys[::-1]):
+        largest = max(s.identity[other] for s in settings)
+        members = [s for s in settings if s.identity[other] == largest]
+        panels.append((key, metric, f"{title}, {spoken(other)} {show(largest)}", members))
+    return panels
 
 
 def _without_method(label: str) -> str:

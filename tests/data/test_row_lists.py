@@ -132,11 +132,18 @@ def test_a_part_of_a_view_needs_only_its_own_rows(view: View, tmp_path: Path) ->
 def test_wrong_pseudo_group_files_are_sentences(view: View, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'ddb'; did you mean 'dbb'"):
         pseudo_grouped(view, metadata(tmp_path / "x.csv", column="dbb"), "ddb")
-    (tmp_path / "y.csv").write_text("path,ddb\nclass_0/0.jpg,2\n")
-    with pytest.raises(DataError, match=r"line 2: ddb is '2'; expected 0 or 1"):
+    metadata(tmp_path / "y.csv")
+    (tmp_path / "y.csv").write_text((tmp_path / "y.csv").read_text().replace("0.jpg,1", "0.jpg,2", 1))
+    with pytest.raises(DataError, match=r"class_0/0\.jpg: ddb is '2'; expected 0 or 1"):
         pseudo_grouped(view, tmp_path / "y.csv", "ddb")
     (tmp_path / "z.csv").write_text("path,ddb\nclass_0/0.jpg,1\nclass_0/0.jpg,1\n")
     with pytest.raises(DataError, match=r"line 3: class_0/0\.jpg is listed twice"):
         pseudo_grouped(view, tmp_path / "z.csv", "ddb")
     with pytest.raises(UsageError, match="there is no file"):
         pseudo_grouped(view, tmp_path / "nope.csv", "ddb")
+    other = metadata(tmp_path / "more.csv", rows=13)
+    with pytest.raises(DataError, match=r"names 1 rows that .* does not have, the first is class_0/12\.jpg"):
+        pseudo_grouped(view, other, "ddb")
+    lines = [line + (",split" if k == 0 else f",{2 * (k == 13)}") for k, line in enumerate(other.read_text().split())]
+    other.write_text("\n".join(lines))  # with a column that says so, a row of the test split is passed over
+    assert pseudo_grouped(view, other, "ddb").group_counts().sum() == 12

@@ -110,7 +110,7 @@ def test_the_classes_of_a_folder_are_what_it_says_itself(images, tmp_path):
     (tmp_path / "made" / "cat").mkdir(parents=True)
     (tmp_path / "made" / "dog").mkdir()
     assert names_from_folders(tmp_path / "made").classes == ("cat", "dog")
-    line = {"path": "x.png", "label": "fox", "attribute": None, "verdict": "keep"}
+    line = {"path": "x.png", "label": "fox", "attribute": None, "verdict": "keep", "number": 0, "attempt": 0}
     (tmp_path / "made" / "manifest.jsonl").write_text(json.dumps(line) + "\n")
     assert names_from_folders(tmp_path / "made").classes == ("fox",)
     (tmp_path / "empty").mkdir()
@@ -165,7 +165,7 @@ def test_a_model_captions_every_image_once_and_goes_on_where_it_was(tiny_blip, i
 
 def test_what_is_no_captioning_model_is_a_sentence(images, tmp_path, capsys):
     for model, words, status in (
-        (tmp_path / "nowhere", "no captioning model at", 2), (images, "it has no config.json", 2)
+        (tmp_path / "nowhere", "no captioning model at", 2), (images, "not a captioning model: it has no", 2)
     ):  # fmt: skip
         assert run(images, "--model", model, "--out", tmp_path / "o") == status
         assert words in capsys.readouterr().err

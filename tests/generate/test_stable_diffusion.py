@@ -127,7 +127,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_set_of_an_uninterrupted_one(kill
 @pytest.mark.parametrize(
     ("model", "status", "message"),
     [
-        ("/nowhere/model", 2, "no model at /nowhere/model; expected a folder with model_index.json"),
+        ("/nowhere/model", 2, "no diffusers model at /nowhere/model; expected a folder with model_index.json"),
         ("{empty}", 2, "is not a diffusers model: it has no model_index.json"),
         ("{broken}", 1, "cannot be loaded as a text-to-image model"),
         ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be had"),

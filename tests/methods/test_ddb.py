@@ -297,6 +297,22 @@ def test_a_run_that_is_asked_to_stop_while_it_draws_goes_on_with_the_same_images
 
 
 @pytest.mark.parametrize(
+    "damage", [lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0]], lambda lines: lines[:-1]],
+    ids=["a line without its last value", "a line less"],
+)  # fmt: skip
+def test_scores_of_a_stopped_run_that_were_changed_are_a_sentence(amplified, toy_args, tmp_path, capsys, damage):
+    words = given({**TINY, "ddb.amplifier": amplified / "checkpoints" / "phase_amplifier.pt"})
+    command = [*toy_args, *words, "--training.method", "ddb1"]
+    assert run(command) == 0
+    folder = folder_of(tmp_path / "runs")
+    (folder / "results.json").unlink()
+    (folder / SCORES).write_text("\n".join(damage((folder / SCORES).read_text().splitlines())) + "\n")
+    capsys.readouterr()
+    assert run(command) == 1
+    assert "was changed, or belongs to another run: remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("extra", "words"),
     [
         ({"ddb.images": "nowhere"}, "ddb.images: there is no folder nowhere"),

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,17 @@ from debeton.checkpoint import load_checkpoint
 from debeton.config import load
 from debeton.data.beton import open_beton
 from debeton.data.order import epoch_order
-from debeton.data.row_lists import pseudo_grouped
+from debeton.data.row_lists import pseudo_grouped, read_marks
 from debeton.data.spec import DatasetSpec
 from debeton.data.view import View
 from debeton.errors import DataError
 from debeton.loop import Evaluation
 from debeton.methods import METHODS
-from debeton.methods._marked_rows import describe_marks, write_table
+from debeton.methods._marked_rows import describe_marks, kept, write_table
 from debeton.methods.jtt import (
     ERROR_SET,
     error_set,
     identify_settings,
-    read_error_set,
     report_errors,
     upweighted,
 )
@@ -128,7 +128,7 @@ def test_the_error_set_is_read_back_and_serves_as_pseudo_groups(tmp_path, paper_
     path = tmp_path / ERROR_SET
     write_table(path, view, {"error": error.astype(int)})
     assert path.read_text().splitlines()[:3] == ["path,label,attribute,error", "dir/4.jpg,b,x,1", '"2,odd/2.jpg",a,y,1']
-    assert read_error_set(path, view).tolist() == error.tolist()
+    assert read_marks(path, view, "error").tolist() == error.tolist()
     grouped = pseudo_grouped(view, path, "error")
     assert grouped.attribute[view.rows].tolist() == [1, 1, 0, 0]
     assert describe_marks(grouped, error) == describe_marks(view, error)  # in the set's own groups
@@ -139,7 +139,7 @@ def test_an_error_set_of_other_rows_is_refused(tmp_path, change, paper_view):
     view, path = paper_view([0], [0]), tmp_path / ERROR_SET
     path.write_text("path,label,attribute,error\n" + change)
     with pytest.raises(DataError, match="belongs to another run: remove it"):
-        read_error_set(path, view)
+        kept(path, view, dict, partial(read_marks, column="error"))
 
 
 # --- what is found out ---------------------------------------------------------------------------

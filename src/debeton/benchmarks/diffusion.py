@@ -12,6 +12,7 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,9 @@ from debeton.benchmarks.timing import Result, interleave
 from debeton.errors import UsageError
 from debeton.seed import make_rng, seed_everything
 
-STEP, BARE, PEER = (
-    "training step, the loop",
-    "training step, bare network",
-    "training step, denoising-diffusion-pytorch",
-)
+STEP, BARE = "training step, the loop", "training step, bare network"
+PEER = "training step, denoising-diffusion-pytorch"
+DRAWN = 100  # images at a time
 SIDE, FEATURES = 64, 32  # pixels that the feature network sees, dimensions of the projection
 Floats = NDArray[np.float64]
 
@@ -60,19 +59,19 @@ def run(arguments: argparse.Namespace) -> Result:
         if getattr(arguments, name) < low:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is too few; use {low} or more")
     from debeton.benchmarks.transfer import write_digits
+    from debeton.diffusion.sampling import SAMPLERS, steps_of
 
     with tempfile.TemporaryDirectory(prefix="debeton-") as name:
         folder = Path(name)
         write_digits(folder, 900)
         model = arguments.model or _trained(folder, arguments)
-        drawn: dict[str, Tensor] = {}
-        contenders = {**_samplers(model, arguments, drawn), **_steps(folder, arguments)}
-        values = interleave(contenders, arguments.rounds)
-        distances = _distances(model, arguments, drawn)
-    names = {key: next(n for n in values if n.startswith(start)) for key, start in
-             (("ddpm", "draw, ddpm"), ("ddim", "draw, ddim"), ("dpm", "draw, dpm++"))}  # fmt: skip
+        drawing = Drawing(model, arguments.images)
+        contenders = {f"draw, {sampler}": partial(drawing.seconds, sampler) for sampler in SAMPLERS}
+        values = interleave({**contenders, **_steps(folder, arguments)}, arguments.rounds)
+        distances = drawing.distances()
+        steps = {f"steps_of_{sampler}": steps_of(drawing.schedule, sampler) for sampler in SAMPLERS}
     ratios = {
-        "ddpm1000_vs_dpm20": (names["ddpm"], names["dpm"]), "ddpm1000_vs_ddim50": (names["ddpm"], names["ddim"]),
+        "ddpm1000_vs_dpm20": ("draw, ddpm", "draw, dpm++"), "ddpm1000_vs_ddim50": ("draw, ddpm", "draw, ddim"),
         "train_step_vs_bare": (STEP, BARE),
     }  # fmt: skip
     if PEER in values:
@@ -81,7 +80,7 @@ def run(arguments: argparse.Namespace) -> Result:
         benchmark="diffusion", values=values, units=dict.fromkeys(values, "s"), ratios=ratios,
         settings={
             "images": arguments.images, "batch_size": arguments.batch_size, "steps": arguments.steps,
-            "widths": arguments.widths, "image": f"{arguments.resolution}x{arguments.resolution}", **distances,
+            "widths": arguments.widths, "image": f"{arguments.resolution}x{arguments.resolution}", **steps, **distances,
             **({} if PEER in values else {"peer": "denoising-diffusion-pytorch is not installed"}),
         },
     )  # fmt: skip
@@ -111,35 +110,42 @@ def _trained(folder: Path, arguments: argparse.Namespace) -> Path:
     return target
 
 
-def _samplers(model: Path, arguments: argparse.Namespace, drawn: dict[str, Tensor]) -> dict[str, Callable[[], float]]:
-    """A measurement for each sampler: seconds to draw the images; notes the last ones drawn."""
-    from debeton.diffusion.model import load_model, model_folder
-    from debeton.diffusion.sampling import SAMPLERS, sample, steps_of
-    from debeton.distributed import pick_device
+class Drawing:
+    """A diffusion model that draws a fixed number of images of its conditions in turn. drawn: by sampler, the last."""
 
-    device = pick_device("auto")
-    network, schedule, conditions = load_model(model_folder(model))
-    network = network.to(device).eval()
-    condition = torch.arange(arguments.images, device=device) % len(conditions.cells)
+    def __init__(self, model: Path, images: int):
+        from debeton.diffusion.model import load_model, model_folder
+        from debeton.distributed import pick_device
 
-    def contender(sampler: str, steps: int) -> Callable[[], float]:
-        def measure() -> float:
-            start = time.perf_counter()
-            images = [
-                sample(network, schedule, condition[k : k + 100], range(k, min(k + 100, len(condition))),
-                       sampler=sampler, steps=steps, w=1.0)
-                for k in range(0, len(condition), 100)
-            ]  # fmt: skip
-            drawn[sampler] = torch.cat(images).cpu()
-            return time.perf_counter() - start
+        network, self.schedule, conditions = load_model(model_folder(model))
+        self.network = network.to(pick_device("auto")).eval()
+        self.condition = torch.arange(images, device=pick_device("auto")) % len(conditions.cells)
+        self.drawn: dict[str, Tensor] = {}
 
-        return measure
+    def draw(self, sampler: str, first_seed: int = 0) -> Tensor:
+        """Float32 [N, 3, H, W] in [-1, 1], image k from seed first_seed + k."""
+        from debeton.diffusion.sampling import sample
 
-    found = {}
-    for sampler in SAMPLERS:
-        steps = steps_of(schedule, sampler)
-        found[f"draw, {sampler} {steps}"] = contender(sampler, steps)
-    return found
+        seeds = range(first_seed, first_seed + len(self.condition))
+        parts = [
+            sample(self.network, self.schedule, condition, seeds[k * DRAWN : (k + 1) * DRAWN], sampler=sampler, w=1.0)
+            for k, condition in enumerate(self.condition.split(DRAWN))
+        ]
+        return torch.cat(parts).cpu()
+
+    def seconds(self, sampler: str) -> float:
+        """A measurement: how long drawing takes."""
+        start = time.perf_counter()
+        self.drawn[sampler] = self.draw(sampler)
+        return time.perf_counter() - start
+
+    def distances(self) -> dict[str, float]:
+        """Frechet distances of the sets to one that ddpm draws from other seeds; ddpm's own is that of chance."""
+        reference = _features(self.draw("ddpm", first_seed=10**6))
+        return {
+            f"distance_of_{sampler}": round(frechet_distance(_features(images), reference), 3)
+            for sampler, images in self.drawn.items()
+        }
 
 
 def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
@@ -209,24 +215,6 @@ def _timed(network: nn.Module, loss: Callable[[], Tensor], steps: int) -> Callab
         return time.perf_counter() - start
 
     return measure
-
-
-def _distances(model: Path, arguments: argparse.Namespace, drawn: dict[str, Tensor]) -> dict[str, float]:
-    """Frechet distances of the samplers' sets to one that ddpm draws from other seeds; ddpm's own is that of chance."""
-    from debeton.diffusion.model import load_model, model_folder
-    from debeton.diffusion.sampling import sample
-    from debeton.distributed import pick_device
-
-    device = pick_device("auto")
-    network, schedule, conditions = load_model(model_folder(model))
-    condition = torch.arange(arguments.images, device=device) % len(conditions.cells)
-    seeds = range(10**6, 10**6 + arguments.images)
-    again = sample(network.to(device).eval(), schedule, condition, seeds, sampler="ddpm", w=1.0).cpu()
-    reference = _features(again)
-    return {
-        f"distance_of_{sampler}": round(frechet_distance(_features(images), reference), 3)
-        for sampler, images in drawn.items()
-    }
 
 
 def _features(images: Tensor) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,27 +105,37 @@ def by_marks(view: View, marked: NDArray[np.bool_]) -> View:
 
 
 def read_marks(path: Path, view: View, column: str) -> NDArray[np.bool_]:
-    """Whether each row of the view has 1 in a column of a CSV keyed by relative paths, bool [M].
+    """Whether each row of the view has 1 in a column of a CSV, bool [M]; errors as in `read_columns`, and for another
+    code than 0 and 1."""
+    values = read_columns(path, view, (column,))[column]
+    codes = {"0": False, "1": True, "0.0": False, "1.0": True}
+    for row, value in zip(view.rows.tolist(), values):
+        if value not in codes:
+            name = view.beton.extra["path"][row]
+            raise DataError(f"{path}, {name}: {column} is '{value}'; expected 0 or 1")
+    return np.array([codes[value] for value in values], bool)
+
+
+def read_columns(path: Path, view: View, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of a CSV keyed by relative paths, each for the view's rows in order.
 
     Rows are matched by path, never by position. Where there is a column 'split' (Waterbirds' metadata), lines of other
-    splits than 0 are not for training and passed over. DataError when a row of the view is not in the file, is there
-    twice or with another code than 0 and 1, or when the file names a path that the view's beton does not have.
+    splits than 0 are not for training and passed over. DataError when a row of the view is not in the file or is there
+    twice, or when the file names a path that the view's beton does not have.
     """
     with path.open(encoding="utf-8-sig") as file:
         header = [name.strip() for name in file.readline().split(",")]
     key = next((name for name in PATH_COLUMNS if name in header), PATH_COLUMNS[0])
-    if column not in header:
-        raise DataError(f"{path} has no column '{column}'{nearest(column, header)} it has {header}")
-    codes = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-    table: dict[str, int] = {}
-    for record in read_csv(path, (key, column), {"split": "0"}):
+    for column in columns:
+        if column not in header:
+            raise DataError(f"{path} has no column '{column}'{nearest(column, header)} it has {header}")
+    table: dict[str, dict[str, str]] = {}
+    for record in read_csv(path, (key, *columns), {"split": "0"}):
         if record["split"] not in TRAINING:
             continue
-        if record[column] not in codes:
-            raise DataError(f"{path}, line {record['line']}: {column} is '{record[column]}'; expected 0 or 1")
         if record[key] in table:
             raise DataError(f"{path}, line {record['line']}: {record[key]} is listed twice")
-        table[record[key]] = codes[record[column]]
+        table[record[key]] = record
     names = [str(name).strip() for name in np.asarray(view.beton.extra["path"])]  # as read_csv strips values
     missing = [names[row] for row in view.rows.tolist() if names[row] not in table]
     if missing:
@@ -139,4 +149,5 @@ def read_marks(path: Path, view: View, column: str) -> NDArray[np.bool_]:
             f"{path} names {len(unknown)} rows that {view.beton.path} does not have, the first is {unknown[0]}; it "
             "belongs to another set, or to another version of this one"
         )
-    return np.array([table[names[row]] == 1 for row in view.rows.tolist()], bool)
+    records = [table[names[row]] for row in view.rows.tolist()]
+    return {column: [record[column] for record in records] for column in columns}

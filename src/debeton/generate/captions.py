@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from debeton.data.generated import manifests
 from debeton.data.images import to_rgb
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.distributed import pick_device
 from debeton.errors import DataError, UsageError
 from debeton.files import write_text
-from debeton.generate.generators import DTYPES
+from debeton.generate.generators import DTYPES, local_model
+from debeton.generate.image_set import read_lines
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 TOKEN = r"(?u)\b[^\W\d_]{3,}\b"  # words of three letters and more
@@ -109,13 +111,7 @@ class Captioner:
 
         self.device = pick_device(device)
         dtype = dtype or ("fp16" if self.device.type == "cuda" else "fp32")
-        folder = Path(model)
-        is_folder = folder.is_dir()
-        if not is_folder and (folder.is_absolute() or model.startswith(".") or model.count("/") != 1):
-            raise UsageError(f"no captioning model at {model}; expected a folder, or an id such as {DEFAULT_MODEL}")
-        if is_folder and not (folder / "config.json").is_file():
-            raise UsageError(f"{folder} is no captioning model: it has no config.json; give the folder of a model that "
-                             "save_pretrained wrote")  # fmt: skip
+        is_folder = local_model(model, "config.json", "captioning model", DEFAULT_MODEL) is not None
         try:
             self.processor = AutoProcessor.from_pretrained(model, local_files_only=is_folder)
             network = AutoModelForImageTextToText.from_pretrained(
@@ -189,10 +185,8 @@ def captions_for(rows: Rows, captions: Mapping[str, str], where: Path) -> list[s
 
 def names_from_folders(folder: Path) -> DatasetSpec:
     """Classes by what a folder of images says itself: its manifest's labels, its sub-folders, or its arrays' names."""
-    manifest = next(iter(sorted(folder.glob("manifest*.jsonl"))), None)
-    if manifest is not None:
-        lines = [json.loads(line) for path in sorted(folder.glob("manifest*.jsonl"))
-                 for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]  # fmt: skip
+    if found := manifests(folder):
+        lines = [line for path in found for line in read_lines(path)]
         labels = {str(line["label"]) for line in lines}
         attributes = {str(line["attribute"]) for line in lines if line.get("attribute") is not None}
         return DatasetSpec(folder.name, tuple(sorted(labels)), tuple(sorted(attributes)) or ("any",))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from debeton.errors import UsageError
 from debeton.generate.prompts import Condition
 from debeton.registry import Registry
 
@@ -65,6 +66,24 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=list(DTYPES), help="default: 16 bits on a GPU, fp32 on a CPU")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+
+
+def local_model(model: str, marker: str, kind: str, example: str) -> Path | None:
+    """The folder that `model` is, or None where it is an id on the Hugging Face hub, such as `example`.
+
+    marker: the file that every such folder has. UsageError for a folder without it, and for a path with nothing there.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / marker).is_file():
+            raise UsageError(
+                f"{folder} is not a {kind}: it has no {marker}; give the folder that save_pretrained made, or an id on "
+                "the Hugging Face hub"
+            )
+        return folder
+    if folder.is_absolute() or model.startswith(".") or model.count("/") != 1:
+        raise UsageError(f"no {kind} at {model}; expected a folder with {marker}, or an id such as {example}")
+    return None
 
 
 def folder_hash(folder: Path) -> str:

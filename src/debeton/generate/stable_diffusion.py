@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from debeton.distributed import pick_device
 from debeton.errors import DataError, UsageError
-from debeton.generate.generators import DTYPES, GENERATORS, Maker, Order, folder_hash
+from debeton.generate.generators import DTYPES, GENERATORS, Maker, Order, folder_hash, local_model
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"  # From Fake to Real's
 STEPS = 25
@@ -75,18 +75,8 @@ def load_pipeline(model: str, revision: str | None, dtype: torch.dtype) -> tuple
 
     of_diffusers.disable_progress_bar()
     of_transformers.disable_progress_bar()
-    folder = Path(model)
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise UsageError(
-                f"{folder} is not a diffusers model: it has no model_index.json; give the folder that "
-                "save_pretrained made, or an id on the Hugging Face hub"
-            )
-    elif folder.is_absolute() or model.startswith(".") or model.count("/") != 1:
-        raise UsageError(
-            f"no model at {model}; expected a folder with model_index.json, or an id such as {DEFAULT_MODEL}"
-        )
-    else:
+    folder = local_model(model, "model_index.json", "diffusers model", DEFAULT_MODEL)
+    if folder is None:
         try:
             folder = Path(DiffusionPipeline.download(model, revision=revision))
         except (OSError, ValueError) as error:

@@ -42,7 +42,10 @@ Section("amplifier", "Diffusing DeBias: the classifier of synthetic images").par
     match_resolution=Param(
         Int(0), "show it real images as they look at this many pixels, as synthetic ones do; 0: as they are", default=0
     ),
-    **own_params("the phase 'amplifier'", OWN),
+    **own_params(
+        "the phase 'amplifier'", OWN, epochs=20, batch_size=128, optimizer="adamw", lr=1e-4, weight_decay=1e-2,
+        lr_scheduler="cosine", decoder_train="resized", augment="flip",
+    ),
 )  # fmt: skip
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton import distributed
 from debeton.data.view import View
+from debeton.errors import DataError
 from debeton.files import write_text
 
 Mask = NDArray[np.bool_]
@@ -30,6 +32,30 @@ def write_table(path: Path, view: View, columns: Mapping[str, Sequence[Any]]) ->
         label, attribute = true.spec.classes[true.label[row]], true.spec.attributes[true.attribute[row]]
         writer.writerow([names[row], label, attribute, *values])
     write_text(path, text.getvalue())
+
+
+Read = TypeVar("Read")
+
+
+def kept(
+    path: Path, view: View, find: Callable[[], Mapping[str, Sequence[Any]]], read: Callable[[Path, View], Read]
+) -> Read:
+    """What `read` makes of a table in the run's folder, which is written with what `find` finds unless it is there.
+
+    So a resumed run trains on the same rows even where two evaluations of one network may differ by a rounding. `find`
+    is called by all processes or none. DataError where the table is not of the view's rows.
+    """
+    if not distributed.from_main("kept" if path.exists() else ""):
+        columns = find()
+        if distributed.is_main():
+            write_table(path, view, columns)
+        distributed.barrier()
+    try:
+        return read(path, view)
+    except (DataError, ValueError) as error:
+        raise DataError(
+            f"{error}. {path} was changed, or belongs to another run: remove it, and it is made again"
+        ) from None
 
 
 def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, Any]:

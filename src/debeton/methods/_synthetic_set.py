@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from debeton import distributed
 from debeton.checkpoint import load_weights
 from debeton.data.beton import open_beton
 from debeton.data.generated import generated_rows
-from debeton.data.loader import make_loader
-from debeton.data.spec import DatasetSpec, Ints
+from debeton.data.spec import DatasetSpec
 from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
 from debeton.diffusion.copies import copy_check
@@ -27,9 +24,9 @@ from debeton.generate.production import produce
 from debeton.generate.prompts import names_as_prompts
 from debeton.generate.sheets import write_sheets
 from debeton.log import logger
-from debeton.loop import Preempted
+from debeton.loop import Form, Preempted
 from debeton.models import make_model
-from debeton.run import Run, eval_loader, loader_options
+from debeton.run import Run, loader_options
 from debeton.transfer import read_source
 
 FOLDER, BETON = "synthetic", "synthetic.beton"  # in the run's folder
@@ -119,24 +116,14 @@ def oracle_says(run: Run, synthetic: View, path: Path) -> dict[str, Any]:
         )
     network = make_model(source.arch, source.num_classes, blurpool=source.blurpool)
     load_weights(network, source.weights, path, source.arch)
-    shown = replace(synthetic, spec=replace(spec, mean=source.mean, std=source.std))
-    attribute = predictions(run, network.to(run.device), shown)
-    aligned = spec.is_aligned(shown.label, attribute)
+    asked = synthetic.with_task(spec.attribute_name, spec.label_name)  # the attribute is what it answers
+    asked = replace(asked, spec=replace(asked.spec, mean=source.mean, std=source.std))
+    attribute = run.evaluate_forms(network.to(run.device), asked, [Form()])[0].predicted.numpy()
+    aligned = spec.is_aligned(synthetic.label, attribute)
     assert aligned is not None
-    by_class = {name: float(aligned[shown.label == k].mean()) for k, name in enumerate(spec.classes)}
+    by_class = {name: float(aligned[synthetic.label == k].mean()) for k, name in enumerate(spec.classes)}
     logger.info("oracle: %.1f %% of the images are bias-aligned", 100 * aligned.mean())
     return {"aligned_share": float(aligned.mean()), "aligned_share_by_class": by_class}
-
-
-def predictions(run: Run, network: nn.Module, view: View) -> Ints:
-    """What a network of any number of classes says of the view's rows, int64 [M]."""
-    found, network = np.zeros(len(view.beton), np.int64), network.eval()
-    loader = eval_loader(view, run.config, run.device)
-    loader = make_loader(loader.view, loader.batch_size, tail="keep", options=replace(loader.options, rank=0, world=1))
-    with torch.inference_mode(), loader.epoch(0) as batches:
-        for batch in batches:
-            found[batch.row.cpu().numpy()] = network(batch.image).argmax(1).cpu().numpy()
-    return found[view.rows]
 
 
 def _own_spec(run: Run) -> DatasetSpec:

@@ -8,7 +8,9 @@ model does. Section 'ddb' takes the result of any phase from elsewhere.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +21,7 @@ from torch.nn import functional
 from debeton import distributed
 from debeton.checkers import Bool, Float, Int, OneOf, Text
 from debeton.data.loader import Batch
-from debeton.data.row_lists import by_marks, read_marks
-from debeton.data.sources._tables import read_csv
+from debeton.data.row_lists import by_marks, read_columns, read_marks
 from debeton.data.view import View
 from debeton.diffusion.model import model_folder
 from debeton.diffusion.sampling import SAMPLERS
@@ -37,7 +38,7 @@ from debeton.methods._amplifier import (
     select,
     train_amplifier,
 )
-from debeton.methods._marked_rows import Mask, describe_marks, write_table
+from debeton.methods._marked_rows import Mask, describe_marks, kept
 from debeton.methods._row_weights import RowWeights, rows_of_all
 from debeton.methods._synthetic_set import describe_images, draw_images, synthetic_view
 from debeton.methods.cdpm import train_diffusion
@@ -194,45 +195,49 @@ def _diffusion_model(run: Run) -> Path:
     return run.folder
 
 
-def judged(run: Run, amplifier: nn.Module) -> tuple[Scores, Mask]:
-    """The amplifier's scores of the training rows, and which of these it calls bias-conflicting, bool [M].
+@dataclass(frozen=True)
+class Judged:
+    """The phases before the last. amplifier: as it looks at real images. scores, marked: of the training rows in order,
+    marked bool [M] for those called bias-conflicting. val: what selects an epoch, as in `Run.fit`."""
 
-    They are kept in the run folder and read from there, so that a resumed run trains on the same groups.
-    """
-    view, path = run.views["train"], run.folder / SCORES
-    if not distributed.from_main("kept" if path.exists() else ""):
-        scores = score(run, amplifier, view)
-        marked = select(scores, run.config.ddb, view.spec.classes)
-        if distributed.is_main():
-            columns = {"y": scores.label.tolist(), "prediction": scores.predicted.tolist(),
-                       "loss": scores.loss.tolist(), COLUMN: marked.astype(int).tolist()}  # fmt: skip
-            write_table(path, view, columns)
-        distributed.barrier()
-    scores, marked = read_scores(path, view), read_marks(path, view, COLUMN)
+    amplifier: nn.Module
+    scores: Scores
+    marked: Mask
+    val: View | None
+
+
+def judge(run: Run) -> Judged:
+    """Have an amplifier, and what it makes of the training rows, which is kept in the run's folder."""
+    amplifier, view = as_shown(run, amplifier_of(run)), run.views["train"]
+
+    def find() -> dict[str, list[Any]]:
+        found = score(run, amplifier, view)
+        marked = select(found, run.config.ddb, view.spec.classes)
+        return {"y": found.label.tolist(), "prediction": found.predicted.tolist(), "loss": found.loss.tolist(),
+                COLUMN: marked.astype(int).tolist()}  # fmt: skip
+
+    scores, marked = kept(run.folder / SCORES, view, find, read_scores)
     found = {**describe_scores(view, scores), **describe_marks(view, marked, "conflicting_row")}
     run.notes["ddb"]["training_rows"] = found
     known = "" if found["recall"] is None else (
         f": {100 * (found['precision'] or 0):.1f} % of them are, and {100 * found['recall']:.1f} % of all that are"
     )  # fmt: skip
     logger.info("the amplifier calls %d of %d rows bias-conflicting%s", marked.sum(), len(view), known)
-    return scores, marked
+    return Judged(amplifier, scores, marked, validation(run, amplifier))
 
 
-def read_scores(path: Path, view: View) -> Scores:
-    """What `judged` wrote, for the rows of the view in order."""
-    names = view.beton.extra["path"]
-    table = {record["path"]: record for record in read_csv(path, ("path", "y", "prediction", "loss"))}
-    records = [table[str(names[row]).strip()] for row in view.rows.tolist()]
-    return Scores(
-        np.array([int(r["y"]) for r in records]), np.array([int(r["prediction"]) for r in records]),
-        np.array([float(r["loss"]) for r in records], np.float32),
-    )  # fmt: skip
+def read_scores(path: Path, view: View) -> tuple[Scores, Mask]:
+    """What `judge` wrote, for the rows of the view in order."""
+    table = read_columns(path, view, ("y", "prediction", "loss"))
+    label, predicted = (np.array([int(value) for value in table[name]]) for name in ("y", "prediction"))
+    loss = np.array([float(value) for value in table["loss"]], np.float32)
+    return Scores(label, predicted, loss), read_marks(path, view, COLUMN)
 
 
-def validation(run: Run, amplifier: nn.Module | None) -> View | None:
+def validation(run: Run, amplifier: nn.Module) -> View | None:
     """What selects an epoch: the validation rows in the groups that the amplifier sees in them, or in their own."""
     val = run.views.get("val")
-    if val is None or amplifier is None or run.config.ddb.validation == "own" or run.selection_rule == "last":
+    if val is None or run.config.ddb.validation == "own" or run.selection_rule == "last":
         return val
     return by_marks(val, select(score(run, amplifier, val), run.config.ddb, val.spec.classes))
 
@@ -263,11 +268,10 @@ def ddb1(run: Run) -> nn.Module:
         marked = read_marks(Path(settings.pseudo_labels), view, run.config.data.pseudo_column)
         run.notes["ddb"]["training_rows"] = describe_marks(view, marked, "conflicting_row")
         return train_groupdro(run, pseudo_groups(view, marked))
-    amplifier = as_shown(run, amplifier_of(run))
-    _, marked = judged(run, amplifier)
-    val = validation(run, amplifier)
-    del amplifier  # its memory is the next network's
-    return train_groupdro(run, pseudo_groups(view, marked), val)
+    found = judge(run)
+    grouped, val = pseudo_groups(view, found.marked), found.val
+    del found  # the amplifier's memory is the next network's
+    return train_groupdro(run, grouped, val)
 
 
 @register_method(
@@ -285,15 +289,9 @@ def ddb2(run: Run) -> nn.Module:
             f"training.label_smoothing is {run.config.training.label_smoothing}, and ddb2 compares the plain losses of "
             "two networks; use --training.label_smoothing 0"
         )
-    amplifier = as_shown(run, amplifier_of(run))
-    scores, _ = judged(run, amplifier)
-    val = validation(run, amplifier)
-    losses = None
-    if settings.amplifier_view == "clean":
-        losses = torch.zeros(len(view.beton))
-        losses[torch.from_numpy(view.rows)] = torch.from_numpy(scores.loss)
-    objective = RelativeDifficulty(
-        view, amplifier=None if losses is not None else amplifier, losses=losses, ema=settings.ema,
-        class_norm=settings.class_norm,
-    )  # fmt: skip
-    return run.fit(view, objective, val=val)
+    found = judge(run)
+    losses = torch.zeros(len(view.beton))
+    losses[torch.from_numpy(view.rows)] = torch.from_numpy(found.scores.loss)
+    hard = {"losses": losses} if settings.amplifier_view == "clean" else {"amplifier": found.amplifier}
+    objective = RelativeDifficulty(view, ema=settings.ema, class_norm=settings.class_norm, **hard)  # type: ignore[arg-type]
+    return run.fit(view, objective, val=found.val)

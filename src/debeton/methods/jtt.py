@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from fastargs import Param, Section
 from torch import nn
 
-from debeton import distributed
 from debeton.checkers import Int
 from debeton.config import Config
 from debeton.data.row_lists import read_marks
 from debeton.data.view import View
-from debeton.errors import DataError
 from debeton.log import logger
 from debeton.methods import register_method
-from debeton.methods._marked_rows import Mask, describe_marks, write_table
+from debeton.methods._marked_rows import Mask, describe_marks, kept
 from debeton.methods._own_settings import own_params, own_settings
 from debeton.objective import CrossEntropy
 from debeton.run import Run
@@ -48,29 +46,16 @@ def upweighted(view: View, error: Mask, upweight: int) -> View:
     return view.subset(np.concatenate([np.arange(len(view)), np.tile(np.flatnonzero(error), upweight)]))
 
 
-def read_error_set(path: Path, view: View) -> Mask:
-    """Which rows of the view a file of `error_set` marks, bool [M]; DataError where it is not of these rows."""
-    try:
-        return read_marks(path, view, COLUMN)
-    except DataError as error:
-        raise DataError(
-            f"{error}. It was changed, or belongs to another run: remove it, and the errors are identified again"
-        ) from None
-
-
 def error_set(run: Run, model: nn.Module) -> Mask:
-    """Which rows of the training view the model gets wrong, bool [M]: in evaluation mode, without augmentation.
+    """Which rows of the training view the model gets wrong, bool [M]: in evaluation mode, without augmentation; found
+    once (`_marked_rows.kept`)."""
+    view = run.views["train"]
 
-    Once found they are kept in the run folder and read from there, so that a resumed run trains on the same rows even
-    where two evaluations of one model may differ by a rounding.
-    """
-    view, path = run.views["train"], run.folder / ERROR_SET
-    if not distributed.from_main("kept" if path.exists() else ""):
+    def find() -> dict[str, list[int]]:
         wrong = run.evaluate(model, "train").predicted.numpy() != view.label[view.rows]
-        if distributed.is_main():
-            write_table(path, view, {COLUMN: wrong.astype(int)})
-        distributed.barrier()
-    return read_error_set(path, view)
+        return {COLUMN: wrong.astype(int).tolist()}
+
+    return kept(run.folder / ERROR_SET, view, find, partial(read_marks, column=COLUMN))
 
 
 def report_errors(view: View, error: Mask) -> dict[str, Any]:
