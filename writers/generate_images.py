@@ -10,6 +10,7 @@ r"""Make synthetic images for every (class, attribute) cell of a data set.
         --out GENERATED --per-cell 1000
     python writers/generate_images.py --like dominoes_train.beton --generator cdpm --model RUN --out GENERATED
     python writers/generate_images.py --out GENERATED --check
+    python writers/generate_images.py --out GENERATED --arrays DIR
 
 The same command goes on with a set that is not finished, after any end, in the same shards or in others. Then
 python writers/write_betons.py --dataset celeba_hq --raw DIR --out BETONS --synthetic GENERATED puts it into betons.
@@ -37,6 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="print the data sets with prompts and the generators")
     parser.add_argument("--check", action="store_true", help="count the images of --out and verify their hashes")
+    parser.add_argument("--arrays", type=Path, metavar="DIR", help="write the images of --out into DIR as CLASS.npy")
     parser.add_argument("--dataset", metavar="NAME", help="whose prompts; see --list")
     parser.add_argument("--like", type=Path, metavar="BETON", help="cells by the names in this beton, without prompts")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt file of your own (generate/prompts.py)")
@@ -69,6 +71,8 @@ def main(argv: list[str]) -> int:
         raise UsageError("--out DIR is missing: the folder of the set")
     if arguments.check:
         return check(arguments.out)
+    if arguments.arrays is not None:
+        return export(arguments.out, arguments.arrays)
     return generate(arguments)
 
 
@@ -164,6 +168,14 @@ def check(folder: Path) -> int:
     if wrong:
         raise DataError("; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
                         + ". Remove their lines from the manifest, and the same command makes them again")  # fmt: skip
+    return 0
+
+
+def export(folder: Path, out: Path) -> int:
+    from debeton.generate.arrays import write_arrays
+
+    for path in write_arrays(folder, out):
+        print(path)
     return 0
 
 

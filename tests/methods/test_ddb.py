@@ -335,6 +335,13 @@ def test_too_few_images_of_a_class_are_named(toy_args, capsys, tmp_path):
     assert "holds too few images: right has 1" in capsys.readouterr().err
 
 
+def test_too_few_rows_for_a_diffusion_model_are_named_before_it_is_trained(toy_args, capsys, tmp_path):
+    assert run([*toy_args, *given({**TINY, "training.method": "ddb1", "data.mini_dataset": 0.02})]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "too few training rows for a diffusion model of every class: left has" in said
+    assert not list((tmp_path / "runs").rglob("phase_*.pt"))
+
+
 def test_an_amplifier_of_another_architecture_is_refused(amplified, toy_args, capsys):
     path = amplified / "checkpoints" / "phase_amplifier.pt"
     words = given({**TINY, "ddb.amplifier": path, "amplifier.arch": "small_convnet"})

@@ -144,7 +144,7 @@ VARIANT = STUDY["variants"]["scale"]
         ),
         ({"axes": {"strength": [0.9, 0.9]}}, "axis strength is .*expected a list of different values"),
         ({"axes": {"strength": [0.9], "size": [1, 2]}}, "axis 'size' changes nothing"),
-        ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "takes the best of 'erm', which is no variant before it"),
+        ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "takes something of 'erm', which is no variant before it"),
         ({"variants": {"erm": {"search": {"training.lr": [1]}}}}, "'search' and 'draws' go together"),
         ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"log": [0, 1]}}}}}, "search of training.lr is"),
         ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"lgo": [1, 2]}}}}}, "uniform, log, integers"),
@@ -252,10 +252,24 @@ def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(boa
     best = board.best(erm)
     assert [job.draw for job in best] == [1, 1]
     for dfr in of(jobs, "dfr", strength=0.9):
-        checkpoint = board.best_checkpoint("erm", dfr)
-        assert checkpoint.parts[-4] == f"erm_strength=0.9_draw1_seed{dfr.seed}"
-        assert str(checkpoint) in board.arguments(dfr)
+        folder = board.best_folder("erm", dfr)
+        assert folder.parts[-2] == f"erm_strength=0.9_draw1_seed{dfr.seed}"
+        assert str(folder / "checkpoints" / "checkpoint_best.pt") in board.arguments(dfr)
     assert board.arguments(of(jobs, "dfr", strength=1.0)[0]) is None
+
+
+def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_path):
+    variants = {"cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
+                "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}}}  # fmt: skip
+    jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
+    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    assert of(jobs, "ddb1", strength=0.9)[0].needs == ("cdpm",)
+    assert board.state(of(jobs, "ddb1", strength=0.9)[0]).kind == "waiting"
+    folders = [finish(board, job) for job in of(jobs, "cdpm", strength=0.9)]
+    for job, folder in zip(of(jobs, "ddb1", strength=0.9), folders, strict=True):
+        words = board.arguments(job)
+        assert words[words.index("--ddb.cdpm") + 1] == str(folder)
+    assert board.arguments(of(jobs, "ddb1", strength=1.0)[0]) is None
 
 
 def test_where_every_worst_group_is_zero_the_mean_group_decides(board, jobs):

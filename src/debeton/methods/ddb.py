@@ -87,6 +87,7 @@ Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier"
     class_norm=Param(Bool(), "ddb2: divide losses by the largest of their class", default=False),
 )  # fmt: skip
 
+FEWEST = 8  # training rows of a class
 SCORES, COLUMN = "amplifier_scores.csv", "ddb"
 
 
@@ -185,11 +186,12 @@ def _diffusion_model(run: Run) -> Path:
         return Path(run.config.ddb.cdpm)
     view = run.views["train"]
     counts = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
-    empty = [name for name, n in zip(view.spec.classes, counts.tolist(), strict=True) if n == 0]
-    if empty:
+    few = [f"{name} has {n}" for name, n in zip(view.spec.classes, counts.tolist(), strict=True) if n < FEWEST]
+    if few:
         raise DataError(
-            f"{view.beton.path}: no training row is of {', '.join(empty[:5])}, and a diffusion model cannot draw what "
-            "it never saw; choose other rows"
+            f"{view.beton.path}: too few training rows for a diffusion model of every class: {'; '.join(few[:5])}"
+            f"{'; ...' if len(few) > 5 else ''}. It cannot draw what it never saw, and repeats what it saw seldom: "
+            f"{FEWEST} is the least, and some hundred are reasonable. Choose other rows or classes"
         )
     train_diffusion(run, view)
     return run.folder

@@ -15,8 +15,9 @@ from debeton.errors import DataError
 from debeton.files import write_text
 from debeton.metrics import selection_score
 from debeton.run_folder import find_folder
-from debeton.studies.study import PLACEHOLDER, Job
+from debeton.studies.study import PLACEHOLDER, Job, of_variant
 
+BEST_CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")
 STATES = ("done", "running", "failed", "unfinished", "waiting", "missing")
 
 
@@ -58,9 +59,11 @@ class Board:
         settings = {}
         for key, value in job.settings.items():
             for name in PLACEHOLDER.findall(value) if isinstance(value, str) else []:
-                best = self.best_checkpoint(name.removeprefix("best:"), job)
-                if best is None:
+                kind, variant = of_variant(name)
+                folder = self.best_folder(variant, job)
+                if folder is None:
                     return None
+                best = folder / BEST_CHECKPOINT if kind == "best" else folder
                 value = value.replace(f"{{{name}}}", str(best))
             settings[key] = value
         if job.betons:
@@ -123,15 +126,13 @@ class Board:
         chosen = max(scores, key=lambda name: tuple(sum(part) / len(part) for part in zip(*scores[name])))
         return [job for job, _ in by_setting[chosen]]
 
-    def best_checkpoint(self, variant: str, job: Job) -> Path | None:
-        """The best epoch's checkpoint of the variant's best setting at this job's point and seed."""
+    def best_folder(self, variant: str, job: Job) -> Path | None:
+        """The run folder of the variant's best setting at this job's point and seed; None while it is not known."""
         chosen = self.best(other for other in self.jobs if other.variant == variant and other.point == job.point)
         if chosen is None:
             return None
         (same,) = [other for other in chosen if other.seed == job.seed]
-        folder = self.state(same).folder
-        assert folder is not None
-        return folder / "checkpoints" / "checkpoint_best.pt"
+        return self.state(same).folder
 
     def note_failure(self, job: Job, error: str) -> None:
         """Remember the last error of a job; an empty one forgets it."""

@@ -18,7 +18,7 @@ it does not occur, --out names it. In text, {seed}, {raw} and the names of axes 
 settings that come with it, before the study's: `mode: {usb: {synthetic.mode: usb}, ffr: {synthetic.mode: ffr,
 training.lr: 0.001}}`. {best:VARIANT} is the best checkpoint, of the same
 seed and axes, of the variant's best setting: the one with the highest mean over seeds of what training.selection
-looks at, on validation.
+looks at, on validation. {run:VARIANT} is that run's folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from debeton.yaml_files import check_keys, read_mapping
 STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants")
 VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws")
 RANGES = ("uniform", "log", "integers", "log_integers")
-PLACEHOLDER = re.compile(r"\{([\w.]+|best:[\w.-]+)\}")
+PLACEHOLDER = re.compile(r"\{([\w.]+|(?:best|run):[\w.-]+)\}")
+OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
 
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]  # values, or what settings each of them stands for
 Point = Mapping[str, Any]  # values of axes, or of a draw, by name
@@ -62,7 +63,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Job:
-    """One run. name: its exp_name. settings: by key, text with {best:...} still in it. point: the study's axes.
+    """One run. name: its exp_name. settings: by key, {best:...} and {run:...} still in them. point: the study's axes.
 
     setting: what tells it from the variant's other jobs of this point, seeds apart. betons: the commands that write
     what it trains on, {betons} in them their folder; none where the settings say where it is. data: that folder's name.
@@ -83,8 +84,8 @@ class Job:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Variants whose best checkpoint it takes."""
-        return tuple(best_of(self.settings.values()))
+        """Variants whose best checkpoint or run folder it takes."""
+        return tuple(variants_in(self.settings.values()))
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,9 @@ def _check(path: Path, study: Study, given: Point) -> None:
                     f"{where}: axis '{key}' changes nothing: it is no setting (section.key), and no text has {{{key}}}"
                 )
         earlier = [other.name for other in study.variants[:number]]
-        for needed in best_of(texts):
+        for needed in variants_in(texts):
             if needed not in earlier:
-                raise UsageError(f"{where} takes the best of '{needed}', which is no variant before it")
+                raise UsageError(f"{where} takes something of '{needed}', which is no variant before it")
 
 
 def _check_overlaps(study: Study, variant: Variant, given: Point, where: str) -> None:
@@ -211,10 +212,16 @@ def _implied(axes: Mapping[str, Axis]) -> list[tuple[str, Any]]:
     ]  # fmt: skip
 
 
-def best_of(values: Iterable[Any]) -> list[str]:
-    """The variants that {best:...} in these texts names."""
+def variants_in(values: Iterable[Any]) -> list[str]:
+    """The variants that {best:...} and {run:...} in these texts name."""
     found = [name for value in values if isinstance(value, str) for name in PLACEHOLDER.findall(value)]
-    return list(dict.fromkeys(name.removeprefix("best:") for name in found if name.startswith("best:")))
+    return list(dict.fromkeys(of_variant(name)[1] for name in found if of_variant(name)[1]))
+
+
+def of_variant(placeholder: str) -> tuple[str, str]:
+    """'best:erm' -> ('best', 'erm'); ('', '') for one that takes nothing of a variant."""
+    kind, _, variant = placeholder.partition(":")
+    return (kind, variant) if kind in OF_VARIANTS and variant else ("", "")
 
 
 def _variant_jobs(study: Study, variant: Variant, values: Mapping[str, str]) -> Iterator[Job]:
@@ -255,11 +262,11 @@ def _job(
 
 
 def filled(text: str, values: Mapping[str, str], where: str) -> str:
-    """The text with its placeholders filled in, {best:...} excepted; UsageError for one that nothing gives."""
+    """The text with its placeholders filled in, those of variants excepted; UsageError for one that nothing gives."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        if name.startswith("best:"):
+        if of_variant(name)[1]:
             return match[0]
         if name not in values:
             raise UsageError(

@@ -1,0 +1,64 @@
+"""A generated set as arrays: the same images and classes, and sentences where they would say too little."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.generate.sets import command
+
+from debeton.data.generated import MANIFEST, generated_rows
+from debeton.data.spec import DatasetSpec
+
+SPEC = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
+
+
+def made_set(folder, attribute=None, sizes=(8, 8, 8, 8)) -> list[np.ndarray]:
+    """Two cats, two dogs and a rejected image; the four that count."""
+    rng = np.random.default_rng(0)
+    images, lines = [], []
+    for k, (label, size) in enumerate(zip(("cat", "cat", "dog", "dog"), sizes)):
+        image = rng.integers(0, 256, (size, 6, 3), dtype=np.uint8)
+        path = folder / label / "_" / f"{k % 2:08}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        images.append(image)
+        lines.append({"path": str(path.relative_to(folder)), "label": label, "attribute": attribute,
+                      "number": k % 2, "attempt": 0, "verdict": "keep"})  # fmt: skip
+    lines.append({**lines[0], "attempt": 1, "verdict": "black", "path": "cat/_/00000009.png"})
+    (folder / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    return images
+
+
+def test_a_set_goes_to_arrays_and_comes_back_as_the_same_images_in_order(tmp_path, capsys):
+    images = made_set(tmp_path / "set")
+    assert command("--out", tmp_path / "set", "--arrays", tmp_path / "npy") == 0
+    assert sorted(capsys.readouterr().out.split()) == [str(tmp_path / "npy" / f"{n}.npy") for n in ("cat", "dog")]
+    rows = generated_rows(tmp_path / "npy", SPEC)
+    assert rows.label.tolist() == [0, 0, 1, 1]
+    for k, image in enumerate(images):
+        np.testing.assert_array_equal(rows.image(k), image)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"attribute": "in"}, 2, "was made by cells ('dog, in'), and arrays hold classes alone"),
+        ({"sizes": (8, 8, 8, 9)}, 1, "00000001.png is 6 x 9 pixels, and 00000000.png is 6 x 8"),
+    ],
+)
+def test_a_set_that_arrays_cannot_hold_is_refused_and_leaves_nothing_half_written(
+    tmp_path, capsys, change, status, message
+):
+    made_set(tmp_path / "set", **change)
+    assert command("--out", tmp_path / "set", "--arrays", tmp_path / "npy") == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "npy" / "dog.npy").exists()
+    assert not list(tmp_path.glob("npy/*.partial"))
+
+
+def test_a_folder_without_a_manifest_has_no_arrays(tmp_path, capsys):
+    assert command("--out", tmp_path, "--arrays", tmp_path / "npy") == 1
+    assert "is no set of generated images" in capsys.readouterr().err
