@@ -193,7 +193,7 @@ def plot_attacks(found: Sequence[Attack]) -> Figure | None:
         return None
     panels = list(dict.fromkeys((attack.target, attack.trigger) for attack in drawn))
     sources = list(dict.fromkeys(attack.source for attack in drawn))
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.7 * rows))
     cells = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
@@ -203,9 +203,9 @@ def plot_attacks(found: Sequence[Attack]) -> Figure | None:
             continue
         groups: dict[str, list[Attack]] = {}
         for attack in (attack for attack in drawn if (attack.target, attack.trigger) == panel):
-            kind = "from scratch" if attack.transfer == "NONE" else attack.transfer
+            kind = "from scratch" if attack.source == SCRATCH else attack.transfer
             groups.setdefault(wrap(f"{kind} {attack.rest}".rstrip(), 18), []).append(attack)
-        width = 0.8 / max(map(len, groups.values()))
+        width = 0.8 / max(3, *map(len, groups.values()))
         for place, members in enumerate(groups.values()):
             for k, attack in enumerate(members):
                 mean, half = interval(attack.values("attack_success_rate"))

@@ -159,6 +159,8 @@ def test_the_command_line_takes_the_place_of_settings_and_seeds_but_not_of_axes(
     path = write(tmp_path / "tiny.yaml")
     study = load_study(path, {"training.epochs": "5"}, [7])
     assert {(job.seed, job.settings["training.epochs"]) for job in study.jobs({"raw": "/raw"})} == {(7, "5")}
+    dfr = of(load_study(path, {"dfr.checkpoint": "mine.pt"}).jobs({"raw": "/raw"}), "dfr", strength=0.9)[0]
+    assert (dfr.settings["dfr.checkpoint"], dfr.needs) == ("mine.pt", ())  # a variant's own setting too
     with pytest.raises(UsageError, match=r"scale\.mapping is an axis, and --set gives it one value"):
         load_study(path, {"scale.mapping": "relu"})
 

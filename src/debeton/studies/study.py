@@ -126,7 +126,7 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         axes=content.get("axes") or {},
         seeds=tuple(int(seed) for seed in (seeds or content.get("seeds") or [0])),
         values={str(key): str(value) for key, value in (content.get("values") or {}).items()},
-        variants=tuple(_variant(path, name, values or {}) for name, values in content["variants"].items()),
+        variants=tuple(_variant(path, name, values or {}, settings) for name, values in content["variants"].items()),
     )
     _check(path, study, settings)
     return study
@@ -138,7 +138,8 @@ def _commands(given: Any) -> tuple[str, ...]:
     return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
 
 
-def _variant(path: Path, name: str, values: Mapping[str, Any]) -> Variant:
+def _variant(path: Path, name: str, values: Mapping[str, Any], given: Point) -> Variant:
+    """One variant of the file; `given`, of the command line, takes the place of its settings."""
     where = f"study {path}, variant '{name}'"
     check_keys(values, VARIANT_KEYS, where)
     search, draws = values.get("search") or {}, int(values.get("draws") or 0)
@@ -146,9 +147,8 @@ def _variant(path: Path, name: str, values: Mapping[str, Any]) -> Variant:
         raise UsageError(f"{where}: 'search' and 'draws' go together, ranges and how many points of them are tried")
     for key, among in search.items():
         _check_range(among, f"{where}: search of {key}")
-    return Variant(
-        name, tuple(values.get("configs") or ()), values.get("settings") or {}, values.get("axes") or {}, search, draws
-    )
+    settings = {key: value for key, value in (values.get("settings") or {}).items() if key not in given}
+    return Variant(name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws)
 
 
 def _check_range(among: Any, where: str) -> None:
