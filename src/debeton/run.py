@@ -119,7 +119,10 @@ class Run:
 
     def _train_options(self, training: Any) -> LoaderOptions:
         options = loader_options(self.config, self.device)
-        return replace(options, decoder=training.decoder_train, ops=training.augment, resolution=training.resolution)
+        return replace(
+            options, decoder=training.decoder_train, ops=training.augment, resolution=training.resolution,
+            channels_last=training.channels_last,
+        )  # fmt: skip
 
     def eval_loader(self, view: View, triggers: Sequence[Trigger] = ()) -> Loader:
         """Every row once, in file order, without augmentation; triggers as in `make_loader`."""

@@ -174,7 +174,8 @@ def _bare(arguments: argparse.Namespace) -> Callable[[], float]:
     seed_everything(0)
     device, side, batch = pick_device("auto"), arguments.resolution, arguments.batch_size
     network = make_network(10, (side, side), Shape(parse_widths(arguments.widths), 1, 1)).to(device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # as in methods/cdpm.py
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]
     noisy, target = (torch.randn(batch, 3, side, side, device=device) for _ in range(2))
     t, condition = torch.randint(1000, (batch,), device=device), torch.randint(10, (batch,), device=device)
     return _timed(network, lambda: functional.mse_loss(network(noisy, t, condition), target), arguments.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 from fastargs import Param, Section
 from torch import nn
 
@@ -79,9 +80,12 @@ def train_diffusion(run: Run, view: View) -> None:
         logger.warning("warning: no training row is of %s; the model cannot be asked for it", "; ".join(unseen))
     shape = Shape(parse_widths(settings.widths), settings.layers, settings.attention)
     schedule = make_schedule(settings.prediction, settings.steps)
+    # On a CPU a step of this network takes 1.4 to 2 times as long in channels_last, other than the classifiers'.
+    own["channels_last"] = run.config.training.channels_last and run.device.type == "cuda"
     size = run.train_loader(view, run.phase_settings(own)).image_size
     seed_everything(run.config.training.seed)
-    network = make_network(len(conditions.cells), size, shape).to(run.device)
+    layout = torch.channels_last if own["channels_last"] else torch.contiguous_format
+    network = make_network(len(conditions.cells), size, shape).to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )
