@@ -12,7 +12,7 @@ from tests.toy import TOY_SPEC
 from debeton.data.loader import Batch
 from debeton.diffusion.denoising import Denoising
 from debeton.diffusion.model import Conditions, Shape, load_model, make_network, make_schedule, model_folder, save_model
-from debeton.diffusion.sampling import SAMPLERS, guided, sample
+from debeton.diffusion.sampling import SAMPLERS, clipped, guided, sample
 from debeton.errors import DataError, UsageError
 
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
@@ -125,6 +125,39 @@ def test_guidance_is_one_with_the_condition_without_weight_and_goes_beyond_it_wi
     assert torch.allclose(guided(shown, hidden, -1.0), hidden)
     s = 3.5  # diffusers' scale: hidden + s (shown - hidden)
     assert torch.allclose(guided(shown, hidden, s - 1), hidden + s * (shown - hidden), atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("t", [0, 400, 999])
+def test_a_clipped_guess_is_that_of_the_nearest_image_in_range(prediction, t):
+    torch.manual_seed(t)
+    abar, image = ABAR[t], 2 * torch.randn(4, 3, 8, 8).double()
+    noise = torch.randn_like(image)
+    noisy = abar.sqrt() * image + (1 - abar).sqrt() * noise
+
+    def guess(image: torch.Tensor) -> torch.Tensor:
+        e = (noisy - abar.sqrt() * image) / (1 - abar).sqrt()
+        return e if prediction == "epsilon" else abar.sqrt() * e - (1 - abar).sqrt() * image
+
+    found = clipped(guess(image), noisy, abar, prediction)
+    assert torch.allclose(found, guess(image.clamp(-1, 1)), atol=1e-9)
+    inside = image.abs() < 1
+    assert torch.allclose(found[inside], guess(image)[inside], atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_guesses_of_no_noise_blow_images_up_unless_pixels_are_held_in_range(sampler):
+    """As those of a network that was trained briefly do at the noisiest steps."""
+    largest = {}
+    for clip in (True, False):
+        network = Recorder(lambda noisy, t, condition: torch.zeros_like(noisy))
+        network.size, network.null, seen = (8, 8), 2, []
+        network.weight = torch.nn.Parameter(torch.zeros(1))
+        network.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(float(inputs[0].abs().max())))
+        sample(network, make_schedule(), torch.tensor([0, 1]), [1, 2], sampler=sampler, w=0.0, clip=clip)
+        largest[clip] = max(seen)
+    assert largest[True] < 6
+    assert largest[False] > 50
 
 
 class Perfect(torch.nn.Module):

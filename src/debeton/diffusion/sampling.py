@@ -56,6 +56,20 @@ def guided(with_condition: Tensor, without: Tensor, w: float) -> Tensor:
     return (1 + w) * with_condition - w * without
 
 
+def clipped(guess: Tensor, noisy: Tensor, abar: Tensor, prediction: str) -> Tensor:
+    """The guess whose image is the guessed one with pixels held in [-1, 1], as Ho et al. 2020 draw; where they are, the
+    guess itself.
+
+    guess: e, or v for prediction 'v_prediction', float [N, ...]. abar: scalar, the schedule's product at this time.
+    """
+    signal, noise = abar.sqrt(), (1 - abar).sqrt()
+    if prediction == "v_prediction":
+        image = (signal * noisy - noise * guess).clamp(-1, 1)
+        return (signal * noisy - image) / noise
+    image = ((noisy - noise * guess) / signal).clamp(-1, 1)
+    return (noisy - signal * image) / noise
+
+
 def steps_of(schedule: Any, sampler: str, steps: int = 0) -> int:
     """Sampling steps, for 0 the sampler's own; UsageError for more than the model was trained with."""
     limit = int(schedule.config.num_train_timesteps)
@@ -67,12 +81,13 @@ def steps_of(schedule: Any, sampler: str, steps: int = 0) -> int:
 @torch.inference_mode()
 def sample(
     network: ConditionalUNet, schedule: Any, condition: Tensor, seeds: Sequence[int], *, sampler: str = "dpm++",
-    steps: int = 0, w: float = 1.0,
+    steps: int = 0, w: float = 1.0, clip: bool = True,
 ) -> Tensor:  # fmt: skip
     """Images in [-1, 1], float32 [N, 3, H, W]; each depends on its condition and seed alone, up to arithmetic.
 
     condition: int64 [N], on the network's device. steps: 0 for the sampler's own. w: see `guided`; with w = 0 the
-    network is called on N images a step, else on 2 N at once.
+    network is called on N images a step, else on 2 N at once. clip: see `clipped`; without it what a model that was
+    trained briefly guesses at the noisiest steps grows by 1 / sqrt(abar), 156, and images are flat colours.
     """
     scheduler, device = SAMPLERS[sampler].make(schedule), condition.device
     dtype = next(network.parameters()).dtype
@@ -84,6 +99,7 @@ def sample(
     if hasattr(scheduler, "set_begin_index"):  # else one that looks its first time up may find the second of two alike
         scheduler.set_begin_index(0)
     both = torch.cat([condition, torch.full_like(condition, network.null)])
+    abar = schedule.alphas_cumprod.to(device)
     further = {"generator": generators} if sampler == "ddpm" else {}
     for t in scheduler.timesteps:
         inputs = scheduler.scale_model_input(image, t).to(dtype)
@@ -92,5 +108,7 @@ def sample(
         else:
             pair = network(torch.cat([inputs, inputs]), t.expand(2 * len(inputs)), both).float()
             guess = guided(pair[: len(inputs)], pair[len(inputs) :], w)
+        if clip:
+            guess = clipped(guess, image, abar[int(t)], schedule.config.prediction_type)
         image = scheduler.step(guess, t, image, return_dict=False, **further)[0]
     return image.clamp(-1, 1)

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance-w", type=float, default=1.0, help="w of (1 + w) eps(c) - w eps(null); default: %(default)s, 0: none"
     )
+    parser.add_argument("--no-clip", action="store_true", help="do not hold guessed pixels in range at every step")
 
 
 class Diffusion:
@@ -31,7 +32,7 @@ class Diffusion:
 
     def __init__(
         self, model: Path | None, *, sampler: str = "dpm++", steps: int = 0, w: float = 1.0, dtype: str | None = None,
-        device: str = "auto", compiled: bool = False, attempts: int = 20,
+        clip: bool = True, device: str = "auto", compiled: bool = False, attempts: int = 20,
     ):  # fmt: skip
         if model is None:
             raise UsageError("--generator cdpm needs --model RUN, the run folder of main.py --training.method cdpm")
@@ -43,10 +44,10 @@ class Diffusion:
         if compiled:
             self.network.unet = torch.compile(self.network.unet)
         steps = steps_of(self.schedule, sampler, steps)
-        self.how: dict[str, Any] = {"sampler": sampler, "steps": steps, "w": w}
+        self.how: dict[str, Any] = {"sampler": sampler, "steps": steps, "w": w, "clip": clip}
         self.identity = {
             "model": str(model), "revision": folder_hash(folder), "dtype": dtype, "sampler": sampler, "steps": steps,
-            "guidance_w": w,
+            "guidance_w": w, "clip": clip,
         }  # fmt: skip
 
     def sample(self, orders: Sequence[Order]) -> NDArray[np.uint8]:
@@ -62,8 +63,8 @@ def make(arguments: argparse.Namespace) -> Diffusion:
     """The generator that the options describe."""
     return Diffusion(
         Path(arguments.model) if arguments.model else None, sampler=arguments.sampler, steps=arguments.steps or 0,
-        w=arguments.guidance_w, dtype=arguments.dtype, device=arguments.device, compiled=arguments.compile,
-        attempts=arguments.attempts,
+        w=arguments.guidance_w, clip=not arguments.no_clip, dtype=arguments.dtype, device=arguments.device,
+        compiled=arguments.compile, attempts=arguments.attempts,
     )  # fmt: skip
 
 

@@ -41,7 +41,8 @@ def draw_images(run: Run, model: Path) -> Path:
     """
     settings, spec = run.config.ddb, _own_spec(run)
     maker = Diffusion(
-        model, sampler=settings.sampler, steps=settings.steps, w=settings.guidance_w, device=str(run.device),
+        model, sampler=settings.sampler, steps=settings.steps, w=settings.guidance_w, clip=settings.clip,
+        device=str(run.device),
     )  # fmt: skip
     prompts = names_as_prompts(spec)
     described = {"set": f"{spec.name} seed {run.config.training.seed}", "generator": "cdpm", **maker.identity,

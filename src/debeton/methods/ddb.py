@@ -60,6 +60,7 @@ Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier"
     sampler=Param(OneOf(*SAMPLERS), "what they are drawn with", default="dpm++"),
     steps=Param(Int(0), "of the sampler; 0: its own", default=0),
     guidance_w=Param(Float(-1), "w of (1 + w) eps(c) - w eps(null); 0: none", default=1.0),
+    clip=Param(Bool(), "hold guessed pixels in range at every step; false as published", default=True),
     generation_batch=Param(Int(1), "images drawn at a time", default=100),
     filter=Param(OneOf(*FILTERS.names()), "what of them is rejected", default="none"),
     copy_check=Param(Bool(), "compare them with the training images for copies", default=True),
