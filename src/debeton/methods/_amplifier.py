@@ -42,6 +42,10 @@ Section("amplifier", "Diffusing DeBias: the classifier of synthetic images").par
     match_resolution=Param(
         Int(0), "show it real images as they look at this many pixels, as synthetic ones do; 0: as they are", default=0
     ),
+    label_smoothing=Param(
+        Float(0, 0.99), "in its training; keeps it from being so sure that ddb2 gives aligned rows no weight at all",
+        default=0.0,
+    ),
     **own_params(
         "the phase 'amplifier'", OWN, epochs=20, batch_size=128, optimizer="adamw", lr=1e-4, weight_decay=1e-2,
         lr_scheduler="cosine", decoder_train="resized", augment="flip",
@@ -78,9 +82,8 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
     if settings.holdout > 0:
         train, held_out = synthetic.hold_out(settings.holdout, run.config.data.seed, "holdout")
     own = {**own_settings(settings, OWN), "selection": "last", "oracle": False}
-    return run.fit(
-        train, CrossEntropy(), phase=PHASE, model=make_amplifier(run), settings=own, arch=settings.arch, val=held_out
-    )
+    objective, model = CrossEntropy(settings.label_smoothing), make_amplifier(run)
+    return run.fit(train, objective, phase=PHASE, model=model, settings=own, arch=settings.arch, val=held_out)
 
 
 def load_amplifier(run: Run, path: Path) -> nn.Module:
