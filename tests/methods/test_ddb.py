@@ -349,6 +349,24 @@ def test_an_amplifier_of_another_architecture_is_refused(amplified, toy_args, ca
     assert "small_resnet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.9])
+def test_a_smoothed_amplifier_is_not_sure_of_what_it_has_learnt(toy_args, tmp_path, smoothing):
+    for name, grey in (("left.npy", 60), ("right.npy", 180)):
+        noise = np.random.default_rng(0).normal(grey, 20, (48, 16, 16, 1)).clip(0, 255).astype(np.uint8)
+        np.save(tmp_path / name, np.repeat(noise, 3, axis=3))
+    changes = {"ddb.images": tmp_path, "ddb.copy_check": "false", "amplifier.epochs": 6, "amplifier.lr": 0.01,
+               "amplifier.batch_size": 16, "amplifier.holdout": 0, "amplifier.label_smoothing": smoothing}  # fmt: skip
+    assert run([*toy_args, *given({**TINY, **changes, "training.method": "ddb1"})]) == 0
+    lines = [
+        line
+        for line in lines_of(folder_of(tmp_path / "runs"))
+        if (line["phase"], line["split"]) == ("amplifier", "train")
+    ]
+    loss = lines[-1]["metrics"]["loss"]
+    # Where the smoothed loss is least in two classes, the probability of the label is 0.55.
+    assert loss == pytest.approx(-np.log(0.55), abs=0.08) if smoothing else loss < 0.2
+
+
 def test_an_oracle_says_how_biased_the_images_are(amplified, toy_args, tmp_path) -> None:
     out = tmp_path / "oracle"
     assert run([*toy_args, "--training.outdir", out, "--data.label", "attribute", "--data.attribute", "label"]) == 0

@@ -47,8 +47,8 @@ Section("amplifier", "Diffusing DeBias: the classifier of synthetic images").par
         default=0.0,
     ),
     **own_params(
-        "the phase 'amplifier'", OWN, epochs=20, batch_size=128, optimizer="adamw", lr=1e-4, weight_decay=1e-2,
-        lr_scheduler="cosine", decoder_train="resized", augment="flip",
+        "the phase 'amplifier'", OWN, {"decoder_train": "training.decoder_val"}, epochs=20, batch_size=128,
+        optimizer="adamw", lr=1e-4, weight_decay=1e-2, lr_scheduler="cosine", augment="flip",
     ),
 )  # fmt: skip
 
@@ -81,7 +81,9 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
     train, held_out = synthetic, None
     if settings.holdout > 0:
         train, held_out = synthetic.hold_out(settings.holdout, run.config.data.seed, "holdout")
-    own = {**own_settings(settings, OWN), "selection": "last", "oracle": False}
+    # Unless told otherwise it sees synthetic images as it will see the real ones.
+    own = {"decoder_train": run.config.training.decoder_val, **own_settings(settings, OWN)}
+    own |= {"selection": "last", "oracle": False}
     objective, model = CrossEntropy(settings.label_smoothing), make_amplifier(run)
     return run.fit(train, objective, phase=PHASE, model=model, settings=own, arch=settings.arch, val=held_out)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fastargs import Param
@@ -19,11 +20,14 @@ _CHECKERS = {
 _ELSEWHERE = {"resolution": "resolution.val_res"}
 
 
-def own_params(phase: str, names: Sequence[str], **defaults: Any) -> dict[str, Param]:
-    """Parameters of a section for what the phase may have of its own; without a default, as section 'training' says."""
+def own_params(
+    phase: str, names: Sequence[str], elsewhere: Mapping[str, str] = MappingProxyType({}), **defaults: Any
+) -> dict[str, Param]:
+    """Parameters of a section for what the phase may have of its own; without a default, as section 'training' says,
+    or the setting that `elsewhere` names."""
     found = {}
     for name in names:
-        checker, like = OrElsewhere(_CHECKERS[name]), _ELSEWHERE.get(name, f"training.{name}")
+        checker, like = OrElsewhere(_CHECKERS[name]), {**_ELSEWHERE, **elsewhere}.get(name, f"training.{name}")
         default = defaults.get(name, checker.elsewhere)
         found[name] = Param(checker, f"of {phase}; {checker.elsewhere}: {like}", default=default)
     return found
