@@ -22,8 +22,9 @@ from debeton.data.spec import DatasetSpec
 from debeton.data.view import View
 from debeton.generate.cdpm import Diffusion
 from debeton.methods._amplifier import Scores, describe_scores, loss_outliers, select
+from debeton.methods._relative_difficulty import RelativeDifficulty
 from debeton.methods._row_weights import RowWeights
-from debeton.methods.ddb import SCORES, RelativeDifficulty
+from debeton.methods.ddb import SCORES
 
 SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
 TINY = {
@@ -122,8 +123,9 @@ def test_recipe_2_is_the_published_weight_in_float64(paper_view, ema, class_norm
     model, amplifier = Table(torch.randn(6, 2)), Table(3 * torch.randn(6, 2))
     table = nn.functional.cross_entropy(amplifier.logits.detach(), torch.tensor(label), reduction="none")
     objective = RelativeDifficulty(
-        view, amplifier=None if clean else amplifier, losses=table if clean else None, ema=ema, class_norm=class_norm
-    )
+        view, marked=torch.zeros(6, dtype=torch.bool), amplifier=None if clean else amplifier,
+        losses=table if clean else None, ema=ema, class_norm=class_norm,
+    )  # fmt: skip
     kept: dict[int, tuple[float, float]] = {}
     for rows in ([0, 1, 3, 4], [2, 5, 0, 3], [1, 0, 4, 5]):
         with torch.no_grad():
@@ -147,7 +149,8 @@ def test_recipe_2_is_the_published_weight_in_float64(paper_view, ema, class_norm
 def test_the_amplifier_is_not_trained_saved_or_put_in_training_mode(paper_view):
     view: View = paper_view([0, 1], [0, 1], SPEC)
     amplifier = nn.Sequential(Table(torch.zeros(2, 2)), nn.BatchNorm1d(2))
-    objective, model = RelativeDifficulty(view, amplifier=amplifier), Table(torch.randn(2, 2))
+    marked = torch.zeros(2, dtype=torch.bool)
+    objective, model = RelativeDifficulty(view, marked=marked, amplifier=amplifier), Table(torch.randn(2, 2))
     objective.train()
     objective(model, batch_of(view, [0, 1])).loss.backward()
     assert not amplifier.training
@@ -155,7 +158,24 @@ def test_the_amplifier_is_not_trained_saved_or_put_in_training_mode(paper_view):
     assert model.logits.grad is not None
     assert not any("amplifier" in name for name in objective.state_dict())
     with pytest.raises(ValueError, match="either an amplifier or its losses"):
-        RelativeDifficulty(view)
+        RelativeDifficulty(view, marked=marked)
+
+
+def test_nearly_all_weight_on_marked_rows_is_told_as_a_shortcut_that_may_turn_round(paper_view, caplog):
+    view: View = paper_view([0, 0, 0, 1], [0, 0, 1, 1], SPEC)
+    marked, model = torch.tensor([False, False, True, False]), Table(torch.zeros(4, 2))  # a loss of log 2 everywhere
+    for sure, inverting in ((1e-3, True), (0.3, False)):
+        losses = torch.tensor([sure, sure, 5.0, sure])
+        objective = RelativeDifficulty(view, marked=marked, losses=losses)
+        objective(model, batch_of(view, [0, 2]))
+        objective(model, batch_of(view, [1, 3]))
+        weights = losses.double() / (losses.double() + np.log(2))
+        caplog.clear()
+        with caplog.at_level("WARNING", "debeton"):
+            found = objective.summary()["weight_share_of_marked"]
+        assert found == pytest.approx(float(weights[2] / weights.sum()), rel=1e-6)
+        assert ("% of the weight is on rows called bias-conflicting" in caplog.text) == inverting
+        assert objective.summary()["weight_share_of_marked"] is None
 
 
 def test_weights_are_told_by_group_and_tenth_and_forgotten(paper_view, caplog):

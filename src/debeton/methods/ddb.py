@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from fastargs import Param, Section
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from debeton import distributed
 from debeton.checkers import Bool, Float, Int, OneOf, Text
-from debeton.data.loader import Batch
 from debeton.data.row_lists import by_marks, read_columns, read_marks
 from debeton.data.view import View
 from debeton.diffusion.model import model_folder
@@ -39,12 +36,10 @@ from debeton.methods._amplifier import (
     train_amplifier,
 )
 from debeton.methods._marked_rows import Mask, describe_marks, kept
-from debeton.methods._row_weights import RowWeights, rows_of_all
+from debeton.methods._relative_difficulty import RelativeDifficulty
 from debeton.methods._synthetic_set import describe_images, draw_images, synthetic_view
 from debeton.methods.cdpm import train_diffusion
 from debeton.methods.groupdro import train_groupdro
-from debeton.methods.lff import LossAverages, relative_difficulty
-from debeton.objective import Objective, StepOutput
 from debeton.run import Run
 
 Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier").params(
@@ -90,59 +85,6 @@ Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier"
 
 FEWEST = 8  # training rows of a class
 SCORES, COLUMN = "amplifier_scores.csv", "ddb"
-
-
-class RelativeDifficulty(Objective):
-    """The mean of r CE(model), r = L_A / (L_A + L_model) in [0, 1], L_A the frozen amplifier's loss of the row.
-
-    Learning from Failure's weight with an amplifier in place of its biased network (Diffusing DeBias, recipe II). Both
-    losses count as they are, or as moving averages (ema > 0), and over the largest of their class (class_norm), as in
-    LfF's released code.
-
-    amplifier: judges the images of each batch; or losses: float32 [N] by row of the beton, its losses of them all.
-    """
-
-    def __init__(
-        self, view: View, *, amplifier: nn.Module | None = None, losses: Tensor | None = None, ema: float = 0.0,
-        class_norm: bool = False,
-    ):  # fmt: skip
-        super().__init__()
-        if (amplifier is None) == (losses is None):
-            raise ValueError("either an amplifier or its losses")
-        if amplifier is not None:
-            amplifier.eval().requires_grad_(False)
-        object.__setattr__(self, "amplifier", amplifier)  # not a submodule: it is not trained, moved or saved
-        self.amplifier: nn.Module | None
-        self.register_buffer("losses", losses, persistent=False)
-        self.losses: Tensor | None
-        self.averages = LossAverages(view, ema) if ema or class_norm else None
-        self.class_norm, self.weights = class_norm, RowWeights(view)
-
-    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
-        logits = model(batch.image)
-        loss = functional.cross_entropy(logits.float(), batch.label, reduction="none")
-        return StepOutput((self._weight(batch, loss.detach()) * loss).mean(), logits)
-
-    @torch.no_grad()
-    def _weight(self, batch: Batch, loss: Tensor) -> Tensor:
-        """r of this process's rows, [B]."""
-        if self.amplifier is None:
-            assert self.losses is not None
-            amplified = self.losses[batch.row]
-        else:
-            judged = self.amplifier(batch.image).float()
-            amplified = functional.cross_entropy(judged, batch.label, reduction="none")
-        row, losses = rows_of_all(batch, torch.stack([amplified, loss]))
-        if self.averages is not None:
-            self.averages.update(row, losses)
-            losses = self.averages.normalised(row) if self.class_norm else self.averages.ema[:, row]
-        weight = relative_difficulty(losses[0], losses[1])
-        self.weights.update(row, weight)
-        return weight[distributed.rank() :: distributed.world_size()]
-
-    def summary(self) -> dict[str, object]:
-        """`RowWeights.summary`, of r."""
-        return self.weights.summary()
 
 
 def check(run: Run) -> None:
@@ -296,5 +238,9 @@ def ddb2(run: Run) -> nn.Module:
     losses = torch.zeros(len(view.beton))
     losses[torch.from_numpy(view.rows)] = torch.from_numpy(found.scores.loss)
     hard = {"losses": losses} if settings.amplifier_view == "clean" else {"amplifier": found.amplifier}
-    objective = RelativeDifficulty(view, ema=settings.ema, class_norm=settings.class_norm, **hard)  # type: ignore[arg-type]
+    marked = torch.zeros(len(view.beton), dtype=torch.bool)
+    marked[torch.from_numpy(view.rows[found.marked])] = True
+    objective = RelativeDifficulty(
+        view, marked=marked, ema=settings.ema, class_norm=settings.class_norm, **hard  # type: ignore[arg-type]
+    )  # fmt: skip
     return run.fit(view, objective, val=found.val)

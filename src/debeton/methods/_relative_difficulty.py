@@ -1,0 +1,85 @@
+"""Recipe II of Diffusing DeBias: rows that a frozen amplifier of the bias finds harder than the model weigh more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton import distributed
+from debeton.data.loader import Batch
+from debeton.data.view import View
+from debeton.log import logger
+from debeton.methods._row_weights import RowWeights, rows_of_all
+from debeton.methods.lff import LossAverages, relative_difficulty
+from debeton.objective import Objective, StepOutput
+
+INVERTING = 0.9  # share of the weight on rows called conflicting beyond which the rest hardly counts
+
+
+class RelativeDifficulty(Objective):
+    """The mean of r CE(model), r = L_A / (L_A + L_model) in [0, 1], L_A the frozen amplifier's loss of the row.
+
+    Learning from Failure's weight with an amplifier in place of its biased network (Diffusing DeBias, recipe II). Both
+    losses count as they are, or as moving averages (ema > 0), and over the largest of their class (class_norm), as in
+    LfF's released code.
+
+    amplifier: judges the images of each batch; or losses: float32 [N] by row of the beton, its losses of them all.
+    marked: bool [N], the rows that are called bias-conflicting.
+    """
+
+    def __init__(
+        self, view: View, *, marked: Tensor, amplifier: nn.Module | None = None, losses: Tensor | None = None,
+        ema: float = 0.0, class_norm: bool = False,
+    ):  # fmt: skip
+        super().__init__()
+        if (amplifier is None) == (losses is None):
+            raise ValueError("either an amplifier or its losses")
+        if amplifier is not None:
+            amplifier.eval().requires_grad_(False)
+        object.__setattr__(self, "amplifier", amplifier)  # not a submodule: it is not trained, moved or saved
+        self.amplifier: nn.Module | None
+        self.register_buffer("losses", losses, persistent=False)
+        self.losses: Tensor | None
+        self.averages = LossAverages(view, ema) if ema or class_norm else None
+        self.class_norm, self.weights = class_norm, RowWeights(view)
+        self.register_buffer("marked", marked, persistent=False)
+        self.register_buffer("sums", torch.zeros(2, dtype=torch.float64))  # of weights: marked rows, all rows
+        self.marked: Tensor
+        self.sums: Tensor
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        logits = model(batch.image)
+        loss = functional.cross_entropy(logits.float(), batch.label, reduction="none")
+        return StepOutput((self._weight(batch, loss.detach()) * loss).mean(), logits)
+
+    @torch.no_grad()
+    def _weight(self, batch: Batch, loss: Tensor) -> Tensor:
+        """r of this process's rows, [B]."""
+        if self.amplifier is None:
+            assert self.losses is not None
+            amplified = self.losses[batch.row]
+        else:
+            judged = self.amplifier(batch.image).float()
+            amplified = functional.cross_entropy(judged, batch.label, reduction="none")
+        row, losses = rows_of_all(batch, torch.stack([amplified, loss]))
+        if self.averages is not None:
+            self.averages.update(row, losses)
+            losses = self.averages.normalised(row) if self.class_norm else self.averages.ema[:, row]
+        weight = relative_difficulty(losses[0], losses[1])
+        self.weights.update(row, weight)
+        self.sums += torch.stack([weight[self.marked[row]].sum(), weight.sum()])
+        return weight[distributed.rank() :: distributed.world_size()]
+
+    def summary(self) -> dict[str, object]:
+        """`RowWeights.summary`, of r, and the share of all weight on marked rows; warns where that is nearly all."""
+        marked, total = self.sums.tolist()
+        self.sums.zero_()
+        share = marked / total if total else None
+        if share is not None and share > INVERTING:
+            logger.warning(
+                "warning: %.0f %% of the weight is on rows called bias-conflicting, and the model may learn the "
+                "shortcut the other way round: compare aligned with conflicting accuracy. An amplifier that is less "
+                "sure helps: --amplifier.label_smoothing 0.05, or fewer --amplifier.epochs", 100 * share,
+            )  # fmt: skip
+        return {**self.weights.summary(), "weight_share_of_marked": share}
