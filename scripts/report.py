@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Tables on the console and one self-contained HTML page over finished runs; or what came along in transfer.
+"""Tables on the console and one self-contained HTML page over finished runs; or one table and figure of a kind.
 
 python scripts/report.py runs/ --out runs/report
 python scripts/report.py bias-transfer runs/ --out runs/report
+python scripts/report.py ddb runs/ --out runs/report
 """
 
 from __future__ import annotations
@@ -10,25 +11,22 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import run_command
+from debeton.errors import UsageError, run_command
+
+if TYPE_CHECKING:
+    from debeton.report_kind import ReportKind
 
 
-def report_transfer(runs: list[Path], out: Path | None) -> None:
-    """transfer.md on the console, and with its figure and other forms in `out`."""
-    from debeton.errors import UsageError
-    from debeton.report_runs import group_settings, load_runs
-    from debeton.report_tables import to_markdown
-    from debeton.report_transfer import NOTE, attack_table, attacks, write_transfer_report
+def kinds() -> dict[str, ReportKind]:
+    """Reports of one table and figure, by the word that asks for them."""
+    from debeton.report_amplifier import AMPLIFIER
+    from debeton.report_transfer import TRANSFER
 
-    if not runs:
-        raise UsageError("bias-transfer needs runs: python scripts/report.py bias-transfer RUNS --out DIR")
-    if out:
-        print(f"report written to {write_transfer_report(runs, out)}")
-    else:
-        print(f"{to_markdown(attack_table(attacks(group_settings(load_runs(runs)))))}\n{NOTE}")
+    return {"bias-transfer": TRANSFER, "ddb": AMPLIFIER}
 
 
 def main() -> None:
@@ -36,15 +34,19 @@ def main() -> None:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="[bias-transfer] RUNS",
-        help="run folders, or folders that hold them; with 'bias-transfer': attack rates by target, trigger, source",
+        "runs", nargs="+", type=Path, metavar="[KIND] RUNS",
+        help="run folders, or folders that hold them; with a KIND: one table, "
+        + "; ".join(f"{name}: {kind.summary}" for name, kind in kinds().items()),
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for index.html, figures and summary.csv, .md and .tex")
     parser.add_argument("--title", default="debeton report", help="heading of the page")
     arguments = parser.parse_args()
 
-    if arguments.runs[0] == Path("bias-transfer"):
-        report_transfer(arguments.runs[1:], arguments.out)
+    word, rest = str(arguments.runs[0]), arguments.runs[1:]
+    if kind := kinds().get(word):
+        if not rest:
+            raise UsageError(f"{word} needs runs: python scripts/report.py {word} RUNS --out DIR")
+        print(f"report written to {kind.write(rest, arguments.out)}" if arguments.out else kind.text(rest))
         return
 
     from rich.console import Console

@@ -15,6 +15,7 @@ from scipy import stats
 from debeton.errors import DataError
 from debeton.report_runs import group_settings, load_runs
 from debeton.report_transfer import (
+    TRANSFER,
     attack_table,
     attacks,
     difference,
@@ -22,7 +23,6 @@ from debeton.report_transfer import (
     plot_attacks,
     source_name,
     text,
-    write_transfer_report,
 )
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
@@ -156,4 +156,4 @@ def test_the_command_writes_table_and_figure_and_says_where(runs, tmp_path):
 def test_runs_without_a_trigger_are_a_sentence(tmp_path):
     make_run(tmp_path, "plain", 0, 0.1, "NONE", None, triggers=())
     with pytest.raises(DataError, match="no finished run was measured with a trigger"):
-        write_transfer_report([tmp_path], tmp_path / "out")
+        TRANSFER.write([tmp_path], tmp_path / "out")

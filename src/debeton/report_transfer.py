@@ -18,13 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy import stats
 
-from debeton.errors import DataError
 from debeton.figure_maps import WIDTH, colour_of, wrap
 from debeton.figure_style import styled
-from debeton.figures import to_png
-from debeton.files import replacing
-from debeton.report_runs import Setting, group_settings, load_runs
-from debeton.report_tables import DASH, to_latex, to_markdown
+from debeton.report_kind import ReportKind
+from debeton.report_runs import Setting
+from debeton.report_tables import DASH
 
 CONFIDENCE = 0.95
 SCRATCH, CLEAN = "scratch", "clean"
@@ -221,27 +219,12 @@ def plot_attacks(found: Sequence[Attack]) -> Figure | None:
     return figure
 
 
-def write_transfer_report(paths: Iterable[str | Path], out: str | Path) -> Path:
-    """Read the runs at `paths` and write transfer.{md,tex,csv,png} into `out`; returns the path of the Markdown.
-
-    DataError where no finished run was measured with a trigger.
-    """
-    found, out = attacks(group_settings(load_runs(paths))), Path(out)
-    if not found:
-        raise DataError(
-            "no finished run was measured with a trigger; give runs their triggers with --spurious.spurious_type or "
-            "--spurious.eval_types"
-        )
-    table, figure = attack_table(found), plot_attacks(found)
-    files = {
-        "transfer.csv": table.to_csv(index=False).encode(),
-        "transfer.tex": to_latex(table, NOTE).encode(),
-    }
-    if figure is not None:
-        files["transfer.png"] = to_png(figure)
-    files["transfer.md"] = f"{to_markdown(table)}\n{NOTE}\n".encode()
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(*(out / name for name in files)) as partials:
-        for partial, content in zip(partials, files.values(), strict=True):
-            partial.write_bytes(content)
-    return out / "transfer.md"
+TRANSFER = ReportKind(
+    summary="attack rates by target, trigger, transfer and source",
+    stem="transfer",
+    note=NOTE,
+    missing="no finished run was measured with a trigger; give runs their triggers with --spurious.spurious_type or "
+    "--spurious.eval_types",
+    table=lambda settings: attack_table(attacks(settings)),
+    figure=lambda settings: plot_attacks(attacks(settings)),
+)

@@ -1,0 +1,86 @@
+"""report.py ddb: what was found of bias-conflicting rows, beside what it was good for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from debeton.errors import DataError
+from debeton.report_amplifier import AMPLIFIER, PANELS, amplifier_table, plot_amplifier
+from debeton.report_runs import group_settings, load_runs
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
+ROWS = {"recall": 0.9, "precision": 0.5, "auroc": 0.75}
+
+
+def make_run(root, method, seed, conflicting, notes):
+    folder = root / f"{method}_seed{seed}" / "version_0"
+    folder.mkdir(parents=True)
+    test = {"accuracy": 0.8, "bias_aligned_accuracy": 0.9, "bias_conflicting_accuracy": conflicting,
+            "worst_group_accuracy": conflicting - 0.1}  # fmt: skip
+    results = {"dataset": "toy", "method": method, "seed": seed, "selection": "last", "dataset_options": {},
+               "source": None, "test": test, "val": None, "notes": notes}  # fmt: skip
+    config = {"training": {"method": method, "seed": seed}, "data": {"seed": 0}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.jsonl").write_text("")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed, share in enumerate((0.94, 0.98)):
+        ddb = {"images": {"aligned_share": share, "copies": 0.01}, "training_rows": {**ROWS, "recall": share}}
+        make_run(tmp_path, "ddb1", seed, 0.7 + 0.02 * seed, {"ddb": ddb})
+        make_run(tmp_path, "jtt", seed, 0.6, {"jtt": {"recall": 0.5, "precision": None, "errors": 12}})
+        make_run(tmp_path, "erm", seed, 0.3, {})
+    return tmp_path
+
+
+def test_one_line_a_setting_says_what_was_found_and_what_it_was_good_for(runs):
+    table = amplifier_table(group_settings(load_runs([runs]))).set_index("setting")
+    assert table.loc["ddb1"].tolist() == [
+        2, "96.0 ± 2.8", "1.0 ± 0.0", "96.0 ± 2.8", "50.0 ± 0.0", "75.0 ± 0.0", "90.0 ± 0.0", "71.0 ± 1.4",
+        "61.0 ± 1.4", "80.0 ± 0.0",
+    ]  # fmt: skip
+    assert table.loc["jtt", ["images aligned", "recall", "precision", "conflicting"]].tolist() == [
+        "–", "50.0 ± 0.0", "–", "60.0 ± 0.0"
+    ]  # fmt: skip
+    assert table.loc["erm", ["recall", "conflicting"]].tolist() == ["–", "30.0 ± 0.0"]
+
+
+def test_columns_and_panels_that_no_run_fills_are_left_out(tmp_path):
+    make_run(tmp_path, "jtt", 0, 0.6, {"jtt": {"recall": 0.5, "precision": 0.25}})
+    settings = group_settings(load_runs([tmp_path]))
+    assert amplifier_table(settings).columns.tolist() == [
+        "setting", "n", "recall", "precision", "aligned", "conflicting", "worst group", "average"
+    ]  # fmt: skip
+    assert [axes.get_xlabel() for axes in plot_amplifier(settings).axes] == list(PANELS)[1:]
+
+
+def test_the_figure_has_a_line_for_each_setting_and_every_mean_at_its_place(runs):
+    settings = group_settings(load_runs([runs]))
+    axes = plot_amplifier(settings).axes
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == [setting.label for setting in settings]
+    drawn = axes[2].containers[0]
+    assert list(drawn[0].get_xdata()) == pytest.approx(
+        [{"ddb1": 71.0, "jtt": 60.0, "erm": 30.0}[setting.method] for setting in settings]
+    )
+
+
+def test_the_command_writes_table_and_figure(runs):
+    done = subprocess.run([sys.executable, SCRIPT, "ddb", runs, "--out", runs / "out"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (runs / "out").iterdir()) == ["ddb.csv", "ddb.md", "ddb.png", "ddb.tex"]
+    assert "| ddb1 | 2 | 96.0 ± 2.8 |" in (runs / "out" / "ddb.md").read_text()
+
+
+def test_runs_that_looked_for_nothing_are_a_sentence(tmp_path):
+    make_run(tmp_path, "erm", 0, 0.3, {})
+    with pytest.raises(DataError, match="no finished run has looked for bias-conflicting rows"):
+        AMPLIFIER.write([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
