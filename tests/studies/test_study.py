@@ -267,8 +267,9 @@ def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_pat
     board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
     assert of(jobs, "ddb1", strength=0.9)[0].needs == ("cdpm",)
     assert board.state(of(jobs, "ddb1", strength=0.9)[0]).kind == "waiting"
-    folders = [finish(board, job) for job in of(jobs, "cdpm", strength=0.9)]
-    for job, folder in zip(of(jobs, "ddb1", strength=0.9), folders, strict=True):
+    for source, job in zip(of(jobs, "cdpm", strength=0.9), of(jobs, "ddb1", strength=0.9), strict=True):
+        assert board.arguments(job) is None  # whatever other seeds have
+        folder = finish(board, source)
         words = board.arguments(job)
         assert words[words.index("--ddb.cdpm") + 1] == str(folder)
     assert board.arguments(of(jobs, "ddb1", strength=1.0)[0]) is None

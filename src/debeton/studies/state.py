@@ -127,8 +127,14 @@ class Board:
         return [job for job, _ in by_setting[chosen]]
 
     def best_folder(self, variant: str, job: Job) -> Path | None:
-        """The run folder of the variant's best setting at this job's point and seed; None while it is not known."""
-        chosen = self.best(other for other in self.jobs if other.variant == variant and other.point == job.point)
+        """The run folder of the variant's best setting at this job's point and seed; None while it is not known.
+
+        A variant of one setting has nothing to choose, and its run of this seed alone is waited for.
+        """
+        jobs = [other for other in self.jobs if other.variant == variant and other.point == job.point]
+        if len({f"{other.draw} {other.setting}" for other in jobs}) == 1:
+            jobs = [other for other in jobs if other.seed == job.seed]
+        chosen = self.best(jobs)
         if chosen is None:
             return None
         (same,) = [other for other in chosen if other.seed == job.seed]
