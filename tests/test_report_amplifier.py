@@ -25,7 +25,8 @@ def make_run(root, method, seed, conflicting, notes):
             "worst_group_accuracy": conflicting - 0.1}  # fmt: skip
     results = {"dataset": "toy", "method": method, "seed": seed, "selection": "last", "dataset_options": {},
                "source": None, "test": test, "val": None, "notes": notes}  # fmt: skip
-    config = {"training": {"method": method, "seed": seed}, "data": {"seed": 0}}
+    images = f"/runs/ddb/cdpm_weight=0.1_seed{seed}/version_0/synthetic"  # of the seed's own run, and yet one setting
+    config = {"training": {"method": method, "seed": seed}, "data": {"seed": 0}, "ddb": {"images": images}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "results.jsonl").write_text("")

@@ -26,7 +26,7 @@ SEED_KEYS = (
     OPTION + "data_seed",
 )  # fmt: skip
 SEED_PREFIXES = ("logging.",)
-# Of the name of the run that a checkpoint is of: a study's axes and draw, the seed, and the hash that goes with it.
+# Of the name of the run that a path leads to: a study's axes and draw, the seed, and the hash that goes with it.
 RUN_IN_PATH = re.compile(r"(_[\w.]+=[^_/]+)*(_draw\d+)?_seed\d+(_[0-9a-f]{12})?")
 
 
@@ -110,7 +110,7 @@ class RunRecord:
         own = {self.method, *(str(v) for k, v in keys.items() if k.startswith(f"{self.method}."))}
         left_out = (*SEED_PREFIXES, *(f"{method}." for method in methods if method not in own))
         found = {k: v for k, v in keys.items() if k not in SEED_KEYS and not k.startswith(left_out)}
-        return {k: RUN_IN_PATH.sub("", v) if k.endswith(".checkpoint") and v else v for k, v in found.items()}
+        return {k: RUN_IN_PATH.sub("", v) if isinstance(v, str) and "/" in v else v for k, v in found.items()}
 
 
 @dataclass(frozen=True)
