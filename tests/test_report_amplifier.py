@@ -80,6 +80,18 @@ def test_the_command_writes_table_and_figure(runs):
     assert "| ddb1 | 2 | 96.0 ± 2.8 |" in (runs / "out" / "ddb.md").read_text()
 
 
+def test_settings_of_sections_that_are_another_methods_tell_no_runs_apart(tmp_path):
+    for method, weight, sections in (("ddb1", 1, ["ddb"]), ("ddb1", 3, ["ddb"]), ("erm", 1, []), ("erm", 3, [])):
+        make_run(tmp_path / str(weight), method, weight, 0.6, {})
+        folder = tmp_path / str(weight) / f"{method}_seed{weight}" / "version_0"
+        for name, changes in (("results.json", {"method_sections": sections}), ("config.yaml", {"ddb": {"w": weight}})):
+            content = yaml.safe_load((folder / name).read_text()) | changes
+            (folder / name).write_text(json.dumps(content))
+    assert [(s.label, len(s.runs)) for s in group_settings(load_runs([tmp_path]))] == [
+        ("erm", 2), ("ddb1 · w 1", 1), ("ddb1 · w 3", 1)
+    ]  # fmt: skip
+
+
 def test_runs_that_looked_for_nothing_are_a_sentence(tmp_path):
     make_run(tmp_path, "erm", 0, 0.3, {})
     with pytest.raises(DataError, match="no finished run has looked for bias-conflicting rows"):

@@ -52,6 +52,7 @@ def finish(run: Run, model: nn.Module | None) -> dict[str, Any]:
         "name": experiment_name(config),
         "dataset": config.data.dataset,
         "method": config.training.method,
+        "method_sections": list(run.sections),
         "seed": config.training.seed,
         "selection": run.selection_rule,
         "selected_epoch": run.selected_epoch,

@@ -98,8 +98,14 @@ class RunRecord:
     def method(self) -> str:
         return str((self.results or {}).get("method") or self.config.get("training.method"))
 
-    def identity(self, methods: Sequence[str] = ()) -> dict[str, Any]:
-        """What this run is, by dotted key, without seeds, names, places, logging and the sections of other `methods`.
+    @property
+    def sections(self) -> set[str]:
+        """Sections of the configuration that are its method's."""
+        return {self.method, *(self.results or {}).get("method_sections", ())}
+
+    def identity(self, sections: Iterable[str] = ()) -> dict[str, Any]:
+        """What this run is, by dotted key, without seeds, names, places, logging and those of `sections`, which are of
+        methods, that are not its method's.
 
         A method that this run's own section names (dfr.base) keeps its section.
         """
@@ -107,8 +113,8 @@ class RunRecord:
         keys = {"dataset": results.get("dataset"), "selection": results.get("selection"), **self.config}
         keys |= flatten({OPTION[:-1]: results.get("dataset_options") or {}})
         keys["training.method"] = results.get("method")
-        own = {self.method, *(str(v) for k, v in keys.items() if k.startswith(f"{self.method}."))}
-        left_out = (*SEED_PREFIXES, *(f"{method}." for method in methods if method not in own))
+        own = self.sections | {str(v) for k, v in keys.items() if k.startswith(f"{self.method}.")}
+        left_out = (*SEED_PREFIXES, *(f"{section}." for section in sections if section not in own))
         found = {k: v for k, v in keys.items() if k not in SEED_KEYS and not k.startswith(left_out)}
         return {k: RUN_IN_PATH.sub("", v) if isinstance(v, str) and "/" in v else v for k, v in found.items()}
 
@@ -269,11 +275,11 @@ def group_settings(records: Iterable[RunRecord], searched: Sequence[str] = ()) -
     searched: keys whose values were chosen, run by run, by a search, and so tell no settings apart.
     """
     finished = [run for run in records if run.is_finished]
-    methods = sorted({run.method for run in finished})
+    sections = sorted({section for run in finished for section in run.sections})
     found: dict[str, list[RunRecord]] = {}
     identity_of: dict[str, dict[str, Any]] = {}
     for run in finished:
-        identity = {key: value for key, value in run.identity(methods).items() if key not in searched}
+        identity = {key: value for key, value in run.identity(sections).items() if key not in searched}
         name = json.dumps(identity, sort_keys=True, default=str)
         found.setdefault(name, []).append(run)
         identity_of[name] = identity

@@ -51,7 +51,8 @@ class Run:
     this process. notes: what a method found out beside its accuracy, plain values by method, for results.json.
     start: the weights that networks begin with, where these are neither new nor published ones. before: what finds them
     out, done when the first network is wanted. freeze_bn: keep batch-norm statistics whatever model.bn_mode says.
-    features: where the last phase trained a head on features of a still body.
+    features: where the last phase trained a head on features of a still body. sections: of the configuration, beside
+    that of the method's name, which are the method's.
     """
 
     config: Config
@@ -67,6 +68,7 @@ class Run:
     before: Callable[[], None] | None = None
     freeze_bn: bool = False
     features: FeatureStore | None = None
+    sections: tuple[str, ...] = ()
 
     @property
     def progress(self) -> bool:

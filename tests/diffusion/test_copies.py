@@ -50,7 +50,7 @@ def test_the_share_of_copies_is_that_of_the_images_taken_from_the_set(real, tmp_
     )  # fmt: skip
     synthetic = View.whole(open_beton(tmp_path / "synthetic.beton"))
     found = copy_check(real, synthetic, OPTIONS, picture=tmp_path / "nearest.png")
-    assert found["images"] == 32
+    assert found["compared"] == 32
     assert found["copies"] == pytest.approx(share, abs=0.05)  # of new images, one in a hundred is as near by chance
     assert found["median_distance_of_real"] > 0.05
     with Image.open(tmp_path / "nearest.png") as picture:

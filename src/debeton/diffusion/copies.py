@@ -38,9 +38,9 @@ def copy_check(
     options: how both are decoded; their resolution is where they are compared. sample: images of either side whose
     neighbours are sought among all rows of `real`. picture: where the nearest pairs are drawn.
 
-    Returns plain values: median_distance, median_distance_of_real (each to its nearest other one), and copies, the
-    share of generated images that are nearer to a training image than 99 % of the sampled training images are to
-    another: 0.01 where the model has learnt the set, 1 where it repeats it.
+    Returns plain values: compared (how many images), median_distance, median_distance_of_real (each to its nearest
+    other one), and copies, the share of generated images that are nearer to a training image than 99 % of the sampled
+    training images are to another: 0.01 where the model has learnt the set, 1 where it repeats it.
     """
     options = replace(options, normalise=False, ops="none")
     generated, references = _sampled(synthetic, sample), _sampled(real, sample)
@@ -51,7 +51,7 @@ def copy_check(
     if picture is not None:
         _draw(picture, queries, found, real, options)
     return {
-        "images": len(generated), "median_distance": float(np.median(found.distance)),
+        "compared": len(generated), "median_distance": float(np.median(found.distance)),
         "median_distance_of_real": float(np.median(among_real.distance)),
         "copies": float((found.distance < bound).mean()),
     }  # fmt: skip

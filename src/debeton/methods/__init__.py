@@ -23,12 +23,14 @@ from debeton.run import Run
 @dataclass(frozen=True)
 class Method:
     """paper: where it comes from. needs: which columns of the training rows it looks at. classifies: off for one that
-    trains no classifier, and whose `run` returns None."""
+    trains no classifier, and whose `run` returns None. sections: of the configuration, beside one of its own name, that
+    say what it does."""
 
     run: Callable[[Run], nn.Module | None]
     paper: str
     needs: str
     classifies: bool = True
+    sections: tuple[str, ...] = ()
 
 
 Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
@@ -37,7 +39,7 @@ METHODS: Registry[Method] = Registry("method")
 
 def register_method(
     name: str, summary: str, *, paper: str, needs: str, classifies: bool = True,
-    implies: Mapping[str, Any] | None = None,
+    sections: tuple[str, ...] = (), implies: Mapping[str, Any] | None = None,
 ) -> Callable[[Trainer], Trainer]:  # fmt: skip
     """Decorator that registers `run -> trained model` under `name`.
 
@@ -45,7 +47,7 @@ def register_method(
     """
 
     def decorate(run: Trainer) -> Trainer:
-        METHODS.add(name, Method(run, paper, needs, classifies), summary)
+        METHODS.add(name, Method(run, paper, needs, classifies, sections), summary)
         if implies:
             imply("training.method", name, implies)
         return run
@@ -58,6 +60,7 @@ def train(run: Run) -> nn.Module | None:
     from debeton.methods.ffr import first_phase
 
     method = METHODS.get(run.config.training.method)
+    run.sections = method.sections
     if "first" in run.views:
         if not method.classifies:
             raise UsageError(

@@ -203,7 +203,7 @@ def pseudo_groups(view: View, marked: Mask) -> View:
 
 @register_method(
     "ddb1", "GroupDRO in the groups that an amplifier of the bias sees", needs="label",
-    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)",
+    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)", sections=("ddb", "cdpm", "amplifier", "groupdro"),
 )  # fmt: skip
 def ddb1(run: Run) -> nn.Module:
     """Phases 'cdpm', 'amplifier' and 'train', each left out where its result is given."""
@@ -221,7 +221,7 @@ def ddb1(run: Run) -> nn.Module:
 
 @register_method(
     "ddb2", "rows that an amplifier of the bias finds harder than the model weigh more", needs="label",
-    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe II)",
+    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe II)", sections=("ddb", "cdpm", "amplifier"),
 )  # fmt: skip
 def ddb2(run: Run) -> nn.Module:
     """Phases 'cdpm', 'amplifier' and 'train', the first two left out where their results are given."""
