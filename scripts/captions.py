@@ -34,7 +34,6 @@ def main(argv: list[str]) -> None:
         caption_rows,
         captions_for,
         keywords,
-        names_from_folders,
         read_captions,
     )  # fmt: skip
 
@@ -61,6 +60,7 @@ def main(argv: list[str]) -> None:
 
     from debeton.data.beton import open_beton
     from debeton.data.generated import generated_rows
+    from debeton.generate.image_set import names_from_folders
 
     spec = open_beton(arguments.like).spec if arguments.like else names_from_folders(arguments.set)
     rows = generated_rows(arguments.set, spec)

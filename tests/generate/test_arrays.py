@@ -45,8 +45,8 @@ def test_a_set_goes_to_arrays_and_comes_back_as_the_same_images_in_order(tmp_pat
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        ({"attribute": "in"}, 2, "was made by cells ('dog, in'), and arrays hold classes alone"),
-        ({"sizes": (8, 8, 8, 9)}, 1, "00000001.png is 6 x 9 pixels, and 00000000.png is 6 x 8"),
+        ({"attribute": "in"}, 2, "was made by cells (in), and arrays hold classes alone"),
+        ({"sizes": (8, 8, 8, 9)}, 1, "dog/_/00000001.png is 6 x 9 pixels, and set/dog/_/00000000.png is 6 x 8"),
     ],
 )
 def test_a_set_that_arrays_cannot_hold_is_refused_and_leaves_nothing_half_written(
@@ -61,4 +61,4 @@ def test_a_set_that_arrays_cannot_hold_is_refused_and_leaves_nothing_half_writte
 
 def test_a_folder_without_a_manifest_has_no_arrays(tmp_path, capsys):
     assert command("--out", tmp_path, "--arrays", tmp_path / "npy") == 1
-    assert "is no set of generated images" in capsys.readouterr().err
+    assert "holds no images: no manifest" in capsys.readouterr().err

@@ -11,7 +11,8 @@ import pytest
 from scripts import captions as program
 
 from debeton.errors import DataError, UsageError, run_command
-from debeton.generate.captions import Captioner, captions_for, keywords, names_from_folders, read_captions
+from debeton.generate.captions import Captioner, captions_for, keywords, read_captions
+from debeton.generate.image_set import names_from_folders
 
 CAPTIONS = ["a bird over the ocean", "bird near an ocean wave", "a bird in a forest", "a bird in a bamboo forest",
             "small bird, forest", "a bird"]  # fmt: skip

@@ -18,14 +18,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from debeton.data.generated import manifests
 from debeton.data.images import to_rgb
-from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.spec import Rows
 from debeton.distributed import pick_device
 from debeton.errors import DataError, UsageError
 from debeton.files import write_text
 from debeton.generate.generators import DTYPES, local_model
-from debeton.generate.image_set import read_lines
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 TOKEN = r"(?u)\b[^\W\d_]{3,}\b"  # words of three letters and more
@@ -181,21 +179,3 @@ def captions_for(rows: Rows, captions: Mapping[str, str], where: Path) -> list[s
             raise DataError(f"{where} has no caption of {name} (and maybe of others); it needs one for every image")
         found.append(text)
     return found
-
-
-def names_from_folders(folder: Path) -> DatasetSpec:
-    """Classes by what a folder of images says itself: its manifest's labels, its sub-folders, or its arrays' names."""
-    if found := manifests(folder):
-        lines = [line for path in found for line in read_lines(path)]
-        labels = {str(line["label"]) for line in lines}
-        attributes = {str(line["attribute"]) for line in lines if line.get("attribute") is not None}
-        return DatasetSpec(folder.name, tuple(sorted(labels)), tuple(sorted(attributes)) or ("any",))
-    arrays = [path.stem.removeprefix("class_") for path in sorted(folder.glob("*.npy"))]
-    if "images" in arrays:
-        beside = folder / "labels.npy"
-        count = int(np.load(beside, allow_pickle=False).max()) + 1 if beside.is_file() else 1
-        return DatasetSpec(folder.name, tuple(str(k) for k in range(count)))
-    names = arrays or sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "sheets")
-    if not names:
-        raise DataError(f"{folder} holds no images: no manifest, no *.npy and no folder of a class")
-    return DatasetSpec(folder.name, tuple(names))

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from debeton.data.generated import KEPT, MANIFEST, manifests
+from debeton.data.spec import DatasetSpec
 from debeton.errors import DataError, UsageError
 from debeton.files import naming_full_disk, replacing, write_text
 from debeton.generate.prompts import Condition
@@ -164,6 +165,24 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number} is no entry of a generated set ({error}); remove it") from None
         yield line
+
+
+def names_from_folders(folder: Path) -> DatasetSpec:
+    """Classes by what a folder of images says itself: its manifest's labels, its sub-folders, or its arrays' names."""
+    if found := manifests(folder):
+        lines = [line for path in found for line in read_lines(path)]
+        labels = {str(line["label"]) for line in lines}
+        attributes = {str(line["attribute"]) for line in lines if line.get("attribute") is not None}
+        return DatasetSpec(folder.name, tuple(sorted(labels)), tuple(sorted(attributes)) or ("any",))
+    arrays = [path.stem.removeprefix("class_") for path in sorted(folder.glob("*.npy"))]
+    if "images" in arrays:
+        beside = folder / "labels.npy"
+        count = int(np.load(beside, allow_pickle=False).max()) + 1 if beside.is_file() else 1
+        return DatasetSpec(folder.name, tuple(str(k) for k in range(count)))
+    names = arrays or sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "sheets")
+    if not names:
+        raise DataError(f"{folder} holds no images: no manifest, no *.npy and no folder of a class")
+    return DatasetSpec(folder.name, tuple(names))
 
 
 def verify(folder: Path) -> list[str]:

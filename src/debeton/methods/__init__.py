@@ -43,7 +43,7 @@ def register_method(
 ) -> Callable[[Trainer], Trainer]:  # fmt: skip
     """Decorator that registers `run -> trained model` under `name`.
 
-    implies: settings of other sections that are the method, such as {'synthetic.mode': 'ffr'}.
+    sections: see `Method`. implies: settings of other sections that are the method, such as {'synthetic.mode': 'ffr'}.
     """
 
     def decorate(run: Trainer) -> Trainer:

@@ -80,6 +80,6 @@ class RelativeDifficulty(Objective):
             logger.warning(
                 "warning: %.0f %% of the weight is on rows called bias-conflicting, and the model may learn the "
                 "shortcut the other way round: compare aligned with conflicting accuracy. An amplifier that is less "
-                "sure helps: --amplifier.label_smoothing 0.05, or fewer --amplifier.epochs", 100 * share,
+                "sure may help: --amplifier.label_smoothing 0.05, or fewer --amplifier.epochs", 100 * share,
             )  # fmt: skip
         return {**self.weights.summary(), "weight_share_of_marked": share}

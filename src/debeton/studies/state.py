@@ -117,7 +117,7 @@ class Board:
             results = self.results(job)
             if results is None:
                 return None
-            by_setting.setdefault(f"{job.draw} {job.setting}", []).append((job, results))
+            by_setting.setdefault(job.choice, []).append((job, results))
         if not by_setting:
             return None
         if len(by_setting) == 1:  # nothing to choose, and so no need of a validation split
@@ -132,7 +132,7 @@ class Board:
         A variant of one setting has nothing to choose, and its run of this seed alone is waited for.
         """
         jobs = [other for other in self.jobs if other.variant == variant and other.point == job.point]
-        if len({f"{other.draw} {other.setting}" for other in jobs}) == 1:
+        if len({other.choice for other in jobs}) == 1:
             jobs = [other for other in jobs if other.seed == job.seed]
         chosen = self.best(jobs)
         if chosen is None:

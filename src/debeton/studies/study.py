@@ -39,8 +39,8 @@ from debeton.yaml_files import check_keys, read_mapping
 STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants")
 VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws")
 RANGES = ("uniform", "log", "integers", "log_integers")
-PLACEHOLDER = re.compile(r"\{([\w.]+|(?:best|run):[\w.-]+)\}")
 OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
+PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(OF_VARIANTS)}):[\w.-]+)\}}")
 
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]  # values, or what settings each of them stands for
 Point = Mapping[str, Any]  # values of axes, or of a draw, by name
@@ -81,6 +81,11 @@ class Job:
     data: str = ""
     draw: int | None = None
     searched: tuple[str, ...] = ()
+
+    @property
+    def choice(self) -> str:
+        """What is the same for all seeds of one of the variant's settings, and tells it from the others."""
+        return f"{self.draw} {self.setting}"
 
     @property
     def needs(self) -> tuple[str, ...]:
