@@ -36,4 +36,6 @@ def test_bf16_batches_are_normalised_in_float32_first(toy_betons):
     batch = next(make_loader(view, 64, options=options).epoch(0))
     reference = next(make_loader(view, 64).epoch(0))
     assert batch.image.dtype == torch.bfloat16
-    assert torch.equal(batch.image.cpu(), reference.image.bfloat16())
+    # Half a unit in the last place of bf16, and the last bit of float32 in which fused multiply-adds differ; bf16
+    # arithmetic is off by more near 0, where the shift cancels the product.
+    torch.testing.assert_close(batch.image.cpu().float(), reference.image, rtol=2.0**-8 * 1.0001, atol=1e-6)
