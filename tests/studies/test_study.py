@@ -145,6 +145,10 @@ VARIANT = STUDY["variants"]["scale"]
         ({"axes": {"strength": [0.9, 0.9]}}, "axis strength is .*expected a list of different values"),
         ({"axes": {"strength": [0.9], "size": [1, 2]}}, "axis 'size' changes nothing"),
         ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "takes something of 'erm', which is no variant before it"),
+        (
+            {"variants": {"erm": {"seeds": [1, 2]}, "dfr": STUDY["variants"]["dfr"]}},
+            "takes something of 'erm', which has no seed 0; give 'erm' the same seeds, or one that all share",
+        ),
         ({"variants": {"erm": {"search": {"training.lr": [1]}}}}, "'search' and 'draws' go together"),
         ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"log": [0, 1]}}}}}, "search of training.lr is"),
         ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"lgo": [1, 2]}}}}}, "uniform, log, integers"),
@@ -273,6 +277,21 @@ def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_pat
         words = board.arguments(job)
         assert words[words.index("--ddb.cdpm") + 1] == str(folder)
     assert board.arguments(of(jobs, "ddb1", strength=1.0)[0]) is None
+
+
+def test_a_variant_of_one_seed_is_shared_by_the_seeds_of_those_that_take_its_run(tmp_path):
+    variants = {"cdpm": {"seeds": [3], "settings": {"training.method": "cdpm", "training.selection": "last"}},
+                "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}}}  # fmt: skip
+    jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
+    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    (source,) = of(jobs, "cdpm", strength=0.9)
+    assert source.seed == 3
+    folder = finish(board, source)
+    takers = of(jobs, "ddb1", strength=0.9)
+    assert [job.seed for job in takers] == [0, 1]
+    for job in takers:
+        words = board.arguments(job)
+        assert words[words.index("--ddb.cdpm") + 1] == str(folder)
 
 
 def test_where_every_worst_group_is_zero_the_mean_group_decides(board, jobs):

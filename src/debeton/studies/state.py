@@ -129,15 +129,18 @@ class Board:
     def best_folder(self, variant: str, job: Job) -> Path | None:
         """The run folder of the variant's best setting at this job's point and seed; None while it is not known.
 
-        A variant of one setting has nothing to choose, and its run of this seed alone is waited for.
+        A variant of one setting has nothing to choose, and its run of this seed alone is waited for. One of a single
+        seed is shared by all.
         """
         jobs = [other for other in self.jobs if other.variant == variant and other.point == job.point]
+        seeds = {other.seed for other in jobs}
+        seed = min(seeds) if len(seeds) == 1 else job.seed
         if len({other.choice for other in jobs}) == 1:
-            jobs = [other for other in jobs if other.seed == job.seed]
+            jobs = [other for other in jobs if other.seed == seed]
         chosen = self.best(jobs)
         if chosen is None:
             return None
-        (same,) = [other for other in chosen if other.seed == job.seed]
+        (same,) = [other for other in chosen if other.seed == seed]
         return self.state(same).folder
 
     def note_failure(self, job: Job, error: str) -> None:

@@ -18,7 +18,8 @@ it does not occur, --out names it. In text, {seed}, {raw} and the names of axes 
 settings that come with it, before the study's: `mode: {usb: {synthetic.mode: usb}, ffr: {synthetic.mode: ffr,
 training.lr: 0.001}}`. {best:VARIANT} is the best checkpoint, of the same
 seed and axes, of the variant's best setting: the one with the highest mean over seeds of what training.selection
-looks at, on validation. {run:VARIANT} is that run's folder.
+looks at, on validation. {run:VARIANT} is that run's folder. A variant with `seeds` of its own, one seed, is shared by
+every seed of those that take something of it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from debeton.seed import make_rng
 from debeton.yaml_files import check_keys, read_mapping
 
 STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants")
-VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws")
+VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws", "seeds")
 RANGES = ("uniform", "log", "integers", "log_integers")
 OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
 PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(OF_VARIANTS)}):[\w.-]+)\}}")
@@ -50,7 +51,8 @@ Point = Mapping[str, Any]  # values of axes, or of a draw, by name
 class Variant:
     """One line of a study: what it adds to the study's own configs, settings and axes.
 
-    search: lists of choices, or one of RANGES with two bounds; `draws` random points of it are jobs.
+    search: lists of choices, or one of RANGES with two bounds; `draws` random points of it are jobs. seeds: instead of
+    the study's; empty for those.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Variant:
     axes: Mapping[str, Axis] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
     draws: int = 0
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ def _variant(path: Path, name: str, values: Mapping[str, Any], given: Point) -> 
     for key, among in search.items():
         _check_range(among, f"{where}: search of {key}")
     settings = {key: value for key, value in (values.get("settings") or {}).items() if key not in given}
-    return Variant(name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws)
+    seeds = tuple(int(seed) for seed in values.get("seeds") or ())
+    return Variant(name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws, seeds)
 
 
 def _check_range(among: Any, where: str) -> None:
@@ -189,10 +193,21 @@ def _check(path: Path, study: Study, given: Point) -> None:
                 raise UsageError(
                     f"{where}: axis '{key}' changes nothing: it is no setting (section.key), and no text has {{{key}}}"
                 )
-        earlier = [other.name for other in study.variants[:number]]
+        earlier = {other.name: other for other in study.variants[:number]}
         for needed in variants_in(texts):
             if needed not in earlier:
                 raise UsageError(f"{where} takes something of '{needed}', which is no variant before it")
+            _check_seeds(study, variant, earlier[needed], where)
+
+
+def _check_seeds(study: Study, variant: Variant, needed: Variant, where: str) -> None:
+    """Every seed of a variant finds what it takes of another: its own run, or the one that all share."""
+    missing = set(variant.seeds or study.seeds) - set(needed.seeds or study.seeds)
+    if missing and len(needed.seeds) != 1:
+        raise UsageError(
+            f"{where} takes something of '{needed.name}', which has no seed {min(missing)}; give '{needed.name}' the "
+            "same seeds, or one that all share"
+        )
 
 
 def _check_overlaps(study: Study, variant: Variant, given: Point, where: str) -> None:
@@ -233,7 +248,7 @@ def _variant_jobs(study: Study, variant: Variant, values: Mapping[str, str]) -> 
     """Combinations of the study's axes x the variant's own x its draws x the seeds."""
     draws: list[int | None] = list(range(variant.draws)) or [None]
     for point, own, draw in itertools.product(_grid(study.axes), _grid(variant.axes), draws):
-        for seed in study.seeds:
+        for seed in variant.seeds or study.seeds:
             yield _job(study, variant, point, own, draw, seed, values)
 
 
