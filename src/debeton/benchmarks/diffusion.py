@@ -32,6 +32,7 @@ STEP, BARE = "training step, the loop", "training step, bare network"
 PEER = "training step, denoising-diffusion-pytorch"
 DRAWN = 100  # images at a time
 SIDE, FEATURES = 64, 32  # pixels that the feature network sees, dimensions of the projection
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Floats = NDArray[np.float64]
 
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="training steps of a round; default: %(default)s")
     parser.add_argument("--widths", default="32,64,64", help="channels of the network; default: %(default)s")
     parser.add_argument("--resolution", type=int, default=32, help="pixels; default: %(default)s")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on a CPU")
 
 
 @register_benchmark("diffusion", "seconds of sampling by sampler, and of a training step", add_arguments)
@@ -60,12 +62,15 @@ def run(arguments: argparse.Namespace) -> Result:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is too few; use {low} or more")
     from debeton.benchmarks.transfer import write_digits
     from debeton.diffusion.sampling import SAMPLERS, steps_of
+    from debeton.distributed import pick_device
 
+    arguments.device = pick_device("auto")
+    arguments.precision = arguments.precision or ("bf16" if arguments.device.type == "cuda" else "fp32")
     with tempfile.TemporaryDirectory(prefix="debeton-") as name:
         folder = Path(name)
         write_digits(folder, 900)
         model = arguments.model or _trained(folder, arguments)
-        drawing = Drawing(model, arguments.images)
+        drawing = Drawing(model, arguments)
         contenders = {f"draw, {sampler}": partial(drawing.seconds, sampler) for sampler in SAMPLERS}
         values = interleave({**contenders, **_steps(folder, arguments)}, arguments.rounds)
         distances = drawing.distances()
@@ -79,8 +84,8 @@ def run(arguments: argparse.Namespace) -> Result:
     return Result(
         benchmark="diffusion", values=values, units=dict.fromkeys(values, "s"), ratios=ratios,
         settings={
-            "images": arguments.images, "batch_size": arguments.batch_size, "steps": arguments.steps,
-            "widths": arguments.widths, "image": f"{arguments.resolution}x{arguments.resolution}", **steps, **distances,
+            **{name: getattr(arguments, name) for name in ("images", "batch_size", "steps", "widths", "precision")},
+            "image": f"{arguments.resolution}x{arguments.resolution}", **steps, **distances,
             **({} if PEER in values else {"peer": "denoising-diffusion-pytorch is not installed"}),
         },
     )  # fmt: skip
@@ -90,7 +95,8 @@ def _settings(folder: Path, arguments: argparse.Namespace, epochs: int) -> dict[
     return {
         "data.dataset": "bench", "training.data_root": folder, "training.method": "cdpm", "training.epochs": epochs,
         "training.batch_size": arguments.batch_size, "training.optimizer": "adamw", "training.lr": 1e-3,
-        "training.lr_scheduler": "cosine", "training.selection": "last", "training.decoder_train": "resized",
+        "training.lr_scheduler": "cosine", "training.selection": "last", "training.precision": arguments.precision,
+        "training.decoder_train": "resized",
         "training.decoder_val": "resized", "training.augment": "none", "training.ema": 0.995,
         "training.drop_last": "true", "resolution.val_res": arguments.resolution, "cdpm.widths": arguments.widths,
         "cdpm.steps": arguments.noise_steps,
@@ -113,13 +119,12 @@ def _trained(folder: Path, arguments: argparse.Namespace) -> Path:
 class Drawing:
     """A diffusion model that draws a fixed number of images of its conditions in turn. drawn: by sampler, the last."""
 
-    def __init__(self, model: Path, images: int):
+    def __init__(self, model: Path, arguments: argparse.Namespace):
         from debeton.diffusion.model import load_model, model_folder
-        from debeton.distributed import pick_device
 
-        network, self.schedule, conditions = load_model(model_folder(model))
-        self.network = network.to(pick_device("auto")).eval()
-        self.condition = torch.arange(images, device=pick_device("auto")) % len(conditions.cells)
+        network, self.schedule, conditions = load_model(model_folder(model), DTYPES[arguments.precision])
+        self.network = network.to(arguments.device).eval()
+        self.condition = torch.arange(arguments.images, device=arguments.device) % len(conditions.cells)
         self.drawn: dict[str, Tensor] = {}
 
     def draw(self, sampler: str, first_seed: int = 0) -> Tensor:
@@ -168,17 +173,16 @@ def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[]
 
 def _bare(arguments: argparse.Namespace) -> Callable[[], float]:
     from debeton.diffusion.model import Shape, make_network
-    from debeton.distributed import pick_device
     from debeton.methods.cdpm import parse_widths
 
     seed_everything(0)
-    device, side, batch = pick_device("auto"), arguments.resolution, arguments.batch_size
+    device, side, batch = arguments.device, arguments.resolution, arguments.batch_size
     network = make_network(10, (side, side), Shape(parse_widths(arguments.widths), 1, 1)).to(device)
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # as in methods/cdpm.py
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
     noisy, target = (torch.randn(batch, 3, side, side, device=device) for _ in range(2))
     t, condition = torch.randint(1000, (batch,), device=device), torch.randint(10, (batch,), device=device)
-    return _timed(network, lambda: functional.mse_loss(network(noisy, t, condition), target), arguments.steps)
+    return _timed(network, lambda: functional.mse_loss(network(noisy, t, condition), target), arguments)
 
 
 def _peer(arguments: argparse.Namespace) -> Callable[[], float] | None:
@@ -187,31 +191,33 @@ def _peer(arguments: argparse.Namespace) -> Callable[[], float] | None:
     if not importlib.util.find_spec("denoising_diffusion_pytorch"):
         return None
     package = importlib.import_module("denoising_diffusion_pytorch.classifier_free_guidance")
-    from debeton.distributed import pick_device
     from debeton.methods.cdpm import parse_widths
 
     seed_everything(0)
-    device, widths = pick_device("auto"), parse_widths(arguments.widths)
+    device, widths = arguments.device, parse_widths(arguments.widths)
     network = package.Unet(
         dim=widths[0], dim_mults=tuple(width // widths[0] for width in widths), num_classes=10, cond_drop_prob=0.1
     )
     diffusion = package.GaussianDiffusion(network, image_size=arguments.resolution, timesteps=1000).to(device)
     images = torch.rand(arguments.batch_size, 3, arguments.resolution, arguments.resolution, device=device)
     classes = torch.randint(10, (arguments.batch_size,), device=device)
-    return _timed(diffusion, lambda: diffusion(images, classes=classes), arguments.steps)
+    return _timed(diffusion, lambda: diffusion(images, classes=classes), arguments)
 
 
-def _timed(network: nn.Module, loss: Callable[[], Tensor], steps: int) -> Callable[[], float]:
-    """A measurement: seconds of `steps` steps of AdamW on this loss."""
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+def _timed(network: nn.Module, loss: Callable[[], Tensor], arguments: argparse.Namespace) -> Callable[[], float]:
+    """A measurement: seconds of the steps of a round of AdamW on this loss, fused on a GPU as the loop's is."""
+    on_gpu, dtype = arguments.device.type == "cuda", DTYPES[arguments.precision]
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=on_gpu or None)
 
     def measure() -> float:
         start = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(arguments.steps):
             optimizer.zero_grad(set_to_none=True)
-            loss().backward()
+            with torch.autocast(arguments.device.type, dtype, enabled=dtype != torch.float32):
+                value = loss()
+            value.backward()
             optimizer.step()
-        if torch.cuda.is_available():
+        if on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
