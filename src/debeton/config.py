@@ -54,6 +54,10 @@ Section("training", "how to train").params(
     precision=Param(OneOf("fp32", "bf16", "fp16"), "of the forward pass", default="fp32"),
     channels_last=Param(Bool(), "memory layout of images and weights", default=True),
     compile=Param(Bool(), "torch.compile the model", default=False),
+    cuda_graphs=Param(
+        Bool(), "replay the network's training kernels as one CUDA graph; for networks too small to keep a GPU busy",
+        default=False,
+    ),
     deterministic=Param(Bool(), "deterministic GPU kernels, where torch has them", default=False),
     device=Param(Text(), "auto, cpu, cuda or cuda:K", default="auto"),
     selection=Param(

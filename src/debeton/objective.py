@@ -47,10 +47,12 @@ class Objective(nn.Module):
     Buffers and submodules are saved, moved and resumed with the run. averages_gradients: `backward` itself averages the
     model's gradients over processes (it needs more of them than the one that DDP sees). takes_features: the model is
     only ever called on the batch's images as they are, so that the head of a still body may be trained on features.
+    calls_once: `model` is called once in a step, so that it may be replayed as a CUDA graph.
     """
 
     averages_gradients = False
     takes_features = False
+    calls_once = False
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """The loss of a batch."""
@@ -76,6 +78,7 @@ class CrossEntropy(Objective):
     """Mean cross-entropy with label smoothing in [0, 1): empirical risk minimisation."""
 
     takes_features = True
+    calls_once = True
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()

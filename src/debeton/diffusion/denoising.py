@@ -23,6 +23,8 @@ class Denoising(Objective):
     Noise, times and dropped conditions come from torch's generator, which a checkpoint keeps.
     """
 
+    calls_once = True
+
     def __init__(
         self, schedule: Any, spec: DatasetSpec, *, condition: str = "group", dropout: float = 0.1, min_snr: float = 0.0
     ):

@@ -28,6 +28,8 @@ class RelativeDifficulty(Objective):
     marked: bool [N], the rows that are called bias-conflicting.
     """
 
+    calls_once = True
+
     def __init__(
         self, view: View, *, marked: Tensor, amplifier: nn.Module | None = None, losses: Tensor | None = None,
         ema: float = 0.0, class_norm: bool = False,

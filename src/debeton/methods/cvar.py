@@ -38,6 +38,7 @@ class CVaR(Objective):
     """
 
     takes_features = True
+    calls_once = True
 
     def __init__(self, alpha: float, label_smoothing: float = 0.0):
         super().__init__()

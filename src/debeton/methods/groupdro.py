@@ -119,6 +119,7 @@ class GroupDRO(Objective):
     steps: Tensor
 
     takes_features = True
+    calls_once = True
 
     def __init__(self, counts: Ints, names: Sequence[str], options: GroupDROOptions, label_smoothing: float = 0.0):
         super().__init__()

@@ -31,6 +31,8 @@ class Mixup(Objective):
     its own rows among themselves, so the pairs differ from those of a single process.
     """
 
+    calls_once = True
+
     def __init__(self, alpha: float, seed: int, label_smoothing: float = 0.0):
         super().__init__()
         self.alpha, self.seed, self.label_smoothing = alpha, seed, label_smoothing

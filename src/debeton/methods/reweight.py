@@ -29,6 +29,7 @@ class WeightedCrossEntropy(Objective):
     weight: Tensor
 
     takes_features = True
+    calls_once = True
 
     def __init__(self, weight: Tensor, by: Literal["group", "label"], label_smoothing: float = 0.0):
         super().__init__()
