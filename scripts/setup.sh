@@ -56,8 +56,9 @@ if [ -n "${PYTHON:-}" ]; then
 fi
 
 # --- system packages -------------------------------------------------------------------------
-# FFCV compiles against OpenCV core/imgproc and libturbojpeg; Fashion-MNIST feeds the demo and tests.
-PACKAGES=(g++ pkg-config libopencv-core-dev libopencv-imgproc-dev libturbojpeg0-dev dataset-fashion-mnist)
+# FFCV compiles against OpenCV core/imgproc and libturbojpeg, the loader's pixels.c against libjpeg (of libjpeg-turbo);
+# Fashion-MNIST feeds the demo and tests.
+PACKAGES=(g++ pkg-config libopencv-core-dev libopencv-imgproc-dev libturbojpeg0-dev libjpeg-dev dataset-fashion-mnist)
 
 find_python
 if [ -n "$PY" ]; then
@@ -153,5 +154,8 @@ if ! imports 2>/dev/null; then
     install_locked --no-cache --reinstall-package ffcv
     imports || die "the packages installed but do not import; 'python main.py --doctor' says which"
 fi
+# Compiled here, the loader's own decoder is there at the first run; where it cannot be, FFCV's serves.
+missing=$(env -u CC PATH=/usr/bin:/bin:"$PATH" PYTHONPATH=src "$VENV/bin/python" -c 'from debeton.data.pixels import MISSING; print(MISSING)')
+[ -z "$missing" ] || say "the loader's own decoder could not be compiled, FFCV's is used: $missing"
 fingerprint >"$STAMP"
 say "done"

@@ -19,6 +19,7 @@ PACKAGES = [
     "libopencv-core-dev",
     "libopencv-imgproc-dev",
     "libturbojpeg0-dev",
+    "libjpeg-dev",
     "dataset-fashion-mnist",
 ]
 TOOLS = ["bash", "cat", "cut", "dirname", "env", "grep", "readlink", "sha256sum"]

@@ -84,7 +84,7 @@ def diagnose() -> list[Check]:
     checks = [check_python(), check_platform(), check_hardware(), torch_check]
     checks += [check_package(package) for package in PACKAGES]
     checks.append(check_package(Package("cupy", "cupy-cuda13x", needed=on_gpu)))
-    checks += [check_jpeg(), check_resize(), check_threading_layer(), check_numba_cache()]
+    checks += [check_jpeg(), check_resize(), check_pixels(), check_threading_layer(), check_numba_cache()]
     checks.append(check_space("free space here", Path.cwd(), GIB, "df -h . # then make room", needed=True))
     shm = Path("/dev/shm")
     checks.append(check_space("free space in /dev/shm", shm, GIB // 4, f"mount -o remount,size=2G {shm}", needed=False))
@@ -262,6 +262,19 @@ def check_resize() -> Check:
         return "resizes"
 
     return _attempt("FFCV's OpenCV", _reinstall(), look)
+
+
+def check_pixels() -> Check:
+    """pixels.c is compiled; without it images take the slower way through FFCV's functions."""
+    name = "the loader's own decoder"
+    try:
+        pixels: Any = _import("debeton.data.pixels")
+    except Exception as error:
+        return Check(name, False, _one_line(error), _reinstall(), needed=False)
+    if pixels.ADDRESS:
+        return Check(name, True, "compiled", needed=False)
+    fix = "apt-get install -y g++ libjpeg-dev"
+    return Check(name, False, f"not compiled, FFCV's is used: {pixels.MISSING}", fix, needed=False)
 
 
 def check_threading_layer() -> Check:

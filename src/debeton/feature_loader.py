@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from debeton.data.augment import is_mirrored
 from debeton.data.loader import Batch, Loader, LoaderOptions
-from debeton.data.pipelines import is_mirrored, sample_keys
+from debeton.data.pipelines import sample_keys
 from debeton.data.spec import Ints
 from debeton.errors import UsageError
 from debeton.features import cached_features

@@ -15,9 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from debeton.data.augment import OPS, make_ops
 from debeton.data.beton import Beton, open_beton, sidecar_path
 from debeton.data.loader import Batch, Loader, LoaderOptions, first_shapes, make_loader
-from debeton.data.pipelines import OPS, make_decoder, make_ops, sample_keys
+from debeton.data.pipelines import make_decoder, sample_keys
 from debeton.data.view import View
 from debeton.errors import DataError, UsageError
 from debeton.registry import Entry

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data import pixels
 from debeton.data.native import DECODE_ADDRESS, RESIZE_ADDRESS
-from debeton.data.pipelines import I64, U8, decode_batch
+from debeton.data.pipelines import I64, U8, decode_batch, scale_and_shift
+from debeton.data.pixels import BYTES, STILL, Moves
 from debeton.errors import DataError
 from debeton.jit import KERNEL_GUARD
+
+_NOT_NORMALISED = scale_and_shift((0.0,) * 3, (1 / 255,) * 3)
 
 
 class ImageReader:
@@ -31,19 +36,24 @@ class ImageReader:
         self.path, self.os_cache = path, os_cache
         self.offsets, self.sizes, self.modes = offsets, sizes, modes
         self.heights, self.widths = heights, widths
-        largest = int((heights * widths).max()) * 3
-        # Only JPEGs that are cropped or resized go through scratch; pages never touched cost no memory.
+        # Without pixels.c, JPEGs that are cropped or resized go through scratch; pages never touched cost no memory.
+        largest = 0 if pixels.ADDRESS else int((heights * widths).max()) * 3
         self._scratch = np.empty((int(numba.config.NUMBA_NUM_THREADS), largest), np.uint8)
         self._staging = np.empty(0, np.uint8)
         self._file = None if os_cache else path.open("rb", buffering=0)
         self._map = np.memmap(path, np.uint8, mode="r") if os_cache else None
 
-    def read(self, rows: I64, boxes: I64, size: tuple[int, int]) -> U8:
-        """uint8 [B, size[0], size[1], 3]: box [top, left, height, width] of each row's image, resized by area.
+    def read(self, rows: I64, boxes: I64, size: tuple[int, int], moves: Moves = STILL) -> U8:
+        """uint8 [B, size[0], size[1], 3]: box [top, left, height, width] of each row's image, resized, then moved.
 
-        Raises DataError that names the first row whose JPEG is damaged. The result is freshly allocated.
+        Shrunk by averages of areas, enlarged by OpenCV's INTER_AREA, which is bilinear then. Raises DataError that
+        names the first row whose JPEG is damaged. The result is freshly allocated. moves: STILL without pixels.c.
         """
         out = np.empty((len(rows), *size, 3), np.uint8)
+        if pixels.ADDRESS:
+            self.write(out, BYTES, rows, boxes, size, moves, _NOT_NORMALISED)
+            return out
+        assert moves is STILL
         status = np.empty(len(rows), np.int32)
         base, offsets = self._locate(rows)
         with KERNEL_GUARD:
@@ -51,12 +61,26 @@ class ImageReader:
                 DECODE_ADDRESS, RESIZE_ADDRESS, base, offsets, self.sizes[rows], self.modes[rows],
                 self.heights[rows], self.widths[rows], boxes, self._scratch, out, status,
             )  # fmt: skip
+        self._check(status, rows)
+        return out
+
+    def write(
+        self, out: NDArray[Any], form: int, rows: I64, boxes: I64, size: tuple[int, int], moves: Moves,
+        scales: NDArray[np.float32],
+    ) -> None:  # fmt: skip
+        """What `read` gives into out [B, ...] of a form of pixels.py, times scales[0] plus scales[1]; in one pass."""
+        base, offsets = self._locate(rows)
+        stored = (offsets, self.sizes[rows], self.modes[rows], self.heights[rows], self.widths[rows])
+        with KERNEL_GUARD:
+            status = pixels.write_images(out, form, size, stored, boxes, base, moves, scales)
+        self._check(status, rows)
+
+    def _check(self, status: NDArray[np.int32], rows: I64) -> None:
         if status.any():
             row = int(rows[np.flatnonzero(status)[0]])
             raise DataError(
                 f"{self.path}: the image of row {row} is damaged and cannot be decoded; write the beton again"
             )
-        return out
 
     def _locate(self, rows: I64) -> tuple[int, NDArray[np.uint64]]:
         """The address that the offsets of `rows` count from, after reading them in where nothing is mapped."""

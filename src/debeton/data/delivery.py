@@ -46,13 +46,25 @@ class Delivery:
             return self._uploader.upload(images, rows)
         if not form.normalise:
             return _as_image(torch.from_numpy(images), form.channels_last), torch.from_numpy(rows)
-        shape = images.shape if form.channels_last else (len(rows), 3, *images.shape[1:3])
-        out = self._memory.empty(shape)
+        out = self.room(len(rows), images.shape[1:3])
         with KERNEL_GUARD:
             normalise(images, form.mean, form.std, out, channels_last=form.channels_last)
-        image = torch.from_numpy(out)
-        image = image.permute(0, 3, 1, 2) if form.channels_last else image
-        return image.to(form.dtype), torch.from_numpy(rows)
+        return self.wrap(out, rows)
+
+    @property
+    def normalises_here(self) -> bool:
+        """Whether batches are made of float32 values that the host writes: `room`, filled, and `wrap`."""
+        return self._uploader is None and self.form.normalise
+
+    def room(self, count: int, size: Sequence[int]) -> NDArray[np.float32]:
+        """Memory for a batch, not initialised: [B, H, W, 3] with channels_last, else [B, 3, H, W]."""
+        return self._memory.empty((count, *size, 3) if self.form.channels_last else (count, 3, *size))
+
+    def wrap(self, filled: NDArray[np.float32], rows: Ints) -> tuple[Tensor, Tensor]:
+        """The tensors of a `room` that holds normalised values."""
+        image = torch.from_numpy(filled)
+        image = image.permute(0, 3, 1, 2) if self.form.channels_last else image
+        return image.to(self.form.dtype), torch.from_numpy(rows)
 
     def hand_over(self, *tensors: Tensor) -> None:
         """Let the caller's stream use tensors made in another thread."""

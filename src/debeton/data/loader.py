@@ -21,10 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from debeton.data import pixels
+from debeton.data.augment import as_moves, make_ops
 from debeton.data.decoding import ImageReader
 from debeton.data.delivery import Delivery, TensorForm
 from debeton.data.order import epoch_order
-from debeton.data.pipelines import U8, make_decoder, make_ops, sample_keys
+from debeton.data.pipelines import U8, Keys, make_decoder, sample_keys, scale_and_shift
+from debeton.data.pixels import STILL, Moves, form_of
 from debeton.data.spec import Ints
 from debeton.data.triggers import Trigger
 from debeton.data.view import View
@@ -193,6 +196,7 @@ class _Producer:
         largest = max((len(rows) for _, rows, _ in self.batches), default=0)
         options, spec = self.options, self.view.spec
         form = TensorForm(spec.mean, spec.std, options.normalise, options.channels_last, options.dtype, options.device)
+        self.scales = scale_and_shift(spec.mean, spec.std)
         self.delivery = Delivery(form, largest * 3 * math.prod(self.size))
 
     def run(self) -> None:
@@ -205,7 +209,7 @@ class _Producer:
                 os_cache=self.options.os_cache,
             )  # fmt: skip
             for positions, rows, share in self.batches:
-                made = [self.delivery.make(pixels, rows) for pixels in self._pixels(reader, positions, rows)]
+                made = list(self._made(reader, sample_keys(self.seed, self.epoch, positions), rows))
                 if not self._put(([image for image, _ in made], made[0][1], share)):
                     return
             self._put(None)
@@ -224,13 +228,26 @@ class _Producer:
                 continue
         return False
 
-    def _pixels(self, reader: ImageReader, positions: Ints, rows: Ints) -> Iterator[U8]:
-        """The images of a batch, then the same ones with each trigger."""
-        keys = sample_keys(self.seed, self.epoch, positions)
+    def _made(self, reader: ImageReader, keys: Keys, rows: Ints) -> Iterator[tuple[Tensor, Tensor]]:
+        """The tensors of a batch, images and row numbers, then those of the same images with each trigger."""
         boxes = self.decoder.boxes(keys, reader.heights[rows], reader.widths[rows])
-        images = reader.read(rows, boxes, self.size)
+        moves = as_moves(self.ops, keys, self.size) if pixels.ADDRESS else None
+        plain = self.view.planted is None and not self.triggers
+        if moves is not None and plain and self.delivery.normalises_here:
+            out = self.delivery.room(len(rows), self.size)
+            form = form_of(out, channels_first=not self.options.channels_last)
+            reader.write(out, form, rows, boxes, self.size, moves, self.scales)
+            yield self.delivery.wrap(out, rows)
+        else:
+            for images in self._pixels(reader, keys, rows, boxes, moves):
+                yield self.delivery.make(images, rows)
+
+    def _pixels(self, reader: ImageReader, keys: Keys, rows: Ints, boxes: Ints, moves: Moves | None) -> Iterator[U8]:
+        """The images of a batch, then the same ones with each trigger. moves: what the operations are, as far as they
+        are that."""
+        images = reader.read(rows, boxes, self.size, moves or STILL)
         with KERNEL_GUARD:
-            for op in self.ops:
+            for op in self.ops if moves is None else []:
                 images = op(images, keys, rows)
             if self.view.planted is not None:
                 images = self.view.planted.apply(images, rows)

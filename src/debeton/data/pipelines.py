@@ -1,4 +1,6 @@
-"""JIT image pipelines: decode and crop, augment, normalise. Kernels are cached on disk and release the GIL.
+"""JIT image pipelines: decode and crop, normalise; what lies between is in augment.py, all in one pass in pixels.py.
+
+Kernels are cached on disk and release the GIL.
 
 Randomness is counter-based: draw k of a sample is a hash of (its key, k), and the key a hash of
 (seed, epoch, position in the epoch). Pixels therefore depend neither on the number of workers nor
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,8 +21,7 @@ from numpy.typing import NDArray
 
 from debeton.data.ffcv_format import JPG, RAW
 from debeton.data.native import decode_jpeg, resize_box
-from debeton.errors import DataError, UsageError
-from debeton.registry import Registry
+from debeton.errors import UsageError
 from debeton.seed import derive_seed
 
 U8 = NDArray[np.uint8]
@@ -28,7 +29,7 @@ I64 = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 # Where in a sample's stream each operation draws; far apart, so that none overlaps another.
-CROP_DRAWS, FLIP_DRAWS, PAD_DRAWS, CUTOUT_DRAWS = 0, 100, 200, 300
+CROP_DRAWS, FLIP_DRAWS, PAD_DRAWS, CUTOUT_DRAWS = 0, 100, 200, 300  # the last three in augment.py
 
 
 @njit(cache=True, inline="always")
@@ -183,128 +184,6 @@ def make_decoder(name: str) -> Decoder:
     raise UsageError(f"unknown decoder '{name}'; known: {', '.join(DECODER_NAMES)}; a ratio lies in (0, 1]")
 
 
-# --- augmentation ------------------------------------------------------------------------------
-
-# images uint8 [B, H, W, 3] (may be changed in place), keys uint64 [B], rows int64 [B] of the beton -> images
-Op = Callable[[U8, Keys, I64], U8]
-OPS: Registry[Callable[..., Op]] = Registry("augmentation")
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _flip(images, keys):
-    height, width = images.shape[1], images.shape[2]
-    for i in prange(images.shape[0]):
-        if mix(keys[i], FLIP_DRAWS) & uint64(1):
-            for y in range(height):
-                for x in range(width // 2):
-                    for c in range(3):
-                        left = images[i, y, x, c]
-                        images[i, y, x, c] = images[i, y, width - 1 - x, c]
-                        images[i, y, width - 1 - x, c] = left
-
-
-@OPS.register("flip", "mirror left-right with probability 1/2")
-def flip() -> Op:
-    """Mirror each image left-right with probability 1/2."""
-
-    def apply(images: U8, keys: Keys, rows: I64) -> U8:
-        _flip(images, keys)
-        return images
-
-    return apply
-
-
-@njit(cache=True)
-def is_mirrored(keys):
-    """Whether `flip` mirrors each sample, bool [B]."""
-    out = np.empty(len(keys), np.bool_)
-    for i in range(len(keys)):
-        out[i] = mix(keys[i], FLIP_DRAWS) & uint64(1)
-    return out
-
-
-@OPS.register("mirror", "mirror every image left-right")
-def mirror() -> Op:
-    """Mirror every image left-right: what `flip` shows half of the time."""
-    return lambda images, keys, rows: np.ascontiguousarray(images[:, :, ::-1])
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _pad_crop(images, keys, pad, out):
-    height, width = images.shape[1], images.shape[2]
-    for i in prange(images.shape[0]):
-        shift_y = int(uniform(keys[i], PAD_DRAWS) * (2 * pad + 1)) - pad
-        shift_x = int(uniform(keys[i], PAD_DRAWS + 1) * (2 * pad + 1)) - pad
-        for y in range(height):
-            from_y = y + shift_y
-            from_y = -from_y if from_y < 0 else (2 * height - 2 - from_y if from_y >= height else from_y)
-            for x in range(width):
-                from_x = x + shift_x
-                from_x = -from_x if from_x < 0 else (2 * width - 2 - from_x if from_x >= width else from_x)
-                for c in range(3):
-                    out[i, y, x, c] = images[i, from_y, from_x, c]
-
-
-@OPS.register("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
-def pad_crop(pad: int = 4) -> Op:
-    """Pad `pad` pixels on every side by reflection (edge not repeated) and crop the old size at random."""
-    if pad < 0:
-        raise ValueError("a negative pad")
-
-    def apply(images: U8, keys: Keys, rows: I64) -> U8:
-        if pad >= min(images.shape[1:3]):
-            raise DataError(f"pad_crop:{pad} needs images larger than {pad} pixels, found {images.shape[1:3]}")
-        out = np.empty_like(images)
-        _pad_crop(images, keys, pad, out)
-        return out
-
-    return apply
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _cutout(images, keys, size, fill):
-    height, width = images.shape[1], images.shape[2]
-    for i in prange(images.shape[0]):
-        # The centre is uniform over the image, so that a patch may stick out (DeVries & Taylor 2017).
-        top = int(uniform(keys[i], CUTOUT_DRAWS) * height) - size // 2
-        left = int(uniform(keys[i], CUTOUT_DRAWS + 1) * width) - size // 2
-        for y in range(max(0, top), min(height, top + size)):
-            for x in range(max(0, left), min(width, left + size)):
-                for c in range(3):
-                    images[i, y, x, c] = fill[c]
-
-
-@OPS.register("cutout", "cutout:S greys out a square of S pixels at a random place")
-def cutout(size: int = 8) -> Op:
-    """Fill a square of side `size` with mid grey around a uniform centre (DeVries & Taylor 2017)."""
-    if size < 1:
-        raise ValueError("an empty square")
-    fill = np.full(3, 127, np.uint8)
-
-    def apply(images: U8, keys: Keys, rows: I64) -> U8:
-        _cutout(images, keys, size, fill)
-        return images
-
-    return apply
-
-
-def make_ops(text: str) -> list[Op]:
-    """Operations from 'flip,pad_crop:4'; empty or 'none' for no augmentation. UsageError for an unknown name."""
-    ops = []
-    for part in text.split(","):
-        name, _, argument = part.strip().partition(":")
-        if name in ("", "none"):
-            continue
-        factory = OPS.get(name)
-        try:
-            ops.append(factory(*(int(value) for value in argument.split(":") if value)))
-        except (TypeError, ValueError):
-            raise UsageError(
-                f"augmentation '{part.strip()}' is malformed; write it like 'pad_crop:4' or 'flip'"
-            ) from None
-    return ops
-
-
 # --- normalisation -----------------------------------------------------------------------------
 
 
@@ -333,6 +212,12 @@ def _normalise_channels_first(images, scale, shift, out):
                     out[i, c, y, x] = images[i, y, x, c] * s + t
 
 
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """float32 [2, 3]: (pixel / 255 - mean) / std is pixel * scale + shift."""
+    of_mean, of_std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    return np.stack([1 / (255 * of_std), -of_mean / of_std]).astype(np.float32)
+
+
 def normalise(
     images: U8, mean: Sequence[float], std: Sequence[float], out: NDArray[np.float32], *, channels_last: bool
 ) -> None:
@@ -340,7 +225,6 @@ def normalise(
 
     out: [B, H, W, 3] when channels_last, else [B, 3, H, W].
     """
-    scale = (1 / (255 * np.asarray(std, np.float64))).astype(np.float32)
-    shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)
+    scale, shift = scale_and_shift(mean, std)
     kernel = _normalise_channels_last if channels_last else _normalise_channels_first
     kernel(np.ascontiguousarray(images), scale, shift, out)

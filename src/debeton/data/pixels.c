@@ -1,0 +1,422 @@
+/* One image of a batch: from a JPEG or raw pixels in a beton to the values that a network takes, in one pass.
+ *
+ * FFCV decodes a JPEG whole, resizes it into a batch, and flips and normalises that batch in passes of their own. Here
+ * only the rows and blocks that a crop needs are decoded (jpeg_crop_scanline, jpeg_skip_scanlines), at the coarsest
+ * scale of the DCT that is still finer than what is asked for, and a row of the result is filtered, mirrored,
+ * normalised and stored while it is in the cache.
+ */
+
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jpeglib.h>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FAST __attribute__((target_clones("arch=haswell", "default")))
+#else
+#define FAST
+#endif
+
+enum { BYTES, CHANNELS_LAST, CHANNELS_FIRST }; /* uint8 [H, W, 3]; float32 [H, W, 3]; float32 [3, H, W] */
+
+typedef struct { /* every member takes eight bytes: pixels.py fills it as an array of uint64 */
+    const uint8_t *base;               /* where offsets count from */
+    const uint64_t *offsets, *sizes;   /* [B] bytes */
+    const uint8_t *modes;              /* [B] */
+    const int64_t *heights, *widths;   /* [B] of the stored image */
+    const int64_t *boxes;              /* [B, 4] top, left, height, width of what is kept */
+    int64_t to_height, to_width;       /* of the result */
+    int64_t form;                      /* BYTES, CHANNELS_LAST or CHANNELS_FIRST */
+    void *out;                         /* [B, ...] */
+    const int32_t *row_of, *column_of; /* [B, to_height], [B, to_width]: where a pixel of the result comes from; or 0 */
+    const int64_t *patches;            /* [B, 4] top, left, bottom, right of what is filled at last; or 0 */
+    const float *scale_and_shift;      /* [2, 3]: value = pixel * scale + shift */
+    int64_t fill;                      /* 0 to 255 */
+    int64_t jpeg;                      /* the mode that says JPEG */
+} Batch;
+
+typedef struct { /* of one axis: value x of the result is the sum over t of weight[x, t] * source[start[x] + t] */
+    int taps, room;
+    int32_t *start;
+    float *weight;
+} Filter;
+
+typedef struct {
+    struct jpeg_error_mgr manager;
+    jmp_buf back;
+} Errors;
+
+typedef struct { /* what a thread keeps */
+    struct jpeg_decompress_struct jpeg;
+    Errors errors;
+    int ready;
+    uint8_t *pixels;
+    float *row, *scales, **held;
+    size_t pixels_room, row_room, scales_room, held_room;
+    Filter vertical, horizontal;
+} Worker;
+
+static pthread_key_t key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void dismiss(void *given) {
+    Worker *w = given;
+    if (w->ready) jpeg_destroy_decompress(&w->jpeg);
+    free(w->pixels);
+    free(w->row);
+    free(w->scales);
+    free(w->held);
+    free(w->vertical.start);
+    free(w->vertical.weight);
+    free(w->horizontal.start);
+    free(w->horizontal.weight);
+    free(w);
+}
+
+static void make_key(void) { pthread_key_create(&key, dismiss); }
+
+/* This thread's worker, which goes when the thread ends; NULL where memory is short. */
+static Worker *my_worker(void) {
+    pthread_once(&once, make_key);
+    Worker *w = pthread_getspecific(key);
+    if (!w && (w = calloc(1, sizeof(Worker)))) pthread_setspecific(key, w);
+    return w;
+}
+
+static void leave(j_common_ptr jpeg) { longjmp(((Errors *)jpeg->err)->back, 1); }
+
+static void note(j_common_ptr jpeg, int level) {
+    if (level < 0) jpeg->err->num_warnings++;
+}
+
+static int grow(void **memory, size_t *room, size_t bytes) {
+    if (bytes <= *room) return 1;
+    void *found = realloc(*memory, bytes);
+    if (!found) return 0;
+    *memory = found;
+    *room = bytes;
+    return 1;
+}
+
+/* The filter from `size` pixels at `origin` (both in pixels of a source of `length`) to `count` pixels. Where both axes
+ * shrink, a pixel is the average of the area it covers; else OpenCV's INTER_AREA is a bilinear filter of its own kind,
+ * and so is this. */
+static int make_filter(
+    Filter *f, double origin, double size, int length, int count, int shrink, const int32_t *order, int step_of_start
+) {
+    double step = size / count;
+    int taps = shrink ? (int)ceil(step) + 1 : 2;
+    if (taps > length) taps = length;
+    if (count * taps > f->room) {
+        free(f->start);
+        free(f->weight);
+        f->start = malloc(sizeof(int32_t) * count * taps);
+        f->weight = malloc(sizeof(float) * count * taps);
+        f->room = f->start && f->weight ? count * taps : 0;
+        if (!f->room) return 0;
+    }
+    f->taps = taps;
+    for (int k = 0; k < count; k++) {
+        int x = order ? order[k] : k;
+        float *weight = f->weight + (size_t)k * taps;
+        memset(weight, 0, sizeof(float) * taps);
+        if (shrink) {
+            double from = origin + x * step, to = fmin(from + step, origin + size);
+            int first = (int)floor(from + 1e-3), last = (int)ceil(to - 1e-3) - 1;
+            if (first < 0) first = 0;
+            if (last > length - 1) last = length - 1;
+            int start = first + taps > length ? length - taps : first;
+            f->start[k] = step_of_start * start;
+            for (int s = first; s <= last && s - start < taps; s++)
+                weight[s - start] = (float)((fmin(to, s + 1.0) - fmax(from, s)) / (to - from));
+        } else {
+            /* In OpenCV's own arithmetic: where x * step is an integer, a rounding decides for one of two pixels. */
+            double inverse = count / size, left = floor(x * (1 / inverse));
+            float part = (float)((x + 1) - (left + 1) * inverse);
+            part = part <= 0 ? 0 : part - floorf(part);
+            int first = (int)left, second = first + 1;
+            if (first >= (int)size - 1) first = second = (int)size - 1, part = 0;
+            first += (int)origin, second += (int)origin;
+            int start = first + taps > length ? length - taps : first;
+            f->start[k] = step_of_start * start;
+            weight[first - start] += 1 - part;
+            if (part > 0) weight[second - start] += part;
+        }
+    }
+    return 1;
+}
+
+typedef float Four __attribute__((vector_size(16)));
+
+static inline Four load(const float *at) {
+    Four found;
+    memcpy(&found, at, 16);
+    return found;
+}
+
+/* A row of pixels as floats. */
+FAST static void widen(const uint8_t *pixels, int values, float *row) {
+    for (int k = 0; k < values; k++) row[k] = pixels[k];
+}
+
+/* One source row through the filter of columns: `width` pixels side by side, or three planes one after the other. */
+static inline __attribute__((always_inline)) void filter_columns_by(
+    const float *restrict row, const Filter *f, int width, int planes, float *restrict out, const int taps
+) {
+    const int32_t *restrict start = f->start;
+    const float *restrict weight = f->weight;
+    for (int x = 0; x < width; x++) {
+        const float *at = row + start[x], *w = weight + (size_t)x * taps;
+        Four sum = load(at) * w[0];
+        for (int t = 1; t < taps; t++) sum += load(at + 3 * t) * w[t];
+        if (planes)
+            out[x] = sum[0], out[width + x] = sum[1], out[2 * width + x] = sum[2];
+        else
+            memcpy(out + 3 * (size_t)x, &sum, 16); /* one value too many, which the next pixel overwrites */
+    }
+}
+
+FAST static void filter_columns(const float *row, const Filter *f, int width, int planes, float *out) {
+    if (f->taps == 2 && !planes) filter_columns_by(row, f, width, 0, out, 2);
+    else if (f->taps == 3 && !planes) filter_columns_by(row, f, width, 0, out, 3);
+    else filter_columns_by(row, f, width, planes, out, f->taps);
+}
+
+static const float NEAREST = 12582912.f; /* 1.5 * 2^23: adding and subtracting it rounds to integers, halves to even */
+
+/* The weighted sum of filtered rows. */
+FAST static void filter_rows(float *const *rows, const float *weight, int taps, int values, float *sum) {
+    for (int k = 0; k < values; k++) sum[k] = weight[0] * rows[0][k];
+    for (int t = 1; t < taps; t++) {
+        const float *row = rows[t], w = weight[t];
+        for (int k = 0; k < values; k++) sum[k] += w * row[k];
+    }
+}
+
+FAST static void store_floats(
+    const float *a, const float *b, float u, float v, int values, const float *scale, const float *shift, float *out
+) {
+    for (int k = 0; k < values; k++) out[k] = ((u * a[k] + v * b[k] + NEAREST) - NEAREST) * scale[k] + shift[k];
+}
+
+FAST static void store_bytes(const float *a, const float *b, float u, float v, int values, uint8_t *out) {
+    for (int k = 0; k < values; k++) out[k] = (uint8_t)(int32_t)((u * a[k] + v * b[k] + NEAREST) - NEAREST);
+}
+
+FAST static void copy_row(
+    const uint8_t *row, const int32_t *column_of, int width, int64_t form, const float *scale_and_shift,
+    const float *scales, void *out, size_t plane
+) {
+    if (form == BYTES) {
+        uint8_t *to = out;
+        if (!column_of) {
+            memcpy(to, row, 3 * (size_t)width);
+            return;
+        }
+        for (int x = 0; x < width; x++) memcpy(to + 3 * (size_t)x, row + 3 * (size_t)column_of[x], 3);
+        return;
+    }
+    float *to = out;
+    if (form == CHANNELS_LAST && !column_of) {
+        const float *shifts = scales + 3 * (size_t)width;
+        for (int k = 0; k < 3 * width; k++) to[k] = row[k] * scales[k] + shifts[k];
+        return;
+    }
+    const float *s = scale_and_shift;
+    for (int x = 0; x < width; x++) {
+        const uint8_t *at = row + 3 * (size_t)(column_of ? column_of[x] : x);
+        float r = at[0] * s[0] + s[3], g = at[1] * s[1] + s[4], b = at[2] * s[2] + s[5];
+        if (form == CHANNELS_LAST) {
+            to[3 * (size_t)x] = r, to[3 * (size_t)x + 1] = g, to[3 * (size_t)x + 2] = b;
+        } else {
+            to[x] = r, to[plane + x] = g, to[2 * plane + x] = b;
+        }
+    }
+}
+
+typedef struct { /* decoded pixels: rows of a window of the image, at a scale, and the box within it */
+    const uint8_t *pixels;
+    size_t stride;
+    int height, width;
+    double top, left, box_height, box_width;
+} Window;
+
+/* Decode what the box needs. Returns 0 for a JPEG that is damaged, or no JPEG of this size. */
+static int decode(
+    Worker *w, const uint8_t *source, uint64_t size, int64_t height, int64_t width, const int64_t *box,
+    int64_t to_height, int64_t to_width, Window *window
+) {
+    struct jpeg_decompress_struct *jpeg = &w->jpeg;
+    if (!w->ready) {
+        jpeg->err = jpeg_std_error(&w->errors.manager);
+        w->errors.manager.error_exit = leave;
+        w->errors.manager.emit_message = note;
+        if (setjmp(w->errors.back)) return 0;
+        jpeg_create_decompress(jpeg);
+        w->ready = 1;
+    }
+    if (setjmp(w->errors.back)) {
+        jpeg_abort_decompress(jpeg);
+        return 0;
+    }
+    w->errors.manager.num_warnings = 0;
+    jpeg_mem_src(jpeg, source, size);
+    jpeg_read_header(jpeg, TRUE);
+    if (jpeg->image_height != height || jpeg->image_width != width) {
+        jpeg_abort_decompress(jpeg);
+        return 0;
+    }
+    int scale = 8;
+    while (scale > 1 && box[2] * scale >= 16 * to_height && box[3] * scale >= 16 * to_width) scale /= 2;
+    jpeg->scale_num = scale, jpeg->scale_denom = 8;
+    jpeg->out_color_space = JCS_RGB;
+    jpeg->dct_method = JDCT_IFAST;
+    jpeg_start_decompress(jpeg);
+    double part = scale / 8.0; /* not output_width / width, which is rounded up */
+    double top = box[0] * part, bottom = (box[0] + box[2]) * part;
+    double left = box[1] * part, right = (box[1] + box[3]) * part;
+    int first = (int)floor(top), end = (int)ceil(bottom);
+    if (end > (int)jpeg->output_height) end = jpeg->output_height;
+    /* Chroma of a column is interpolated from its neighbours: two columns more on each side have these decoded too. */
+    JDIMENSION from = (JDIMENSION)fmax(0, floor(left) - 2), count;
+    count = (JDIMENSION)fmin(jpeg->output_width, ceil(right) + 2) - from;
+    if (count < jpeg->output_width) jpeg_crop_scanline(jpeg, &from, &count);
+    else from = 0;
+    if (first > 0 && jpeg_skip_scanlines(jpeg, first) != (JDIMENSION)first) {
+        jpeg_abort_decompress(jpeg);
+        return 0;
+    }
+    size_t stride = 3 * (size_t)count;
+    if (!grow((void **)&w->pixels, &w->pixels_room, stride * (end - first) + 16)) {
+        jpeg_abort_decompress(jpeg);
+        return 0;
+    }
+    for (int y = first; y < end;) {
+        JSAMPROW rows[4];
+        int some = end - y < 4 ? end - y : 4;
+        for (int k = 0; k < some; k++) rows[k] = w->pixels + stride * (y - first + k);
+        y += jpeg_read_scanlines(jpeg, rows, some);
+    }
+    long warnings = w->errors.manager.num_warnings;
+    jpeg_abort_decompress(jpeg);
+    *window = (Window){
+        w->pixels, stride, end - first, (int)count, top - first, left - from, bottom - top, right - left,
+    };
+    return warnings == 0;
+}
+
+/* Scales of 3 * width values, then their shifts, in the order of a row of the result. */
+static const float *scales_of(Worker *w, const Batch *b) {
+    int width = (int)b->to_width, values = 3 * width;
+    if (!grow((void **)&w->scales, &w->scales_room, 2 * sizeof(float) * values)) return NULL;
+    for (int k = 0; k < values; k++) {
+        int c = b->form == CHANNELS_FIRST ? k / width : k % 3;
+        w->scales[k] = b->scale_and_shift[c];
+        w->scales[values + k] = b->scale_and_shift[3 + c];
+    }
+    return w->scales;
+}
+
+/* The part of a window that the box covers, filtered to the size of the result. */
+static int resample(
+    Worker *w, const Batch *b, const Window *win, const int32_t *row_of, const int32_t *column_of, const float *scales,
+    char *out, size_t out_stride
+) {
+    int height = (int)b->to_height, width = (int)b->to_width, values = 3 * width;
+    int shrink = win->box_height >= height && win->box_width >= width;
+    int first = (int)floor(win->left), columns = (int)ceil(win->left + win->box_width) - first;
+    Filter *down = &w->vertical;
+    if (!make_filter(down, win->top, win->box_height, win->height, height, shrink, row_of, 1)) return 0;
+    if (!make_filter(&w->horizontal, win->left - first, win->box_width, columns, width, shrink, column_of, 3)) return 0;
+    /* A widened source row, a sum, and as many filtered rows as a row of the result takes. */
+    int taps = down->taps, room = values + 4;
+    size_t floats = 3 * (size_t)columns + 4 + (size_t)room * (taps + 1);
+    if (!grow((void **)&w->row, &w->row_room, sizeof(float) * floats)) return 0;
+    if (!grow((void **)&w->held, &w->held_room, (sizeof(float *) + sizeof(int)) * taps)) return 0;
+    float *wide = w->row, *sum = wide + 3 * (size_t)columns + 4, *slots = sum + room, **rows = w->held;
+    int *held = (int *)(rows + taps);
+    for (int t = 0; t < taps; t++) held[t] = -1;
+    size_t plane = (size_t)height * width;
+    for (int y = 0; y < height; y++) {
+        int start = down->start[y];
+        const float *weight = down->weight + (size_t)y * taps;
+        for (int t = 0; t < taps; t++) {
+            int source = start + t, slot = source % taps;
+            rows[t] = slots + (size_t)slot * room;
+            if (held[slot] == source) continue;
+            widen(win->pixels + source * win->stride + 3 * (size_t)first, 3 * columns, wide);
+            filter_columns(wide, &w->horizontal, width, b->form == CHANNELS_FIRST, rows[t]);
+            held[slot] = source;
+        }
+        const float *a = rows[0], *last = rows[taps - 1];
+        float u = weight[0], v = taps > 1 ? weight[taps - 1] : 0;
+        if (taps > 2) {
+            filter_rows(rows, weight, taps - 1, values, sum);
+            a = sum, u = 1;
+        }
+        char *to = out + y * out_stride;
+        if (b->form == BYTES) {
+            store_bytes(a, last, u, v, values, (uint8_t *)to);
+        } else if (b->form == CHANNELS_LAST) {
+            store_floats(a, last, u, v, values, scales, scales + values, (float *)to);
+        } else {
+            for (int c = 0; c < 3; c++) {
+                const float *scale = scales + c * width, *shift = scale + values;
+                store_floats(a + c * width, last + c * width, u, v, width, scale, shift, (float *)to + c * plane);
+            }
+        }
+    }
+    return 1;
+}
+
+static void fill_patch(const Batch *b, const int64_t *patch, char *out, size_t plane) {
+    const float *s = b->scale_and_shift;
+    for (int64_t y = patch[0]; y < patch[2]; y++)
+        for (int64_t x = patch[1]; x < patch[3]; x++)
+            for (int c = 0; c < 3; c++) {
+                size_t at = y * b->to_width + x;
+                at = b->form == CHANNELS_FIRST ? c * plane + at : 3 * at + c;
+                if (b->form == BYTES) ((uint8_t *)out)[at] = (uint8_t)b->fill;
+                else ((float *)out)[at] = b->fill * s[c] + s[3 + c];
+            }
+}
+
+/* Image i of the batch into out; returns 0, or -1 where it is damaged or memory is short. */
+int debeton_image(const Batch *b, int64_t i) {
+    Worker *w = my_worker();
+    if (!w) return -1;
+    const uint8_t *source = b->base + b->offsets[i];
+    const int64_t *box = b->boxes + 4 * i, height = b->heights[i], width = b->widths[i];
+    Window win;
+    if (b->modes[i] == b->jpeg) {
+        if (!decode(w, source, b->sizes[i], height, width, box, b->to_height, b->to_width, &win)) return -1;
+    } else {
+        size_t stride = 3 * (size_t)width;
+        win = (Window){source + box[0] * stride, stride, (int)box[2], (int)width, 0, box[1], box[2], box[3]};
+    }
+    size_t plane = (size_t)b->to_height * b->to_width, bytes = b->form == BYTES ? 1 : sizeof(float);
+    char *out = (char *)b->out + i * 3 * plane * bytes;
+    size_t out_stride = (b->form == CHANNELS_FIRST ? 1 : 3) * (size_t)b->to_width * bytes;
+    const int32_t *row_of = b->row_of ? b->row_of + i * b->to_height : NULL;
+    const int32_t *column_of = b->column_of ? b->column_of + i * b->to_width : NULL;
+    if (column_of) {
+        int64_t x = 0;
+        while (x < b->to_width && column_of[x] == x) x++;
+        if (x == b->to_width) column_of = NULL;
+    }
+    const float *scales = scales_of(w, b);
+    if (!scales) return -1;
+    int same = win.box_height == b->to_height && win.box_width == b->to_width;
+    if (!same && !resample(w, b, &win, row_of, column_of, scales, out, out_stride)) return -1;
+    for (int64_t y = 0; same && y < b->to_height; y++) {
+        const uint8_t *row = win.pixels + (row_of ? row_of[y] : y) * win.stride + 3 * (size_t)win.left;
+        copy_row(row, column_of, b->to_width, b->form, b->scale_and_shift, scales, out + y * out_stride, plane);
+    }
+    if (b->patches) fill_patch(b, b->patches + 4 * i, out, plane);
+    return 0;
+}
