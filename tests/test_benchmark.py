@@ -15,6 +15,7 @@ from PIL import Image
 from scripts.benchmark import main
 
 from debeton.benchmarks.diffusion import frechet_distance
+from debeton.benchmarks.loader import SETS, ImageSet, ratios_of
 from debeton.benchmarks.photos import load_photos, make_photo
 from debeton.benchmarks.timing import Result, interleave, rate, write_result
 from debeton.errors import DataError, run_command
@@ -35,21 +36,39 @@ def test_a_tiny_loader_run_records_every_contender_in_the_shared_form(tmp_path: 
     out = tmp_path / "new" / "loader.json"
     done = run(
         "loader", "--json", out, "--rounds", "1", "--images", tmp_path / "photos.zip", "--batch-size", "16",
-        "--num-workers", "1",
+        "--num-workers", "1", "--only", "jpg256",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    assert list(found) == ["benchmark", "hardware", "settings", "rounds", "rows", "ratios"]
+    assert list(found) == ["benchmark", "hardware", "settings", "rounds", "rows", "ratios", "figures"]
     assert (found["benchmark"], found["rounds"]) == ("loader", 1)
     assert set(found["ratios"]) == {"jpg256_vs_ffcv", "jpg256_vs_torch", "jpg256_vs_decode"}
-    assert [row["unit"] for row in found["rows"]] == ["images/s"] * 5
+    assert {row["unit"] for row in found["rows"]} == {"images/s"}
+    assert 0 < found["figures"]["second_start_seconds"]["median"] < 60
     speed = {row["name"]: row["median"] for row in found["rows"]}
     assert min(speed.values()) > 0
-    assert found["ratios"]["jpg256_vs_ffcv"]["median"] == pytest.approx(speed["debeton"] / speed["FFCV"])
+    assert found["ratios"]["jpg256_vs_ffcv"]["median"] == pytest.approx(
+        speed["debeton, jpg256"] / speed["FFCV, jpg256"]
+    )
     assert found["settings"]["images"] == "48 of photos.zip"
     assert {"cpu", "cores", "memory_gib", "gpu", "packages"} <= set(found["hardware"])
     assert str(tmp_path) not in out.read_text()  # no folder of this machine
     assert "jpg256_vs_ffcv" in done.stdout
+
+
+def test_the_loaders_sets_are_the_photos_as_jpegs_larger_as_pixels_and_in_small_squares() -> None:
+    files = [make_photo(k) for k in range(2)]
+    sets = {name: ImageSet.of(name, files) for name in SETS}
+    assert sets["jpg256"].images == files
+    assert min(Image.open(io.BytesIO(sets["jpg500"].images[0])).size) == 500
+    assert sets["raw256"].images[0].shape[:2] == Image.open(io.BytesIO(files[0])).size[::-1]
+    squares = sets["small32"].images
+    assert {image.shape for image in squares} == {(32, 32, 3)}
+    assert len(squares) == 20
+    np.testing.assert_array_equal(squares[0], sets["raw256"].images[0][:32, :32])
+    names = [f"{peer}, {name}" for name in SETS for peer in ("debeton", "FFCV", "torchvision", "JPEG decode only")]
+    assert {"jpg256_vs_ffcv", "jpg256_vs_torch", "jpg256_vs_decode", "jpg500_vs_ffcv", "raw256_vs_ffcv",
+            "small32_vs_ffcv", "small32_vs_torch"} <= set(ratios_of(names))  # fmt: skip
 
 
 def test_a_tiny_methods_run_has_a_ratio_for_each_method(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ import gc
 import numpy as np
 import torch
 
+from debeton.data.beton import open_beton
 from debeton.data.delivery import BatchMemory
+from debeton.data.loader import LoaderOptions, make_loader
+from debeton.data.view import View
 
 
 def test_memory_is_used_again_once_its_batch_is_gone() -> None:
@@ -53,3 +56,16 @@ def test_memory_outlives_the_pool_that_gave_it() -> None:
     del memory
     gc.collect()
     assert tensor.tolist() == [0, 1, 2, 3]
+
+
+def test_the_memory_of_batches_is_kept_from_epoch_to_epoch_while_their_size_stays(toy_betons):
+    options = LoaderOptions(decoder="resized", resolution=16)
+    loader = make_loader(View.whole(open_beton(toy_betons / "toy_train.beton")), 100, options=options)
+    memory = []
+    for loader.resolution in (16, 16, 24):
+        for _ in loader:
+            pass
+        memory.append(loader._memory)
+    assert memory[0] is memory[1]
+    assert [each.num_values for each in memory] == [100 * 3 * side**2 for side in (16, 16, 24)]
+    assert memory[0]._free

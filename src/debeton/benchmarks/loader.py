@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
+import subprocess
+import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.benchmarks import register_benchmark
+from debeton.benchmarks.loader_peers import PAD, RESOLUTION, Work, bare_decoding, count, stock_ffcv, torch_loader
 from debeton.benchmarks.photos import load_photos
 from debeton.benchmarks.timing import Result, cores, interleave, rate
-from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Rows
+from debeton.data.spec import DatasetSpec, Rows
 from debeton.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from debeton.data.beton import Beton
 
-RESOLUTION = 224
-OURS, OURS_UINT8 = "debeton", "debeton, uint8 crops only"
-FFCV, TORCH, DECODE = "FFCV", "torchvision", "JPEG decode only"
+SHORT_SIDE, SMALL = 500, 32  # pixels of the larger photos, and of the small images
+SETS = {
+    "jpg256": "the photos as they are, as JPEGs",
+    "jpg500": "the photos at a short side of 500 px, as JPEGs",
+    "raw256": "the photos as they are, as pixels",
+    "small32": "ten squares of 32 px from each photo, as pixels; shifted and mirrored",
+}
+OURS, FFCV, TORCH, DECODE = "debeton", "FFCV", "torchvision", "JPEG decode only"
+BYTES = "debeton, uint8 crops only"
+STARTS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,161 +42,164 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, help="folder (searched through) or zip of JPEG photos; default: in1k_256.zip in "
         "$DEBETON_DATA or ../shared/data, else 500 generated ones",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, help="of small images four times as many; default: 64")
     parser.add_argument(
         "--num-workers", type=int, default=min(2, cores()), help="threads or processes, default: %(default)s"
     )
     parser.add_argument("--limit", type=int, help="use the first so many photos only")
+    parser.add_argument("--only", default=",".join(SETS), help=f"sets, separated by commas; default: {','.join(SETS)}")
 
 
-@register_benchmark("loader", "photos/s against stock FFCV, torchvision and bare JPEG decoding", add_arguments)
+@register_benchmark("loader", "images/s against stock FFCV, torchvision and bare JPEG decoding", add_arguments)
 def run(arguments: argparse.Namespace) -> Result:
-    """Every contender goes through all photos once a round, on the same number of workers, from a warm cache.
+    """Every contender goes through its set once a round, on the same number of workers, from a warm cache.
 
-    All but DECODE and OURS_UINT8 give a random resized crop of 224 px, flipped at random, normalised, as float32.
+    All but DECODE and BYTES give float32, normalised and flipped at random: random resized crops of 224 px, or small
+    images shifted by up to 4 px. second_start: seconds from building the loader to its first batch in a new process.
     """
-    batch_size, workers = arguments.batch_size, arguments.num_workers
+    workers, chosen = arguments.num_workers, [name.strip() for name in arguments.only.split(",")]
     if not 1 <= workers <= cores():
         raise UsageError(f"--num-workers {workers} is out of range; there are {cores()} cores to use")
-    if batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size} holds no photo; use 1 or more")
+    if arguments.batch_size < 1:
+        raise UsageError(f"--batch-size {arguments.batch_size} holds no photo; use 1 or more")
+    if unknown := sorted(set(chosen) - set(SETS)):
+        raise UsageError(f"--only names the set '{unknown[0]}'; known: {', '.join(SETS)}")
     photos = load_photos(arguments.images, arguments.limit)
-    torchvision = _torchvision(photos.files, batch_size, workers)  # forks: before numba has threads
     with tempfile.TemporaryDirectory(prefix="debeton-") as folder:
-        beton = _write(Path(folder) / "photos.beton", photos.files)
-        contenders: dict[str, Callable[[], int]] = {
-            OURS: _ours(beton, batch_size, workers),
-            FFCV: _ffcv(beton, batch_size, workers),
-            TORCH: torchvision,
-            DECODE: _decode(beton, workers),
-            OURS_UINT8: _ours(beton, batch_size, workers, ops="", normalise=False),
-        }
-        values = interleave({name: rate(work) for name, work in contenders.items()}, arguments.rounds)
+        sets = [ImageSet.of(name, photos.files) for name in chosen]
+        works = {  # these fork: before numba has threads
+            f"{TORCH}, {each.name}": torch_loader(each.images, each.batch(arguments), workers, crops=each.crops)
+            for each in sets if each.name in ("jpg256", "small32")
+        }  # fmt: skip
+        for each in sets:
+            works |= each.works(Path(folder), arguments)
+        values = interleave({name: rate(work) for name, work in works.items()}, arguments.rounds)
+        starts = [_start(Path(folder) / f"{chosen[0]}.beton") for _ in range(STARTS)]
     return Result(
-        benchmark="loader",
-        values=values,
-        units=dict.fromkeys(values, "images/s"),
-        ratios={
-            "jpg256_vs_ffcv": (OURS, FFCV),
-            "jpg256_vs_torch": (OURS, TORCH),
-            "jpg256_vs_decode": (OURS, DECODE),
-        },
+        benchmark="loader", values=values, units=dict.fromkeys(values, "images/s"), ratios=ratios_of(values),
+        figures={"second_start_seconds": starts},
         settings={
-            "images": photos.source,
-            "mean_kilobytes": round(float(beton.sizes.mean()) / 1000, 1),
-            "mean_pixels": round(float((beton.heights * beton.widths).mean())),
-            "batch_size": batch_size,
-            "num_workers": workers,
-            "resolution": RESOLUTION,
+            "images": photos.source, "batch_size": arguments.batch_size, "num_workers": workers,
+            "resolution": RESOLUTION, **{key: value for each in sets for key, value in each.about.items()},
         },
-    )
+    )  # fmt: skip
 
 
-def _write(path: Path, files: Sequence[bytes]) -> Beton:
-    """The files as a beton, byte for byte as they are."""
+def ratios_of(names: Any) -> dict[str, tuple[str, str]]:
+    """Ours over theirs of every set, by the names that results have."""
+    peers = {"ffcv": FFCV, "torch": TORCH, "decode": DECODE}
+    pairs = {f"{s}_vs_{key}": (f"{OURS}, {s}", f"{peer}, {s}") for s in SETS for key, peer in peers.items()}
+    return {name: pair for name, pair in pairs.items() if set(pair) <= set(names)}
+
+
+@dataclass
+class ImageSet:
+    """One set of SETS. images: encoded files, or uint8 [H, W, 3] pixels. crops: random resized crops, else shifts."""
+
+    name: str
+    images: Sequence[Any]
+    crops: bool
+    about: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str, files: Sequence[bytes]) -> ImageSet:
+        """The set made of these photos."""
+        make: dict[str, Callable[[Sequence[bytes]], Sequence[Any]]] = {
+            "jpg256": lambda files: files, "jpg500": _enlarged, "raw256": _decoded, "small32": _squares,
+        }  # fmt: skip
+        images = make[name](files)
+        kilobytes = np.mean([len(image) if isinstance(image, bytes) else image.nbytes for image in images]) / 1000
+        return cls(name, images, name != "small32", {f"{name}_kilobytes": round(float(kilobytes), 1)})
+
+    def batch(self, arguments: argparse.Namespace) -> int:
+        """Images of a batch."""
+        return int(arguments.batch_size) * (1 if self.crops else 4)
+
+    def works(self, folder: Path, arguments: argparse.Namespace) -> dict[str, Work]:
+        """Ours and the peers that read betons."""
+        beton = _write(folder / f"{self.name}.beton", self.images)
+        batch, workers = self.batch(arguments), arguments.num_workers
+        ops = "flip" if self.crops else f"flip,pad_crop:{PAD}"
+        found = {
+            f"{OURS}, {self.name}": _ours(beton, batch, workers, ops, crops=self.crops),
+            f"{FFCV}, {self.name}": stock_ffcv(beton, batch, workers, crops=self.crops),
+        }
+        if self.name.startswith("jpg"):
+            found[f"{DECODE}, {self.name}"] = bare_decoding(beton, workers)
+            found[f"{BYTES}, {self.name}"] = _ours(beton, batch, workers, "", crops=True, normalise=False)
+        return found
+
+
+def _enlarged(files: Sequence[bytes]) -> list[bytes]:
+    """The photos at a short side of SHORT_SIDE pixels, JPEGs of quality 90."""
+    import cv2
+
+    from debeton.data.images import encode_jpeg, to_rgb
+
+    def enlarge(file: bytes) -> bytes:
+        image = to_rgb(file)
+        factor = SHORT_SIDE / min(image.shape[:2])
+        size = tuple(round(factor * side) for side in image.shape[1::-1])
+        return encode_jpeg(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), 90)  # type: ignore[arg-type]
+
+    return [enlarge(file) for file in files]
+
+
+def _decoded(files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
+    from debeton.data.images import to_rgb
+
+    return [to_rgb(file) for file in files]
+
+
+def _squares(files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
+    """Ten squares of SMALL pixels from each photo, evenly along its diagonal."""
+    found = []
+    for image in _decoded(files):
+        for k in range(10):
+            top, left = ((side - SMALL) * k // 9 for side in image.shape[:2])
+            found.append(np.ascontiguousarray(image[top : top + SMALL, left : left + SMALL]))
+    return found
+
+
+def _write(path: Path, images: Sequence[Any]) -> Beton:
+    """Files as a beton, byte for byte as they are, or pixels."""
     from debeton.data.beton import open_beton
-    from debeton.data.writer import write_beton
+    from debeton.data.writer import WriteOptions, write_beton
 
-    zeros = np.zeros(len(files), np.int64)
-    rows = Rows(zeros, zeros, files.__getitem__, [f"photo[{k}]" for k in range(len(files))])
-    write_beton(path, rows, DatasetSpec("photos", ("photo",)), "train")
+    zeros = np.zeros(len(images), np.int64)
+    rows = Rows(zeros, zeros, images.__getitem__, [f"photo[{k}]" for k in range(len(images))])
+    mode = "jpg" if isinstance(images[0], bytes) else "raw"
+    write_beton(path, rows, DatasetSpec("photos", ("photo",)), "train", WriteOptions(mode=mode))
     return open_beton(path)
 
 
-def _count(batches: Iterable[Any], image: Callable[[Any], Tensor]) -> int:
-    return sum(len(image(batch)) for batch in batches)
-
-
-def _ours(
-    beton: Beton, batch_size: int, workers: int, ops: str = "flip", *, normalise: bool = True
-) -> Callable[[], int]:
+def _ours(beton: Beton, batch_size: int, workers: int, ops: str, *, crops: bool, normalise: bool = True) -> Work:
     from debeton.data.loader import LoaderOptions, make_loader
     from debeton.data.view import View
 
     options = LoaderOptions(
-        decoder="random_resized_crop", ops=ops, resolution=RESOLUTION, normalise=normalise, num_workers=workers
-    )
+        decoder="random_resized_crop" if crops else "simple", ops=ops, resolution=RESOLUTION, normalise=normalise,
+        num_workers=workers,
+    )  # fmt: skip
     loader = make_loader(View.whole(beton), batch_size, options=options)
-    return lambda: _count(loader, lambda batch: batch.image)
+    return lambda: count(loader, lambda batch: batch.image)
 
 
-def _ffcv(beton: Beton, batch_size: int, workers: int) -> Callable[[], int]:
-    import torch
-    from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
-
-    mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
-    image = [
-        RandomResizedCropRGBImageDecoder((RESOLUTION, RESOLUTION)),
-        RandomHorizontalFlip(),
-        NormalizeImage(mean, std, np.float32),  # type: ignore[arg-type]  # after ToTensor the constructor never returns
-        ToTensor(),
-        ToTorchImage(),
-    ]
-    threads = torch.get_num_threads()
-    loader = Loader(
-        str(beton.path), batch_size=batch_size, num_workers=workers, order=OrderOption.RANDOM, os_cache=True,
-        drop_last=False, pipelines={
-            "image": image, "label": [IntDecoder(), ToTensor(), Squeeze(1)],
-            "attribute": None, "group": None, "source": None, "index": None,
-        },
-    )  # fmt: skip
-    torch.set_num_threads(threads)  # the constructor sets it for the whole process
-    return lambda: _count(loader, lambda batch: batch[0])
+START = """
+import sys, time
+from pathlib import Path
+from debeton.data.beton import open_beton
+from debeton.data.loader import LoaderOptions, make_loader
+from debeton.data.view import View
+began = time.perf_counter()
+options = LoaderOptions(decoder="resized", ops="flip", resolution=32)
+with make_loader(View.whole(open_beton(Path(sys.argv[1]))), 64, options=options).epoch(0) as batches:
+    next(batches)
+print(time.perf_counter() - began)
+"""
 
 
-class _Photos:
-    """A torch data set of encoded files in memory."""
-
-    def __init__(self, files: Sequence[bytes], transform: Callable[[Any], Tensor]):
-        self.files, self.transform = files, transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, k: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
-        return self.transform(Image.open(io.BytesIO(self.files[k])).convert("RGB")), 0
-
-
-def _torchvision(files: Sequence[bytes], batch_size: int, workers: int) -> Callable[[], int]:
-    from torch.utils.data import DataLoader
-    from torchvision import transforms
-
-    transform = transforms.Compose([
-        transforms.RandomResizedCrop(RESOLUTION),
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(),
-        transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-    ])  # fmt: skip
-    loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-        _Photos(files, transform),  # type: ignore[arg-type]
-        batch_size, shuffle=True, num_workers=workers, persistent_workers=True,
-    )  # fmt: skip
-    iter(loader)  # starts the workers, which stay
-    return lambda: _count(loader, lambda batch: batch[0])
-
-
-def _decode(beton: Beton, workers: int) -> Callable[[], int]:
-    """libjpeg-turbo (simplejpeg's) at full scale and nothing else: threads that each decode into one buffer."""
-    try:
-        from simplejpeg import decode_jpeg
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("the benchmark 'loader' needs simplejpeg: pip install simplejpeg") from None
-
-    stored = np.memmap(beton.path, np.uint8, mode="r")
-    files = [stored[int(start) : int(start + size)] for start, size in zip(beton.offsets, beton.sizes)]
-    buffers = threading.local()
-
-    def decode(part: Sequence[NDArray[np.uint8]]) -> int:
-        if not hasattr(buffers, "pixels"):
-            buffers.pixels = np.empty(beton.max_bytes, np.uint8)
-        for file in part:
-            decode_jpeg(file, fastdct=True, buffer=buffers.pixels)  # the DCT that FFCV's decoder uses too
-        return len(part)
-
-    pool = ThreadPoolExecutor(workers)
-    parts = [files[start : start + 16] for start in range(0, len(files), 16)]
-    return lambda: sum(pool.map(decode, parts))
+def _start(beton: Path) -> float:
+    """Seconds from building a loader to its first batch in a new process, imports not counted."""
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}{START}", str(beton)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -32,7 +32,8 @@ class Result:
     """What a benchmark found.
 
     values: by row name, one measurement per round; all rows have as many. units: by row name.
-    ratios: by ratio name, the rows (numerator, denominator). settings: whatever else decides the numbers.
+    ratios: by ratio name, the rows (numerator, denominator). settings: whatever else decides the numbers. figures: what
+    was measured on its own, some times.
     """
 
     benchmark: str
@@ -40,6 +41,7 @@ class Result:
     units: Mapping[str, str]
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def rounds(self) -> int:
@@ -59,6 +61,7 @@ class Result:
             "rounds": self.rounds,
             "rows": rows,
             "ratios": ratios,
+            **({"figures": {name: spread(values) for name, values in self.figures.items()}} if self.figures else {}),
         }
 
 
@@ -144,14 +147,14 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
     )
     console.print(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in result["settings"].items()))
     measured = Table("", "unit", "min", "median", "max")
-    ratios = Table("ratio", "min", "median", "max")
+    ratios = Table("ratio or figure", "min", "median", "max")
     for table in (measured, ratios):
         for column in table.columns[-3:]:
             column.justify = "right"
     for row in result["rows"]:
         measured.add_row(row["name"], row["unit"], *(f"{row[k]:.4g}" for k in ("min", "median", "max")))
-    for name, values in result["ratios"].items():
+    for name, values in (result["ratios"] | result.get("figures", {})).items():
         ratios.add_row(name, *(f"{values[k]:.2f}" for k in ("min", "median", "max")))
     console.print(measured)
-    if result["ratios"]:
+    if ratios.row_count:
         console.print(ratios)

@@ -30,13 +30,10 @@ class TensorForm:
 
 
 class Delivery:
-    """Makes tensors of the images [B, H, W, 3] and row numbers [B] of an epoch's batches.
+    """Makes tensors of the images [B, H, W, 3] and row numbers [B] of an epoch's batches, in `memory`."""
 
-    largest: values of the largest batch.
-    """
-
-    def __init__(self, form: TensorForm, largest: int):
-        self.form, self._memory = form, BatchMemory(largest)
+    def __init__(self, form: TensorForm, memory: BatchMemory):
+        self.form, self._memory = form, memory
         self._uploader = Uploader(form) if form.device.type == "cuda" else None
 
     def make(self, images: U8, rows: Ints) -> tuple[Tensor, Tensor]:
@@ -79,7 +76,7 @@ def _as_image(pixels: Tensor, channels_last: bool) -> Tensor:
 
 
 class BatchMemory:
-    """Memory for the float images of one epoch's batches, used again once nothing refers to a batch any more.
+    """Memory for the float images of batches, each of at most num_values, used again once nothing refers to a batch.
 
     A fresh batch of 38 MB (64 images of 224 px) is page faults only: they cost as much as a quarter of all decoding.
     """

@@ -24,7 +24,7 @@ from torch import Tensor
 from debeton.data import pixels
 from debeton.data.augment import as_moves, make_ops
 from debeton.data.decoding import ImageReader
-from debeton.data.delivery import Delivery, TensorForm
+from debeton.data.delivery import BatchMemory, Delivery, TensorForm
 from debeton.data.order import epoch_order
 from debeton.data.pipelines import U8, Keys, make_decoder, sample_keys, scale_and_shift
 from debeton.data.pixels import STILL, Moves, form_of
@@ -136,6 +136,7 @@ class Loader:
         columns = {"label": view.label, "attribute": view.attribute, "group": view.group, "source": view.beton.source}
         self._columns = {name: torch.from_numpy(np.array(c)).to(options.device) for name, c in columns.items()}
         self._current: weakref.ref[EpochIterator] | None = None
+        self._memory = BatchMemory(0)
 
     def __len__(self) -> int:
         """Global batches of an epoch."""
@@ -159,6 +160,13 @@ class Loader:
         iterator = EpochIterator(self, epoch, start)
         self._current = weakref.ref(iterator)
         return iterator
+
+    def batch_memory(self, num_values: int) -> BatchMemory:
+        """Memory for batches of at most so many values. Kept from epoch to epoch: fresh pages cost more than decoding
+        where an epoch has few batches."""
+        if self._memory.num_values != num_values:
+            self._memory = BatchMemory(num_values)
+        return self._memory
 
     def batch_positions(self, epoch: int) -> list[tuple[Ints, Ints, float]]:
         """For each batch of this process: positions in the epoch's order, rows of the beton, and the share."""
@@ -197,7 +205,7 @@ class _Producer:
         options, spec = self.options, self.view.spec
         form = TensorForm(spec.mean, spec.std, options.normalise, options.channels_last, options.dtype, options.device)
         self.scales = scale_and_shift(spec.mean, spec.std)
-        self.delivery = Delivery(form, largest * 3 * math.prod(self.size))
+        self.delivery = Delivery(form, loader.batch_memory(largest * 3 * math.prod(self.size)))
 
     def run(self) -> None:
         reader = None
