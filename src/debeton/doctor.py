@@ -271,7 +271,7 @@ def check_pixels() -> Check:
         pixels: Any = _import("debeton.data.pixels")
     except Exception as error:
         return Check(name, False, _one_line(error), _reinstall(), needed=False)
-    if pixels.ADDRESS:
+    if pixels.AVAILABLE:
         return Check(name, True, "compiled", needed=False)
     fix = "apt-get install -y g++ libjpeg-dev"
     return Check(name, False, f"not compiled, FFCV's is used: {pixels.MISSING}", fix, needed=False)

@@ -28,7 +28,12 @@ load_packaged_tbb()
 KERNEL_GUARD = _kernel_guard()
 
 
-def use_threads(num_threads: int) -> None:
-    """Let this thread's kernels run on num_threads threads (0 or too many: all cores)."""
+def threads_for(num_threads: int) -> int:
+    """As many as asked for, where there are (0 or too many: all cores, or what NUMBA_NUM_THREADS says)."""
     available = int(numba.config.NUMBA_NUM_THREADS)
-    numba.set_num_threads(min(num_threads, available) if num_threads > 0 else available)
+    return min(num_threads, available) if num_threads > 0 else available
+
+
+def use_threads(num_threads: int) -> None:
+    """Let this thread's kernels run on `threads_for(num_threads)` threads."""
+    numba.set_num_threads(threads_for(num_threads))

@@ -25,7 +25,7 @@ from debeton.data.pipelines import RandomResizedCrop, normalise, sample_keys, sc
 from debeton.data.pixels import BYTES, STILL, Moves, form_of, write_images
 from debeton.data.view import View
 
-pytestmark = pytest.mark.skipif(not pixels.ADDRESS, reason=f"pixels.c is not compiled: {pixels.MISSING}")
+pytestmark = pytest.mark.skipif(not pixels.AVAILABLE, reason=f"pixels.c is not compiled: {pixels.MISSING}")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALES = scale_and_shift(MEAN, STD)
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
@@ -49,7 +49,7 @@ def as_jpeg(image: np.ndarray, *, subsampling: str = "4:2:0", **options: Any) ->
 
 def write(
     files: list[bytes], shapes: list[tuple[int, int]], boxes: Any, size: tuple[int, int], *, mode: int = JPG,
-    moves: Moves = STILL, form: str = "bytes",
+    moves: Moves = STILL, form: str = "bytes", threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The batch and its statuses; the memory is poisoned before."""
     n, base = len(files), np.frombuffer(b"".join(files), np.uint8)
@@ -64,7 +64,8 @@ def write(
         "first": lambda: np.full((n, 3, *size), np.nan, np.float32),
     }[form]()
     kind = form_of(out, channels_first=form == "first")
-    status = write_images(out, kind, size, stored, np.asarray(boxes, np.int64), base.ctypes.data, moves, SCALES)
+    boxes = np.asarray(boxes, np.int64)
+    status = write_images(out, kind, size, stored, boxes, base.ctypes.data, moves, SCALES, threads)
     return out, status
 
 
@@ -211,15 +212,24 @@ def test_one_pass_gives_the_very_values_of_one_for_each_step(ops, form, mode, si
 def test_a_loader_gives_the_same_batches_in_one_pass_as_without_it(toy_betons, options):
     view = View.whole(open_beton(toy_betons / "toy_val.beton"))
     found = []
-    for address in (pixels.ADDRESS, 0):
+    for available in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pixels, "ADDRESS", address)
+            patch.setattr(pixels, "AVAILABLE", available)
             loader = make_loader(view, 50, options=LoaderOptions(ops="flip,pad_crop:2,cutout:3", **options))
             found.append([batch.image for batch in loader.epoch(1)])
     assert [image.shape[0] for image in found[0]] == [50, 50, 28]
     for ours, theirs in zip(*found, strict=True):
         assert ours.stride() == theirs.stride()
         assert torch.equal(ours, theirs)
+
+
+def test_any_number_of_threads_gives_the_same_batch():
+    shapes = [(40 + k, 50) for k in range(13)]
+    files = [as_jpeg(photo(*shape, seed=k)) for k, shape in enumerate(shapes)]
+    boxes = [[0, 0, *shape] for shape in shapes]
+    expected = read(files, shapes, boxes, (32, 32))
+    for threads in (2, 3, 16):
+        np.testing.assert_array_equal(read(files, shapes, boxes, (32, 32), threads=threads), expected)
 
 
 def test_a_patch_before_other_steps_and_steps_that_are_no_moves_are_left_to_passes_of_their_own():
@@ -251,7 +261,7 @@ open("raw", "wb").write(image.tobytes())
 one = np.zeros(1, np.uint64)
 columns = one, one + 1800, np.full(1, {RAW}, np.uint8), np.array([20]), np.array([30])
 found = ImageReader("raw", *columns).read(np.array([0]), np.array([[2, 3, 11, 17]]), (24, 24))
-np.save("ours" if pixels.ADDRESS else "ffcv", found)
+np.save("ours" if pixels.AVAILABLE else "ffcv", found)
 print(pixels.MISSING)
 """
     assert python(code, tmp_path) == ""
@@ -263,7 +273,7 @@ print(pixels.MISSING)
 def test_a_compiler_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", f"{sys.executable} -c 'import sys; sys.exit(\"x.c: error: no such header\")'")
     monkeypatch.setattr(pixels, "SOURCE", tmp_path / "pixels.c")
-    (tmp_path / "pixels.c").write_text("int debeton_image(void) { return 0; }")
+    (tmp_path / "pixels.c").write_text("int debeton_images(void) { return 0; }")
     with pytest.raises(OSError, match="error: no such header"):
         pixels.library()
     assert not list(tmp_path.rglob("*.so"))
@@ -272,7 +282,7 @@ def test_a_compiler_that_fails_says_why(tmp_path, monkeypatch):
 def test_another_source_is_another_library(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "SOURCE", tmp_path / "pixels.c")
     found = []
-    for text in ("int debeton_image(void) { return 0; }", "int debeton_image(void) { return 1; }"):
+    for text in ("int debeton_images(void) { return 0; }", "int debeton_images(void) { return 1; }"):
         (tmp_path / "pixels.c").write_text(text)
         found.append(pixels.library())
         assert pixels.library() == found[-1]

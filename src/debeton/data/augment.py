@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numba import njit, prange, uint64
+from numba import njit, prange
+from numpy.typing import NDArray
 
 from debeton.data.pipelines import CUTOUT_DRAWS, FLIP_DRAWS, I64, PAD_DRAWS, U8, Keys, mix, uniform
 from debeton.data.pixels import STILL, Ints32, Moves
@@ -31,10 +32,10 @@ class Mover(Protocol):
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def _flip(images, keys):
+def _mirror(images, chosen):
     height, width = images.shape[1], images.shape[2]
     for i in prange(images.shape[0]):
-        if mix(keys[i], FLIP_DRAWS) & uint64(1):
+        if chosen[i]:
             for y in range(height):
                 for x in range(width // 2):
                     for c in range(3):
@@ -43,13 +44,9 @@ def _flip(images, keys):
                         images[i, y, width - 1 - x, c] = left
 
 
-@njit(cache=True)
-def is_mirrored(keys):
+def is_mirrored(keys: Keys) -> NDArray[np.bool_]:
     """Whether `flip` mirrors each sample, bool [B]."""
-    out = np.empty(len(keys), np.bool_)
-    for i in range(len(keys)):
-        out[i] = mix(keys[i], FLIP_DRAWS) & uint64(1)
-    return out
+    return (mix(keys, FLIP_DRAWS) & np.uint64(1)).astype(bool)
 
 
 @OPS.register("flip", "mirror left-right with probability 1/2")
@@ -58,7 +55,7 @@ class Flip:
     """Mirror each image left-right with probability 1/2."""
 
     def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
-        _flip(images, keys)
+        _mirror(images, is_mirrored(keys))
         return images
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
@@ -80,40 +77,21 @@ class Mirror:
         return Moves(columns=np.broadcast_to(np.arange(size[1], dtype=np.int32)[::-1], (len(keys), size[1])))
 
 
-@njit(cache=True, inline="always")
-def _shift(key, draw, pad):
-    """Pixels that the window of a padded image moves by, uniform from -pad to pad."""
-    return int(uniform(key, draw) * (2 * pad + 1)) - pad
-
-
-@njit(cache=True, inline="always")
-def _reflected(k, length):
-    """Where pixel k of an image padded by reflection comes from."""
-    return -k if k < 0 else (2 * length - 2 - k if k >= length else k)
-
-
 @njit(parallel=True, nogil=True, cache=True)
-def _pad_crop(images, keys, pad, out):
+def _move(images, rows, columns, out):
     height, width = images.shape[1], images.shape[2]
     for i in prange(images.shape[0]):
-        shift_y, shift_x = _shift(keys[i], PAD_DRAWS, pad), _shift(keys[i], PAD_DRAWS + 1, pad)
         for y in range(height):
-            from_y = _reflected(y + shift_y, height)
             for x in range(width):
-                from_x = _reflected(x + shift_x, width)
                 for c in range(3):
-                    out[i, y, x, c] = images[i, from_y, from_x, c]
+                    out[i, y, x, c] = images[i, rows[i, y], columns[i, x], c]
 
 
-@njit(cache=True)
-def _padded_sources(keys, draw, pad, length):
-    """int32 [B, length]: where pixels of a row (or column) of the window come from."""
-    out = np.empty((len(keys), length), np.int32)
-    for i in range(len(keys)):
-        shift = _shift(keys[i], draw, pad)
-        for k in range(length):
-            out[i, k] = _reflected(k + shift, length)
-    return out
+def _padded_sources(keys: Keys, draw: int, pad: int, length: int) -> Ints32:
+    """int32 [B, length]: where pixels of a row (or column) of the window come from, which moves by -pad to pad."""
+    shift = (uniform(keys, draw) * (2 * pad + 1)).astype(np.int32) - np.int32(pad)
+    at = np.abs(np.arange(length, dtype=np.int32) + shift[:, None])
+    return np.where(at >= length, 2 * length - 2 - at, at)
 
 
 @OPS.register("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
@@ -127,33 +105,27 @@ class PadCrop:
         if self.pad < 0:
             raise ValueError("a negative pad")
 
-    def _check(self, size: Sequence[int]) -> None:
-        if self.pad >= min(size):
-            raise DataError(f"pad_crop:{self.pad} needs images larger than {self.pad} pixels, found {tuple(size)}")
-
     def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
-        self._check(images.shape[1:3])
-        out = np.empty_like(images)
-        _pad_crop(images, keys, self.pad, out)
+        moves, out = self.moves(keys, images.shape[1:3]), np.empty_like(images)
+        _move(images, moves.rows, moves.columns, out)
         return out
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
         """Rows and columns of the window."""
-        self._check(size)
+        if self.pad >= min(size):
+            raise DataError(f"pad_crop:{self.pad} needs images larger than {self.pad} pixels, found {tuple(size)}")
         rows, columns = (_padded_sources(keys, PAD_DRAWS + k, self.pad, size[k]) for k in range(2))
         return Moves(rows=rows, columns=columns)
 
 
-@njit(cache=True)
-def _squares(keys, size, height, width):
-    """int64 [B, 4] top, left, bottom, right; the centre is uniform over the image, so that a patch may stick out."""
-    out = np.empty((len(keys), 4), np.int64)
-    for i in range(len(keys)):
-        top = int(uniform(keys[i], CUTOUT_DRAWS) * height) - size // 2
-        left = int(uniform(keys[i], CUTOUT_DRAWS + 1) * width) - size // 2
-        out[i, 0], out[i, 1] = max(0, top), max(0, left)
-        out[i, 2], out[i, 3] = min(height, top + size), min(width, left + size)
-    return out
+def _squares(keys: Keys, side: int, height: int, width: int) -> I64:
+    """[B, 4] top, left, bottom, right; the centre is uniform over the image, so that a patch may stick out."""
+    top, left = (
+        (uniform(keys, CUTOUT_DRAWS + k) * length).astype(np.int64) - side // 2
+        for k, length in enumerate((height, width))
+    )
+    edges = [top.clip(0), left.clip(0), (top + side).clip(max=height), (left + side).clip(max=width)]
+    return np.stack(edges, axis=1)
 
 
 @njit(parallel=True, nogil=True, cache=True)

@@ -16,7 +16,7 @@ from debeton.data.native import DECODE_ADDRESS, RESIZE_ADDRESS
 from debeton.data.pipelines import I64, U8, decode_batch, scale_and_shift
 from debeton.data.pixels import BYTES, STILL, Moves
 from debeton.errors import DataError
-from debeton.jit import KERNEL_GUARD
+from debeton.jit import KERNEL_GUARD, threads_for
 
 _NOT_NORMALISED = scale_and_shift((0.0,) * 3, (1 / 255,) * 3)
 
@@ -26,18 +26,18 @@ class ImageReader:
 
     offsets, sizes: uint64 [N] where the bytes lie; modes: uint8 [N]; heights, widths: int64 [N].
     os_cache: True maps the file, and the operating system keeps what fits; False reads each batch into a
-    buffer of its size, so that memory does not grow with the file.
+    buffer of its size, so that memory does not grow with the file. num_workers: threads, 0 for all cores.
     """
 
     def __init__(
         self, path: Path, offsets: NDArray[np.uint64], sizes: NDArray[np.uint64], modes: U8, heights: I64, widths: I64,
-        *, os_cache: bool = True,
+        *, os_cache: bool = True, num_workers: int = 0,
     ):  # fmt: skip
-        self.path, self.os_cache = path, os_cache
+        self.path, self.os_cache, self.threads = path, os_cache, threads_for(num_workers)
         self.offsets, self.sizes, self.modes = offsets, sizes, modes
         self.heights, self.widths = heights, widths
         # Without pixels.c, JPEGs that are cropped or resized go through scratch; pages never touched cost no memory.
-        largest = 0 if pixels.ADDRESS else int((heights * widths).max()) * 3
+        largest = 0 if pixels.AVAILABLE else int((heights * widths).max()) * 3
         self._scratch = np.empty((int(numba.config.NUMBA_NUM_THREADS), largest), np.uint8)
         self._staging = np.empty(0, np.uint8)
         self._file = None if os_cache else path.open("rb", buffering=0)
@@ -50,7 +50,7 @@ class ImageReader:
         names the first row whose JPEG is damaged. The result is freshly allocated. moves: STILL without pixels.c.
         """
         out = np.empty((len(rows), *size, 3), np.uint8)
-        if pixels.ADDRESS:
+        if pixels.AVAILABLE:
             self.write(out, BYTES, rows, boxes, size, moves, _NOT_NORMALISED)
             return out
         assert moves is STILL
@@ -71,8 +71,7 @@ class ImageReader:
         """What `read` gives into out [B, ...] of a form of pixels.py, times scales[0] plus scales[1]; in one pass."""
         base, offsets = self._locate(rows)
         stored = (offsets, self.sizes[rows], self.modes[rows], self.heights[rows], self.widths[rows])
-        with KERNEL_GUARD:
-            status = pixels.write_images(out, form, size, stored, boxes, base, moves, scales)
+        status = pixels.write_images(out, form, size, stored, boxes, base, moves, scales, self.threads)
         self._check(status, rows)
 
     def _check(self, status: NDArray[np.int32], rows: I64) -> None:

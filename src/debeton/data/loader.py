@@ -214,7 +214,7 @@ class _Producer:
             beton = self.view.beton
             reader = ImageReader(
                 beton.path, beton.offsets, beton.sizes, beton.modes, beton.heights, beton.widths,
-                os_cache=self.options.os_cache,
+                os_cache=self.options.os_cache, num_workers=self.options.num_workers,
             )  # fmt: skip
             for positions, rows, share in self.batches:
                 made = list(self._made(reader, sample_keys(self.seed, self.epoch, positions), rows))
@@ -239,7 +239,7 @@ class _Producer:
     def _made(self, reader: ImageReader, keys: Keys, rows: Ints) -> Iterator[tuple[Tensor, Tensor]]:
         """The tensors of a batch, images and row numbers, then those of the same images with each trigger."""
         boxes = self.decoder.boxes(keys, reader.heights[rows], reader.widths[rows])
-        moves = as_moves(self.ops, keys, self.size) if pixels.ADDRESS else None
+        moves = as_moves(self.ops, keys, self.size) if pixels.AVAILABLE else None
         plain = self.view.planted is None and not self.triggers
         if moves is not None and plain and self.delivery.normalises_here:
             out = self.delivery.room(len(rows), self.size)

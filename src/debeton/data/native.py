@@ -32,7 +32,7 @@ def _library() -> ctypes.CDLL:
     raise ModuleNotFoundError("FFCV's compiled library is not installed; mend it with: bash scripts/setup.sh")
 
 
-def address_of(function: ctypes._NamedFuncPointer) -> int:
+def _address(function: ctypes._NamedFuncPointer) -> int:
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None
     return address
@@ -43,8 +43,8 @@ _LIBRARY.imdecode.argtypes = [
     ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p,
     *[ctypes.c_uint32] * 6, ctypes.c_bool, ctypes.c_bool,
 ]  # fmt: skip
-DECODE_ADDRESS = address_of(_LIBRARY.imdecode)
-RESIZE_ADDRESS = address_of(_LIBRARY.resize)
+DECODE_ADDRESS = _address(_LIBRARY.imdecode)
+RESIZE_ADDRESS = _address(_LIBRARY.resize)
 
 
 def _bind_turbojpeg() -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numba import get_thread_id, njit, prange, uint64
+from numba import get_thread_id, njit, prange
 from numpy.typing import NDArray
 
 from debeton.data.ffcv_format import JPG, RAW
@@ -32,32 +32,27 @@ Keys = NDArray[np.uint64]
 CROP_DRAWS, FLIP_DRAWS, PAD_DRAWS, CUTOUT_DRAWS = 0, 100, 200, 300  # the last three in augment.py
 
 
-@njit(cache=True, inline="always")
-def mix(key, k):
+_STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SHIFTS = tuple(np.uint64(bits) for bits in (30, 27, 31, 11))
+
+
+def mix(key: Keys | np.uint64, k: I64 | int) -> Keys:
     """Draw k of a sample's stream, uint64: SplitMix64 (Steele et al. 2014) at key + (k + 1) * golden ratio."""
-    z = uint64(key) + (uint64(k) + uint64(1)) * uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> uint64(27))) * uint64(0x94D049BB133111EB)
-    return z ^ (z >> uint64(31))
+    with np.errstate(over="ignore"):  # it is meant to wrap around
+        z = np.asarray(key, np.uint64) + (np.asarray(k).astype(np.uint64) + np.uint64(1)) * _STEP
+        z = (z ^ (z >> _SHIFTS[0])) * _FIRST
+        z = (z ^ (z >> _SHIFTS[1])) * _SECOND
+    return z ^ (z >> _SHIFTS[2])  # type: ignore[no-any-return]
 
 
-@njit(cache=True, inline="always")
-def uniform(key, k):
+def uniform(key: Keys | np.uint64, k: I64 | int) -> NDArray[np.float64]:
     """Draw k of a sample's stream as a float64 in [0, 1) with 53 random bits."""
-    return float(mix(key, k) >> uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@njit(cache=True)
-def _sample_keys(base, positions):
-    keys = np.empty(len(positions), np.uint64)
-    for i in range(len(positions)):
-        keys[i] = mix(base, positions[i])
-    return keys
+    return (mix(key, k) >> _SHIFTS[3]).astype(np.float64) * (1.0 / 9007199254740992.0)
 
 
 def sample_keys(seed: int, epoch: int, positions: I64) -> Keys:
     """Keys [B] of the samples at `positions` of the epoch's order."""
-    return _sample_keys(np.uint64(derive_seed(seed, "pixels", epoch)), positions)
+    return mix(np.uint64(derive_seed(seed, "pixels", epoch)), positions)
 
 
 # --- decoding ----------------------------------------------------------------------------------
@@ -90,32 +85,32 @@ def decode_batch(
             )  # fmt: skip
 
 
-@njit(cache=True)
-def _random_resized_boxes(keys, heights, widths, min_scale, max_scale, min_log_ratio, max_log_ratio):
-    boxes = np.empty((len(keys), 4), np.int64)
-    for i in range(len(keys)):
-        key, height, width = keys[i], heights[i], widths[i]
-        found = False
-        for attempt in range(10):
-            draw = CROP_DRAWS + 4 * attempt
-            area = height * width * (min_scale + (max_scale - min_scale) * uniform(key, draw))
-            ratio = math.exp(min_log_ratio + (max_log_ratio - min_log_ratio) * uniform(key, draw + 1))
-            w = int(round(math.sqrt(area * ratio)))
-            h = int(round(math.sqrt(area / ratio)))
-            if 0 < w <= width and 0 < h <= height:
-                boxes[i, 0] = int(uniform(key, draw + 2) * (height - h + 1))
-                boxes[i, 1] = int(uniform(key, draw + 3) * (width - w + 1))
-                boxes[i, 2], boxes[i, 3] = h, w
-                found = True
-                break
-        if not found:  # the largest centred box within the ratios
-            h, w = height, width
-            if width < height * math.exp(min_log_ratio):
-                h = max(1, int(round(width / math.exp(min_log_ratio))))
-            elif width > height * math.exp(max_log_ratio):
-                w = max(1, int(round(height * math.exp(max_log_ratio))))
-            boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = (height - h) // 2, (width - w) // 2, h, w
+def _random_resized_boxes(
+    keys: Keys, heights: I64, widths: I64, scale: tuple[float, float], log_ratio: tuple[float, float]
+) -> I64:
+    boxes = _largest_boxes(heights, widths, log_ratio)
+    left = np.arange(len(keys))  # those without a box yet
+    for attempt in range(10):
+        key, height, width, draw = keys[left], heights[left], widths[left], CROP_DRAWS + 4 * attempt
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
+        ratio = np.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * uniform(key, draw + 1))
+        w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+        top = uniform(key, draw + 2) * (height - h + 1)
+        across = uniform(key, draw + 3) * (width - w + 1)
+        boxes[left[fits]] = np.stack([top, across, h, w], axis=1)[fits]  # towards 0
+        left = left[~fits]
+        if not len(left):
+            break
     return boxes
+
+
+def _largest_boxes(heights: I64, widths: I64, log_ratio: tuple[float, float]) -> I64:
+    """[B, 4]: the largest centred box within the ratios."""
+    narrow, wide = math.exp(log_ratio[0]), math.exp(log_ratio[1])
+    h = np.where(widths < heights * narrow, np.maximum(1, np.rint(widths / narrow)), heights).astype(np.int64)
+    w = np.where(widths > heights * wide, np.maximum(1, np.rint(heights * wide)), widths).astype(np.int64)
+    return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)
 
 
 class Decoder(Protocol):
@@ -139,7 +134,7 @@ class RandomResizedCrop:
 
     def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
         log_ratio = math.log(self.ratio[0]), math.log(self.ratio[1])
-        return _random_resized_boxes(keys, heights, widths, *self.scale, *log_ratio)
+        return _random_resized_boxes(keys, heights, widths, self.scale, log_ratio)
 
 
 @dataclass(frozen=True)

@@ -387,7 +387,7 @@ static void fill_patch(const Batch *b, const int64_t *patch, char *out, size_t p
 }
 
 /* Image i of the batch into out; returns 0, or -1 where it is damaged or memory is short. */
-int debeton_image(const Batch *b, int64_t i) {
+static int write_image(const Batch *b, int64_t i) {
     Worker *w = my_worker();
     if (!w) return -1;
     const uint8_t *source = b->base + b->offsets[i];
@@ -419,4 +419,9 @@ int debeton_image(const Batch *b, int64_t i) {
     }
     if (b->patches) fill_patch(b, b->patches + 4 * i, out, plane);
     return 0;
+}
+
+/* Images begin to end of the batch, and what became of each of them. */
+void debeton_images(const Batch *b, int64_t begin, int64_t end, int32_t *status) {
+    for (int64_t i = begin; i < end; i++) status[i] = write_image(b, i);
 }

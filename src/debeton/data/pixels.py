@@ -1,34 +1,33 @@
-"""pixels.c from Python: compiled once for a machine, loaded, and called for the images of a batch by numba's threads.
+"""pixels.c from Python: compiled once for a machine, loaded, and called for parts of a batch by several threads.
 
-Where there is no C compiler or no libjpeg-turbo with its header, `ADDRESS` is 0 and images go through FFCV's decoder
-and resizer and through passes of their own (decoding.py); pixels then differ by one of 255 at most where they are
-resized, and by more where a JPEG is decoded at a coarser scale.
+Where there is no C compiler or no libjpeg-turbo with its header, `AVAILABLE` is false and images go through FFCV's
+decoder and resizer and through passes of their own (decoding.py); pixels then differ by one of 255 at most where they
+are resized, and by more where a JPEG is decoded at a coarser scale. No numba here: loading its parts takes a second
+or two of the first batch.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, prange
-from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from debeton.data.ffcv_format import JPG
-from debeton.data.native import address_of
 from debeton.log import logger
 
 SOURCE = Path(__file__).with_name("pixels.c")
@@ -83,18 +82,22 @@ def _compiled(temporary: Path, final: Path) -> Path:
     return final
 
 
-def _load() -> tuple[int, str]:
-    """The address of `debeton_image` and '', or 0 and what is missing."""
+def _load() -> tuple[Any, str]:
+    """`debeton_images` and '', or None and what is missing."""
     if os.environ.get("DEBETON_PIXELS") == "ffcv":
-        return 0, "DEBETON_PIXELS=ffcv switches it off"
+        return None, "DEBETON_PIXELS=ffcv switches it off"
     try:
-        return address_of(ctypes.CDLL(str(library())).debeton_image), ""
+        function = ctypes.CDLL(str(library())).debeton_images
     except (OSError, AttributeError) as error:
         logger.debug("pixels.c is not used: %s", error)
-        return 0, str(error)
+        return None, str(error)
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    function.restype = None
+    return function, ""
 
 
-ADDRESS, MISSING = _load()
+_IMAGES, MISSING = _load()
+AVAILABLE = _IMAGES is not None
 
 
 # --- calling it ----------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ def form_of(out: NDArray[Any], *, channels_first: bool) -> int:
 
 def write_images(
     out: NDArray[Any], form: int, size: tuple[int, int], stored: Sequence[NDArray[Any]], boxes: NDArray[np.int64],
-    base: int, moves: Moves, scale_and_shift: NDArray[np.float32],
+    base: int, moves: Moves, scale_and_shift: NDArray[np.float32], threads: int = 1,
 ) -> NDArray[np.int32]:  # fmt: skip
     """Fill out [B, ...] with box [top, left, height, width] of each image, resized, moved and normalised.
 
@@ -142,24 +145,33 @@ def write_images(
          patches, scale_and_shift.ctypes.data, moves.fill, JPG], np.uint64,
     )  # fmt: skip
     status = np.empty(len(boxes), np.int32)
-    _each_image(ADDRESS, batch.ctypes.data, status)
+    address, found = batch.ctypes.data, status.ctypes.data
+    _shared_out(len(status), threads, lambda begin, end: _IMAGES(address, begin, end, found))
     return status
 
 
-@intrinsic
-def _image(typingctx, function, batch, i):
-    """debeton_image(batch, i) of pixels.c."""
-    signature = types.int32(types.uintp, types.uintp, types.int64)
-
-    def codegen(context, builder, signature, args):
-        address, batch, i = args
-        kind = ir.FunctionType(ir.IntType(32), [ir.IntType(64), ir.IntType(64)])
-        return builder.call(builder.inttoptr(address, kind.as_pointer()), [batch, i])
-
-    return signature, codegen
+PARTS = 4  # of a batch for each thread: the last ones even out what images of different sizes cost
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def _each_image(address, batch, status):
-    for i in prange(len(status)):
-        status[i] = _image(address, batch, i)
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="debeton-pixels")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+
+
+def _shared_out(count: int, threads: int, work: Callable[[int, int], None]) -> None:
+    """work(begin, end) for parts of 0 to count, on so many threads."""
+    if threads == 1 or count < 2:
+        work(0, count)
+        return
+    edges = np.linspace(0, count, min(count, PARTS * threads) + 1).astype(int).tolist()
+    parts: list[Future[None]] = []
+    try:
+        for pair in itertools.pairwise(edges):
+            parts.append(_pool(threads).submit(work, *pair))
+    finally:  # whatever happens, nobody writes to the batch any more once it is given up
+        wait(parts)
+    for part in parts:
+        part.result()

@@ -134,12 +134,8 @@ def chosen_rows(label: I64, classes: I64, rate: float, seed: int) -> NDArray[np.
 # --- planting ----------------------------------------------------------------------------------
 
 
-@njit(cache=True)
-def _which(base, rows, count):
-    out = np.empty(len(rows), np.int64)
-    for i in range(len(rows)):
-        out[i] = np.int64(mix(base, rows[i]) % np.uint64(count))
-    return out
+def _which(base: np.uint64, rows: I64, count: int) -> I64:
+    return (mix(base, rows) % np.uint64(count)).astype(np.int64)
 
 
 @njit(parallel=True, nogil=True, cache=True)
