@@ -261,3 +261,21 @@ def test_an_impossible_setting_of_the_writing_run_is_a_usage_error(
 ) -> None:
     assert run_command(lambda: main(["writing", *option])) == 2
     assert " ".join(option) in capsys.readouterr().err
+
+
+def test_a_tiny_loop_run_has_an_overhead_for_each_network(tmp_path: Path) -> None:
+    out = tmp_path / "loop.json"
+    options = ["--rounds", "1", "--steps", "2", "--batch-size", "4", "--only", "small, resnet18"]
+    assert run_command(lambda: main(["loop", "--json", str(out), *options])) == 0
+    found = json.loads(out.read_text())
+    assert list(found["ratios"]) == ["overhead_small", "overhead_resnet18"]
+    assert [row["name"] for row in found["rows"]] == [
+        "small, the loop", "small, bare", "resnet18, the loop", "resnet18, bare",
+    ]  # fmt: skip
+    assert min(row["min"] for row in found["rows"]) > 0
+
+
+@pytest.mark.parametrize("option", [("--steps", "1"), ("--batch-size", "1"), ("--only", "vgg")])
+def test_an_impossible_setting_of_the_loop_run_is_a_usage_error(option, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: main(["loop", *option])) == 2
+    assert option[0] in capsys.readouterr().err
