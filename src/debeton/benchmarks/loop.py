@@ -1,4 +1,4 @@
-"""What our training loop costs beside a bare one of PyTorch; network, batches on the device, precision, optimizer alike."""
+"""What the training loop costs beside a bare one of PyTorch: network, batches, precision and optimizer alike."""
 
 from __future__ import annotations
 
