@@ -14,8 +14,11 @@ import pytest
 from PIL import Image
 from scripts.benchmark import main
 
+from debeton.benchmarks import guard
 from debeton.benchmarks.diffusion import frechet_distance
+from debeton.benchmarks.guard import violations
 from debeton.benchmarks.loader import SETS, ImageSet, ratios_of
+from debeton.benchmarks.loop import ON_CPU
 from debeton.benchmarks.photos import load_photos, make_photo
 from debeton.benchmarks.timing import Result, interleave, rate, write_result
 from debeton.errors import DataError, run_command
@@ -279,3 +282,36 @@ def test_a_tiny_loop_run_has_an_overhead_for_each_network(tmp_path: Path) -> Non
 def test_an_impossible_setting_of_the_loop_run_is_a_usage_error(option, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: main(["loop", *option])) == 2
     assert option[0] in capsys.readouterr().err
+
+
+def test_the_guard_names_what_is_out_of_its_bounds() -> None:
+    result = {"ratios": {"fast": {"median": 1.9}, "slow": {"median": 1.2}}, "figures": {"start": {"median": 2.5}}}
+    bound = {"at_least": {"fast": 1.9, "slow": 1.5, "gone": 2}, "at_most": {"start": 2}}
+    assert violations(result, bound) == [
+        "slow is 1.20; at least 1.5 is expected",
+        "gone was not measured; at least 2 is expected",
+        "start is 2.50; at most 2 is expected",
+    ]
+
+
+def test_the_guard_runs_what_it_names_and_ends_with_status_1_where_a_bound_is_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rounds", "1", "--steps", "2", "--batch-size", "4", "--only", "small"]
+    monkeypatch.setattr(guard, "BOUNDS", tmp_path / "guard.yaml")
+    for limit, status, said in ((1e6, 0, "every bound is kept"), (0, 1, "loop: overhead_small is")):
+        text = json.dumps({"loop": {"options": options, "at_most": {"overhead_small": limit}}})
+        (tmp_path / "guard.yaml").write_text(text)
+        assert run_command(lambda: main(["--check", "loop"])) == status
+        printed = capsys.readouterr()
+        assert said in printed.out + printed.err
+    assert run_command(lambda: main(["--check", "lop"])) == 2
+    assert "knows no bounds for 'lop'; known: loop" in capsys.readouterr().err
+
+
+def test_every_guarded_ratio_is_one_that_its_benchmark_gives() -> None:
+    names = [f"{peer}, {name}" for name in SETS for peer in ("debeton", "FFCV", "torchvision", "JPEG decode only")]
+    found = guard.bounds()
+    loader = {**found["loader"]["at_least"], **found["loader"]["at_most"]}
+    assert set(loader) <= {*ratios_of(names), "second_start_seconds"}
+    assert set(found["loop"]["at_most"]) == {f"overhead_{name}" for name in ON_CPU}
