@@ -90,8 +90,10 @@ def _move(images, rows, columns, out):
 def _padded_sources(keys: Keys, draw: int, pad: int, length: int) -> Ints32:
     """int32 [B, length]: where pixels of a row (or column) of the window come from, which moves by -pad to pad."""
     shift = (uniform(keys, draw) * (2 * pad + 1)).astype(np.int32) - np.int32(pad)
-    at = np.abs(np.arange(length, dtype=np.int32) + shift[:, None])
-    return np.where(at >= length, 2 * length - 2 - at, at)
+    at, last = np.arange(length, dtype=np.int32) + shift[:, None], np.int32(length - 1)
+    np.abs(at, out=at)  # reflected at the first pixel, then at the last
+    np.abs(np.subtract(last, at, out=at), out=at)
+    return np.subtract(last, at, out=at)
 
 
 @OPS.register("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
@@ -191,4 +193,6 @@ def _after(first: Ints32 | None, second: Ints32 | None) -> Ints32 | None:
     """Where pixels come from that `second` takes from what `first` made."""
     if first is None or second is None:
         return second if first is None else first
-    return np.take_along_axis(first, second, axis=1)
+    batch, length = first.shape
+    at = second + np.arange(0, batch * length, length, dtype=np.int32)[:, None]
+    return first.ravel().take(at, mode="clip")  # several times as fast as np.take_along_axis, and never clips

@@ -8,6 +8,7 @@ or two of the first batch.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import itertools
@@ -17,6 +18,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -146,11 +148,13 @@ def write_images(
     )  # fmt: skip
     status = np.empty(len(boxes), np.int32)
     address, found = batch.ctypes.data, status.ctypes.data
-    _shared_out(len(status), threads, lambda begin, end: _IMAGES(address, begin, end, found))
+    parts = 1 if threads == 1 or out.size < SMALL else PARTS
+    _shared_out(len(status), threads, parts, lambda begin, end: _IMAGES(address, begin, end, found))
     return status
 
 
 PARTS = 4  # of a batch for each thread: the last ones even out what images of different sizes cost
+SMALL = 1 << 22  # values of a batch below which more parts cost more than they even out
 
 
 @lru_cache
@@ -161,17 +165,22 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
-def _shared_out(count: int, threads: int, work: Callable[[int, int], None]) -> None:
-    """work(begin, end) for parts of 0 to count, on so many threads."""
-    if threads == 1 or count < 2:
-        work(0, count)
-        return
-    edges = np.linspace(0, count, min(count, PARTS * threads) + 1).astype(int).tolist()
-    parts: list[Future[None]] = []
+def _shared_out(count: int, threads: int, parts_of_each: int, work: Callable[[int, int], None]) -> None:
+    """work(begin, end) for parts of 0 to count: threads, this one among them, take the next one until none is left."""
+    edges = np.linspace(0, count, max(1, min(count, parts_of_each * threads)) + 1).astype(int).tolist()
+    left = deque(itertools.pairwise(edges))
+
+    def take() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                work(*left.popleft())
+
+    others: list[Future[None]] = []
     try:
-        for pair in itertools.pairwise(edges):
-            parts.append(_pool(threads).submit(work, *pair))
+        for _ in range(min(threads, len(left)) - 1):
+            others.append(_pool(threads - 1).submit(take))
+        take()
     finally:  # whatever happens, nobody writes to the batch any more once it is given up
-        wait(parts)
-    for part in parts:
-        part.result()
+        wait(others)
+    for other in others:
+        other.result()
