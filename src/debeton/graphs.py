@@ -82,3 +82,12 @@ def why_not_graphed(*, on_gpu: bool, processes: int, compiled: bool, calls_once:
     if compiled:
         return "training.compile is on"
     return "" if calls_once else "its objective calls the network more than once a step"
+
+
+def graphed(model: nn.Module, phase: str, **conditions: bool | int) -> nn.Module:
+    """The network of a phase as CUDA graphs, or as it is where `why_not_graphed(**conditions)` has a reason, which is
+    logged."""
+    reason = why_not_graphed(**conditions)  # type: ignore[arg-type]
+    if reason:
+        logger.info("phase '%s' uses no CUDA graph: %s", phase, reason)
+    return model if reason else Graphed(model)

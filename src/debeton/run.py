@@ -25,7 +25,7 @@ from debeton.data.spec import DatasetSpec
 from debeton.data.triggers import Trigger
 from debeton.data.view import View
 from debeton.feature_loader import FeatureStore, HeadOnly, refuse_cache, why_not
-from debeton.graphs import Graphed, why_not_graphed
+from debeton.graphs import graphed
 from debeton.log import log_to_file, logger, show_progress
 from debeton.loop import Evaluation, FitOptions, Form, StopRequest, TrainState, evaluate_forms, fit, make_average
 from debeton.metrics import GroupMeter, Metrics
@@ -247,7 +247,10 @@ class Run:
         if training.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
         if training.cuda_graphs:
-            forward = self._graphed(forward, objective, phase)
+            forward = graphed(
+                forward, phase, on_gpu=self.device.type == "cuda", processes=distributed.world_size(),
+                compiled=training.compile, calls_once=objective.calls_once,
+            )  # fmt: skip
         options = self._fit_options(training, len(loader), configured=not arch)
         fit(state, loader, options, forward=forward, after_epoch=keeper.after_epoch, save=keeper.save, stop=self.stop)
         return {
@@ -255,15 +258,6 @@ class Run:
             "seconds": state.seconds,
             "images": state.step * loader.batch_size,
         }
-
-    def _graphed(self, forward: nn.Module, objective: Objective, phase: str) -> nn.Module:
-        reason = why_not_graphed(
-            on_gpu=self.device.type == "cuda", processes=distributed.world_size(),
-            compiled=self.config.training.compile, calls_once=objective.calls_once,
-        )  # fmt: skip
-        if reason:
-            logger.info("phase '%s' uses no CUDA graph: %s", phase, reason)
-        return forward if reason else Graphed(forward)
 
     def _test(self, model: nn.Module) -> Metrics:
         return self.evaluate(model, "test").metrics

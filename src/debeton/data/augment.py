@@ -152,7 +152,8 @@ class Cutout:
             raise ValueError("an empty square")
 
     def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
-        _fill(images, _squares(keys, self.side, *images.shape[1:3]), np.uint8(self.grey))
+        moves = self.moves(keys, images.shape[1:3])
+        _fill(images, moves.patches, np.uint8(moves.fill))
         return images
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:

@@ -2,8 +2,8 @@
 
 Where there is no C compiler or no libjpeg-turbo with its header, `AVAILABLE` is false and images go through FFCV's
 decoder and resizer and through passes of their own (decoding.py); pixels then differ by one of 255 at most where they
-are resized, and by more where a JPEG is decoded at a coarser scale. No numba here: loading its parts takes a second
-or two of the first batch.
+are resized, and by more where a JPEG is decoded at a coarser scale. DEBETON_PIXELS=ffcv in the environment chooses that
+way; `main.py --doctor` says which one it is. No numba here: loading its parts takes a second or two of the first batch.
 """
 
 from __future__ import annotations
