@@ -337,7 +337,7 @@ def test_any_torchvision_network_has_two_heads(arch):
     rng = torch.Generator().manual_seed(0)
     label = torch.tensor([0, 1, 2, 0])
     batch = Batch(torch.randn(4, 3, 64, 64, generator=rng), *[label] * 5)
-    objective._next_target = lambda: batch  # type: ignore[method-assign]
+    objective.target.take = lambda: batch  # type: ignore[method-assign]
     output = objective.backward(model, batch, Precision("fp32", CPU))
     assert output.logits.shape == (4, 3)
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

@@ -24,6 +24,7 @@ from debeton.errors import UsageError
 from debeton.log import logger
 from debeton.methods import register_method
 from debeton.methods._balance import view_by_group
+from debeton.methods._judged import judged
 from debeton.objective import Objective, Precision, StepOutput
 from debeton.run import Run
 
@@ -238,18 +239,10 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
 
     @torch.no_grad()
     def measure(precision: Precision) -> Tensor:
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        distributed.sync_buffers(model)
         total = torch.zeros(val.spec.num_groups, dtype=torch.float64, device=run.device)
-        with loader.epoch(0) as batches:
-            for batch in batches:
-                with precision.autocast():
-                    logits = model(batch.image)
-                loss = functional.cross_entropy(logits.float(), batch.label, reduction="none")
-                total.index_add_(0, batch.group, loss.double())
-        for module, training in modes.items():
-            module.training = training
+        for batch, logits in judged(model, loader, precision):
+            loss = functional.cross_entropy(logits, batch.label, reduction="none")
+            total.index_add_(0, batch.group, loss.double())
         return distributed.sum_over_processes(total)[index] / rows
 
     return measure

@@ -17,7 +17,8 @@ from debeton.data.view import View
 from debeton.errors import UsageError
 from debeton.methods import register_method
 from debeton.methods._row_weights import RowWeights, rows_of_all
-from debeton.models import freeze_batch_norm, make_model
+from debeton.methods._second_network import second_network
+from debeton.models import freeze_batch_norm
 from debeton.objective import Objective, StepOutput
 from debeton.run import Run
 
@@ -147,11 +148,7 @@ def lff(run: Run) -> nn.Module:
             "networks; use --training.label_smoothing 0"
         )
     model = run.make_model()
-    # Its weights are drawn where the model's end: the same seed, and another network, as in the authors' code.
-    biased = make_model(config.model.arch, view.spec.num_classes, pretrained=config.model.pretrained)
-    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    biased = biased.to(memory_format=layout)  # type: ignore[call-overload]
     objective = LearningFromFailure(
-        biased, view, q=config.lff.q, alpha=config.lff.alpha, freeze_bn=config.model.bn_mode == "eval"
+        second_network(run), view, q=config.lff.q, alpha=config.lff.alpha, freeze_bn=config.model.bn_mode == "eval"
     )
     return run.fit(view, objective, model=model)

@@ -18,10 +18,11 @@ from torch.nn import functional
 
 from debeton import distributed
 from debeton.checkers import Int, OneOf
-from debeton.data.loader import Batch, EpochIterator, Loader
+from debeton.data.loader import Batch, Loader
 from debeton.errors import UsageError
 from debeton.log import logger
 from debeton.methods import register_method
+from debeton.methods._further_batches import FurtherBatches
 from debeton.methods._mixing import MAPPINGS, make_mixer
 from debeton.methods._splits import view_of
 from debeton.models import named_head
@@ -63,17 +64,16 @@ class MixedGradients(Objective):
         own = {id(p) for p in head.parameters()}
         trained = {name: p for name, p in model.named_parameters() if id(p) not in own and p.requires_grad}
         self.model, self.names, self.extractor = [model], list(trained), list(trained.values())  # no submodules
-        self.target, self.label_smoothing = target, label_smoothing
+        self.target, self.label_smoothing = FurtherBatches(target), label_smoothing
         self.mix = make_mixer(self.extractor, group_size, mapping, scale={"sum": 1.0, "mean": 0.5}[combine])
         self.register_buffer("cosine", torch.zeros(len(trained), dtype=torch.float64))  # sums over steps, by tensor
-        self.step, self.summed = 0, 0  # on the host: asking a buffer would wait for the device in every step
-        self.batches: EpochIterator | None = None
+        self.summed = 0  # on the host: asking a buffer would wait for the device in every step
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"step": self.step, "summed": self.summed}
+    def get_extra_state(self) -> int:
+        return self.summed
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        self.step, self.summed = state["step"], state["summed"]
+    def set_extra_state(self, state: int) -> None:
+        self.summed = state
 
     def backward(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
         with swapped_head(self.model[0], self.head_name, self.train_head):
@@ -81,7 +81,7 @@ class MixedGradients(Objective):
         of_train = self._gradients()
         for parameter in self.extractor:
             parameter.grad = None
-        target = self._loss(model, self._next_target(), precision)
+        target = self._loss(model, self.target.take(), precision)
         of_target = self._gradients()
         distributed.average([*of_train, *(p.grad for p in self.model[0].parameters() if p.grad is not None)])
         self.cosine += self.mix(of_train, of_target).to(self.cosine)
@@ -104,13 +104,6 @@ class MixedGradients(Objective):
             elif p.grad.stride() != p.stride():
                 p.grad = torch.empty_like(p).copy_(p.grad)
         return [p.grad for p in self.extractor]  # type: ignore[misc]
-
-    def _next_target(self) -> Batch:
-        epoch, start = divmod(self.step, len(self.target))
-        if self.batches is None or start == 0:
-            self.batches = self.target.epoch(epoch, start)
-        self.step += 1
-        return next(self.batches)
 
     def summary(self) -> dict[str, Any]:
         """The mean cosine of the two gradients since the last summary: of each layer's groups, and their mean over

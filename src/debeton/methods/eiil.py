@@ -1,0 +1,124 @@
+"""EIIL: environments that break the invariance of a first network, and GroupDRO over them.
+
+Creager et al. 2021, "Environment Inference for Invariant Learning" (arXiv 2010.07249); environments inferred within
+each class and used by GroupDRO, as Li et al. 2023 do for UrbanCars (facebookresearch/Whac-A-Mole).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from fastargs import Param, Section
+from torch import Tensor, nn
+
+from debeton import distributed
+from debeton.checkers import Float, Int
+from debeton.data.row_lists import by_marks, read_marks
+from debeton.data.view import View
+from debeton.log import logger
+from debeton.methods import register_method
+from debeton.methods._judged import judged
+from debeton.methods._marked_rows import Mask, describe_marks, kept
+from debeton.methods._own_settings import own_params, own_settings
+from debeton.methods.groupdro import train_groupdro
+from debeton.objective import CrossEntropy, Precision
+from debeton.run import Run
+from debeton.seed import make_rng
+
+OWN = ("lr", "weight_decay", "optimizer")
+
+Section("eiil", "EIIL: the phase that infers environments").params(
+    epochs=Param(Int(1), "epochs of the phase 'identify', whose network is asked", default=1),
+    steps=Param(Int(1), "of Adam on the assignments", default=10_000),
+    step_size=Param(Float(0), "of Adam on the assignments", default=1e-3),
+    **own_params("the phase 'identify'", OWN),
+)
+
+ENVIRONMENTS, COLUMN = "environments.csv", "environment"
+
+
+def scale_gradient(logits: Tensor, label: Tensor) -> Tensor:
+    """d CE(s z, y) / ds at s = 1, [B]: sum_c p_c z_c - z_y. Above 0 a row would rather have the logits smaller.
+
+    logits: [B, C]; label: int64 [B]. Its mean is what the penalty of IRMv1 squares (Arjovsky et al. 2019).
+    """
+    expected = (logits.softmax(1) * logits).sum(1)
+    return expected - logits.gather(1, label[:, None])[:, 0]
+
+
+def violation(assignment: Tensor, gradient: Tensor, label: Tensor, counts: Tensor) -> Tensor:
+    """Half the sum over classes of (mean q g)^2 + (mean (1 - q) g)^2, q = sigmoid(assignment): what environments of
+    most different gradients make large (Creager et al. 2021, Eq. 5, with the penalty of IRMv1, by class).
+
+    assignment, gradient: [N]; label: int64 [N]; counts: rows by class, [C], at least 1.
+    """
+    part = torch.stack([gradient * assignment.sigmoid(), gradient])
+    one, both = gradient.new_zeros(2, len(counts)).index_add(1, label, part) / counts
+    return (one.square() + (both - one).square()).sum() / 2
+
+
+def environments(gradient: Tensor, label: Tensor, *, steps: int, step_size: float, seed: int) -> Tensor:
+    """Which rows are in the environment whose gradients are the larger ones of their class, bool [N].
+
+    Adam from normal assignments towards a large `violation`; in the limit that environment has the rows whose gradient
+    is positive. The method has two environments without an order: this one is called bias-conflicting.
+    """
+    start = make_rng(seed, "environments").standard_normal(len(gradient))
+    assignment = torch.from_numpy(start).to(gradient).requires_grad_()
+    num_classes = int(label.max()) + 1
+    counts = torch.bincount(label, minlength=num_classes).clamp(min=1).to(gradient)
+    optimizer = torch.optim.Adam([assignment], lr=step_size, maximize=True)
+    for _ in range(steps):
+        (assignment.grad,) = torch.autograd.grad(violation(assignment, gradient, label, counts), assignment)
+        optimizer.step()
+    first = assignment.detach() > 0
+    # By class, whether the first environment is the one of larger gradients; an empty one is.
+    side = torch.stack([first, ~first]).to(gradient)
+    sums = gradient.new_zeros(2, 2, num_classes).index_add(2, label, torch.stack([gradient * side, side]))
+    mean = sums[0] / sums[1].clamp(min=1)
+    return first == (mean[0] >= mean[1])[label]
+
+
+def gradients_of(run: Run, model: nn.Module, view: View) -> tuple[Tensor, Tensor]:
+    """`scale_gradient` of the view's rows in order, float32 [M], and their labels, on the device; equal in every
+    process."""
+    found = torch.zeros(len(view.beton), device=run.device)
+    for batch, logits in judged(model, run.eval_loader(view), Precision(run.config.training.precision, run.device)):
+        found[batch.row] = scale_gradient(logits, batch.label)
+    rows = torch.from_numpy(view.rows).to(run.device)
+    return distributed.sum_over_processes(found)[rows], torch.from_numpy(view.label[view.rows]).to(run.device)
+
+
+def infer(run: Run, model: nn.Module) -> Mask:
+    """`environments` of the training rows, bool [M]; found once (`_marked_rows.kept`)."""
+    view, settings = run.views["train"], run.config.eiil
+
+    def find() -> dict[str, list[int]]:
+        gradient, label = gradients_of(run, model, view)
+        found = environments(
+            gradient, label, steps=settings.steps, step_size=settings.step_size, seed=run.config.training.seed
+        )
+        return {COLUMN: found.int().tolist()}
+
+    return kept(run.folder / ENVIRONMENTS, view, find, partial(read_marks, column=COLUMN))
+
+
+@register_method(
+    "eiil", "GroupDRO over environments in which a first network is not invariant", needs="label",
+    paper="Creager et al. 2021 (EIIL)", sections=("eiil", "groupdro"),
+)  # fmt: skip
+def eiil(run: Run) -> nn.Module:
+    """ERM for a few epochs, two environments of each class by what that network answers, and GroupDRO over (class,
+    environment) from fresh weights of the same seed."""
+    settings: dict[str, Any] = {**own_settings(run.config.eiil, ("epochs", *OWN)), "selection": "last"}
+    view = run.views["train"]
+    first = run.fit(view, CrossEntropy(run.config.training.label_smoothing), phase="identify", settings=settings)
+    marked = infer(run, first)
+    del first  # its memory is the second network's
+    found = describe_marks(view, marked, "conflicting_row")
+    run.notes["eiil"] = found
+    known = "" if found["recall"] is None else f"; {100 * found['recall']:.1f} % of the bias-conflicting rows"
+    logger.info("the environment called bias-conflicting has %d of %d rows%s", marked.sum(), len(view), known)
+    return train_groupdro(run, by_marks(view, marked))
