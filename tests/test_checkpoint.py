@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import warnings
 
 import pytest
 import torch
@@ -51,4 +53,9 @@ def test_missing_truncated_foreign_and_malicious_files_are_sentences(tmp_path):
     with pytest.raises(DataError, match=r"names (posix|nt)\.system, which is neither .* and is not run\)") as found:
         load_checkpoint(tmp_path / "evil.pt")
     assert "weights_only" not in str(found.value)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil()))  # of another protocol than torch's, which it warns of
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match="nothing of it is run"):
+            load_checkpoint(tmp_path / "plain.pt")
     assert not (tmp_path / "owned").exists()
