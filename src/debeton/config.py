@@ -157,6 +157,12 @@ Section("synthetic", "generated images beside real ones").params(
     per_cell=Param(Int(0), "synthetic images per (class, attribute); 0: as many as usb needs, evenly", default=0),
 )  # fmt: skip
 Section("loader", "how the betons are read; no setting here changes a pixel").params(
+    residency=Param(
+        OneOf("auto", "disk", "ram", "device"),
+        "where images stay decoded, if every epoch shows the same part of them; "
+        "auto: on the GPU or in memory, up to a quarter of what is left; disk: decoded every time",
+        default="auto",
+    ),
     os_cache=Param(Bool(), "map the beton and let the system cache it; off: read batch by batch", default=True),
     batches_ahead=Param(Int(1), "finished batches that may wait", default=3),
 )

@@ -305,7 +305,7 @@ def loader_options(config: Config, device: torch.device) -> LoaderOptions:
     return LoaderOptions(
         resolution=config.resolution.val_res, channels_last=config.training.channels_last, device=device,
         num_workers=config.training.num_workers, batches_ahead=config.loader.batches_ahead,
-        os_cache=config.loader.os_cache and not config.training.supercloud,
+        os_cache=config.loader.os_cache and not config.training.supercloud, residency=config.loader.residency,
         rank=distributed.rank(), world=distributed.world_size(),
     )  # fmt: skip
 

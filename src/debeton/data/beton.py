@@ -62,6 +62,11 @@ class Beton:
         return int((self.heights * self.widths).max()) * 3
 
     @cached_property
+    def decoded(self) -> dict[Any, Any]:
+        """Images that stay decoded while it is open (resident.py)."""
+        return {}
+
+    @cached_property
     def extra(self) -> Columns:
         """The further columns by name, e.g. 'path'; each is read from X.beton.columns.npz on first use."""
         return Columns(columns_path(self.path), len(self), self.sidecar["checksum"])

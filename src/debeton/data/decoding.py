@@ -26,12 +26,13 @@ class ImageReader:
 
     offsets, sizes: uint64 [N] where the bytes lie; modes: uint8 [N]; heights, widths: int64 [N].
     os_cache: True maps the file, and the operating system keeps what fits; False reads each batch into a
-    buffer of its size, so that memory does not grow with the file. num_workers: threads, 0 for all cores.
+    buffer of its size, so that memory does not grow with the file. num_workers: threads, 0 for all cores. content:
+    uint8 [M], what offsets count from, in place of the file, which is then not opened.
     """
 
     def __init__(
         self, path: Path, offsets: NDArray[np.uint64], sizes: NDArray[np.uint64], modes: U8, heights: I64, widths: I64,
-        *, os_cache: bool = True, num_workers: int = 0,
+        *, os_cache: bool = True, num_workers: int = 0, content: U8 | None = None,
     ):  # fmt: skip
         self.path, self.os_cache, self.threads = path, os_cache, threads_for(num_workers)
         self.offsets, self.sizes, self.modes = offsets, sizes, modes
@@ -40,8 +41,11 @@ class ImageReader:
         largest = 0 if pixels.AVAILABLE else int((heights * widths).max()) * 3
         self._scratch = np.empty((int(numba.config.NUMBA_NUM_THREADS), largest), np.uint8)
         self._staging = np.empty(0, np.uint8)
-        self._file = None if os_cache else path.open("rb", buffering=0)
-        self._map = np.memmap(path, np.uint8, mode="r") if os_cache else None
+        mapped = os_cache or content is not None
+        self._file = None if mapped else path.open("rb", buffering=0)
+        self._map: U8 | None = content
+        if mapped and content is None:
+            self._map = np.memmap(path, np.uint8, mode="r")
 
     def read(self, rows: I64, boxes: I64, size: tuple[int, int], moves: Moves = STILL) -> U8:
         """uint8 [B, size[0], size[1], 3]: box [top, left, height, width] of each row's image, resized, then moved.

@@ -12,7 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from debeton.data.pipelines import U8, normalise
+from debeton.data.gather import gather, uploaded
+from debeton.data.pipelines import U8, normalise, scale_and_shift
+from debeton.data.pixels import Moves
+from debeton.data.resident import DeviceImages, Reader
 from debeton.data.spec import Ints
 from debeton.jit import KERNEL_GUARD
 
@@ -47,6 +50,18 @@ class Delivery:
         with KERNEL_GUARD:
             normalise(images, form.mean, form.std, out, channels_last=form.channels_last)
         return self.wrap(out, rows)
+
+    def gather(
+        self, store: DeviceImages, reader: Reader, rows: Ints, boxes: Ints, moves: Moves
+    ) -> tuple[Tensor, Tensor]:
+        """`make`, of images that stay on the device: read where they are not there yet, then moved and normalised."""
+        assert self._uploader is not None
+        with torch.cuda.stream(self._uploader.stream):
+            store.fill(reader, rows, boxes)
+            return gather(
+                store.ready(), rows, moves, self._uploader.scales, channels_last=self.form.channels_last,
+                dtype=self.form.dtype,
+            )  # fmt: skip
 
     @property
     def normalises_here(self) -> bool:
@@ -103,16 +118,14 @@ class Uploader:
 
     def __init__(self, form: TensorForm):
         self.form, self.stream = form, torch.cuda.Stream(form.device)
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (form.mean, form.std))
-        self.scale = (1 / (255 * std)).float().to(form.device)
-        self.shift = (-mean / std).float().to(form.device)
+        self.scales = torch.from_numpy(scale_and_shift(form.mean, form.std)).to(form.device)
+        self.scale, self.shift = self.scales.view(2, 1, 3, 1, 1)
 
     def upload(self, images: U8, rows: Ints) -> tuple[Tensor, Tensor]:
         """Pixels [B, H, W, 3] and row numbers as device tensors, ready when this stream's work so far is done."""
         with torch.cuda.stream(self.stream):
             # torch's pinned allocator gives memory back only when the copies from it are done.
-            pixels = torch.from_numpy(images).pin_memory().to(self.form.device, non_blocking=True)
-            row = torch.from_numpy(rows).pin_memory().to(self.form.device, non_blocking=True)
+            pixels, row = uploaded(images, self.form.device), uploaded(rows, self.form.device)
             image = _as_image(pixels, self.form.channels_last)
             if self.form.normalise:
                 image = torch.addcmul(self.shift, image.float(), self.scale).to(self.form.dtype)

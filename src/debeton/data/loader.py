@@ -8,9 +8,9 @@ iterator, and epoch k of a loader gives the same batches whenever and by however
 from __future__ import annotations
 
 import atexit
-import math
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,21 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from debeton.data import pixels
-from debeton.data.augment import as_moves, make_ops
-from debeton.data.decoding import ImageReader
-from debeton.data.delivery import BatchMemory, Delivery, TensorForm
+from debeton.data.augment import make_ops
+from debeton.data.delivery import BatchMemory
 from debeton.data.order import epoch_order
-from debeton.data.pipelines import U8, Keys, make_decoder, sample_keys, scale_and_shift
-from debeton.data.pixels import STILL, Moves, form_of
+from debeton.data.pipelines import make_decoder
+from debeton.data.producer import Item, Producer
+from debeton.data.resident import Residency
 from debeton.data.spec import Ints
 from debeton.data.triggers import Trigger
 from debeton.data.view import View
 from debeton.errors import DataError
-from debeton.jit import KERNEL_GUARD, use_threads
 
 Tail = Literal["share", "keep", "drop"]
-Item = tuple[list[Tensor], Tensor, float]  # images, as they are and with each trigger; rows; share
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,7 @@ class LoaderOptions:
     decoder, ops: see data/pipelines.py. resolution: pixels, for decoders that resize.
     normalise: (image/255 - mean) / std by the view's spec, in dtype; off: uint8 pixels.
     batches_ahead: how many finished batches may wait. os_cache: map the file instead of reading batches.
+    residency: where decoded images stay, see data/resident.py.
     rank, world: this process's part of each global batch.
     """
 
@@ -81,6 +79,7 @@ class LoaderOptions:
     num_workers: int = 0
     batches_ahead: int = 3
     os_cache: bool = True
+    residency: Residency = "disk"
     rank: int = 0
     world: int = 1
 
@@ -191,90 +190,16 @@ def _stored_size(view: View) -> tuple[int, int]:
     return int(heights[0]), int(widths[0])
 
 
-class _Producer:
-    """Makes the batches of one epoch. Holds no reference to the iterator, whose end is its signal to stop."""
-
-    def __init__(self, loader: Loader, epoch: int, start: int):
-        self.options, self.view, self.triggers = loader.options, loader.view, loader.triggers
-        self.decoder, self.ops, self.size = loader._decoder, loader._ops, loader.image_size
-        self.seed, self.epoch = loader.seed, epoch
-        self.batches = loader.batch_positions(epoch)[start:]
-        self.queue: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=max(1, loader.options.batches_ahead))
-        self.stop = threading.Event()
-        largest = max((len(rows) for _, rows, _ in self.batches), default=0)
-        options, spec = self.options, self.view.spec
-        form = TensorForm(spec.mean, spec.std, options.normalise, options.channels_last, options.dtype, options.device)
-        self.scales = scale_and_shift(spec.mean, spec.std)
-        self.delivery = Delivery(form, loader.batch_memory(largest * 3 * math.prod(self.size)))
-
-    def run(self) -> None:
-        reader = None
-        try:
-            use_threads(self.options.num_workers)
-            beton = self.view.beton
-            reader = ImageReader(
-                beton.path, beton.offsets, beton.sizes, beton.modes, beton.heights, beton.widths,
-                os_cache=self.options.os_cache, num_workers=self.options.num_workers,
-            )  # fmt: skip
-            for positions, rows, share in self.batches:
-                made = list(self._made(reader, sample_keys(self.seed, self.epoch, positions), rows))
-                if not self._put(([image for image, _ in made], made[0][1], share)):
-                    return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-        finally:
-            if reader is not None:
-                reader.close()
-
-    def _put(self, item: Item | BaseException | None) -> bool:
-        while not self.stop.is_set():
-            try:
-                self.queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _made(self, reader: ImageReader, keys: Keys, rows: Ints) -> Iterator[tuple[Tensor, Tensor]]:
-        """The tensors of a batch, images and row numbers, then those of the same images with each trigger."""
-        boxes = self.decoder.boxes(keys, reader.heights[rows], reader.widths[rows])
-        moves = as_moves(self.ops, keys, self.size) if pixels.AVAILABLE else None
-        plain = self.view.planted is None and not self.triggers
-        if moves is not None and plain and self.delivery.normalises_here:
-            out = self.delivery.room(len(rows), self.size)
-            form = form_of(out, channels_first=not self.options.channels_last)
-            reader.write(out, form, rows, boxes, self.size, moves, self.scales)
-            yield self.delivery.wrap(out, rows)
-        else:
-            for images in self._pixels(reader, keys, rows, boxes, moves):
-                yield self.delivery.make(images, rows)
-
-    def _pixels(self, reader: ImageReader, keys: Keys, rows: Ints, boxes: Ints, moves: Moves | None) -> Iterator[U8]:
-        """The images of a batch, then the same ones with each trigger. moves: what the operations are, as far as they
-        are that."""
-        images = reader.read(rows, boxes, self.size, moves or STILL)
-        with KERNEL_GUARD:
-            for op in self.ops if moves is None else []:
-                images = op(images, keys, rows)
-            if self.view.planted is not None:
-                images = self.view.planted.apply(images, rows)
-        everywhere = np.ones(len(rows), bool)
-        copies = [images.copy() for _ in self.triggers]  # before the first is handed on: without normalisation it is
-        yield images
-        for trigger, copy in zip(self.triggers, copies, strict=True):
-            with KERNEL_GUARD:
-                trigger.plant(copy, rows, everywhere)
-            yield copy
-
-
 class EpochIterator(Iterator[Batch]):
-    """The batches of one epoch. Closing or dropping it ends its thread; use as a context manager where that matters."""
+    """The batches of one epoch. Closing or dropping it ends its thread; use as a context manager where that matters.
+
+    waited: seconds that `next` has waited for a batch that was not ready.
+    """
 
     def __init__(self, loader: Loader, epoch: int, start: int = 0):
         self._columns = loader._columns
-        self._producer = _Producer(loader, epoch, start)
-        self._left = len(self._producer.batches)
+        self._producer = Producer(loader, epoch, start)
+        self._left, self.waited = len(self._producer.batches), 0.0
         self._thread = threading.Thread(target=self._producer.run, name="debeton-loader", daemon=True)
         _OPEN.add(self)
         self._thread.start()
@@ -284,7 +209,9 @@ class EpochIterator(Iterator[Batch]):
         return self._left
 
     def __next__(self) -> Batch:
+        began = time.perf_counter()
         item = self._next_item()
+        self.waited += time.perf_counter() - began
         if item is None:
             self.close()
             if self._left:  # never a silent short epoch, as zip(loader, loader) would be

@@ -114,10 +114,13 @@ def _largest_boxes(heights: I64, widths: I64, log_ratio: tuple[float, float]) ->
 
 
 class Decoder(Protocol):
-    """Which part of each image is kept. `fixed_size`: images keep their stored size instead of the resolution."""
+    """Which part of each image is kept. `fixed_size`: images keep their stored size instead of the resolution. `still`:
+    it is the same part in every epoch."""
 
     @property
     def fixed_size(self) -> bool: ...
+    @property
+    def still(self) -> bool: ...
 
     def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
         """[B, 4] int64: top, left, height, width in pixels of the stored image."""
@@ -131,6 +134,7 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     fixed_size: bool = False
+    still: bool = False
 
     def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
         log_ratio = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -143,6 +147,7 @@ class CenterCrop:
 
     ratio: float
     fixed_size: bool = False
+    still: bool = True
 
     def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
         side = np.maximum(1, (self.ratio * np.minimum(heights, widths)).astype(np.int64))
@@ -154,6 +159,7 @@ class WholeImage:
     """The whole image: squashed to the resolution ('resized'), or at its stored size ('simple')."""
 
     fixed_size: bool = False
+    still: bool = True
 
     def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
         zero = np.zeros_like(heights)
