@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,6 +78,10 @@ def test_results_json_follows_the_schema(finished, toy_betons):
     assert test["adjusted_accuracy"] == pytest.approx(weights @ list(test["group_accuracy"].values()))
     assert test["worst_group_accuracy"] == min(test["group_accuracy"].values())
     assert 0.5 < test["bias_aligned_accuracy"] <= 1
+    assert 0 <= results["timing"]["data_wait"]["train"] < 1
+    shown = re.findall(r"epoch \d/3  .*  data_wait (\d+\.\d) %", (finished[0] / "log.txt").read_text())
+    assert len(shown) == 3
+    assert float(shown[-1]) == pytest.approx(100 * results["timing"]["data_wait"]["train"], abs=0.051)
 
 
 def test_results_pt_holds_int64_predictions_that_give_the_accuracy(finished, toy_betons):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
+from debeton.data.producer import Producer
 from debeton.errors import DataError
 from debeton.loop import Preempted
 from debeton.objective import CrossEntropy, StepOutput
@@ -120,3 +122,21 @@ def test_the_state_of_an_objective_is_kept_beside_its_epochs(tmp_path: Path):
     text = log.path.read_text().splitlines()
     assert '"objective": {"q": {"a": 0.5}}' in text[0]
     assert "objective" not in text[1]
+
+
+def test_waiting_for_batches_is_measured_and_kept_across_a_stop(opened, monkeypatch):
+    made = Producer._made
+
+    def slowly(self, *arguments):
+        time.sleep(0.2)
+        return made(self, *arguments)
+
+    monkeypatch.setattr(Producer, "_made", slowly)
+    with pytest.raises(Preempted):
+        two_phases(opened(), stop_after=11)
+    run = opened()
+    two_phases(run)
+    wait = run.timing["data_wait"]
+    assert set(wait) == {"first", "second"}
+    # Nothing is ready at the start of its two epochs, and when the second goes on after the stop.
+    assert 0.55 < wait["second"] * run.timing["phases"]["second"] < run.timing["phases"]["second"]

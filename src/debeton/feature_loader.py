@@ -145,7 +145,9 @@ class FeatureLoader(Loader):
 
 
 class FeatureEpoch(Iterator[Batch]):
-    """The batches of one epoch; a context manager as a loader's epochs are."""
+    """The batches of one epoch; a context manager as a loader's epochs are, and never waited for."""
+
+    waited = 0.0
 
     def __init__(self, loader: FeatureLoader, batches: Sequence[tuple[Ints, Ints, float]], mirrored: Tensor | None):
         self._loader, self._batches, self._next = loader, batches, 0

@@ -95,7 +95,8 @@ class TrainState:
     """Everything that a step changes; saving and restoring it is resuming.
 
     epoch: finished epochs. batch: finished batches of the running epoch. step: optimizer steps so far.
-    seconds: training time so far. best: what the caller keeps about the best epoch (plain values).
+    seconds: training time so far; waited: those of them in which the next batch was not ready. best: what the caller
+    keeps about the best epoch (plain values).
     """
 
     model: nn.Module
@@ -108,9 +109,20 @@ class TrainState:
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
 
-    _COUNTERS = ("epoch", "batch", "step", "seconds", "best")
+    _COUNTERS = ("epoch", "batch", "step", "seconds", "waited", "best")
+
+    def spend(self, seconds: float, waited: float) -> None:
+        """Count training time."""
+        self.seconds += seconds
+        self.waited += waited
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the training time so far that was spent waiting for batches, in [0, 1]."""
+        return self.waited / self.seconds if self.seconds else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; 'state_dict' holds the model's weights."""
@@ -203,13 +215,13 @@ def fit(
                 if state.step % options.log_every == 0:
                     _check_finite(recent, state, loader, options)
                 if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):
-                    state.seconds += time.perf_counter() - began
+                    state.spend(time.perf_counter() - began, batches.waited)
                     save()
                     raise Preempted(signum)
         _check_finite(recent, state, loader, options)
         metrics = state.meter.compute(loader.view.spec)
         state.meter.reset()
-        state.seconds += time.perf_counter() - began
+        state.spend(time.perf_counter() - began, batches.waited)
         state.epoch, state.batch = state.epoch + 1, 0
         after_epoch(metrics, lr)
 

@@ -84,7 +84,8 @@ class PhaseKeeper:
         if due and self.oracle is not None:
             self._log("test", self.oracle(state.evaluated))
         train = {**train, "loss": summary.get("loss")} if train["loss"] is None else train
-        logger.info(epoch_line(state.epoch, self.epochs, train, val, lr, self.lead))
+        line = epoch_line(state.epoch, self.epochs, train, val, lr, self.lead)
+        logger.info("%s  data_wait %.1f %%", line, 100 * state.data_wait)
         if state.epoch % self.save_every == 0 or state.epoch == self.epochs:
             self.save()
 
@@ -126,7 +127,7 @@ class PhaseRecords:
         self.folder, self.path = folder, folder / "phases.json"
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """What each finished phase left: 'selected_epoch', 'seconds', 'images'."""
+        """What each finished phase left: 'selected_epoch', 'seconds', 'images', 'data_wait'."""
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def take_over(self, name: str, model: nn.Module, device: torch.device) -> dict[str, Any] | None:

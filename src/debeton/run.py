@@ -208,6 +208,7 @@ class Run:
         self.selected_epoch = done["selected_epoch"]
         seconds = self.timing.setdefault("phases", {})
         seconds[phase] = done["seconds"]
+        self.timing.setdefault("data_wait", {})[phase] = done["data_wait"]
         self.timing["train_seconds"] = sum(seconds.values())
         self.timing["train_images_per_second"] = done["images"] / max(done["seconds"], 1e-9)
         return model
@@ -257,6 +258,7 @@ class Run:
             "selected_epoch": keeper.select(self.device),
             "seconds": state.seconds,
             "images": state.step * loader.batch_size,
+            "data_wait": state.data_wait,
         }
 
     def _test(self, model: nn.Module) -> Metrics:

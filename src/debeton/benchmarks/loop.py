@@ -111,6 +111,8 @@ class _Held:
 
 
 class _Steps:
+    waited = 0.0
+
     def __init__(self, batches: list[Batch], steps: int):
         self.batches, self.steps = batches, steps
 
