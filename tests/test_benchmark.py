@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scripts.benchmark import main
 
-from debeton.benchmarks import guard
+from debeton.benchmarks import growth, guard
 from debeton.benchmarks.diffusion import frechet_distance
 from debeton.benchmarks.guard import violations
 from debeton.benchmarks.loader import SETS, ImageSet, ratios_of
@@ -315,3 +315,38 @@ def test_every_guarded_ratio_is_one_that_its_benchmark_gives() -> None:
     loader = {**found["loader"]["at_least"], **found["loader"]["at_most"]}
     assert set(loader) <= {*ratios_of(names), "second_start_seconds"}
     assert set(found["loop"]["at_most"]) == {f"overhead_{name}" for name in ON_CPU}
+
+
+# --- growth --------------------------------------------------------------------------------------
+
+
+def test_a_tiny_growth_run_measures_every_axis_and_draws_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(growth, "NUMBERS", (2, 8))
+    monkeypatch.setattr(growth, "SIDES", (16, 32))
+    monkeypatch.setattr(growth, "STEPS", 1)
+    out, figure = tmp_path / "growth.json", tmp_path / "growth.png"
+    options = ["--rounds", "1", "--rows", "100,400", "--limit", "2", "--figure", str(figure), "--json", str(out)]
+    assert run_command(lambda: main(["growth", *options])) == 0
+    result = json.loads(out.read_text())
+    names = {row["name"]: row for row in result["rows"]}
+    assert {
+        "rows 400: write",
+        "groups 8: step",
+        "classes 8: metrics",
+        "workers 1: epoch",
+        "resolution 16: epoch",
+    } <= set(names)
+    assert 50 < names["rows 100: memory"]["median"] < 5000
+    assert names["rows 100: memory"]["unit"] == "MB"
+    assert {"rows_memory_exponent", "classes_step_exponent", "resolution_epoch_exponent"} <= set(result["figures"])
+    assert figure.stat().st_size > 5000
+
+
+def test_an_exponent_is_1_where_cost_grows_in_proportion_and_2_for_its_square() -> None:
+    assert growth.exponents({10: [1.0, 2.0], 1000: [100.0, 20000.0]}) == pytest.approx([1, 2])
+
+
+@pytest.mark.parametrize("option", [["--rows", "0"], ["--rows", "a"], ["--only", "seas"]])
+def test_an_impossible_setting_of_the_growth_run_is_a_usage_error(option: list[str], capsys) -> None:
+    assert run_command(lambda: main(["growth", *option])) == 2
+    assert option[1] in capsys.readouterr().err

@@ -1,0 +1,289 @@
+"""How time and memory grow: with rows, groups, classes, workers and resolution, one axis at a time, as curves."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from debeton.benchmarks import register_benchmark
+from debeton.benchmarks.photos import load_photos
+from debeton.benchmarks.timing import Result, cores, interleave
+from debeton.data.spec import DatasetSpec, Rows
+from debeton.errors import UsageError
+
+Measure = Callable[[], float]
+Series = dict[str, dict[int, Measure]]  # what is measured: by value of the axis, what it costs
+SIDE, BATCH, STEPS = 16, 256, 5
+NUMBERS = (2, 10, 100, 1000)  # of groups and of classes
+SIDES = (32, 64, 128, 224)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `benchmark.py growth`."""
+    parser.add_argument("--only", default=",".join(AXES), help="axes, separated by commas; default: %(default)s")
+    parser.add_argument("--rows", default="1000,10000,100000", help="of the axis 'rows'; default: %(default)s")
+    parser.add_argument("--images", type=Path, help="photos, as for 'loader'")
+    parser.add_argument("--limit", type=int, default=200, help="how many photos; default: %(default)s")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the curves here")
+
+
+@register_benchmark("growth", "how time and memory grow with rows, groups, classes, workers, resolution", add_arguments)
+def run(arguments: argparse.Namespace) -> Result:
+    """Every point of every curve once a round. AXIS_WHAT_exponent: k of cost ~ value^k from the first to the last point
+    of a curve, 1 where it grows in proportion, 0 where it does not grow."""
+    chosen = [name.strip() for name in arguments.only.split(",")]
+    if unknown := sorted(set(chosen) - set(AXES)):
+        raise UsageError(f"--only names the axis '{unknown[0]}'; known: {', '.join(AXES)}")
+    with tempfile.TemporaryDirectory(prefix="debeton-") as folder:
+        curves = {axis: AXES[axis](Path(folder), arguments) for axis in chosen}
+        points = {
+            f"{axis} {value}: {what}": measure
+            for axis, series in curves.items() for what, of in series.items() for value, measure in of.items()
+        }  # fmt: skip
+        values = interleave(points, arguments.rounds)
+    found = {
+        (axis, what): {value: values[f"{axis} {value}: {what}"] for value in of}
+        for axis, series in curves.items() for what, of in series.items()
+    }  # fmt: skip
+    if arguments.figure:
+        draw(found, arguments.figure)
+    return Result(
+        benchmark="growth", values=values, units={name: unit_of(name) for name in values},
+        figures={f"{axis}_{what.replace(' ', '_')}_exponent": exponents(of) for (axis, what), of in found.items()
+                 if len(of) > 1},
+        settings={"rows": f"{SIDE} x {SIDE} px", "batch_size": BATCH, "step": "small_convnet, GroupDRO"},
+    )  # fmt: skip
+
+
+def unit_of(name: str) -> str:
+    """Of a point, by what is measured."""
+    return "MB" if name.endswith("memory") else "s"
+
+
+def exponents(of: Mapping[int, Sequence[float]]) -> list[float]:
+    """k of cost ~ value^k between the ends of a curve, in each round."""
+    first, last = min(of), max(of)
+    return [math.log(b / a) / math.log(last / first) for a, b in zip(of[first], of[last], strict=True)]
+
+
+def timed(work: Callable[[], object]) -> Measure:
+    """Seconds that work takes."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return measure
+
+
+# --- the axes ------------------------------------------------------------------------------------
+
+
+def rows(folder: Path, arguments: argparse.Namespace) -> Series:
+    """Writing a beton, opening it, and an epoch of it; the memory of a process that opens it and loads an epoch."""
+    from debeton.data.beton import open_beton
+    from debeton.data.loader import LoaderOptions, make_loader
+    from debeton.data.view import View
+    from debeton.data.writer import WriteOptions, write_beton
+
+    def write(path: Path, n: int) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        label = np.arange(n) % 2
+        content = Rows(label, label, lambda row: image, [f"{row}.png" for row in range(n)])
+        spec = DatasetSpec("growth", ("a", "b"), ("x", "y"))
+        write_beton(path, content, spec, "train", WriteOptions(mode="raw"))
+
+    series: Series = {"write": {}, "open": {}, "epoch": {}, "memory": {}}
+    for n in numbers(arguments.rows, "rows"):
+        path = folder / f"{n}.beton"
+        write(path, n)
+        loader = make_loader(View.whole(open_beton(path)), BATCH, options=LoaderOptions(ops="flip,pad_crop:2"))
+
+        def epoch(loader: Any = loader) -> None:
+            for _ in loader:
+                pass
+
+        series["write"][n] = timed(lambda path=path, n=n: write(path.with_suffix(".again.beton"), n))  # type: ignore[misc]
+        series["open"][n] = timed(lambda path=path: open_beton(path))  # type: ignore[misc]
+        series["epoch"][n] = timed(epoch)
+        series["memory"][n] = lambda path=path: _memory(path)  # type: ignore[misc]
+    return series
+
+
+def _memory(path: Path) -> float:
+    """MB that a fresh process takes at most, its packages included, to open a beton and load an epoch of it.
+
+    With os_cache off: pages of a mapped file count as the process's, though the system takes them back at will.
+    """
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}{LOAD}", str(path)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+LOAD = """
+from pathlib import Path
+from debeton.benchmarks.growth import peak_of_an_epoch
+print(peak_of_an_epoch(Path(sys.argv[1])))
+"""
+
+
+def peak_of_an_epoch(path: Path) -> float:
+    """What `_memory` measures, in this process."""
+    from debeton.data.beton import open_beton
+    from debeton.data.loader import LoaderOptions, make_loader
+    from debeton.data.view import View
+
+    options = LoaderOptions(ops="flip,pad_crop:2", os_cache=False)
+    for _ in make_loader(View.whole(open_beton(path)), BATCH, options=options):
+        pass
+    # Not ru_maxrss: a child begins with its parent's.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024 / 1e6
+
+
+def groups(folder: Path, arguments: argparse.Namespace) -> Series:
+    """A step of GroupDRO on a held batch, and the metrics of an epoch: two classes, more and more attributes."""
+    return _steps({n: DatasetSpec("growth", ("a", "b"), _names(n // 2)) for n in NUMBERS})
+
+
+def classes(folder: Path, arguments: argparse.Namespace) -> Series:
+    """The same with more and more classes of one attribute."""
+    return _steps({n: DatasetSpec("growth", _names(n), ("x",)) for n in NUMBERS})
+
+
+def _names(n: int) -> tuple[str, ...]:
+    return tuple(f"n{k}" for k in range(n))
+
+
+def _steps(specs: Mapping[int, DatasetSpec]) -> Series:
+    steps, metrics = zip(*(_step_of(spec) for spec in specs.values()), strict=True)
+    return {"step": dict(zip(specs, steps, strict=True)), "metrics": dict(zip(specs, metrics, strict=True))}
+
+
+def _step_of(spec: DatasetSpec) -> tuple[Measure, Measure]:
+    import torch
+
+    from debeton.data.loader import Batch
+    from debeton.methods.groupdro import GroupDRO, GroupDROOptions
+    from debeton.metrics import GroupMeter
+    from debeton.models import make_model
+    from debeton.objective import Precision
+    from debeton.optim import make_optimizer
+
+    cpu = torch.device("cpu")
+    generator = torch.Generator().manual_seed(0)
+    model = make_model("small_convnet", spec.num_classes)
+    optimizer = make_optimizer(model, "sgd", lr=1e-3, weight_decay=0.0)
+    objective = GroupDRO(np.full(spec.num_groups, 10), spec.group_names, GroupDROOptions())
+    meter, precision = GroupMeter(spec.num_groups, spec.num_classes, cpu), Precision("fp32", cpu)
+    image = torch.randn(BATCH, 3, SIDE, SIDE, generator=generator)
+    label = torch.randint(spec.num_classes, (BATCH,), generator=generator)
+    attribute = torch.randint(len(spec.attributes), (BATCH,), generator=generator)
+    zeros = torch.zeros_like(label)
+    batch = Batch(image, torch.arange(BATCH), label, attribute, label * len(spec.attributes) + attribute, zeros)
+
+    def step() -> None:
+        for _ in range(STEPS):
+            optimizer.zero_grad(set_to_none=True)
+            output = objective.backward(model, batch, precision)
+            optimizer.step()
+            assert output.logits is not None
+            meter.update(output.logits, batch.label, batch.group)
+
+    return timed(step), timed(lambda: meter.compute(spec))
+
+
+def workers(folder: Path, arguments: argparse.Namespace) -> Series:
+    """An epoch of the photos at 224 px with more and more threads."""
+    beton = _photos(folder, arguments)
+    counts = sorted({*(2**k for k in range(cores().bit_length())), cores()})
+    return {"epoch": {n: _epoch_of_crops(beton, 224, n) for n in counts if n <= cores()}}
+
+
+def resolution(folder: Path, arguments: argparse.Namespace) -> Series:
+    """An epoch of the photos, random resized crops of more and more pixels a side."""
+    beton = _photos(folder, arguments)
+    return {"epoch": {side: _epoch_of_crops(beton, side, cores()) for side in SIDES}}
+
+
+def _photos(folder: Path, arguments: argparse.Namespace) -> Any:
+    from debeton.data.beton import open_beton
+    from debeton.data.writer import WriteOptions, write_beton
+
+    path = folder / "photos.beton"
+    if not path.exists():
+        files = load_photos(arguments.images, arguments.limit).files
+        zeros = np.zeros(len(files), np.int64)
+        content = Rows(zeros, zeros, files.__getitem__, [f"photo[{k}]" for k in range(len(files))])
+        write_beton(path, content, DatasetSpec("photos", ("photo",)), "train", WriteOptions(mode="jpg"))
+    return open_beton(path)
+
+
+def _epoch_of_crops(beton: Any, side: int, num_workers: int) -> Measure:
+    from debeton.data.loader import LoaderOptions, make_loader
+    from debeton.data.view import View
+
+    options = LoaderOptions("random_resized_crop", "flip", side, num_workers=num_workers)
+    loader = make_loader(View.whole(beton), 64, options=options)
+
+    def epoch() -> None:
+        for _ in loader:
+            pass
+
+    return timed(epoch)
+
+
+AXES: dict[str, Callable[[Path, argparse.Namespace], Series]] = {
+    "rows": rows, "groups": groups, "classes": classes, "workers": workers, "resolution": resolution,
+}  # fmt: skip
+
+
+def numbers(text: str, name: str) -> list[int]:
+    """Whole numbers above 0 from '1000,10000'; UsageError for anything else."""
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise UsageError(f"--{name} {text}: expected whole numbers of at least 1 separated by commas")
+    return found
+
+
+# --- the figure ----------------------------------------------------------------------------------
+
+
+def draw(found: Mapping[tuple[str, str], Mapping[int, Sequence[float]]], path: Path) -> None:
+    """A panel for each axis: the median cost over the cost of the first point, both logarithmic, and proportion."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from debeton.figure_style import COLOURS, STYLE
+
+    axes = list(dict.fromkeys(axis for axis, _ in found))
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure, panels = pyplot.subplots(1, len(axes), figsize=(3.4 * len(axes), 3.2), squeeze=False)
+        for panel, axis in zip(panels[0], axes, strict=True):
+            curves = {what: of for (name, what), of in found.items() if name == axis}
+            for colour, (what, of) in zip(COLOURS, curves.items()):
+                x, y = sorted(of), [float(np.median(of[value])) for value in sorted(of)]
+                panel.plot(x, [value / y[0] for value in y], "o-", color=colour, label=what)
+            panel.set_ylim(0.25, 2 * x[-1] / x[0])
+            panel.plot(x, [value / x[0] for value in x], ":", color="#8a929c", label="proportion")
+            panel.set(xscale="log", yscale="log", title=axis, xlabel=axis, xticks=x, xticklabels=[f"{v:,}" for v in x])
+            panel.minorticks_off()
+            panel.legend(loc="upper left", fontsize=8.5)
+        panels[0][0].set_ylabel("cost over that of the first point")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        pyplot.close(figure)
