@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
 from debeton.data.producer import Producer
+from debeton.data.row_lists import by_marks
 from debeton.errors import DataError
-from debeton.loop import Preempted
+from debeton.loop import Form, Preempted
 from debeton.objective import CrossEntropy, StepOutput
 from debeton.results import ResultLog
 from debeton.run import Run, open_run
@@ -140,3 +142,17 @@ def test_waiting_for_batches_is_measured_and_kept_across_a_stop(opened, monkeypa
     assert set(wait) == {"first", "second"}
     # Nothing is ready at the start of its two epochs, and when the second goes on after the stop.
     assert 0.55 < wait["second"] * run.timing["phases"]["second"] < run.timing["phases"]["second"]
+
+
+def test_groups_that_the_training_rows_do_not_have_are_not_weighted_by_them(opened):
+    run = opened()
+    model, val = run.make_model(), run.views["val"]
+    own = run.evaluate_forms(model, val, [Form()])[0].metrics
+    assert own["adjusted_accuracy"] is not None
+    pseudo = by_marks(val, np.arange(len(val)) % 3 == 0)  # four groups, as many as the set has
+    thirds = val.regrouped(np.arange(len(val.beton)) % 3, ("a", "b", "c"), [(0,)] * 2)
+    for view in (pseudo, thirds):
+        found = run.evaluate_forms(model, view, [Form()])[0].metrics
+        assert found["adjusted_accuracy"] is None
+        assert found["accuracy"] == own["accuracy"]
+        assert len(found["group_accuracy"]) == view.spec.num_groups

@@ -286,7 +286,10 @@ class Run:
         if self.features is not None and self.features.serves(model):
             model, loader = HeadOnly(self.features.network), self.features.evaluation(loader)
         model = MirrorAveraged(model) if self.config.training.tta else model
-        precision, counts = Precision(self.config.training.precision, self.device), self.views["train"].real_counts()
+        precision, train = Precision(self.config.training.precision, self.device), self.views["train"]
+        # Pseudo-groups of a view are not groups of the training rows: nothing is weighted by these then.
+        same = view.spec.group_names == (train.true_groups or train).spec.group_names
+        counts = train.real_counts() if same else None
         return evaluate_forms(model, loader, precision, forms, train_counts=counts, progress=self.progress)
 
     @property
