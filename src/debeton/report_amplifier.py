@@ -96,7 +96,10 @@ def plot_amplifier(settings: Sequence[Setting]) -> Figure:
         axes.set(xlim=(-3, 103), xlabel=title)
         axes.grid(axis="y", visible=False)
         if len(names) > 1:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, columnspacing=1, handletextpad=0.3,
+                handlelength=1.2,
+            )  # fmt: skip
     cells[0].set_yticks(range(len(found)), [setting.label for setting, _ in found])
     cells[0].invert_yaxis()
     return figure
