@@ -126,6 +126,7 @@ def test_the_identity_ignores_where_and_how_fast_but_not_what():
     for same in (
         ["--training.outdir", "x"],
         ["--training.num_workers", "7"],
+        ["--training.eval_batch_size", "7"],
         ["--loader.os_cache", "no"],
         ["--logging.progress", "on"],
     ):

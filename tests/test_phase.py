@@ -156,3 +156,14 @@ def test_groups_that_the_training_rows_do_not_have_are_not_weighted_by_them(open
         assert found["adjusted_accuracy"] is None
         assert found["accuracy"] == own["accuracy"]
         assert len(found["group_accuracy"]) == view.spec.num_groups
+
+
+def test_the_batches_of_an_evaluation_are_those_of_training_unless_told_otherwise(opened, toy_args):
+    run = opened()
+    val, model = run.views["val"], run.make_model()
+    assert run.eval_loader(val).batch_size == run.config.training.batch_size == 64
+    found = run.evaluate(model, "val")
+    toy_args += ["--training.eval_batch_size", "100"]
+    run = opened()
+    assert run.eval_loader(val).batch_size == 100
+    assert torch.allclose(run.evaluate(model, "val").loss, found.loss, atol=1e-5)

@@ -33,6 +33,10 @@ Section("training", "how to train").params(
     seed=Param(Int(0), "drives weights, order and augmentation", default=0),
     epochs=Param(Int(0), "passes over the training view", default=60),
     batch_size=Param(Int(1), "rows of a step over all processes", default=512),
+    eval_batch_size=Param(
+        Int(0), "rows of a batch of an evaluation; 0: four times as many as of a step on a GPU, as many on a CPU",
+        default=0,
+    ),
     optimizer=Param(OneOf("sgd", "adam", "adamw"), "the optimizer", default="sgd"),
     lr=Param(Float(0), "peak learning rate", default=0.1),
     weight_decay=Param(Float(0), "weight decay", default=1e-4),
@@ -179,8 +183,9 @@ Section("logging", "mirrors of the results").params(
 )
 
 # Where a run is stored and how it is watched do not change its results, so they do not change its identity.
-NOT_IDENTITY = ("training.outdir", "training.exp_name", "training.num_workers", "training.log_every",
-                "training.disable_logging", "training.device", "loader.", "logging.", "dist.backend")  # fmt: skip
+NOT_IDENTITY = ("training.outdir", "training.exp_name", "training.num_workers", "training.eval_batch_size",
+                "training.log_every", "training.disable_logging", "training.device", "loader.", "logging.",
+                "dist.backend")  # fmt: skip
 
 
 # --- loading -----------------------------------------------------------------------------------

@@ -318,7 +318,9 @@ def loader_options(config: Config, device: torch.device) -> LoaderOptions:
 def eval_loader(view: View, config: Config, device: torch.device, triggers: Sequence[Trigger] = ()) -> Loader:
     """Every row of a view once, in file order, without augmentation; triggers as in `make_loader`."""
     options = replace(loader_options(config, device), decoder=config.training.decoder_val)
-    batch_size = max(config.training.batch_size, distributed.world_size())
+    # Nothing is kept for a backward pass. On CPUs larger batches only leave the caches.
+    batch_size = config.training.eval_batch_size or config.training.batch_size * (4 if device.type == "cuda" else 1)
+    batch_size = max(batch_size, distributed.world_size())
     return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options, triggers=triggers)
 
 
