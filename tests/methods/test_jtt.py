@@ -154,6 +154,7 @@ def test_precision_and_recall_are_those_of_bias_conflicting_rows(paper_view):
     assert found["precision"] == pytest.approx(1 / 3)
     assert found["recall"] == 0.5
     assert found["error_rate_aligned"] == pytest.approx(2 / 6)
+    assert found["by_class"] == {"a": {"precision": 0.5, "recall": 0.5}, "b": {"precision": 0.0, "recall": None}}
     assert found["by_group"]["a, y"] == {"rows": 2, "errors": 1, "error_rate": 0.5, "share": pytest.approx(1 / 3)}
     assert found["by_group"]["b, x"] == {"rows": 0, "errors": 0, "error_rate": None, "share": 0.0}
     json.dumps(found)
@@ -163,6 +164,7 @@ def test_without_a_pairing_precision_and_recall_are_undefined(paper_view):
     view = paper_view([0, 1, 0], [0] * 3, DatasetSpec("plain", ("a", "b")))
     found = describe_marks(view, np.array([True, False, False]), "error")
     assert (found["precision"], found["recall"], found["error_rate_aligned"]) == (None, None, None)
+    assert "by_class" not in found
     assert found["by_group"]["a"]["error_rate"] == 0.5
 
 

@@ -63,8 +63,8 @@ def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, An
 
     kind: what a mark is called, as in 'error'. errors: how many. precision: bias-conflicting rows among the errors;
     recall: errors among the bias-conflicting rows; error_rate_aligned: errors among the aligned ones; all three None
-    where undefined. by_group: rows and errors; error_rate = errors / rows (of a conflicting group: its recall); share,
-    of all errors.
+    where undefined. by_class: precision and recall of each class. by_group: rows and errors; error_rate = errors / rows
+    (of a conflicting group: its recall); share, of all errors.
     """
     true = view.true_groups or view
     rows, found_in = np.bincount(true.group[view.rows]), np.bincount(true.group[view.rows[marked]])
@@ -75,6 +75,11 @@ def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, An
     if aligned is not None:
         found["precision"] = share(~aligned[marked])
         found["recall"], found[f"{kind}_rate_aligned"] = share(marked[~aligned]), share(marked[aligned])
+        found["by_class"] = {
+            name: {"precision": share(~aligned[marked & mine]), "recall": share(marked[~aligned & mine])}
+            for k, name in enumerate(true.spec.classes)
+            for mine in (true.label[view.rows] == k,)
+        }
     found["by_group"] = {
         name: {
             "rows": int(rows[g]), f"{kind}s": int(found_in[g]),
