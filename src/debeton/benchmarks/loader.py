@@ -23,6 +23,7 @@ from debeton.errors import UsageError
 
 if TYPE_CHECKING:
     from debeton.data.beton import Beton
+    from debeton.data.resident import Residency
 
 SHORT_SIDE, SMALL = 500, 32  # pixels of the larger photos, and of the small images
 SETS = {
@@ -33,6 +34,9 @@ SETS = {
 }
 OURS, FFCV, TORCH, DECODE = "debeton", "FFCV", "torchvision", "JPEG decode only"
 BYTES = "debeton, uint8 crops only"
+STILL = "debeton, center crops"
+KEPT = "debeton, center crops that stay decoded"
+CENTER = "center_crop_0.875"
 STARTS = 3
 
 
@@ -55,7 +59,8 @@ def run(arguments: argparse.Namespace) -> Result:
     """Every contender goes through its set once a round, on the same number of workers, from a warm cache.
 
     All but DECODE and BYTES give float32, normalised and flipped at random: random resized crops of 224 px, or small
-    images shifted by up to 4 px. second_start: seconds from building the loader to its first batch in a new process.
+    images shifted by up to 4 px; STILL and KEPT center crops, read from the file or from memory.
+    second_start_seconds: from building the loader to its first batch in a new process.
     """
     workers, chosen = arguments.num_workers, [name.strip() for name in arguments.only.split(",")]
     if not 1 <= workers <= cores():
@@ -89,6 +94,7 @@ def ratios_of(names: Any) -> dict[str, tuple[str, str]]:
     """Ours over theirs of every set, by the names that results have."""
     peers = {"ffcv": FFCV, "torch": TORCH, "decode": DECODE}
     pairs = {f"{s}_vs_{key}": (f"{OURS}, {s}", f"{peer}, {s}") for s in SETS for key, peer in peers.items()}
+    pairs |= {f"{s}_ram_vs_disk": (f"{KEPT}, {s}", f"{STILL}, {s}") for s in SETS}
     return {name: pair for name, pair in pairs.items() if set(pair) <= set(names)}
 
 
@@ -121,12 +127,16 @@ class ImageSet:
         batch, workers = self.batch(arguments), arguments.num_workers
         ops = "flip" if self.crops else f"flip,pad_crop:{PAD}"
         found = {
-            f"{OURS}, {self.name}": _ours(beton, batch, workers, ops, crops=self.crops),
+            f"{OURS}, {self.name}": _ours(
+                beton, batch, workers, ops, "random_resized_crop" if self.crops else "simple"
+            ),
             f"{FFCV}, {self.name}": stock_ffcv(beton, batch, workers, crops=self.crops),
         }
         if self.name.startswith("jpg"):
             found[f"{DECODE}, {self.name}"] = bare_decoding(beton, workers)
-            found[f"{BYTES}, {self.name}"] = _ours(beton, batch, workers, "", crops=True, normalise=False)
+            found[f"{BYTES}, {self.name}"] = _ours(beton, batch, workers, "", "random_resized_crop", normalise=False)
+            found[f"{STILL}, {self.name}"] = _ours(beton, batch, workers, "flip", CENTER)
+            found[f"{KEPT}, {self.name}"] = _ours(beton, batch, workers, "flip", CENTER, residency="ram")
         return found
 
 
@@ -173,14 +183,16 @@ def _write(path: Path, images: Sequence[Any]) -> Beton:
     return open_beton(path)
 
 
-def _ours(beton: Beton, batch_size: int, workers: int, ops: str, *, crops: bool, normalise: bool = True) -> Work:
+def _ours(
+    beton: Beton, batch_size: int, workers: int, ops: str, decoder: str, *, normalise: bool = True,
+    residency: Residency = "disk",
+) -> Work:  # fmt: skip
     from debeton.data.loader import LoaderOptions, make_loader
     from debeton.data.view import View
 
     options = LoaderOptions(
-        decoder="random_resized_crop" if crops else "simple", ops=ops, resolution=RESOLUTION, normalise=normalise,
-        num_workers=workers,
-    )  # fmt: skip
+        decoder=decoder, ops=ops, resolution=RESOLUTION, normalise=normalise, num_workers=workers, residency=residency
+    )
     loader = make_loader(View.whole(beton), batch_size, options=options)
     return lambda: count(loader, lambda batch: batch.image)
 
