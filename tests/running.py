@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import main
+import pytest
 import torch
 from torch import Tensor
 
 from debeton.errors import run_command
 from debeton.models import make_model
+from debeton.objective import Objective
 from debeton.seed import seed_everything
 
 ROOT = Path(main.__file__).resolve().parent
@@ -34,6 +37,22 @@ def run_in_two_processes(args: Sequence[Any]) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def stopped_and_resumed(args: Sequence[Any], monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """A run gets SIGTERM in its backward pass number `step` and leaves with its status; then it is run to its end."""
+    backward, steps = Objective.backward, []
+
+    def signalled(self, *arguments):
+        steps.append(1)
+        if len(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return backward(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objective, "backward", signalled)
+        assert run(args) == 128 + signal.SIGTERM
+    assert run(args) == 0
 
 
 def folder_of(outdir: Path) -> Path:

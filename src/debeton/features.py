@@ -19,7 +19,7 @@ from debeton.data.triggers import Trigger
 from debeton.data.view import View
 from debeton.errors import DataError
 from debeton.log import logger
-from debeton.models import named_head
+from debeton.models import evaluating, named_head
 from debeton.objective import Precision
 
 GATHERED_ROWS = 16384  # rows that processes exchange at once: 128 MiB of 2048 features
@@ -43,15 +43,13 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
     """
     if loader.view.order != "sequential":
         raise ValueError(f"features need every row once; the order of view '{loader.view.name}' is {loader.view.order}")
-    was_training = model.training
-    model.eval()
     distributed.sync_buffers(model)
     rows, position = np.unique(loader.view.rows, return_inverse=True)
     features = torch.zeros(1 + len(loader.triggers), len(rows), feature_size(model))
     given: list[Tensor] = []
     hook = named_head(model)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     try:
-        with loader.epoch(0) as batches:
+        with evaluating(model), loader.epoch(0) as batches:
             for batch in tqdm(
                 batches, desc=f"features of {loader.view.name}", unit="step", leave=False, disable=not progress
             ):
@@ -63,7 +61,6 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
                     form[place] = (value.float().mean((2, 3)) if value.ndim == 4 else value.float()).cpu()
     finally:
         hook.remove()
-        model.train(was_training)
     features = torch.stack([_gathered(form, precision.device)[position] for form in features])
     return features if loader.triggers else features[0]
 

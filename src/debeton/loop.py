@@ -26,6 +26,7 @@ from debeton.data.spec import Ints
 from debeton.errors import DataError
 from debeton.log import logger
 from debeton.metrics import GroupMeter, Metrics
+from debeton.models import evaluating
 from debeton.objective import Objective, Precision
 from debeton.optim import set_lr
 from debeton.seed import restore_rng_state, rng_state
@@ -279,15 +280,13 @@ def evaluate_forms(
 ) -> list[Evaluation]:  # fmt: skip
     """Measure the model on forms of the images of a sequential loader, decoded once and seen once without and with each
     trigger; over several processes every row still counts exactly once."""
-    was_training = model.training
-    model.eval()
     distributed.sync_buffers(model)
     view, device = loader.view, precision.device
     meters = [GroupMeter(view.spec.num_groups, view.spec.num_classes, device) for _ in forms]
     predictions = torch.full((len(forms), len(view.beton)), -1, dtype=torch.int64, device=device)
     losses = torch.full((len(forms), len(view.beton)), -1.0, device=device)
     masks = [None if form.mask is None else torch.from_numpy(form.mask).to(device) for form in forms]
-    with loader.epoch(0) as batches:
+    with evaluating(model), loader.epoch(0) as batches:
         for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
             with precision.autocast():
                 clean = model(batch.image)
@@ -296,7 +295,6 @@ def evaluate_forms(
                 logits = clean if mask is None else clean.where(~mask[batch.row, None], triggered[form.trigger])
                 losses[k, batch.row] = meters[k].update(logits, batch.label, batch.group)
                 predictions[k, batch.row] = logits.argmax(1)
-    model.train(was_training)
     distributed.max_over_processes(predictions)
     distributed.max_over_processes(losses)
     rows = torch.from_numpy(view.rows).to(device)

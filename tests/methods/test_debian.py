@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.running import assert_same_training, folder_of, lines_of, run
+from tests.running import assert_same_training, folder_of, lines_of, run, stopped_and_resumed
 from torch import nn
 
 from debeton.checkpoint import load_checkpoint
@@ -21,11 +19,11 @@ from debeton.methods._second_network import second_network
 from debeton.methods.debian import (
     EPSILON,
     AlternateNetworks,
-    ClassSums,
+    class_sums,
     disadvantage,
     discovery_loss,
 )
-from debeton.objective import Objective, Precision
+from debeton.objective import Precision
 from debeton.run import open_run
 
 t = torch.tensor
@@ -56,7 +54,7 @@ def test_loss_and_disadvantage_are_those_of_a_loop_over_classes(rows, classes, s
     rng = np.random.default_rng(seed)
     side, probability, label = rng.random(rows), rng.random(rows), rng.integers(classes, size=rows)
     loss, worse = reference(side, probability, label, penalty)
-    sums = ClassSums(classes)(t(side), t(probability), t(label))
+    sums = class_sums(t(side), t(probability), t(label), classes)
     torch.testing.assert_close(discovery_loss(sums, penalty), t(loss, dtype=torch.float64))
     torch.testing.assert_close(disadvantage(t(side), sums, t(label)), t(worse))
 
@@ -65,7 +63,7 @@ def test_the_discoverer_gains_by_parting_the_rows_that_the_model_serves_unequall
     probability, label = t([0.9, 0.9, 0.2, 0.2]), t([0, 0, 0, 0])
 
     def loss(side: list[float], penalty: float = 1.0) -> float:
-        return float(discovery_loss(ClassSums(1)(t(side), probability, label), penalty))
+        return float(discovery_loss(class_sums(t(side), probability, label, 1), penalty))
 
     assert loss([1, 1, 0, 0]) == pytest.approx(-np.log(0.7), abs=1e-4)
     assert loss([1, 1, 0, 0]) == pytest.approx(loss([0, 0, 1, 1]))
@@ -114,7 +112,7 @@ def test_a_step_gives_each_network_the_gradient_of_its_own_loss(step_of_two):
     theirs = list(torch.autograd.grad(loss, list(model.parameters())))
     probability = model.eval()(batch.image).softmax(1)[row, label].detach()
     side = discoverer(batch.image)[row, label].sigmoid()
-    loss_of_discoverer = discovery_loss(ClassSums(2)(side, probability, label), 2.0).float()
+    loss_of_discoverer = discovery_loss(class_sums(side, probability, label, 2), 2.0).float()
     theirs += torch.autograd.grad(loss_of_discoverer, list(discoverer.parameters()))
     torch.testing.assert_close(found.loss, loss.detach())
     for a, b in zip(ours, theirs, strict=True):
@@ -152,18 +150,7 @@ def debian_args(toy_betons, write_toy, tmp_path_factory) -> list[str]:
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_equal(debian_args, tmp_path, monkeypatch):
     assert run([*debian_args, "--training.outdir", tmp_path / "whole"]) == 0
     args = [*debian_args, "--training.outdir", tmp_path / "stopped"]
-    backward, steps = Objective.backward, []
-
-    def signalled(self, *arguments):
-        steps.append(1)
-        if len(steps) == 11:  # step 3 of epoch 2
-            os.kill(os.getpid(), signal.SIGTERM)
-        return backward(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Objective, "backward", signalled)
-        assert run(args) == 128 + signal.SIGTERM
-    assert run(args) == 0
+    stopped_and_resumed(args, monkeypatch, 11)  # of epoch 2, step 3
     whole, stopped = (load_final(tmp_path / name) for name in ("whole", "stopped"))
     for name, value in whole["state_dict"].items():
         torch.testing.assert_close(value, stopped["state_dict"][name], rtol=0, atol=0, msg=name)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.running import ROOT, assert_same_training, folder_of, run
+from tests.running import ROOT, assert_same_training, folder_of, run, stopped_and_resumed
 
 from debeton.checkpoint import load_checkpoint
 from debeton.config import load
@@ -33,7 +31,6 @@ from debeton.methods.jtt import (
     report_errors,
     upweighted,
 )
-from debeton.objective import Objective
 from debeton.run import open_run
 
 SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
@@ -237,18 +234,7 @@ def test_the_errors_are_those_of_the_first_phase_s_last_weights(finished, train_
 @pytest.mark.parametrize("step", [5, 8 + 11])  # in the first phase; in the second epoch of the second
 def test_a_stopped_run_ends_bit_equal_to_an_uninterrupted_one(finished, jtt_args, tmp_path, monkeypatch, step):
     args = [*jtt_args, "--training.outdir", tmp_path]
-    backward, steps = Objective.backward, []
-
-    def signalled(self, *arguments):
-        steps.append(1)
-        if len(steps) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return backward(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Objective, "backward", signalled)
-        assert run(args) == 128 + signal.SIGTERM
-    assert run(args) == 0
+    stopped_and_resumed(args, monkeypatch, step)
     ours, theirs = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt") for f in (finished, folder_of(tmp_path)))
     assert ours["step"] == theirs["step"]
     assert all(torch.equal(ours["state_dict"][k], theirs["state_dict"][k]) for k in ours["state_dict"])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.running import assert_same_training, folder_of, run
+from tests.running import assert_same_training, folder_of, run, stopped_and_resumed
 from torch import nn
 
 from debeton import distributed
@@ -26,7 +24,6 @@ from debeton.methods.lff import (
     relative_difficulty,
     rows_of_all,
 )
-from debeton.objective import Objective
 
 SPEC = DatasetSpec("toy", ("a", "b", "c"), ("x", "y", "z"), aligned=((0,), (1,), (2,)))
 t = torch.tensor
@@ -309,18 +306,7 @@ def test_both_networks_are_trained_from_weights_of_their_own(finished, lff_args)
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_bit_equal(finished, lff_args, tmp_path, monkeypatch):
     args = [*lff_args, "--training.outdir", tmp_path]
-    backward, steps = Objective.backward, []
-
-    def signalled(self, *arguments):
-        steps.append(1)
-        if len(steps) == 11:  # step 3 of epoch 2
-            os.kill(os.getpid(), signal.SIGTERM)
-        return backward(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Objective, "backward", signalled)
-        assert run(args) == 128 + signal.SIGTERM
-    assert run(args) == 0
+    stopped_and_resumed(args, monkeypatch, 11)  # of epoch 2, step 3
     ours, theirs = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt") for f in (finished, folder_of(tmp_path)))
     for part in ("state_dict", "objective", "optimizer", "step"):
         assert same(ours[part], theirs[part]), part

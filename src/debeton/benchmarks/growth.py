@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from debeton.benchmarks import register_benchmark
+from debeton.benchmarks.loader import our_loader, write_photos
+from debeton.benchmarks.loader_peers import count
 from debeton.benchmarks.photos import load_photos
-from debeton.benchmarks.timing import Result, cores, interleave
+from debeton.benchmarks.timing import Result, cores, in_new_process, interleave, timed, whole_numbers
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.errors import UsageError
+
+if TYPE_CHECKING:
+    from debeton.data.beton import Beton
 
 Measure = Callable[[], float]
 Series = dict[str, dict[int, Measure]]  # what is measured: by value of the axis, what it costs
@@ -75,17 +77,6 @@ def exponents(of: Mapping[int, Sequence[float]]) -> list[float]:
     return [math.log(b / a) / math.log(last / first) for a, b in zip(of[first], of[last], strict=True)]
 
 
-def timed(work: Callable[[], object]) -> Measure:
-    """Seconds that work takes."""
-
-    def measure() -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    return measure
-
-
 # --- the axes ------------------------------------------------------------------------------------
 
 
@@ -104,32 +95,20 @@ def rows(folder: Path, arguments: argparse.Namespace) -> Series:
         write_beton(path, content, spec, "train", WriteOptions(mode="raw"))
 
     series: Series = {"write": {}, "open": {}, "epoch": {}, "memory": {}}
-    for n in numbers(arguments.rows, "rows"):
+    for n in sorted(whole_numbers(arguments.rows, "--rows", 1)):
         path = folder / f"{n}.beton"
         write(path, n)
         loader = make_loader(View.whole(open_beton(path)), BATCH, options=LoaderOptions(ops="flip,pad_crop:2"))
 
-        def epoch(loader: Any = loader) -> None:
-            for _ in loader:
-                pass
-
         series["write"][n] = timed(lambda path=path, n=n: write(path.with_suffix(".again.beton"), n))  # type: ignore[misc]
         series["open"][n] = timed(lambda path=path: open_beton(path))  # type: ignore[misc]
-        series["epoch"][n] = timed(epoch)
-        series["memory"][n] = lambda path=path: _memory(path)  # type: ignore[misc]
+        series["epoch"][n] = timed(lambda loader=loader: count(loader, lambda batch: batch.image))  # type: ignore[misc]
+        series["memory"][n] = lambda path=path: in_new_process(LOAD, path)  # type: ignore[misc]
     return series
 
 
-def _memory(path: Path) -> float:
-    """MB that a fresh process takes at most, its packages included, to open a beton and load an epoch of it.
-
-    With os_cache off: pages of a mapped file count as the process's, though the system takes them back at will.
-    """
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}{LOAD}", str(path)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 LOAD = """
+import sys
 from pathlib import Path
 from debeton.benchmarks.growth import peak_of_an_epoch
 print(peak_of_an_epoch(Path(sys.argv[1])))
@@ -137,7 +116,10 @@ print(peak_of_an_epoch(Path(sys.argv[1])))
 
 
 def peak_of_an_epoch(path: Path) -> float:
-    """What `_memory` measures, in this process."""
+    """MB that this process has taken at most, its packages included, to open a beton and load an epoch of it.
+
+    With os_cache off: pages of a mapped file count as the process's, though the system takes them back at will.
+    """
     from debeton.data.beton import open_beton
     from debeton.data.loader import LoaderOptions, make_loader
     from debeton.data.view import View
@@ -215,47 +197,17 @@ def resolution(folder: Path, arguments: argparse.Namespace) -> Series:
     return {"epoch": {side: _epoch_of_crops(beton, side, cores()) for side in SIDES}}
 
 
-def _photos(folder: Path, arguments: argparse.Namespace) -> Any:
-    from debeton.data.beton import open_beton
-    from debeton.data.writer import WriteOptions, write_beton
-
-    path = folder / "photos.beton"
-    if not path.exists():
-        files = load_photos(arguments.images, arguments.limit).files
-        zeros = np.zeros(len(files), np.int64)
-        content = Rows(zeros, zeros, files.__getitem__, [f"photo[{k}]" for k in range(len(files))])
-        write_beton(path, content, DatasetSpec("photos", ("photo",)), "train", WriteOptions(mode="jpg"))
-    return open_beton(path)
+def _photos(folder: Path, arguments: argparse.Namespace) -> Beton:
+    return write_photos(folder / "photos.beton", load_photos(arguments.images, arguments.limit).files)
 
 
-def _epoch_of_crops(beton: Any, side: int, num_workers: int) -> Measure:
-    from debeton.data.loader import LoaderOptions, make_loader
-    from debeton.data.view import View
-
-    options = LoaderOptions("random_resized_crop", "flip", side, num_workers=num_workers)
-    loader = make_loader(View.whole(beton), 64, options=options)
-
-    def epoch() -> None:
-        for _ in loader:
-            pass
-
-    return timed(epoch)
+def _epoch_of_crops(beton: Beton, side: int, num_workers: int) -> Measure:
+    return timed(our_loader(beton, 64, num_workers, "flip", "random_resized_crop", resolution=side))
 
 
 AXES: dict[str, Callable[[Path, argparse.Namespace], Series]] = {
     "rows": rows, "groups": groups, "classes": classes, "workers": workers, "resolution": resolution,
 }  # fmt: skip
-
-
-def numbers(text: str, name: str) -> list[int]:
-    """Whole numbers above 0 from '1000,10000'; UsageError for anything else."""
-    try:
-        found = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        found = []
-    if not found or found[0] < 1:
-        raise UsageError(f"--{name} {text}: expected whole numbers of at least 1 separated by commas")
-    return found
 
 
 # --- the figure ----------------------------------------------------------------------------------
@@ -264,15 +216,15 @@ def numbers(text: str, name: str) -> list[int]:
 def draw(found: Mapping[tuple[str, str], Mapping[int, Sequence[float]]], path: Path) -> None:
     """A panel for each axis: the median cost over the cost of the first point, both logarithmic, and proportion."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from debeton.figure_style import COLOURS, STYLE
+    from debeton.figure_maps import COLOURS
+    from debeton.figure_style import STYLE
 
     axes = list(dict.fromkeys(axis for axis, _ in found))
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        figure, panels = pyplot.subplots(1, len(axes), figsize=(3.4 * len(axes), 3.2), squeeze=False)
+        figure = Figure(figsize=(3.4 * len(axes), 3.2))
+        panels = figure.subplots(1, len(axes), squeeze=False)
         for panel, axis in zip(panels[0], axes, strict=True):
             curves = {what: of for (name, what), of in found.items() if name == axis}
             for colour, (what, of) in zip(COLOURS, curves.items()):
@@ -286,4 +238,3 @@ def draw(found: Mapping[tuple[str, str], Mapping[int, Sequence[float]]], path: P
         panels[0][0].set_ylabel("cost over that of the first point")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
-        pyplot.close(figure)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from debeton.benchmarks import register_benchmark
 from debeton.benchmarks.loader_peers import PAD, RESOLUTION, Work, bare_decoding, count, stock_ffcv, torch_loader
 from debeton.benchmarks.photos import load_photos
-from debeton.benchmarks.timing import Result, cores, interleave, rate
+from debeton.benchmarks.timing import Result, cores, in_new_process, interleave, rate
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.errors import UsageError
 
@@ -79,7 +77,9 @@ def run(arguments: argparse.Namespace) -> Result:
         for each in sets:
             works |= each.works(Path(folder), arguments)
         values = interleave({name: rate(work) for name, work in works.items()}, arguments.rounds)
-        starts = [_start(Path(folder) / f"{chosen[0]}.beton") for _ in range(min(STARTS, arguments.rounds))]
+        starts = [
+            in_new_process(START, Path(folder) / f"{chosen[0]}.beton") for _ in range(min(STARTS, arguments.rounds))
+        ]
     return Result(
         benchmark="loader", values=values, units=dict.fromkeys(values, "images/s"), ratios=ratios_of(values),
         figures={"second_start_seconds": starts},
@@ -123,20 +123,22 @@ class ImageSet:
 
     def works(self, folder: Path, arguments: argparse.Namespace) -> dict[str, Work]:
         """Ours and the peers that read betons."""
-        beton = _write(folder / f"{self.name}.beton", self.images)
+        beton = write_photos(folder / f"{self.name}.beton", self.images)
         batch, workers = self.batch(arguments), arguments.num_workers
         ops = "flip" if self.crops else f"flip,pad_crop:{PAD}"
         found = {
-            f"{OURS}, {self.name}": _ours(
+            f"{OURS}, {self.name}": our_loader(
                 beton, batch, workers, ops, "random_resized_crop" if self.crops else "simple"
             ),
             f"{FFCV}, {self.name}": stock_ffcv(beton, batch, workers, crops=self.crops),
         }
         if self.name.startswith("jpg"):
             found[f"{DECODE}, {self.name}"] = bare_decoding(beton, workers)
-            found[f"{BYTES}, {self.name}"] = _ours(beton, batch, workers, "", "random_resized_crop", normalise=False)
-            found[f"{STILL}, {self.name}"] = _ours(beton, batch, workers, "flip", CENTER)
-            found[f"{KEPT}, {self.name}"] = _ours(beton, batch, workers, "flip", CENTER, residency="ram")
+            found[f"{BYTES}, {self.name}"] = our_loader(
+                beton, batch, workers, "", "random_resized_crop", normalise=False
+            )
+            found[f"{STILL}, {self.name}"] = our_loader(beton, batch, workers, "flip", CENTER)
+            found[f"{KEPT}, {self.name}"] = our_loader(beton, batch, workers, "flip", CENTER, residency="ram")
         return found
 
 
@@ -171,7 +173,7 @@ def _squares(files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
     return found
 
 
-def _write(path: Path, images: Sequence[Any]) -> Beton:
+def write_photos(path: Path, images: Sequence[Any]) -> Beton:
     """Files as a beton, byte for byte as they are, or pixels."""
     from debeton.data.beton import open_beton
     from debeton.data.writer import WriteOptions, write_beton
@@ -183,15 +185,16 @@ def _write(path: Path, images: Sequence[Any]) -> Beton:
     return open_beton(path)
 
 
-def _ours(
+def our_loader(
     beton: Beton, batch_size: int, workers: int, ops: str, decoder: str, *, normalise: bool = True,
-    residency: Residency = "disk",
+    residency: Residency = "disk", resolution: int = RESOLUTION,
 ) -> Work:  # fmt: skip
+    """An epoch of our loader; see `LoaderOptions`."""
     from debeton.data.loader import LoaderOptions, make_loader
     from debeton.data.view import View
 
     options = LoaderOptions(
-        decoder=decoder, ops=ops, resolution=RESOLUTION, normalise=normalise, num_workers=workers, residency=residency
+        decoder=decoder, ops=ops, resolution=resolution, normalise=normalise, num_workers=workers, residency=residency
     )
     loader = make_loader(View.whole(beton), batch_size, options=options)
     return lambda: count(loader, lambda batch: batch.image)
@@ -209,9 +212,3 @@ with make_loader(View.whole(open_beton(Path(sys.argv[1]))), 64, options=options)
     next(batches)
 print(time.perf_counter() - began)
 """
-
-
-def _start(beton: Path) -> float:
-    """Seconds from building a loader to its first batch in a new process, imports not counted."""
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}{START}", str(beton)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from debeton.benchmarks import register_benchmark
 from debeton.benchmarks.methods import HEIGHT, WIDTH, step_time, write_noise
-from debeton.benchmarks.timing import Result, interleave
+from debeton.benchmarks.timing import Result, interleave, whole_numbers
 from debeton.errors import UsageError
 
 USUAL_GROUP_SIZE = 64
@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> Result:
     A step is decoding, augmentation, forward, backward, the optimizer and the training metrics: of SCALE two batches,
     two backward passes, the mixing of their gradients and one step of the optimizer.
     """
-    batch_sizes, group_sizes = _numbers(arguments, "batch_sizes", 2), _numbers(arguments, "group_sizes", 0)
+    batch_sizes = whole_numbers(arguments.batch_sizes, "--batch-sizes", 2)
+    group_sizes = whole_numbers(arguments.group_sizes, "--group-sizes", 0)
     if arguments.steps < 1:
         raise UsageError(f"--steps {arguments.steps} measures nothing; use 1 or more")
     contenders: dict[str, Callable[[], float]] = {}
@@ -54,18 +55,6 @@ def run(arguments: argparse.Namespace) -> Result:
         benchmark="scale", values=values, units=dict.fromkeys(values, "ms"), ratios=ratios,
         settings={"model": arguments.arch, "steps": arguments.steps, "image": f"{HEIGHT}x{WIDTH}"},
     )  # fmt: skip
-
-
-def _numbers(arguments: argparse.Namespace, name: str, least: int) -> list[int]:
-    text = getattr(arguments, name)
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < least:
-        flag = name.replace("_", "-")
-        raise UsageError(f"--{flag} {text}: expected whole numbers of at least {least} separated by commas")
-    return numbers
 
 
 def _twice(measure: Callable[[], float]) -> Callable[[], float]:

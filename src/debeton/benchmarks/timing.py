@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from debeton.errors import UsageError
 from debeton.files import write_text
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "ffcv", "opencv-python-headless", "pillow", "simplejpeg")
@@ -79,6 +82,34 @@ def rate(work: Callable[[], int]) -> Callable[[], float]:
         return count / (time.perf_counter() - start)
 
     return measure
+
+
+def timed(work: Callable[[], object]) -> Callable[[], float]:
+    """A measurement: the seconds that work takes."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return measure
+
+
+def in_new_process(program: str, argument: Path) -> float:
+    """The number that a program prints in a new Python process with this one's path and an argument."""
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}", str(argument)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def whole_numbers(text: str, flag: str, least: int) -> list[int]:
+    """The numbers in '1000,10000', an option's value; UsageError for anything else."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < least:
+        raise UsageError(f"{flag} {text}: expected whole numbers of at least {least} separated by commas")
+    return found
 
 
 def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -57,6 +57,7 @@ class Producer:
         return store_of(view.beton, view.rows, self.decoder, self.size, options.device if kind == "device" else None)
 
     def run(self) -> None:
+        """What the thread does: batches into the queue, then None, or the error that stopped it."""
         reader: Reader | None = None
         try:
             use_threads(self.options.num_workers)

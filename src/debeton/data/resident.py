@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from abc import ABC, abstractmethod
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -46,7 +47,7 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-class Store:
+class Store(ABC):
     """Decoded images of a beton's rows at one size, uint8 [N, H, W, 3], filled as rows are first asked for.
 
     wanted: bool [N], rows that some loader shows; there: bool [N], those that have been filled.
@@ -70,9 +71,9 @@ class Store:
             self.put(missing, reader.read(missing, boxes[new][first], self.size))
             self.there[missing] = True  # last: another loader may look
 
+    @abstractmethod
     def put(self, rows: I64, images: U8) -> None:
         """Keep the images of these rows."""
-        raise NotImplementedError
 
 
 class HostImages(Store):
@@ -192,7 +193,7 @@ def _fits(needed: int, left: int, wanted: Residency, what: str, size: Size) -> b
 
 def store_key(decoder: Decoder, size: Size, device: torch.device | None) -> tuple[Any, ...]:
     """What a beton keeps a store under; device: None for memory."""
-    return str(decoder), size, device
+    return decoder, size, device
 
 
 def store_of(beton: Beton, rows: Ints, decoder: Decoder, size: Size, device: torch.device | None) -> Store:

@@ -33,24 +33,18 @@ Section("debian", "DebiAN: a network that discovers the bias").params(
 EPSILON = 1e-6
 
 
-class ClassSums(nn.Module):
+def class_sums(side: Tensor, probability: Tensor, label: Tensor, num_classes: int) -> Tensor:
     """For every class, of the rows of a batch over all processes: how many there are, and the sums of s, of p and of
     s p, with s in [0, 1] a row's place between the two sides and p the probability that the model gives its label.
 
-    s, p: [B]; label: int64 [B]. The result is float64 [4, C], as differences of mean probabilities are small at first
-    and their logarithm is taken. Its gradient is that of this process's rows.
+    side (s), probability (p): [B]; label: int64 [B]. The result is float64 [4, C], as differences of mean probabilities
+    are small at first and their logarithm is taken. Its gradient is that of this process's rows.
     """
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, side: Tensor, probability: Tensor, label: Tensor) -> Tensor:
-        side, probability = side.double(), probability.double()
-        values = torch.stack([torch.ones_like(side), side, probability, side * probability])
-        mine = values.new_zeros(4, self.num_classes).index_add(1, label, values)
-        everyone = distributed.sum_over_processes(mine.detach().clone())
-        return mine + (everyone - mine.detach())
+    side, probability = side.double(), probability.double()
+    values = torch.stack([torch.ones_like(side), side, probability, side * probability])
+    mine = values.new_zeros(4, num_classes).index_add(1, label, values)
+    everyone = distributed.sum_over_processes(mine.detach().clone())
+    return mine + (everyone - mine.detach())
 
 
 def mean_probabilities(sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +57,7 @@ def discovery_loss(sums: Tensor, penalty: float) -> Tensor:
     """The mean over the classes in the batch of -log |p+ - p-| - lambda log(1 - |mean s - mean (1 - s)|).
 
     The first term is small where the model serves the two sides of a class unequally (equal opportunity is violated,
-    Li et al. 2022, Eq. 2), the second where both have rows (unbalanced assignment, Eq. 3). sums: as `ClassSums`.
+    Li et al. 2022, Eq. 2), the second where both have rows (unbalanced assignment, Eq. 3). sums: as `class_sums`.
     """
     rows, side = sums[0], sums[1]
     positive, negative = mean_probabilities(sums)
@@ -93,7 +87,7 @@ class AlternateNetworks(Objective):
         penalty: float = 1.0, label_smoothing: float = 0.0, freeze_bn: bool = False,
     ):  # fmt: skip
         super().__init__()
-        self.discoverer, self.further, self.sums = discoverer, FurtherBatches(further), ClassSums(view.spec.num_classes)
+        self.discoverer, self.further = discoverer, FurtherBatches(further)
         self.penalty, self.label_smoothing, self.freeze_bn = penalty, label_smoothing, freeze_bn
         self.weights = RowWeights(view)
 
@@ -110,7 +104,7 @@ class AlternateNetworks(Objective):
             with torch.no_grad(), evaluating(model):
                 logits = model(further.image)
             side = self._side(further)
-        loss = discovery_loss(self.sums(side, of_label(logits, further), further.label), self.penalty)
+        loss = discovery_loss(self._sums(side, logits, further), self.penalty)
         # The loss is one of all processes' rows, and the loop averages gradients.
         precision.scale(loss * distributed.world_size()).backward()  # type: ignore[no-untyped-call]
         return output
@@ -123,7 +117,7 @@ class AlternateNetworks(Objective):
             logits.float(), batch.label, reduction="none", label_smoothing=self.label_smoothing
         )
         with torch.no_grad():
-            sums = self.sums(side, of_label(logits, batch), batch.label)
+            sums = self._sums(side, logits, batch)
             worse = disadvantage(side, sums, batch.label)
             row, of_all = rows_of_all(batch, worse[None])
             self.weights.update(row, of_all[0])
@@ -134,14 +128,14 @@ class AlternateNetworks(Objective):
         found = self.discoverer(batch.image).float()
         return found.gather(1, batch.label[:, None])[:, 0].sigmoid()
 
+    def _sums(self, side: Tensor, logits: Tensor, batch: Batch) -> Tensor:
+        """`class_sums`; the model's logits take no part in a gradient."""
+        probability = logits.detach().float().softmax(1).gather(1, batch.label[:, None])[:, 0]
+        return class_sums(side, probability, batch.label, logits.shape[1])
+
     def summary(self) -> dict[str, Any]:
         """`RowWeights.summary`, of the part of the weights above 1."""
         return self.weights.summary()
-
-
-def of_label(logits: Tensor, batch: Batch) -> Tensor:
-    """The probability given to each row's label, [B], no part of a gradient."""
-    return logits.detach().float().softmax(1).gather(1, batch.label[:, None])[:, 0]
 
 
 @register_method(
