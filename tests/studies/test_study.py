@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from tests.running import ROOT
 
 from debeton.errors import DataError, UsageError, run_command
 from debeton.run_folder import claim_folder, locked
-from debeton.studies.runner import WRITTEN, Runner, held, last_line
+from debeton.studies.jobs import Job
+from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus
 from debeton.studies.state import Board, Places
-from debeton.studies.study import Job, load_study
+from debeton.studies.study import load_study
 
 ERM, SCALE = "dataset_configs/methods/erm.yaml", "dataset_configs/methods/scale.yaml"
 STUDY: dict[str, Any] = {
@@ -149,6 +151,8 @@ VARIANT = STUDY["variants"]["scale"]
             {"variants": {"erm": {"seeds": [1, 2]}, "dfr": STUDY["variants"]["dfr"]}},
             "takes something of 'erm', which has no seed 0; give 'erm' the same seeds, or one that all share",
         ),
+        ({"limits": {"hours": 1}}, "limits: unknown key 'hours'; known: jobs, minutes"),
+        ({"limits": {"jobs": 0}}, "limits: jobs is 0; expected a number above 0"),
         ({"variants": {"erm": {"search": {"training.lr": [1]}}}}, "'search' and 'draws' go together"),
         ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"log": [0, 1]}}}}}, "search of training.lr is"),
         ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"lgo": [1, 2]}}}}}, "uniform, log, integers"),
@@ -322,7 +326,7 @@ class Pretending(Runner):
         super().__init__(board, workers, self.lines.append)
         self.failing, self.calls = failing, []
 
-    def _call(self, command, log) -> int:
+    def _call(self, command, log, more=None, seconds=0) -> int:
         self.calls.append(command)
         if "--training.exp_name" not in command:
             return 1 if "--spurious-strength 1" in " ".join(command) and "betons" in self.failing else 0
@@ -385,7 +389,7 @@ def test_a_stopped_runner_starts_nothing_more_and_blames_nobody(board, jobs):
     runner = Pretending(board, workers=1)
     original = runner._call
 
-    def stopping(command, log) -> int:
+    def stopping(command, log, *more) -> int:
         runner.stop()
         return 128 + signal.SIGTERM
 
@@ -393,6 +397,50 @@ def test_a_stopped_runner_starts_nothing_more_and_blames_nobody(board, jobs):
     assert not runner.run(of(jobs, "scale", strength=0.9))
     assert Counter(board.state(job).kind for job in of(jobs, "scale", strength=0.9)) == {"missing": 4}
     runner._call = original
+
+
+def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_path):
+    (job,) = load_study(write(tmp_path / "s.yaml", betons=None, axes=None, seeds=[0], variants={"erm": {}},
+                              limits={"minutes": 0.01})).jobs()  # fmt: skip
+    script = tmp_path / "main.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    board = Board([job], Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    board.config(job)
+    lines: list[str] = []
+    runner = Runner(board, 1, lines.append)
+    board.places = Places(tmp_path, tmp_path / "runs", tmp_path / "data")  # whose main.py only sleeps
+    assert not runner.run_one(job)
+    assert board.state(job).kind == "failed"
+    assert (
+        lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' goes on where it was"
+    )
+
+
+def test_workers_share_the_gpus_evenly(board, jobs, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert visible_gpus() == ["2", "5"]
+    runner, together = Pretending(board, workers=4), threading.Barrier(4)
+    seen: list[str] = []
+
+    def together_on(command, log, more, seconds) -> int:
+        seen.append(more["CUDA_VISIBLE_DEVICES"])
+        together.wait(30)
+        return Pretending._call(runner, command, log)
+
+    board_jobs = of(jobs, "scale", strength=0.9)
+    for job in board_jobs:
+        runner._write_betons(job)
+    runner._call = together_on
+    assert runner.run(board_jobs)
+    assert sorted(seen) == ["2", "2", "5", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
+def test_more_jobs_than_the_limit_are_refused(tmp_path):
+    path = write(tmp_path / "s.yaml", limits={"jobs": 23})
+    with pytest.raises(UsageError, match="describes 24 jobs, and its limits allow 23"):
+        load_study(path).jobs({"raw": "/raw"})
 
 
 def test_the_last_line_that_says_something_is_the_error(tmp_path):

@@ -13,9 +13,9 @@ from debeton.log import logger
 from debeton.report import write_report
 from debeton.report_runs import make_stat
 from debeton.report_tables import to_markdown
+from debeton.studies.jobs import Job
 from debeton.studies.runner import counts
 from debeton.studies.state import Board
-from debeton.studies.study import Job
 
 
 def collect(board: Board, jobs: Sequence[Job], out: Path, title: str) -> Path:

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import fcntl
 import os
+import queue
 import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+
+import torch
 
 from debeton.files import write_text
+from debeton.studies.jobs import Job
 from debeton.studies.state import Board, State
-from debeton.studies.study import Job
 
 WRITTEN = ".written"  # in a folder of betons: the commands that wrote all of them
 TO_RUN = ("missing", "unfinished")
+OUT_OF_TIME = 124  # the status that timeout(1) gives a command that took too long
 
 
 class Runner:
     """Runs jobs as main.py processes and betons as the commands of the study; `stop` ends them with SIGTERM, on which
     a run saves itself.
 
-    workers: processes at a time; each gets its share of the cores as threads, unless OMP_NUM_THREADS is set.
-    tell: called with a line about each job that starts or ends.
+    workers: processes at a time; each gets its share of the cores as threads, unless OMP_NUM_THREADS is set, and one
+    GPU where there are several, so that workers beyond their number share them evenly. tell: called with a line about
+    each job that starts or ends.
     """
 
     def __init__(self, board: Board, workers: int, tell: Callable[[str], None]):
@@ -36,6 +42,10 @@ class Runner:
         self.stopped = False
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
+        self._gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+        gpus = visible_gpus()
+        for worker in range(workers if len(gpus) > 1 else 0):
+            self._gpus.put(gpus[worker % len(gpus)])
 
     def run(self, jobs: Sequence[Job], *, retry: bool = False) -> bool:
         """Run what is not finished, in order, each when what it needs is; whether all of it is finished now."""
@@ -60,7 +70,7 @@ class Runner:
     def run_one(self, job: Job) -> bool:
         """Write the job's betons unless they are there, and run it; whether it is finished."""
         places = self.board.places
-        with held(places.runs / ".jobs" / f"{job.name}.lock") as mine:
+        with held(places.lock(job)) as mine:
             if not mine or self.stopped:
                 return False
             if job.betons and not self._write_betons(job):
@@ -69,7 +79,9 @@ class Runner:
             assert arguments is not None
             self.tell(f"start   {job.name}")
             began = time.perf_counter()
-            status = self._call([sys.executable, str(places.root / "main.py"), *arguments], places.log(job))
+            command = [sys.executable, str(places.root / "main.py"), *arguments]
+            with self._one_gpu() as environment:
+                status = self._call(command, places.log(job), environment, 60 * job.minutes)
             return self._ended(job, status, time.perf_counter() - began)
 
     def _ended(self, job: Job, status: int, seconds: float) -> bool:
@@ -77,6 +89,10 @@ class Runner:
         if state.kind == "done":
             self.board.note_failure(job, "")
             self.tell(f"done    {job.name} ({seconds:.0f} s)")
+        elif status == OUT_OF_TIME:
+            error = f"stopped after {job.minutes:g} minutes, the study's limit; 'retry' goes on where it was"
+            self.board.note_failure(job, error)
+            self.tell(f"failed  {job.name}: {error}")
         elif self.stopped or status == 128 + signal.SIGTERM:
             self.tell(f"stopped {job.name}; the same command goes on with it")
         else:
@@ -111,10 +127,23 @@ class Runner:
         self.board.note_failure(job, error)
         self.tell(f"failed  {job.name}: {error}")
 
-    def _call(self, command: Sequence[str], log: Path) -> int:
+    @contextmanager
+    def _one_gpu(self) -> Iterator[dict[str, str]]:
+        """The environment that shows a process one of several GPUs, until the context ends."""
+        gpu = None if self._gpus.empty() else self._gpus.get()
+        try:
+            yield {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        finally:
+            if gpu is not None:
+                self._gpus.put(gpu)
+
+    def _call(
+        self, command: Sequence[str], log: Path, more: Mapping[str, str] = MappingProxyType({}), seconds: float = 0
+    ) -> int:
+        """Run a command into its log; its status, or OUT_OF_TIME where it was stopped after so many seconds, if any."""
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
-        environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads), **os.environ, **more}
         with log.open("ab") as file, self._lock:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True,
@@ -122,7 +151,11 @@ class Runner:
             )  # fmt: skip
             self._processes.add(process)
         try:
-            return process.wait()
+            return process.wait(seconds or None)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+            return OUT_OF_TIME
         finally:
             with self._lock:
                 self._processes.discard(process)
@@ -158,6 +191,13 @@ def held(path: Path, *, patient: bool = False) -> Iterator[bool]:
         except OSError:
             pass  # a file system without locks
         yield True
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [part for part in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if part]
+    return [str(k) for k in range(torch.cuda.device_count())]
 
 
 def last_line(path: Path) -> str:

@@ -15,10 +15,10 @@ from debeton.errors import DataError
 from debeton.files import write_text
 from debeton.metrics import selection_score
 from debeton.run_folder import find_folder
-from debeton.studies.study import PLACEHOLDER, Job, of_variant
+from debeton.studies.jobs import PLACEHOLDER, Job, of_variant
 
 BEST_CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")
-STATES = ("done", "running", "failed", "unfinished", "waiting", "missing")
+STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queued")
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,22 @@ class Places:
     runs: Path
     data: Path
 
+    @property
+    def notes(self) -> Path:
+        """Folder of logs, locks, last errors and manifests."""
+        return self.runs / ".jobs"
+
     def failure(self, job: Job) -> Path:
         """Where the last error of a job is kept."""
-        return self.runs / ".jobs" / f"{job.name}.failed.json"
+        return self.notes / f"{job.name}.failed.json"
 
     def log(self, job: Job) -> Path:
         """What a job printed."""
-        return self.runs / ".jobs" / f"{job.name}.log"
+        return self.notes / f"{job.name}.log"
+
+    def lock(self, job: Job) -> Path:
+        """What is held while a job is prepared and run."""
+        return self.notes / f"{job.name}.lock"
 
 
 @dataclass(frozen=True)

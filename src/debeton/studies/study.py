@@ -20,31 +20,30 @@ training.lr: 0.001}}`. {best:VARIANT} is the best checkpoint, of the same
 seed and axes, of the variant's best setting: the one with the highest mean over seeds of what training.selection
 looks at, on validation. {run:VARIANT} is that run's folder. A variant with `seeds` of its own, one seed, is shared by
 every seed of those that take something of it.
+
+`limits: {jobs: 200, minutes: 30}`: more jobs than that are refused, and one that runs longer is stopped and counts as
+failed; it goes on where it was when it is retried. `slurm: {partition: gpu, gres: gpu:1}`: options of sbatch.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from debeton.errors import UsageError
-from debeton.seed import make_rng
+from debeton.studies.jobs import PLACEHOLDER, Job, Point, filled, variants_in
+from debeton.studies.search import check_range, draw
 from debeton.yaml_files import check_keys, read_mapping
 
-STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants")
+STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants", "limits", "slurm")
 VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws", "seeds")
-RANGES = ("uniform", "log", "integers", "log_integers")
-OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
-PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(OF_VARIANTS)}):[\w.-]+)\}}")
+LIMITS = ("jobs", "minutes")
 
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]  # values, or what settings each of them stands for
-Point = Mapping[str, Any]  # values of axes, or of a draw, by name
 
 
 @dataclass(frozen=True)
@@ -65,38 +64,6 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run. name: its exp_name. settings: by key, {best:...} and {run:...} still in them. point: the study's axes.
-
-    setting: what tells it from the variant's other jobs of this point, seeds apart. betons: the commands that write
-    what it trains on, {betons} in them their folder; none where the settings say where it is. data: that folder's name.
-    draw, searched: its number in a random search, and the keys that were drawn.
-    """
-
-    name: str
-    variant: str
-    configs: tuple[str, ...]
-    settings: Point
-    point: Point
-    setting: Point
-    seed: int
-    betons: tuple[str, ...] = ()
-    data: str = ""
-    draw: int | None = None
-    searched: tuple[str, ...] = ()
-
-    @property
-    def choice(self) -> str:
-        """What is the same for all seeds of one of the variant's settings, and tells it from the others."""
-        return f"{self.draw} {self.setting}"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Variants whose best checkpoint or run folder it takes."""
-        return tuple(variants_in(self.settings.values()))
-
-
-@dataclass(frozen=True)
 class Study:
     """A study file; see the module."""
 
@@ -108,11 +75,23 @@ class Study:
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
     values: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    slurm: Mapping[str, str] = field(default_factory=dict)
 
     def jobs(self, values: Mapping[str, str] = MappingProxyType({})) -> list[Job]:
-        """Every job, in the file's order. values: what --set and --raw say, by placeholder."""
+        """Every job, in the file's order. values: what --set and --raw say, by placeholder.
+
+        UsageError for more than the study's limits allow.
+        """
         known = {**self.values, **values}
-        return [job for variant in self.variants for job in _variant_jobs(self, variant, known)]
+        jobs = [job for variant in self.variants for job in _variant_jobs(self, variant, known)]
+        most = self.limits.get("jobs", len(jobs))
+        if len(jobs) > most:
+            raise UsageError(
+                f"study '{self.name}' describes {len(jobs)} jobs, and its limits allow {most:g}; shorten its axes, "
+                "draws or seeds, or raise the limit"
+            )
+        return jobs
 
 
 def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequence[int] = ()) -> Study:
@@ -134,10 +113,20 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         axes=content.get("axes") or {},
         seeds=tuple(int(seed) for seed in (seeds or content.get("seeds") or [0])),
         values={str(key): str(value) for key, value in (content.get("values") or {}).items()},
+        limits=_limits(content.get("limits") or {}, f"study {path}, limits"),
+        slurm={str(key): str(value) for key, value in (content.get("slurm") or {}).items()},
         variants=tuple(_variant(path, name, values or {}, settings) for name, values in content["variants"].items()),
     )
     _check(path, study, settings)
     return study
+
+
+def _limits(given: Mapping[str, Any], where: str) -> dict[str, float]:
+    check_keys(given, LIMITS, where)
+    for key, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise UsageError(f"{where}: {key} is {value!r}; expected a number above 0")
+    return dict(given)
 
 
 def _commands(given: Any) -> tuple[str, ...]:
@@ -154,25 +143,10 @@ def _variant(path: Path, name: str, values: Mapping[str, Any], given: Point) -> 
     if bool(search) != (draws > 0):
         raise UsageError(f"{where}: 'search' and 'draws' go together, ranges and how many points of them are tried")
     for key, among in search.items():
-        _check_range(among, f"{where}: search of {key}")
+        check_range(among, f"{where}: search of {key}")
     settings = {key: value for key, value in (values.get("settings") or {}).items() if key not in given}
     seeds = tuple(int(seed) for seed in values.get("seeds") or ())
     return Variant(name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws, seeds)
-
-
-def _check_range(among: Any, where: str) -> None:
-    if isinstance(among, list) and among:
-        return
-    if isinstance(among, dict) and len(among) == 1:
-        ((kind, bounds),) = among.items()
-        if kind in RANGES and isinstance(bounds, list) and len(bounds) == 2:
-            low, high = (float(bound) for bound in bounds)
-            if low < high and (low > 0 or not kind.startswith("log")):
-                return
-    raise UsageError(
-        f"{where} is {among!r}; expected a list of values, or one of {', '.join(RANGES)} with two bounds, the lower "
-        "first (above 0 for the logarithmic ones)"
-    )
 
 
 def _check(path: Path, study: Study, given: Point) -> None:
@@ -232,30 +206,18 @@ def _implied(axes: Mapping[str, Axis]) -> list[tuple[str, Any]]:
     ]  # fmt: skip
 
 
-def variants_in(values: Iterable[Any]) -> list[str]:
-    """The variants that {best:...} and {run:...} in these texts name."""
-    found = [name for value in values if isinstance(value, str) for name in PLACEHOLDER.findall(value)]
-    return list(dict.fromkeys(of_variant(name)[1] for name in found if of_variant(name)[1]))
-
-
-def of_variant(placeholder: str) -> tuple[str, str]:
-    """'best:erm' -> ('best', 'erm'); ('', '') for one that takes nothing of a variant."""
-    kind, _, variant = placeholder.partition(":")
-    return (kind, variant) if kind in OF_VARIANTS and variant else ("", "")
-
-
 def _variant_jobs(study: Study, variant: Variant, values: Mapping[str, str]) -> Iterator[Job]:
     """Combinations of the study's axes x the variant's own x its draws x the seeds."""
     draws: list[int | None] = list(range(variant.draws)) or [None]
-    for point, own, draw in itertools.product(_grid(study.axes), _grid(variant.axes), draws):
+    for point, own, number in itertools.product(_grid(study.axes), _grid(variant.axes), draws):
         for seed in variant.seeds or study.seeds:
-            yield _job(study, variant, point, own, draw, seed, values)
+            yield _job(study, variant, point, own, number, seed, values)
 
 
 def _job(
-    study: Study, variant: Variant, point: Point, own: Point, draw: int | None, seed: int, values: Mapping[str, str]
+    study: Study, variant: Variant, point: Point, own: Point, number: int | None, seed: int, values: Mapping[str, str]
 ) -> Job:
-    drawn = {} if draw is None else _draw(study, variant, draw)
+    drawn = {} if number is None else draw(variant.search, study.name, variant.name, number)
     varied = {**point, **own, **drawn}
     known = {**values, "seed": str(seed), **{key: _text(value) for key, value in varied.items()}}
     where = f"study '{study.name}', variant '{variant.name}'"
@@ -263,7 +225,7 @@ def _job(
     for key, among in {**study.axes, **variant.axes}.items():
         settings |= among[varied[key]] if isinstance(among, Mapping) else {}
     pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={_text(value)}" for key, value in {**point, **own}.items())]
-    pieces += [] if draw is None else [f"draw{draw}"]
+    pieces += [] if number is None else [f"draw{number}"]
     in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
     told_apart = [name for name in in_commands if name in {*varied, *study.values, "seed"}]
     return Job(
@@ -276,26 +238,10 @@ def _job(
         seed=seed,
         betons=tuple(filled(command, {**known, "betons": "{betons}"}, where) for command in study.betons),
         data="_".join(f"{name}={known[name]}" for name in told_apart) or "all",
-        draw=draw,
+        draw=number,
         searched=tuple(drawn),
+        minutes=float(study.limits.get("minutes", 0)),
     )
-
-
-def filled(text: str, values: Mapping[str, str], where: str) -> str:
-    """The text with its placeholders filled in, those of variants excepted; UsageError for one that nothing gives."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if of_variant(name)[1]:
-            return match[0]
-        if name not in values:
-            raise UsageError(
-                f"{where}: nothing says what {{{name}}} is; give it with --set {name}=VALUE"
-                + (" (or --raw DIR)" if name == "raw" else "")
-            )
-        return values[name]
-
-    return PLACEHOLDER.sub(value, text)
 
 
 def _grid(axes: Mapping[str, Axis]) -> list[dict[str, Any]]:
@@ -304,21 +250,3 @@ def _grid(axes: Mapping[str, Axis]) -> list[dict[str, Any]]:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _draw(study: Study, variant: Variant, k: int) -> dict[str, Any]:
-    """Point k of the variant's random search: the same whatever the number of draws."""
-    rng = make_rng("study", study.name, variant.name, k)
-    drawn: dict[str, Any] = {}
-    for key, among in variant.search.items():
-        if isinstance(among, list):
-            drawn[key] = among[int(rng.integers(len(among)))]
-            continue
-        ((kind, bounds),) = among.items()
-        low, high = (float(bound) for bound in bounds)
-        if kind.startswith("log"):
-            value = math.exp(rng.uniform(math.log(low), math.log(high)))
-        else:
-            value = rng.uniform(low, high)
-        drawn[key] = min(max(round(value), math.ceil(low)), math.floor(high)) if kind.endswith("integers") else value
-    return drawn

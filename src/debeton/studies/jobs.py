@@ -1,0 +1,77 @@
+"""A job of a study, and the texts that stand for other values in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from debeton.errors import UsageError
+
+OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
+PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(OF_VARIANTS)}):[\w.-]+)\}}")
+
+Point = Mapping[str, Any]  # values of axes, or of a draw, by name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. name: its exp_name. settings: by key, {best:...} and {run:...} still in them. point: the study's axes.
+
+    setting: what tells it from the variant's other jobs of this point, seeds apart. betons: the commands that write
+    what it trains on, {betons} in them their folder; none where the settings say where it is. data: that folder's name.
+    draw, searched: its number in a random search, and the keys that were drawn. minutes: it may take; 0 for any.
+    """
+
+    name: str
+    variant: str
+    configs: tuple[str, ...]
+    settings: Point
+    point: Point
+    setting: Point
+    seed: int
+    betons: tuple[str, ...] = ()
+    data: str = ""
+    draw: int | None = None
+    searched: tuple[str, ...] = ()
+    minutes: float = 0
+
+    @property
+    def choice(self) -> str:
+        """What is the same for all seeds of one of the variant's settings, and tells it from the others."""
+        return f"{self.draw} {self.setting}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Variants whose best checkpoint or run folder it takes."""
+        return tuple(variants_in(self.settings.values()))
+
+
+def variants_in(values: Iterable[Any]) -> list[str]:
+    """The variants that {best:...} and {run:...} in these texts name."""
+    found = [name for value in values if isinstance(value, str) for name in PLACEHOLDER.findall(value)]
+    return list(dict.fromkeys(of_variant(name)[1] for name in found if of_variant(name)[1]))
+
+
+def of_variant(placeholder: str) -> tuple[str, str]:
+    """'best:erm' -> ('best', 'erm'); ('', '') for one that takes nothing of a variant."""
+    kind, _, variant = placeholder.partition(":")
+    return (kind, variant) if kind in OF_VARIANTS and variant else ("", "")
+
+
+def filled(text: str, values: Mapping[str, str], where: str) -> str:
+    """The text with its placeholders filled in, those of variants excepted; UsageError for one that nothing gives."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if of_variant(name)[1]:
+            return match[0]
+        if name not in values:
+            raise UsageError(
+                f"{where}: nothing says what {{{name}}} is; give it with --set {name}=VALUE"
+                + (" (or --raw DIR)" if name == "raw" else "")
+            )
+        return values[name]
+
+    return PLACEHOLDER.sub(value, text)
