@@ -27,6 +27,8 @@ if [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ] && venv_runs; then
     exit 0
 fi
 
+. scripts/apt.sh
+
 # --- Python ----------------------------------------------------------------------------------
 # Sets PY to an interpreter that really starts (a pyenv shim may exist without its version) and has what
 # building FFCV takes: C headers and venv. Failing that, sets PART to one that lacks these, apt's if there is one.
@@ -76,25 +78,14 @@ fi
 
 command -v dpkg-query >/dev/null ||
     die "this is not a Debian or Ubuntu system (no dpkg-query); use the conda route: conda env create -f environment.yml"
-missing=()
-for package in "${PACKAGES[@]}"; do
-    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-done
+mapfile -t missing < <(missing_packages "${PACKAGES[@]}")
 if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ]; then
-        as_root=()
-    elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
-        as_root=(sudo)
-    else
+    find_root ||
         die "these system packages are missing and this account is neither root nor may use sudo: ${missing[*]}
   ask an administrator for: apt-get install -y --no-install-recommends ${missing[*]}
   or use the conda route: conda env create -f environment.yml"
-    fi
     say "installing ${missing[*]}"
-    apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null; }
-    # A broken third-party list fails the update although the packages needed may well be there.
-    apt update || say "apt-get update failed; going on with the package lists at hand"
-    apt install -y --no-install-recommends "${missing[@]}" || die "apt-get could not install ${missing[*]}"
+    install_packages "${missing[@]}" || die "apt-get could not install ${missing[*]}"
     find_python
 fi
 

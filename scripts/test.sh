@@ -6,6 +6,17 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
 
+# Slurm and a browser, for the tests that drive them; where they cannot be had, these tests skip and say so.
+say() { printf 'test: %s\n' "$*" >&2; }
+. scripts/apt.sh
+if command -v dpkg-query >/dev/null; then
+    mapfile -t missing < <(missing_packages slurm-wlm chromium chromium-driver)
+    if [ ${#missing[@]} -gt 0 ] && find_root; then
+        say "installing ${missing[*]}"
+        install_packages "${missing[@]}" || say "apt-get could not install ${missing[*]}; their tests are skipped"
+    fi
+fi
+
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export WANDB_MODE=offline WANDB_SILENT=true MPLBACKEND=Agg TOKENIZERS_PARALLELISM=false PYTHONNOUSERSITE=1
 # The tests train tiny networks: a second thread brings nothing, and costs minutes where cores are shared.

@@ -33,7 +33,8 @@ class Checkout:
         self.bin = folder / "bin"
         self.bin.mkdir()
         (self.root / "scripts").mkdir(parents=True)
-        shutil.copy(ROOT / "scripts" / "setup.sh", self.root / "scripts")
+        for script in ("setup.sh", "apt.sh"):
+            shutil.copy(ROOT / "scripts" / script, self.root / "scripts")
         shutil.copy(ROOT / "requirements.lock", self.root)
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
