@@ -37,6 +37,7 @@ from debeton.phase import PhaseKeeper, PhaseRecords
 from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.run_folder import claim_folder, locked
 from debeton.seed import seed_everything
+from debeton.trained import describe_inputs
 from debeton.transfer import body_is_still, check_transfer, describe_training, hold_body, transferred
 from debeton.views import check_selection, prepare_views
 
@@ -233,7 +234,7 @@ class Run:
         )  # fmt: skip
         keeper = PhaseKeeper(
             name=phase, state=state, folder=self.folder / "checkpoints", log=self.log,
-            identity=self._identity(view, arch),
+            identity=self._identity(view, training.resolution, arch),
             evaluate=lambda model: None if val is None else self.evaluate_forms(model, val, [Form()])[0].metrics,
             rule="last" if val is None else training.selection, epochs=training.epochs,
             eval_epochs=training.eval_epochs, lead=headline(self),
@@ -264,13 +265,14 @@ class Run:
     def _test(self, model: nn.Module) -> Metrics:
         return self.evaluate(model, "test").metrics
 
-    def _identity(self, view: View, arch: str = "") -> dict[str, Any]:
+    def _identity(self, view: View, resolution: int, arch: str = "") -> dict[str, Any]:
         """What every checkpoint carries: the configuration's hash and what rebuilds the model, the configured one
-        unless `arch` says otherwise."""
+        unless `arch` says otherwise, and its inputs."""
         network = describe_network(self.config, view.spec)
         return {
             "config_hash": self.config.identity_hash(),
             "model": {**network, **({"arch": arch} if arch else {})},
+            "inputs": describe_inputs(self.config, view.spec, resolution),
             "trained_on": describe_training(self.config),
         }
 

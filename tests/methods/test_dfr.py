@@ -21,13 +21,13 @@ from debeton.checkpoint import load_checkpoint, save_checkpoint
 from debeton.config import load
 from debeton.data.spec import DatasetSpec
 from debeton.errors import DataError, UsageError
+from debeton.heads import RefittedHead, install_head
 from debeton.loop import Preempted
 from debeton.methods import METHODS, _dfr_head
 from debeton.methods._dfr_head import (
     Candidate,
     FeatureSet,
     Logistic,
-    RefittedHead,
     Scaling,
     Solver,
     average,
@@ -35,7 +35,6 @@ from debeton.methods._dfr_head import (
     fit_logistic,
     folded,
     grid,
-    install_head,
 )
 from debeton.models import make_model
 from debeton.run import open_run

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from debeton.data.spec import DatasetSpec, Ints
-from debeton.errors import DataError, UsageError
+from debeton.errors import DataError
 from debeton.metrics import SELECTION_RULES, Metrics, group_metrics, selection_score
-from debeton.models import named_head
 from debeton.seed import derive_seed
 
 Floats = NDArray[np.float64]
@@ -220,41 +218,6 @@ def folded(head: Logistic, scaling: Scaling) -> tuple[Tensor, Tensor]:
     if len(bias) == 1:
         weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
-
-
-class RefittedHead(nn.Linear):
-    """A linear layer in float32 under autocast too: a folded scaler is a difference of large numbers.
-
-    normalise: divide each feature vector by its length first.
-    """
-
-    def __init__(self, in_features: int, out_features: int, *, normalise: bool):
-        super().__init__(in_features, out_features)
-        self.normalise = normalise
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Logits [B, C] of features [B, D]."""
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(normalised(input.float()) if self.normalise else input.float())
-
-
-def normalised(features: Tensor) -> Tensor:
-    """Each row divided by its Euclidean length, [n, D]."""
-    return functional.normalize(features, dim=-1)
-
-
-def install_head(model: nn.Module, num_classes: int, *, normalise: bool) -> RefittedHead:
-    """Give the model a `RefittedHead` in place of its head; UsageError where that is a convolution (SqueezeNet)."""
-    name, head = named_head(model)
-    if not isinstance(head, nn.Linear):
-        raise UsageError(
-            f"the head of {type(model).__name__} is a {type(head).__name__} inside the network, which logistic "
-            "regression cannot replace; take an architecture that ends in a linear layer"
-        )
-    fresh = RefittedHead(head.in_features, num_classes, normalise=normalise).to(head.weight.device)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, fresh)
-    return fresh
 
 
 def available_cores() -> int:

@@ -23,6 +23,7 @@ from debeton.checkpoint import load_run_weights, save_checkpoint
 from debeton.data.view import View
 from debeton.errors import DataError, UsageError
 from debeton.features import cached_features, extract_features, feature_size
+from debeton.heads import install_head, normalised
 from debeton.log import logger
 from debeton.loop import Preempted
 from debeton.methods import METHODS, register_method
@@ -38,8 +39,6 @@ from debeton.methods._dfr_head import (
     fit_logistic,
     folded,
     grid,
-    install_head,
-    normalised,
 )
 from debeton.methods._splits import view_of
 from debeton.models import make_model, named_head
@@ -47,6 +46,7 @@ from debeton.objective import Precision
 from debeton.phase import PhaseRecords
 from debeton.run import Run, describe_network
 from debeton.seed import make_rng
+from debeton.trained import describe_inputs
 
 PHASE = "dfr"
 PRETRAINED = "pretrained"
@@ -274,5 +274,8 @@ def _save(run: Run, model: nn.Module, records: PhaseRecords) -> None:
         "arch": run.config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean), "std": list(spec.std),
         "normalise_features": bool(run.config.dfr.normalise_features),
     }  # fmt: skip
-    content = {"phase": PHASE, "config_hash": run.config.identity_hash(), "model": building}
+    content = {
+        "phase": PHASE, "config_hash": run.config.identity_hash(), "model": building,
+        "inputs": describe_inputs(run.config, spec),
+    }  # fmt: skip
     save_checkpoint(records.folder / "checkpoint_best.pt", {**content, "state_dict": model.state_dict()})
