@@ -9,7 +9,9 @@ python scripts/report.py ddb runs/ --out runs/report
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from debeton.errors import UsageError, run_command
 
 if TYPE_CHECKING:
+    from debeton.figures import Plot
     from debeton.report_kind import ReportKind
+    from debeton.report_runs import Setting
 
 
 def kinds() -> dict[str, ReportKind]:
@@ -27,6 +31,14 @@ def kinds() -> dict[str, ReportKind]:
     from debeton.report_transfer import TRANSFER
 
     return {"bias-transfer": TRANSFER, "ddb": AMPLIFIER}
+
+
+def pictures() -> Callable[[Sequence[Setting], str], list[Plot]]:
+    """What draws images of mistakes, on the device at hand."""
+    from debeton.distributed import pick_device
+    from debeton.report_pictures import picture_plots
+
+    return functools.partial(picture_plots, device=pick_device("auto"))
 
 
 def main() -> None:
@@ -40,6 +52,10 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for index.html, figures and summary.csv, .md and .tex")
     parser.add_argument("--title", default="debeton report", help="heading of the page")
+    parser.add_argument(
+        "--pictures", action="store_true",
+        help="the surest mistakes of each group and where the network looked; takes the runs' betons and checkpoints",
+    )  # fmt: skip
     arguments = parser.parse_args()
 
     word, rest = str(arguments.runs[0]), arguments.runs[1:]
@@ -55,7 +71,9 @@ def main() -> None:
 
     print_tables(group_settings(load_runs(arguments.runs)), Console())
     if arguments.out:
-        page = write_report(arguments.runs, arguments.out, title=arguments.title)
+        page = write_report(
+            arguments.runs, arguments.out, title=arguments.title, pictures=pictures() if arguments.pictures else None
+        )
         print(f"report written to {page}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from debeton.errors import DataError
-from debeton.figures import group_families, make_plots, train_distributions
+from debeton.figures import Plot, group_families, make_plots, train_distributions
 from debeton.files import replacing
-from debeton.report_page import Cell, Page, html_list, html_plot, html_table, link
+from debeton.report_page import Cell, Page, html_comparison, html_list, html_plot, html_table, link
 from debeton.report_runs import (
     RunRecord,
     Setting,
@@ -137,11 +137,13 @@ def notes(settings: Sequence[Setting]) -> list[str]:
 
 
 def write_report(
-    paths: Iterable[str | Path], out: str | Path, title: str = "debeton report", searched: Sequence[str] = ()
-) -> Path:
+    paths: Iterable[str | Path], out: str | Path, title: str = "debeton report", searched: Sequence[str] = (),
+    pictures: Callable[[Sequence[Setting], str], list[Plot]] | None = None,
+) -> Path:  # fmt: skip
     """Read the runs at `paths` and write index.html, figures and summary.{csv,md,tex} into `out`.
 
-    searched: keys that a search chose, as `group_settings` takes them.
+    searched: keys that a search chose, as `group_settings` takes them. pictures: (settings, split) -> more figures
+    (`report_pictures.picture_plots`), which take the runs' betons and checkpoints.
     The page is self-contained and needs no network. Files are written under temporary names and renamed.
     Returns: the path of index.html. Raises: DataError when no run has finished.
     """
@@ -167,6 +169,9 @@ def write_report(
         many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
         page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
         page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
+    shown_images = pictures(settings, split) if pictures else []
+    for i, plot in enumerate(shown_images):
+        page.add("" if i else "The surest mistakes", html_plot(plot))
     for title, table in (
         (f"What each shortcut costs on the {split} split", shortcut_table(settings, split)),
         ("What selection costs: worst-group accuracy on the test split", oracle_table(settings)),
@@ -177,10 +182,16 @@ def write_report(
             page.add(
                 title, html_table(table.columns, cells, folded=f"{len(cells)} rows" if len(cells) > MAX_ROWS else "")
             )
+    finished = [run for run in runs if run.is_finished]
+    if len(finished) > 1 and (keys := differing([run.config for run in finished])):
+        values = [
+            (run.name, [show(run.config[key]) if key in run.config else DASH for key in keys]) for run in finished
+        ]
+        page.add("Two runs beside each other", html_comparison(keys, values))
     page.add("Runs", html_table(["run", "setting", "seed", "state", "epoch", "files"], _run_cells(runs, settings, out)))
     page.add("", html_list(["Epoch: the selected one; of an unfinished run, the last that ended."]))
     out.mkdir(parents=True, exist_ok=True)
-    files = {f"{plot.name}.png": plot.png for plot in plots}
+    files = {f"{plot.name}.png": plot.png for plot in [*plots, *shown_images]}
     texts = {
         "summary.csv": summary_numbers(settings, split).to_csv(index=False),
         "summary.md": to_markdown(summary) + "\n" + "\n".join(f"- {note}" for note in notes(settings)) + "\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -39,13 +40,25 @@ td.strong { font-weight: 650; } td a { white-space: nowrap; margin-right: 0.5rem
 figure { margin: 1.25rem 0; } figcaption { margin-top: 0.4rem; color: var(--soft); font-size: 0.87rem; }
 figure img { display: block; max-width: 100%; height: auto; padding: 0.75rem; background: #ffffff;
   border: 1px solid var(--line); border-radius: 8px; }
+.tools { display: flex; gap: 0.75rem; align-items: center; margin: 0 0 0.5rem; color: var(--soft); font-size: 0.87rem; }
+.tools input, .tools select { font: inherit; color: var(--ink); background: var(--ground); padding: 0.25rem 0.55rem;
+  border: 1px solid var(--line); border-radius: 6px; max-width: 22rem; }
 summary { cursor: pointer; margin-bottom: 0.6rem; color: var(--accent); }
-@media print { .scroll { overflow: visible; } body { max-width: none; padding: 0; } }
+@media print { .scroll { overflow: visible; } .tools { display: none; } body { max-width: none; padding: 0; } }
 """
 
-# Missing values sort last in both directions.
+# Missing values sort last in both directions. Numbers in names sort by value, 0.05 before 0.1 and 9 before 10.
 SCRIPT = """
-for (const head of document.querySelectorAll("th")) head.querySelector("button").onclick = () => {
+const pieces = text => text.split(/(\\d+(?:\\.\\d+)?)/);
+const compared = (left, right) => {
+  const [a, b] = [pieces(left), pieces(right)];
+  for (let k = 0; k < Math.min(a.length, b.length); k++) {
+    const order = k % 2 ? a[k] - b[k] : a[k].localeCompare(b[k]);
+    if (order) return order;
+  }
+  return a.length - b.length;
+};
+for (const head of document.querySelectorAll("th:has(button)")) head.querySelector("button").onclick = () => {
   const at = head.cellIndex, body = head.closest("table").tBodies[0];
   const down = head.getAttribute("aria-sort") === "ascending";
   for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
@@ -55,10 +68,37 @@ for (const head of document.querySelectorAll("th")) head.querySelector("button")
   [...body.rows].sort((a, b) => {
     const [x, y] = [key(a), key(b)];
     if (x === "" || y === "") return (x === "") - (y === "");
-    return (isNumber ? x - y : x.localeCompare(y, undefined, {numeric: true})) * (down ? -1 : 1);
+    return (isNumber ? x - y : compared(x, y)) * (down ? -1 : 1);
   }).forEach(row => body.append(row));
 };
+// A row stays when it has every word of the filter; a quoted text is one word.
+for (const input of document.querySelectorAll("input[type=search]")) input.oninput = () => {
+  const words = (input.value.toLowerCase().match(/"[^"]+"|[^\\s"]+/g) ?? []).map(word => word.replaceAll('"', ""));
+  const rows = [...input.closest(".filtered").querySelector("table").tBodies[0].rows];
+  for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+  const shown = rows.filter(row => !row.hidden).length;
+  input.nextElementSibling.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
+};
+for (const box of document.querySelectorAll(".comparison")) {
+  const {keys, runs} = JSON.parse(box.querySelector("script").textContent);
+  const body = box.querySelector("table").tBodies[0], selects = [...box.querySelectorAll("select")];
+  const heads = box.querySelectorAll("th"), show = () => {
+    const [left, right] = selects.map(select => runs[select.value]);
+    [heads[1].textContent, heads[2].textContent] = [left.name, right.name];
+    body.replaceChildren(...keys.flatMap((key, k) => left.values[k] === right.values[k] ? [] : [[key, k]])
+      .map(([key, k]) => { const row = document.createElement("tr");
+        for (const text of [key, left.values[k], right.values[k]]) row.insertCell().textContent = text;
+        return row; }));
+    if (!body.rows.length) body.insertRow().insertCell().textContent = "the same configuration";
+  };
+  for (const select of selects) select.onchange = show;
+  show();
+}
 """
+
+
+FILTERED_FROM = 6  # rows of a table that has a filter
+FILTER = '<input type="search" placeholder="filter rows" aria-label="filter rows"><span role="status"></span>'
 
 
 @dataclass(frozen=True)
@@ -108,7 +148,23 @@ def html_table(headers: Iterable[str], rows: Sequence[Sequence[Cell]], folded: s
     )
     body = "\n".join("<tr>" + "".join(cell.render() for cell in row) + "</tr>" for row in rows)
     table = f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    if len(rows) >= FILTERED_FROM:
+        table = f'<div class="filtered"><p class="tools">{FILTER}</p>\n{table}</div>'
     return f"<details>\n<summary>{escape(folded)}</summary>\n{table}\n</details>" if folded else table
+
+
+def html_comparison(keys: Sequence[str], runs: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Two of the runs beside each other, to be chosen: the keys whose values differ. runs: (name, values)."""
+    content = {"keys": list(keys), "runs": [{"name": name, "values": list(values)} for name, values in runs]}
+    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")  # no text of a run ends the script
+    choices = "".join(f'<option value="{k}">{escape(name)}</option>' for k, (name, _) in enumerate(runs))
+    second = choices.replace('value="1"', 'value="1" selected', 1)
+    selects = f'<select aria-label="one run">{choices}</select> and <select aria-label="other run">{second}</select>'
+    return (
+        f'<div class="comparison"><p class="tools">{selects}</p>\n<script type="application/json">{data}</script>\n'
+        '<div class="scroll"><table><thead><tr><th scope="col">key</th><th scope="col"></th><th scope="col"></th></tr>'
+        "</thead><tbody></tbody></table></div></div>"
+    )
 
 
 def html_plot(plot: Plot) -> str:

@@ -1,0 +1,143 @@
+"""The images that a run got most wrong, group by group, and where it looked in those of its worst group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import debeton.methods  # noqa: F401 - methods declare their settings
+from debeton.config import load
+from debeton.data.loader import LoaderOptions, make_loader
+from debeton.data.view import View
+from debeton.errors import DataError, UsageError
+from debeton.figure_pictures import plot_mistakes
+from debeton.figures import Plot, to_png
+from debeton.log import logger
+from debeton.models import evaluating
+from debeton.networks import MirrorAveraged
+from debeton.report_runs import Setting
+from debeton.saliency import grad_cam
+from debeton.seed import make_rng
+from debeton.trained import Trained, load_trained
+from debeton.views import prepare_views
+
+GROUPS, SHOWN, LOOKED_AT = 6, 6, 200  # groups of a figure, images of a group, rows of a group that are looked at
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The wrong rows of one group, the surest first. group: its name; right, of: how many of those looked at.
+
+    pixels: uint8 [n, H, W, 3] as the classifier saw them. truth, said: names. confidence: [n], of what it said.
+    heat: [n, H, W] in [0, 1], Grad-CAM of what it said; None where it was not asked for or the model has none.
+    """
+
+    group: str
+    right: int
+    of: int
+    pixels: NDArray[np.uint8]
+    truth: tuple[str, ...]
+    said: tuple[str, ...]
+    confidence: NDArray[np.float32]
+    heat: NDArray[np.float32] | None = None
+
+
+def picture_plots(settings: Sequence[Setting], split: str, device: torch.device) -> list[Plot]:
+    """A figure for the first seed of each setting; settings whose betons or checkpoints are gone are named and left
+    out."""
+    plots = []
+    for number, setting in enumerate(settings, 1):
+        run = setting.runs[0]
+        try:
+            found = worst_mistakes(run.folder, split, device)
+        except (DataError, UsageError, OSError) as error:
+            logger.warning("warning: no pictures of %s: %s", run.name, error)
+            continue
+        if found:
+            caption = (
+                f"{setting.label}, seed {run.seed}: its surest mistakes among up to {LOOKED_AT} "
+                f"{split} rows of each group, the worst groups first; below those of the worst, Grad-CAM."
+            )
+            figure: Figure = plot_mistakes(found)
+            plots.append(Plot(f"mistakes_{number}", caption, to_png(figure), round(100 * figure.get_figwidth())))
+    return plots
+
+
+def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mistakes]:
+    """The groups of a run's split with mistakes, the worst first, GROUPS of them at most.
+
+    Errors of the configuration, its betons and its checkpoint are theirs.
+    """
+    trained = load_trained(folder)
+    view = prepare_views(load([folder / "config.yaml"])).get(split)
+    if view is None:
+        raise DataError(f"{folder} has no {split} split")
+    looked = _some_of_each_group(view)
+    probability, label, group = _probabilities(trained, looked, device)
+    said = probability.argmax(1)
+    wrong = said != label
+    rates = {g: wrong[group == g].mean() for g in np.unique(group)}
+    worst = sorted((g for g in rates if rates[g] > 0), key=lambda g: -rates[g])[:GROUPS]
+    return [
+        _mistakes(trained, looked, np.flatnonzero(group == g), probability, label, device, with_heat=k == 0)
+        for k, g in enumerate(worst)
+    ]
+
+
+def _some_of_each_group(view: View) -> View:
+    group = view.group[view.rows]
+    chosen = [make_rng(0, "pictures", g).permutation(np.flatnonzero(group == g))[:LOOKED_AT] for g in np.unique(group)]
+    return replace(view.subset(np.sort(np.concatenate(chosen))), order="sequential")
+
+
+def _loader_options(trained: Trained, device: torch.device) -> LoaderOptions:
+    return LoaderOptions(decoder=trained.inputs["decoder"], resolution=trained.inputs["resolution"], device=device)
+
+
+def _probabilities(
+    trained: Trained, view: View, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """(probabilities [n, C], labels [n], groups [n]) of the view's rows, in its order."""
+    model = trained.model.to(device)
+    loader = make_loader(view, 64, tail="keep", options=_loader_options(trained, device))
+    with torch.inference_mode(), evaluating(model), loader.epoch(0) as batches:
+        parts = [model(batch.image).float().softmax(1).cpu().numpy() for batch in batches]
+    return np.concatenate(parts), view.label[view.rows], view.group[view.rows]
+
+
+def _mistakes(
+    trained: Trained, view: View, members: NDArray[np.int64], probability: NDArray[np.float32],
+    label: NDArray[np.int64], device: torch.device, *, with_heat: bool,
+) -> Mistakes:  # fmt: skip
+    """members: positions of the group's rows in the view."""
+    said = probability.argmax(1)
+    wrong = members[said[members] != label[members]]
+    surest = wrong[np.argsort(-probability[wrong, said[wrong]], kind="stable")][:SHOWN]
+    # A loader gives rows in file order, which the surest are put back into their own from.
+    ascending = np.sort(surest)
+    loader = make_loader(view.subset(ascending), SHOWN, tail="keep", options=_loader_options(trained, device))
+    with loader.epoch(0) as batches:
+        (image,) = [batch.image for batch in batches]
+    image = image[torch.from_numpy(np.searchsorted(ascending, surest)).to(device)]
+    spec, answers = view.spec, said[surest]
+    model = trained.model.model if isinstance(trained.model, MirrorAveraged) else trained.model
+    heat = grad_cam(model, image, torch.from_numpy(answers).to(device)) if with_heat else None
+    return Mistakes(
+        group=spec.group_names[view.group[view.rows[surest[0]]]], right=len(members) - len(wrong), of=len(members),
+        pixels=_pixels(trained, image), truth=tuple(spec.classes[k] for k in label[surest]),
+        said=tuple(spec.classes[k] for k in answers), confidence=probability[surest, answers],
+        heat=None if heat is None else heat.cpu().numpy(),
+    )  # fmt: skip
+
+
+def _pixels(trained: Trained, image: torch.Tensor) -> NDArray[np.uint8]:
+    """uint8 [n, H, W, 3] of normalised images."""
+    mean, std = (torch.tensor(trained.network[key], device=image.device)[:, None, None] for key in ("mean", "std"))
+    values = (image.detach().float() * std + mean).mul(255).round().clamp(0, 255)
+    return values.byte().permute(0, 2, 3, 1).cpu().numpy()
