@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from debeton.errors import UsageError, run_command
 
 if TYPE_CHECKING:
-    from debeton.figures import Plot
+    from debeton.report import Pictures
     from debeton.report_kind import ReportKind
-    from debeton.report_runs import Setting
 
 
 def kinds() -> dict[str, ReportKind]:
@@ -33,7 +31,7 @@ def kinds() -> dict[str, ReportKind]:
     return {"bias-transfer": TRANSFER, "ddb": AMPLIFIER}
 
 
-def pictures() -> Callable[[Sequence[Setting], str], list[Plot]]:
+def pictures() -> Pictures:
     """What draws images of mistakes, on the device at hand."""
     from debeton.distributed import pick_device
     from debeton.report_pictures import picture_plots

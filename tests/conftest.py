@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.pair import Pair
-from tests.toy import TOY_SPEC, toy_rows
+from tests.running import folder_of, run
+from tests.toy import TOY_SPEC, stored_image, toy_rows
 
 from debeton.data.beton import Beton
 from debeton.data.spec import DatasetSpec
@@ -72,6 +74,23 @@ def toy_args(toy_betons: Path, tmp_path: Path) -> list[str]:
         "training.augment": "pad_crop:2", "logging.tensorboard": "false", "training.device": "cpu",
     }  # fmt: skip
     return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="session")
+def trained_toy(toy_betons: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(run folder, folder of the 256 test images as PNG files, one of them two folders deeper)."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = {"data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": folder / "runs",
+                "model.arch": "small_resnet", "training.epochs": 1, "training.batch_size": 64, "training.lr": 0.05,
+                "training.decoder_train": "simple", "training.decoder_val": "simple", "logging.tensorboard": "false",
+                "training.device": "cpu", "training.tta": "true"}  # fmt: skip
+    assert run([word for key, value in settings.items() for word in (f"--{key}", value)]) == 0
+    images = folder / "images"
+    (images / "z" / "deeper").mkdir(parents=True)
+    for row in range(256):
+        name = f"{row:03d}.png" if row < 255 else "z/deeper/last.png"
+        Image.fromarray(stored_image(toy_betons / "toy_test.beton", row)).save(images / name)
+    return folder_of(folder / "runs"), images
 
 
 PETS_SPEC = DatasetSpec("pets", ("cat", "dog"), ("left", "right", "top"), aligned=((0,), (1, 2)), missing=(5,))

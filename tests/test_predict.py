@@ -8,15 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scripts import predict
 from tests.running import folder_of, run
 
 from debeton.checkpoint import load_checkpoint, save_checkpoint
-from debeton.data.beton import open_beton
 from debeton.errors import run_command
 from debeton.trained import load_trained
 
@@ -29,33 +26,8 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def stored_image(beton: Path, row: int) -> np.ndarray:
-    """The pixels of a row of a raw beton, read from the file itself."""
-    found = open_beton(beton)
-    first, height, width = int(found.offsets[row]), int(found.heights[row]), int(found.widths[row])
-    data = beton.read_bytes()[first : first + height * width * 3]
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
-
-
-@pytest.fixture(scope="module")
-def trained(toy_betons, tmp_path_factory) -> tuple[Path, Path]:
-    """(run folder, folder of the 256 test images as PNG files, one of them two folders deeper)."""
-    folder = tmp_path_factory.mktemp("trained")
-    settings = {"data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": folder / "runs",
-                "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 64, "training.lr": 0.05,
-                "training.decoder_train": "simple", "training.decoder_val": "simple", "logging.tensorboard": "false",
-                "training.device": "cpu", "training.tta": "true"}  # fmt: skip
-    assert run([word for key, value in settings.items() for word in (f"--{key}", value)]) == 0
-    images = folder / "images"
-    (images / "z" / "deeper").mkdir(parents=True)
-    for row in range(256):
-        name = f"{row:03d}.png" if row < 255 else "z/deeper/last.png"
-        Image.fromarray(stored_image(toy_betons / "toy_test.beton", row)).save(images / name)
-    return folder_of(folder / "runs"), images
-
-
-def test_image_files_are_predicted_as_the_run_predicted_its_test_rows(trained, capsys, tmp_path):
-    run_folder, images = trained
+def test_image_files_are_predicted_as_the_run_predicted_its_test_rows(trained_toy, capsys, tmp_path):
+    run_folder, images = trained_toy
     expected = load_checkpoint(run_folder / "results.pt")["results"]["results_standard"]["preds"]
     assert command("--checkpoint", run_folder, "--images", images, "--probabilities") == 0
     rows = rows_of(capsys.readouterr().out)
@@ -73,8 +45,8 @@ def test_image_files_are_predicted_as_the_run_predicted_its_test_rows(trained, c
     assert [(row["path"], row["prediction"]) for row in again] == [(row["path"], row["prediction"]) for row in rows]
 
 
-def test_an_exported_model_predicts_the_same_and_its_card_says_what_was_measured(trained, capsys, tmp_path):
-    run_folder, images = trained
+def test_an_exported_model_predicts_the_same_and_its_card_says_what_was_measured(trained_toy, capsys, tmp_path):
+    run_folder, images = trained_toy
     assert command("--checkpoint", run_folder, "--export", tmp_path / "model") == 0
     for name in (run_folder, tmp_path / "model"):
         assert command("--checkpoint", name, "--images", images) == 0
@@ -94,8 +66,8 @@ def test_an_exported_model_predicts_the_same_and_its_card_says_what_was_measured
         assert f"| {group} | {rows} | {count} | {100 * accuracy:.1f} |" in readme
 
 
-def test_a_refitted_head_is_predicted_with_as_such(toy_betons, tmp_path, trained, capsys):
-    run_folder, images = trained
+def test_a_refitted_head_is_predicted_with_as_such(toy_betons, tmp_path, trained_toy, capsys):
+    run_folder, images = trained_toy
     settings = {"data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": tmp_path / "runs",
                 "model.arch": "small_resnet", "training.method": "dfr", "dfr.normalise_features": "true",
                 "dfr.refits": 2, "dfr.checkpoint": run_folder / "checkpoints" / "checkpoint_best.pt",
@@ -118,8 +90,8 @@ def without(key: str, path: Path, run_folder: Path) -> Path:
     return path
 
 
-def test_what_cannot_be_used_is_one_sentence(trained, capsys, tmp_path):
-    run_folder, images = trained
+def test_what_cannot_be_used_is_one_sentence(trained_toy, capsys, tmp_path):
+    run_folder, images = trained_toy
     (tmp_path / "none").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"no image")

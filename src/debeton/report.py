@@ -54,6 +54,8 @@ __all__ = [
     "summary_numbers", "summary_table", "to_latex", "to_markdown", "write_report",
 ]  # fmt: skip
 
+Pictures = Callable[[Sequence[Setting], str], list[Plot]]  # (settings, split) -> figures of images
+
 FILES = {"config": "config.yaml", "results": "results.json", "evaluations": "results.jsonl", "log": "log.txt"}
 MAX_ROWS, WORST, BEST = 16, 5, 3
 UNITS = "Accuracies in percent, mean ± sample standard deviation over n seeds (no deviation for n = 1)."
@@ -138,11 +140,11 @@ def notes(settings: Sequence[Setting]) -> list[str]:
 
 def write_report(
     paths: Iterable[str | Path], out: str | Path, title: str = "debeton report", searched: Sequence[str] = (),
-    pictures: Callable[[Sequence[Setting], str], list[Plot]] | None = None,
+    pictures: Pictures | None = None,
 ) -> Path:  # fmt: skip
     """Read the runs at `paths` and write index.html, figures and summary.{csv,md,tex} into `out`.
 
-    searched: keys that a search chose, as `group_settings` takes them. pictures: (settings, split) -> more figures
+    searched: keys that a search chose, as `group_settings` takes them. pictures: more figures
     (`report_pictures.picture_plots`), which take the runs' betons and checkpoints.
     The page is self-contained and needs no network. Files are written under temporary names and renamed.
     Returns: the path of index.html. Raises: DataError when no run has finished.

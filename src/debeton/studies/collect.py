@@ -10,7 +10,7 @@ import pandas as pd
 from debeton.errors import DataError
 from debeton.files import write_text
 from debeton.log import logger
-from debeton.report import write_report
+from debeton.report import Pictures, write_report
 from debeton.report_runs import make_stat
 from debeton.report_tables import to_markdown
 from debeton.studies.jobs import Job
@@ -18,11 +18,11 @@ from debeton.studies.runner import counts
 from debeton.studies.state import Board
 
 
-def collect(board: Board, jobs: Sequence[Job], out: Path, title: str) -> Path:
+def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: Pictures | None = None) -> Path:
     """Write the report of these jobs into `out`, of a random search only the best setting's; returns its page.
 
     What a search chose is in chosen.md: the best setting of each variant and point by its mean score on validation, and
-    how many settings were compared. DataError when no job is finished.
+    how many settings were compared. pictures: as of `write_report`. DataError when no job is finished.
     """
     states = [board.state(job) for job in jobs]
     folders, chosen = [], []
@@ -38,7 +38,8 @@ def collect(board: Board, jobs: Sequence[Job], out: Path, title: str) -> Path:
     if not folders:
         raise DataError(f"no job of the study is finished ({counts(states)}), so there is nothing to collect")
     logger.info("%s", counts(states))
-    page = write_report([folder for folder in folders if folder], out, title=title, searched=sorted(searched))
+    page = write_report([folder for folder in folders if folder], out, title=title, searched=sorted(searched),
+                        pictures=pictures)  # fmt: skip
     if chosen:
         write_text(out / "chosen.md", to_markdown(pd.DataFrame(chosen).fillna("–")))
     return page
