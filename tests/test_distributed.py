@@ -94,8 +94,8 @@ def test_every_method_in_two_processes_is_the_method_in_one(method, toy_betons, 
     two, two_lines, two_folder = results_of(tmp_path / "two")
     assert [(a["phase"], a["split"]) for a in one_lines] == [(b["phase"], b["split"]) for b in two_lines]
     for a, b in zip(one_lines, two_lines, strict=True):
-        # Pairs of mixup are drawn in each process, as is that noise, and an amplifier's batch norm sees its own half of a
-        # batch: other numbers of the same kind.
+        # Pairs of mixup are drawn in each process, as is that noise, and an amplifier's batch norm sees the process's
+        # own half of a batch: other numbers of the same kind.
         tolerance = 0.03 if method in ("mixup", "cdpm") or a["phase"] == "amplifier" else 1e-3
         assert a["metrics"]["group_count"] == b["metrics"]["group_count"]
         assert loss_of(a) == pytest.approx(loss_of(b), rel=tolerance)
