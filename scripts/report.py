@@ -9,7 +9,6 @@ python scripts/report.py ddb runs/ --out runs/report
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from debeton.errors import UsageError, run_command
 
 if TYPE_CHECKING:
-    from debeton.report import Pictures
     from debeton.report_kind import ReportKind
 
 
@@ -29,14 +27,6 @@ def kinds() -> dict[str, ReportKind]:
     from debeton.report_transfer import TRANSFER
 
     return {"bias-transfer": TRANSFER, "ddb": AMPLIFIER}
-
-
-def pictures() -> Pictures:
-    """What draws images of mistakes, on the device at hand."""
-    from debeton.distributed import pick_device
-    from debeton.report_pictures import picture_plots
-
-    return functools.partial(picture_plots, device=pick_device("auto"))
 
 
 def main() -> None:
@@ -69,9 +59,10 @@ def main() -> None:
 
     print_tables(group_settings(load_runs(arguments.runs)), Console())
     if arguments.out:
-        page = write_report(
-            arguments.runs, arguments.out, title=arguments.title, pictures=pictures() if arguments.pictures else None
-        )
+        from debeton.report_pictures import pictures
+
+        shown = pictures() if arguments.pictures else None
+        page = write_report(arguments.runs, arguments.out, title=arguments.title, pictures=shown)
         print(f"report written to {page}")
 
 

@@ -58,6 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time; default: %(default)s")
     parser.add_argument("--retry", action="store_true", help="of run and submit: jobs that failed too")
     parser.add_argument("--out", type=Path, help="of collect: folder of the report; default: RUNS/report")
+    parser.add_argument("--pictures", action="store_true", help="of collect: images of the surest mistakes too")
     slurm = parser.add_argument_group("SLURM")
     slurm.add_argument("--throttle", type=int, default=0, metavar="M", help="tasks of an array at a time; default: all")
     slurm.add_argument("--per-task", type=int, default=1, metavar="K", help="jobs of one task; default: %(default)s")
@@ -130,7 +131,8 @@ def submit(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> 
         throttle=arguments.throttle, per_task=arguments.per_task, workers=arguments.workers, retry=arguments.retry,
         options=arguments.slurm | _pairs("--slurm", arguments.options),
     )  # fmt: skip
-    commands = submit(board, arguments.name, jobs, submission, only_print=arguments.only_print)
+    commands = submit(board, arguments.name, jobs, submission, only_print=arguments.only_print,
+                      published=arguments.published)  # fmt: skip
     print("\n".join(commands) or "nothing to submit: every job is finished, queued or has failed ('--retry')")
     return 0
 
@@ -147,10 +149,12 @@ def status(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> 
 
 
 def collect(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    from debeton.report_pictures import pictures
     from debeton.studies.collect import collect
 
     out = arguments.out or board.places.runs / "report"
-    print(f"report written to {collect(board, jobs, out, title=arguments.name)}")
+    shown = pictures() if arguments.pictures else None
+    print(f"report written to {collect(board, jobs, out, arguments.name, shown, arguments.published)}")
     return 0
 
 
@@ -167,12 +171,12 @@ def _board(arguments: argparse.Namespace) -> Board:
                 f"--{option}: manifest {arguments.study} has settled it; give the study's YAML file instead"
             )
         manifest = load_manifest(arguments.study)
-        arguments.name, arguments.slurm = manifest.study, {}
+        arguments.name, arguments.slurm, arguments.published = manifest.study, {}, manifest.published
         return Board(manifest.jobs, manifest.places)
     settings, values = _given(arguments)
     study = load_study(arguments.study, settings, _seeds(arguments.seeds))
     runs, data = arguments.runs or Path("runs") / study.name, arguments.data or Path("data") / study.name
-    arguments.name, arguments.slurm = study.name, dict(study.slurm)
+    arguments.name, arguments.slurm, arguments.published = study.name, dict(study.slurm), study.published
     return Board(study.jobs(values), Places(ROOT, runs.resolve(), data.resolve()))
 
 

@@ -140,12 +140,13 @@ def notes(settings: Sequence[Setting]) -> list[str]:
 
 def write_report(
     paths: Iterable[str | Path], out: str | Path, title: str = "debeton report", searched: Sequence[str] = (),
-    pictures: Pictures | None = None,
+    pictures: Pictures | None = None, tables: Sequence[tuple[str, pd.DataFrame]] = (),
 ) -> Path:  # fmt: skip
     """Read the runs at `paths` and write index.html, figures and summary.{csv,md,tex} into `out`.
 
     searched: keys that a search chose, as `group_settings` takes them. pictures: more figures
-    (`report_pictures.picture_plots`), which take the runs' betons and checkpoints.
+    (`report_pictures.picture_plots`), which take the runs' betons and checkpoints. tables: (title,
+    table) of further sections.
     The page is self-contained and needs no network. Files are written under temporary names and renamed.
     Returns: the path of index.html. Raises: DataError when no run has finished.
     """
@@ -175,6 +176,7 @@ def write_report(
     for i, plot in enumerate(shown_images):
         page.add("" if i else "The surest mistakes", html_plot(plot))
     for title, table in (
+        *tables,
         (f"What each shortcut costs on the {split} split", shortcut_table(settings, split)),
         ("What selection costs: worst-group accuracy on the test split", oracle_table(settings)),
         ("What the methods found", findings_table(settings)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +16,14 @@ import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import load
 from debeton.data.loader import LoaderOptions, make_loader
 from debeton.data.view import View
+from debeton.distributed import pick_device
 from debeton.errors import DataError, UsageError
 from debeton.figure_pictures import plot_mistakes
 from debeton.figures import Plot, to_png
 from debeton.log import logger
 from debeton.models import evaluating
 from debeton.networks import MirrorAveraged
+from debeton.report import Pictures
 from debeton.report_runs import Setting
 from debeton.saliency import grad_cam
 from debeton.seed import make_rng
@@ -46,6 +49,11 @@ class Mistakes:
     said: tuple[str, ...]
     confidence: NDArray[np.float32]
     heat: NDArray[np.float32] | None = None
+
+
+def pictures() -> Pictures:
+    """`picture_plots` on the device at hand."""
+    return functools.partial(picture_plots, device=pick_device("auto"))
 
 
 def picture_plots(settings: Sequence[Setting], split: str, device: torch.device) -> list[Plot]:

@@ -222,7 +222,7 @@ def _read_run(folder: Path) -> RunRecord:
         raise DataError(f"{config_file} holds {type(config).__name__}; expected sections of keys")
     results = None
     if results_file.is_file():
-        results = _read_json(results_file.read_bytes(), str(results_file))
+        results = read_json(results_file.read_bytes(), str(results_file))
         for key in ("dataset", "method", "seed"):
             if key not in results:
                 raise DataError(f"{results_file} lacks '{key}'; run the training command again to rewrite it")
@@ -236,7 +236,7 @@ def _read_run(folder: Path) -> RunRecord:
 def _read_curve(file: Path) -> list[dict[str, Any]]:
     lines = file.read_bytes().split(b"\n") if file.is_file() else [b""]
     lines.pop()  # empty, or the unfinished last line of a run that was killed or is writing now
-    rows = [_read_json(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    rows = [read_json(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     for i, row in enumerate(rows, 1):
         if missing := [key for key in ("epoch", "split", "metrics") if key not in row]:
             raise DataError(f"{file}, evaluation {i} lacks '{missing[0]}'")
@@ -244,7 +244,8 @@ def _read_curve(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_json(text: bytes, where: str) -> dict[str, Any]:
+def read_json(text: bytes, where: str) -> dict[str, Any]:
+    """A JSON object, with null for NaN and infinities; DataError for anything else."""
     try:
         # NaN and Infinity, which Python writes for a diverged loss, read as null.
         value = json.loads(text, parse_constant=lambda _: None)

@@ -18,6 +18,7 @@ from tests.running import ROOT
 from debeton.errors import DataError, UsageError, run_command
 from debeton.run_folder import claim_folder, locked
 from debeton.studies.jobs import Job
+from debeton.studies.published import beside
 from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus
 from debeton.studies.state import Board, Places
 from debeton.studies.study import load_study
@@ -249,6 +250,7 @@ def test_another_configuration_under_the_same_name_is_not_the_job(board, jobs, t
     other = Board(changed, board.places)
     assert changed[0].name == job.name
     assert other.state(changed[0]).kind == "missing"
+    assert other.state(changed[0]).note.startswith("version_0 of its name has another configuration")
     assert finish(other, changed[0]).name == "version_1"
     assert board.state(job).folder.name == "version_0"
 
@@ -296,6 +298,20 @@ def test_a_variant_of_one_seed_is_shared_by_the_seeds_of_those_that_take_its_run
     for job in takers:
         words = board.arguments(job)
         assert words[words.index("--ddb.cdpm") + 1] == str(folder)
+
+
+def test_a_run_folder_that_was_edited_by_hand_is_said(board, jobs):
+    job, cut = of(jobs, "erm", strength=0.9)[:2]
+    folder = finish(board, job)
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("epochs: 2", "epochs: 3"))
+    assert board.state(job).kind == "missing"
+    assert "version_0 of its name has another configuration" in board.state(job).note
+    results = finish(board, cut) / "results.json"
+    results.write_text(results.read_text()[:-5])
+    with pytest.raises(DataError, match=r"results\.json is not JSON: .*cut short or was edited by hand"):
+        board.results(cut)
+    results.unlink()
+    assert board.state(cut).kind == "unfinished"
 
 
 def test_where_every_worst_group_is_zero_the_mean_group_decides(board, jobs):
@@ -443,6 +459,52 @@ def test_more_jobs_than_the_limit_are_refused(tmp_path):
         load_study(path).jobs({"raw": "/raw"})
 
 
+PAPER = {"source": "A paper", "metric": "bias_conflicting_accuracy"}
+
+
+def test_published_numbers_belong_to_settings_by_their_axes_in_order(tmp_path):
+    values = {"scale": {0.9: [60.5, None], 1.0: {"step": "70.0 ± 1"}}, "dfr": [50, 51.25]}
+    (table,) = load_study(write(tmp_path / "s.yaml", published={**PAPER, "values": values})).published
+    assert table.values == {"scale_strength=0.9_mapping=linear": "60.5", "scale_strength=1_mapping=step": "70.0 ± 1",
+                            "dfr_strength=0.9": "50", "dfr_strength=1": "51.25"}  # fmt: skip
+    labels = {job.label for job in load_study(write(tmp_path / "s.yaml")).jobs({"raw": "/raw"})}
+    assert set(table.values) <= labels
+
+
+def test_measured_stands_beside_published_with_its_deviation(tmp_path):
+    values = {"dfr": [50, 51.25]}
+    metric = "shortcut_gaps.conflicting.both.gap"
+    given = {"source": "A paper", "metric": metric, "values": values}
+    (table,) = load_study(write(tmp_path / "s.yaml", published=given)).published
+    gap = lambda value: {"test": {"shortcut_gaps": {"conflicting": {"both": {"gap": value}}}}}  # noqa: E731
+    found = beside(table, {"dfr_strength=0.9": [gap(0.10), gap(0.16), gap(None)], "erm_strength=1": [gap(0.5)]})
+    assert found.to_dict("records") == [
+        {"setting": "dfr_strength=0.9", "here": "13.0 ± 4.2", "n": 2, "published": "50"},
+        {"setting": "dfr_strength=1", "here": "–", "n": 0, "published": "51.25"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        (5, "published holds int; expected source, metric, values"),
+        ({"source": "x", "metric": "accuracy"}, "published has no 'values'"),
+        ({**PAPER, "values": {"dfr": 1}, "table": 2}, "unknown key 'table'"),
+        ({**PAPER, "values": {"dfrr": 1}}, "no variant 'dfrr'; did you mean 'dfr'"),
+        ({**PAPER, "values": {"dfr": 50}}, "dfr has 50; expected a mapping by the values of strength"),
+        (
+            {**PAPER, "values": {"dfr": [1, 2, 3]}},
+            r"expected a mapping by the values of strength \(0.9, 1\), or a list",
+        ),
+        ({**PAPER, "values": {"dfr": {0.8: 1}}}, "expected a mapping by the values of strength"),
+        ({**PAPER, "values": {"dfr": {0.9: {"x": 1}}}}, "dfr_strength=0.9 has no further axis"),
+    ],
+)
+def test_published_numbers_of_no_setting_are_one_sentence(tmp_path, published, message):
+    with pytest.raises(UsageError, match=message):
+        load_study(write(tmp_path / "s.yaml", published=published))
+
+
 def test_the_last_line_that_says_something_is_the_error(tmp_path):
     log = tmp_path / "log"
     assert last_line(log) == ""
@@ -465,25 +527,40 @@ def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
                 "training.decoder_val": "simple", "training.augment": "none", "logging.tensorboard": False,
                 "training.device": "cpu"}  # fmt: skip
     variants = {"erm": {"draws": 2, "search": {"training.lr": [0.05, 0.01]}}}
+    published = {"source": "A paper, Table 1", "metric": "worst_group_accuracy", "values": {"groupdro": "91.4 ± 1.1"}}
+    variants["groupdro"] = {"settings": {"training.method": "groupdro"}}
     path = write(
-        tmp_path / "toy.yaml", configs=None, betons=None, axes=None, settings=settings, seeds=[3], variants=variants
+        tmp_path / "toy.yaml",
+        published=published,
+        configs=None,
+        betons=None,
+        axes=None,
+        settings=settings,
+        seeds=[3],
+        variants=variants,
     )
     words = (path, "--runs", tmp_path / "runs", "--data", tmp_path / "data")
     assert command("dry-run", *words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 jobs, 0 sets of betons to write"
+    assert capsys.readouterr().out.splitlines()[-1] == "3 jobs, 0 sets of betons to write"
     assert command("collect", *words) == 1
-    assert "no job of the study is finished (2 missing)" in capsys.readouterr().err
+    assert "no job of the study is finished (3 missing)" in capsys.readouterr().err
     assert command("run", *words, "--workers", "2") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "3 done"
     assert command("run", *words) == 0
     assert command("status", *words) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["2", "done", "done", "2"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["3", "done", "done", "done", "3"]
     assert command("collect", *words, "--out", tmp_path / "report") == 0
     chosen = (tmp_path / "report" / "chosen.md").read_text().splitlines()
     assert chosen[0].startswith("| variant | training.lr | of | n | val worst-group |")
     assert len(chosen) == 3
     assert chosen[2].split(" | ")[2:4] == ["2", "1"]
-    assert (tmp_path / "report" / "index.html").is_file()
+    page = (tmp_path / "report" / "index.html").read_text()
+    results = json.loads((tmp_path / "runs" / "groupdro_seed3" / "version_0" / "results.json").read_text())
+    worst = f"{100 * results['test']['worst_group_accuracy']:.1f}"
+    beside = (tmp_path / "report" / "published.md").read_text()
+    assert beside.startswith("A paper, Table 1: worst_group_accuracy\n")
+    assert f"| groupdro | {worst} | 1 | 91.4 ± 1.1 |" in beside
+    assert "A paper, Table 1: worst_group_accuracy</h2>" in page
 
 
 @pytest.mark.parametrize(

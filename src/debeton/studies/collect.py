@@ -14,15 +14,18 @@ from debeton.report import Pictures, write_report
 from debeton.report_runs import make_stat
 from debeton.report_tables import to_markdown
 from debeton.studies.jobs import Job
+from debeton.studies.published import Published, beside
 from debeton.studies.runner import counts
 from debeton.studies.state import Board
 
 
-def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: Pictures | None = None) -> Path:
+def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: Pictures | None = None,
+            published: Sequence[Published] = ()) -> Path:  # fmt: skip
     """Write the report of these jobs into `out`, of a random search only the best setting's; returns its page.
 
     What a search chose is in chosen.md: the best setting of each variant and point by its mean score on validation, and
-    how many settings were compared. pictures: as of `write_report`. DataError when no job is finished.
+    how many settings were compared. pictures: as of `write_report`. published: numbers to stand beside these, in
+    published.md too. DataError when no job is finished.
     """
     states = [board.state(job) for job in jobs]
     folders, chosen = [], []
@@ -38,11 +41,25 @@ def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: 
     if not folders:
         raise DataError(f"no job of the study is finished ({counts(states)}), so there is nothing to collect")
     logger.info("%s", counts(states))
+    tables = _published(board, jobs, published)
     page = write_report([folder for folder in folders if folder], out, title=title, searched=sorted(searched),
-                        pictures=pictures)  # fmt: skip
+                        pictures=pictures, tables=tables)  # fmt: skip
+    if tables:
+        text = "\n".join(f"{title}\n\n{to_markdown(table)}" for title, table in tables)
+        write_text(out / "published.md", text)
     if chosen:
         write_text(out / "chosen.md", to_markdown(pd.DataFrame(chosen).fillna("–")))
     return page
+
+
+def _published(board: Board, jobs: Sequence[Job], published: Sequence[Published]) -> list[tuple[str, pd.DataFrame]]:
+    """(title, table) of what was published and what the finished jobs measured."""
+    results: dict[str, list[dict[str, object]]] = {}
+    for job in jobs if published else ():
+        found = board.results(job)
+        if found is not None:
+            results.setdefault(job.label, []).append(found)
+    return [(f"{table.source}: {table.metric}", beside(table, results)) for table in published]
 
 
 def by_variant_and_point(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -43,6 +43,11 @@ class Job:
         return f"{self.draw} {self.setting}"
 
     @property
+    def label(self) -> str:
+        """The name without the seed."""
+        return self.name.removesuffix(f"_seed{self.seed}")
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Variants whose best checkpoint or run folder it takes."""
         return tuple(variants_in(self.settings.values()))

@@ -13,11 +13,12 @@ from typing import Any
 from debeton.errors import UsageError
 from debeton.files import write_text
 from debeton.studies.jobs import Job
+from debeton.studies.published import Published
 from debeton.studies.state import Places
 from debeton.yaml_files import check_keys, read_mapping
 
 VERSION = 1
-KEYS = ("version", "study", "root", "runs", "data", "jobs")
+KEYS = ("version", "study", "root", "runs", "data", "jobs", "published")
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class Manifest:
     study: str
     jobs: tuple[Job, ...]
     places: Places
+    published: tuple[Published, ...] = ()
 
 
 def write_manifest(manifest: Manifest) -> Path:
     """Write it under a name made of its content, among the study's logs; the same jobs have the same file."""
     places = manifest.places
     content = {"version": VERSION, "study": manifest.study, "root": str(places.root), "runs": str(places.runs),
-               "data": str(places.data), "jobs": [dataclasses.asdict(job) for job in manifest.jobs]}  # fmt: skip
+               "data": str(places.data), "jobs": [dataclasses.asdict(job) for job in manifest.jobs],
+               "published": [dataclasses.asdict(table) for table in manifest.published]}  # fmt: skip
     text = json.dumps(content, indent=1)
     path = places.notes / f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     if not path.exists():
@@ -54,7 +57,8 @@ def load_manifest(path: Path) -> Manifest:
     if missing := [key for key in KEYS if key not in content]:
         raise UsageError(f"manifest {path} has no '{missing[0]}'; submit the study again")
     jobs = tuple(_job(values, f"manifest {path}, job {number}") for number, values in enumerate(content["jobs"]))
-    return Manifest(content["study"], jobs, Places(*(Path(content[key]) for key in ("root", "runs", "data"))))
+    places = Places(*(Path(content[key]) for key in ("root", "runs", "data")))
+    return Manifest(content["study"], jobs, places, tuple(Published(**table) for table in content["published"]))
 
 
 def _job(values: dict[str, Any], where: str) -> Job:

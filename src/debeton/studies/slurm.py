@@ -17,6 +17,7 @@ from debeton.errors import DataError, UsageError
 from debeton.files import write_text
 from debeton.studies.jobs import Job
 from debeton.studies.manifest import Manifest, as_ranges, write_manifest
+from debeton.studies.published import Published
 from debeton.studies.runner import TO_RUN
 from debeton.studies.state import Board, State
 
@@ -105,7 +106,10 @@ def collecting(
     return [*words, *_after(identifiers), *_options(kept), str(script), str(manifest)]
 
 
-def submit(board: Board, study: str, jobs: Sequence[Job], submission: Submission, *, only_print: bool) -> list[str]:
+def submit(
+    board: Board, study: str, jobs: Sequence[Job], submission: Submission, *, only_print: bool,
+    published: tuple[Published, ...] = (),
+) -> list[str]:  # fmt: skip
     """Hand in the arrays and the job that collects; the commands, in order, as a shell takes them.
 
     only_print: call no sbatch; what one command takes of the one before is then a shell variable. Returns nothing when
@@ -120,7 +124,7 @@ def submit(board: Board, study: str, jobs: Sequence[Job], submission: Submission
     arrays = plan(board, [job for job in jobs if job.name not in queued], submission, largest_array())
     if not arrays:
         return []
-    manifest = write_manifest(Manifest(study, tuple(board.jobs), board.places))
+    manifest = write_manifest(Manifest(study, tuple(board.jobs), board.places, published))
     before = sorted({identifier.partition("_")[0] for identifier in queued.values()})
     identifiers: list[str] = []
     commands: list[str] = []

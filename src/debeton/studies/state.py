@@ -14,7 +14,8 @@ from debeton.config import Config, load
 from debeton.errors import DataError
 from debeton.files import write_text
 from debeton.metrics import selection_score
-from debeton.run_folder import find_folder
+from debeton.report_runs import read_json
+from debeton.run_folder import experiment_name, find_folder
 from debeton.studies.jobs import PLACEHOLDER, Job, of_variant
 
 BEST_CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")
@@ -105,7 +106,7 @@ class Board:
         failure = self.places.failure(job)
         if failure.exists():
             return State("failed", folder, json.loads(failure.read_text())["error"])
-        return State("missing") if folder is None else State("unfinished", folder)
+        return State("unfinished", folder) if folder is not None else State("missing", note=_others(config))
 
     def results(self, job: Job) -> dict[str, Any] | None:
         """results.json of a finished job."""
@@ -113,7 +114,8 @@ class Board:
         if found.kind != "done":
             return None
         assert found.folder is not None
-        return json.loads((found.folder / "results.json").read_text()) | {"folder": found.folder}  # type: ignore[no-any-return]
+        path = found.folder / "results.json"
+        return read_json(path.read_bytes(), str(path)) | {"folder": found.folder}
 
     def best(self, jobs: Iterable[Job]) -> list[Job] | None:
         """Of jobs of one variant and point, those of the setting with the best mean score on validation over seeds.
@@ -159,6 +161,15 @@ class Board:
             write_text(path, json.dumps({"error": error}))
         else:
             path.unlink(missing_ok=True)
+
+
+def _others(config: Config) -> str:
+    """That runs of a job's name have other configurations than it, where there are any."""
+    parent = Path(config.training.outdir) / experiment_name(config)
+    others = sorted(folder.name for folder in parent.glob("version_*") if (folder / "config.yaml").exists())
+    if not others:
+        return ""
+    return f"{', '.join(others)} of its name has another configuration: the study was changed since, or config.yaml was"
 
 
 def _shown(value: Any) -> str:

@@ -23,23 +23,26 @@ every seed of those that take something of it.
 
 `limits: {jobs: 200, minutes: 30}`: more jobs than that are refused, and one that runs longer is stopped and counts as
 failed; it goes on where it was when it is retried. `slurm: {partition: gpu, gres: gpu:1}`: options of sbatch.
+`published`: numbers to stand beside what was measured (published.py).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from debeton.errors import UsageError
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, filled, variants_in
+from debeton.studies.published import Published, read_published
 from debeton.studies.search import check_range, draw
 from debeton.yaml_files import check_keys, read_mapping
 
-STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants", "limits", "slurm")
+STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants", "limits", "slurm",
+              "published")  # fmt: skip
 VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws", "seeds")
 LIMITS = ("jobs", "minutes")
 
@@ -77,6 +80,7 @@ class Study:
     values: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     slurm: Mapping[str, str] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
 
     def jobs(self, values: Mapping[str, str] = MappingProxyType({})) -> list[Job]:
         """Every job, in the file's order. values: what --set and --raw say, by placeholder.
@@ -118,7 +122,13 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         variants=tuple(_variant(path, name, values or {}, settings) for name, values in content["variants"].items()),
     )
     _check(path, study, settings)
-    return study
+    axes_of = {variant.name: _axes_shown({**study.axes, **variant.axes}) for variant in study.variants}
+    return replace(study, published=read_published(content.get("published"), axes_of, f"study {path}"))
+
+
+def _axes_shown(axes: Mapping[str, Axis]) -> list[tuple[str, list[str]]]:
+    """(name, values) of axes as jobs' names have them."""
+    return [(key.rsplit(".", 1)[-1], [_text(value) for value in among]) for key, among in axes.items()]
 
 
 def _limits(given: Mapping[str, Any], where: str) -> dict[str, float]:

@@ -1,0 +1,98 @@
+"""Published numbers of a study's settings, and those measured here beside them.
+
+    published:
+      source: Diffusing DeBias (arXiv 2502.09564), Table 1a
+      metric: worst_group_accuracy
+      values: {erm: 62.6 ± 0.3, ddb1: {loss_std: 90.81 ± 0.68, error_set: 90.34 ± 0.41}}
+
+or a list of such tables. `metric` is a name of results.json's test metrics, dotted where it lies deeper. A variant with
+axes, the study's and its own, has a mapping by the values of the first, and so on; a list is in the axis's order. null
+and what is left out were not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from debeton.errors import UsageError, nearest
+from debeton.report_runs import make_stat
+from debeton.yaml_files import check_keys
+
+KEYS = ("source", "metric", "values")
+Axes = Sequence[tuple[str, Sequence[str]]]  # (name, values as text), in order
+
+
+@dataclass(frozen=True)
+class Published:
+    """One table. values: what it says, by a job's label."""
+
+    source: str
+    metric: str
+    values: Mapping[str, str]
+
+
+def read_published(given: Any, axes_of: Mapping[str, Axes], where: str) -> tuple[Published, ...]:
+    """The tables under 'published'; axes_of: the axes of each variant. UsageError for what is none of its jobs."""
+    tables = given if isinstance(given, list) else [given] if given else []
+    return tuple(_read(table, axes_of, f"{where}, published") for table in tables)
+
+
+def _read(given: Any, axes_of: Mapping[str, Axes], where: str) -> Published:
+    if not isinstance(given, dict):
+        raise UsageError(f"{where} holds {type(given).__name__}; expected {', '.join(KEYS)}")
+    check_keys(given, KEYS, where)
+    if missing := [key for key in KEYS if not given.get(key)]:
+        raise UsageError(f"{where} has no '{missing[0]}'")
+    values: dict[str, str] = {}
+    for variant, content in given["values"].items():
+        if variant not in axes_of:
+            raise UsageError(f"{where}: the study has no variant '{variant}'{nearest(variant, axes_of)} see 'list'")
+        values |= _flat(variant, content, axes_of[variant], where)
+    return Published(str(given["source"]), str(given["metric"]), values)
+
+
+def _flat(label: str, content: Any, axes: Axes, where: str) -> dict[str, str]:
+    """Values by label, of content nested as deep as there are axes."""
+    if content is None:
+        return {}
+    if not axes:
+        if isinstance(content, dict | list):
+            raise UsageError(f"{where}: {label} has no further axis, and its value is {content!r}; expected a number")
+        return {label: f"{content:g}" if isinstance(content, float) else str(content)}
+    (name, among), *rest = axes
+    if isinstance(content, list) and len(content) == len(among):
+        pairs = list(zip(among, content, strict=True))
+    elif isinstance(content, dict) and {_text(key) for key in content} <= set(among):
+        pairs = [(_text(key), value) for key, value in content.items()]
+    else:
+        raise UsageError(
+            f"{where}: {label} has {content!r}; expected a mapping by the values of {name} ({', '.join(among)}), or a "
+            "list in their order"
+        )
+    inner = (_flat(f"{label}_{name}={value}", part, rest, where) for value, part in pairs)
+    return {key: text for values in inner for key, text in values.items()}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def beside(table: Published, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """What was measured beside what was published, percent. results: results.json of finished runs by label."""
+    rows = []
+    for label, value in table.values.items():
+        found = [_metric(run, table.metric) for run in results.get(label, ())]
+        stat = make_stat([100 * number for number in found if number is not None])
+        rows.append({"setting": label, "here": str(stat or "–"), "n": stat.n if stat else 0, "published": value})
+    return pd.DataFrame(rows)
+
+
+def _metric(run: Mapping[str, Any], metric: str) -> float | None:
+    value: Any = run.get("test") or {}
+    for key in metric.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
