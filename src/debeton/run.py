@@ -352,7 +352,8 @@ def open_run(config: Config) -> Iterator[Run | None]:
         if distributed.is_main():
             stack.enter_context(locked(folder))
             log_to_file(folder / "log.txt")
-        logger.info("run folder %s", folder)
+        processes = distributed.world_size()
+        logger.info("run folder %s%s", folder, f" of {processes} processes" if processes > 1 else "")
         log = ResultLog(folder / "results.jsonl", _sinks(config, folder) if distributed.is_main() else [])
         stack.callback(log.close)
         stop = stack.enter_context(StopRequest().listening())

@@ -123,6 +123,17 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     assert (here["val"], here["test"]) == (there["val"], there["test"])
 
 
+def test_one_run_has_the_processes_that_its_job_asks_for(slurm, toy_args, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROCESSES", "2")
+    script, log = ROOT / "scripts" / "slurm" / "ddp.sbatch", tmp_path / "log"
+    options = [f"--chdir={ROOT}", f"--output={log}", "--nodes=1"]
+    subprocess.run(["sbatch", *options, str(script), *toy_args, "--training.epochs", "1"], check=True)
+    until(lambda: not queue(), 240, "the end of the queue")
+    assert " of 2 processes" in log.read_text()
+    (results,) = (tmp_path / "runs").rglob("results.json")
+    assert json.loads(results.read_text())["test"]["accuracy"] > 0
+
+
 # --- what is handed in, without a Slurm -----------------------------------------------------------------------------
 
 
