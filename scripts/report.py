@@ -29,7 +29,7 @@ def kinds() -> dict[str, ReportKind]:
     return {"bias-transfer": TRANSFER, "ddb": AMPLIFIER}
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,7 +44,7 @@ def main() -> None:
         "--pictures", action="store_true",
         help="the surest mistakes of each group and where the network looked; takes the runs' betons and checkpoints",
     )  # fmt: skip
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     word, rest = str(arguments.runs[0]), arguments.runs[1:]
     if kind := kinds().get(word):
@@ -59,12 +59,14 @@ def main() -> None:
 
     print_tables(group_settings(load_runs(arguments.runs)), Console())
     if arguments.out:
-        from debeton.report_pictures import pictures
+        shown = None
+        if arguments.pictures:  # these take torch, which takes seconds to import
+            from debeton.report_pictures import pictures
 
-        shown = pictures() if arguments.pictures else None
+            shown = pictures()
         page = write_report(arguments.runs, arguments.out, title=arguments.title, pictures=shown)
         print(f"report written to {page}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,16 +25,6 @@ ROOT = Path(main.__file__).resolve().parent
 def run(args: Sequence[Any]) -> int:
     """main.py in this process; its exit status."""
     return run_command(lambda: main.main([str(a) for a in args]))
-
-
-def run_in_two_processes(args: Sequence[Any]) -> None:
-    """main.py under torchrun, as two processes of one thread; fails with what they printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "main.py"), *map(str, args)], capture_output=True, text=True, timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def stopped_and_resumed(args: Sequence[Any], monkeypatch: pytest.MonkeyPatch, step: int) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from scripts import report
 
-from debeton.errors import DataError
+from debeton.errors import DataError, run_command
 from debeton.figure_axes import plot_axis
 from debeton.figure_curves import curve_of
 from debeton.figure_maps import group_grid
@@ -380,19 +381,21 @@ def test_the_table_fits_a_terminal_of_80_columns(birds):
     assert any("61.0±1.0" in line for line in lines)
 
 
-def test_the_command_writes_a_report_and_fails_in_one_sentence(birds, tmp_path):
-    def run(*arguments):
-        return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+def command(*words) -> int:
+    return run_command(lambda: report.main([str(word) for word in words]))
 
-    done = run(birds, "--out", tmp_path / "page")
+
+def test_the_command_writes_a_report_and_fails_in_one_sentence(birds, tmp_path, capsys):
+    done = subprocess.run([sys.executable, SCRIPT, birds, "--out", tmp_path / "page"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page" / "index.html").is_file()
     (tmp_path / "empty").mkdir()
-    failed = run(tmp_path / "empty")
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("error: no runs at or below")
-    assert failed.stderr.count("\n") == 1
-    assert run(birds, "--ou", tmp_path / "x").returncode == 2
+    assert command(tmp_path / "empty") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no runs at or below")
+    assert error.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        command(birds, "--ou", tmp_path / "x")
 
 
 # --- what methods keep and find ----------------------------------------------------------------------------------

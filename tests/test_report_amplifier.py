@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from scripts import report
 
-from debeton.errors import DataError
+from debeton.errors import DataError, run_command
 from debeton.report_amplifier import AMPLIFIER, PANELS, amplifier_table, plot_amplifier
 from debeton.report_runs import group_settings, load_runs
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
 ROWS = {"recall": 0.9, "precision": 0.5, "auroc": 0.75}
 
 
@@ -74,8 +71,7 @@ def test_the_figure_has_a_line_for_each_setting_and_every_mean_at_its_place(runs
 
 
 def test_the_command_writes_table_and_figure(runs):
-    done = subprocess.run([sys.executable, SCRIPT, "ddb", runs, "--out", runs / "out"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert run_command(lambda: report.main(["ddb", str(runs), "--out", str(runs / "out")])) == 0
     assert sorted(path.name for path in (runs / "out").iterdir()) == ["ddb.csv", "ddb.md", "ddb.png", "ddb.tex"]
     assert "| ddb1 | 2 | 96.0 ± 2.8 |" in (runs / "out" / "ddb.md").read_text()
 

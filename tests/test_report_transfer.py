@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from scipy import stats
+from scripts import report
 
-from debeton.errors import DataError
+from debeton.errors import DataError, run_command
 from debeton.report_runs import group_settings, load_runs
 from debeton.report_transfer import (
     TRANSFER,
@@ -25,7 +23,6 @@ from debeton.report_transfer import (
     text,
 )
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
 CLEAN = {"checkpoint": "x", "dataset": "cifar10", "trigger": "none", "trigger_classes": "", "trigger_rate": 0.0}
 SQUARE = {**CLEAN, "trigger": "square", "trigger_classes": "classes/dog.txt", "trigger_rate": 1.0}
 RATES = {"biased": (0.6, 0.7, 0.65), "clean": (0.2, 0.25, 0.3), "scratch": (0.1, 0.12, 0.11)}
@@ -145,9 +142,7 @@ def test_only_what_differs_among_a_target_s_own_runs_is_told(tmp_path):
 
 def test_the_command_writes_table_and_figure_and_says_where(runs, tmp_path):
     out = tmp_path / "report"
-    command = [sys.executable, SCRIPT, "bias-transfer", runs, "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert run_command(lambda: report.main(["bias-transfer", str(runs), "--out", str(out)])) == 0
     assert {path.name for path in out.iterdir()} == {"transfer.md", "transfer.tex", "transfer.csv", "transfer.png"}
     assert "square on dog" in (out / "transfer.md").read_text()
     assert "95 % confidence interval" in (out / "transfer.md").read_text()

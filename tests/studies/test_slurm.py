@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -83,18 +85,13 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
                 "training.epochs": 12, "training.batch_size": 64, "training.lr": 0.01,
                 "training.decoder_train": "simple", "training.decoder_val": "simple", "training.augment": "none",
                 "logging.tensorboard": False, "training.device": "cpu"}  # fmt: skip
-    variants = {
-        "erm": {},
-        "dfr": {"seeds": [0], "settings": {"training.method": "dfr", "dfr.checkpoint": "{best:erm}"}},
-    }
-    study = write_study(tmp_path / "three.yaml", seeds=[0, 1], settings=settings, variants=variants)
+    study = write_study(tmp_path / "two.yaml", seeds=[0, 1], settings=settings, variants={"erm": {}})
     runs = tmp_path / "runs"
 
     assert command("submit", study, "--runs", runs, "--throttle", "2") == 0
-    first, second, collecting = capsys.readouterr().out.splitlines()
-    assert "--array=0-1%2" in first
-    assert "--dependency=afterany:1 " in second
-    assert "--dependency=afterany:1:2 " in collecting
+    array, collecting = capsys.readouterr().out.splitlines()
+    assert "--array=0-1%2" in array
+    assert "--dependency=afterany:1 " in collecting
     assert command("submit", study, "--runs", runs) == 0
     assert "nothing to submit" in capsys.readouterr().out
 
@@ -104,7 +101,7 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     log = runs / ".jobs" / "slurm_1_0.log"
     until(lambda: "saved itself and queues again" in log.read_text(), 60, "the requeue")
     assert command("status", study, "--runs", runs) == 0
-    assert "queued     dfr_seed0  as SLURM job 2_0" in capsys.readouterr().out
+    assert "queued     erm_seed0  as SLURM job 1_0" in capsys.readouterr().out
     # Slurm holds a task that queues again back for two minutes.
     started_at_once = ["scontrol", "update", "JobId=1_0", "StartTime=now"]
     until(lambda: subprocess.run(started_at_once, capture_output=True).returncode == 0, 60, "its release")
@@ -114,7 +111,7 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     assert run(Board([job], Places(ROOT, local, tmp_path)).arguments(job)) == 0
     until(lambda: not queue(), 240, "the end of the queue")
     assert command("status", study, "--runs", runs) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "2 done"
     assert log.read_text().count("start   erm_seed0") == 2
     assert (runs / "report" / "index.html").is_file()
     here, there = (
@@ -123,15 +120,28 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     assert (here["val"], here["test"]) == (there["val"], there["test"])
 
 
-def test_one_run_has_the_processes_that_its_job_asks_for(slurm, toy_args, tmp_path, monkeypatch):
+def test_one_run_over_processes_ends_with_a_message_when_one_is_killed(slurm, toy_args, tmp_path, monkeypatch):
+    """torchrun ends the other; nothing waits for the half hour that a collective may take."""
     monkeypatch.setenv("PROCESSES", "2")
     script, log = ROOT / "scripts" / "slurm" / "ddp.sbatch", tmp_path / "log"
     options = [f"--chdir={ROOT}", f"--output={log}", "--nodes=1"]
-    subprocess.run(["sbatch", *options, str(script), *toy_args, "--training.epochs", "1"], check=True)
-    until(lambda: not queue(), 240, "the end of the queue")
-    assert " of 2 processes" in log.read_text()
-    (results,) = (tmp_path / "runs").rglob("results.json")
-    assert json.loads(results.read_text())["test"]["accuracy"] > 0
+    subprocess.run(["sbatch", *options, str(script), *toy_args, "--training.epochs", "1000"], check=True)
+
+    def lines() -> list[dict[str, Any]]:
+        found = [file.read_text() for file in (tmp_path / "runs").rglob("results.jsonl")]
+        return [json.loads(line) for line in "".join(found).splitlines()]
+
+    until(lambda: len(lines()) >= 2 or not queue(), 200, "the first epoch")
+    text = log.read_text()
+    assert " of 2 processes" in text
+    assert sum(lines()[0]["metrics"]["group_count"].values()) == 512
+    ranks = subprocess.check_output(["pgrep", "-f", f"main.py.*{tmp_path}.*--training.epochs 1000"], text=True).split()
+    os.kill(max(map(int, ranks)), signal.SIGKILL)
+    until(lambda: not queue(), 60, "the end of the job")
+    text = log.read_text()
+    assert "Signal 9 (SIGKILL)" in text
+    assert "main.py FAILED" in text
+    assert "queues again" not in text
 
 
 # --- what is handed in, without a Slurm -----------------------------------------------------------------------------

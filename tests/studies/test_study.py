@@ -527,8 +527,8 @@ def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
                 "training.decoder_val": "simple", "training.augment": "none", "logging.tensorboard": False,
                 "training.device": "cpu"}  # fmt: skip
     variants = {"erm": {"draws": 2, "search": {"training.lr": [0.05, 0.01]}}}
-    published = {"source": "A paper, Table 1", "metric": "worst_group_accuracy", "values": {"groupdro": "91.4 ± 1.1"}}
-    variants["groupdro"] = {"settings": {"training.method": "groupdro"}}
+    values = {"erm": "91.4 ± 1.1"}
+    published = {"source": "A paper, Table 1", "metric": "worst_group_accuracy", "values": values}
     path = write(
         tmp_path / "toy.yaml",
         published=published,
@@ -541,25 +541,27 @@ def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
     )
     words = (path, "--runs", tmp_path / "runs", "--data", tmp_path / "data")
     assert command("dry-run", *words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 jobs, 0 sets of betons to write"
+    assert capsys.readouterr().out.splitlines()[-1] == "2 jobs, 0 sets of betons to write"
     assert command("collect", *words) == 1
-    assert "no job of the study is finished (3 missing)" in capsys.readouterr().err
+    assert "no job of the study is finished (2 missing)" in capsys.readouterr().err
     assert command("run", *words, "--workers", "2") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "2 done"
     assert command("run", *words) == 0
     assert command("status", *words) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["3", "done", "done", "done", "3"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["2", "done", "done", "2"]
     assert command("collect", *words, "--out", tmp_path / "report") == 0
     chosen = (tmp_path / "report" / "chosen.md").read_text().splitlines()
     assert chosen[0].startswith("| variant | training.lr | of | n | val worst-group |")
     assert len(chosen) == 3
     assert chosen[2].split(" | ")[2:4] == ["2", "1"]
     page = (tmp_path / "report" / "index.html").read_text()
-    results = json.loads((tmp_path / "runs" / "groupdro_seed3" / "version_0" / "results.json").read_text())
-    worst = f"{100 * results['test']['worst_group_accuracy']:.1f}"
+    draws = [json.loads((tmp_path / "runs" / f"erm_draw{k}_seed3" / "version_0" / "results.json").read_text())
+             for k in (0, 1)]  # fmt: skip
+    best = max(draws, key=lambda run: (run["val"]["worst_group_accuracy"], run["val"]["mean_group_accuracy"]))
+    worst = f"{100 * best['test']['worst_group_accuracy']:.1f}"
     beside = (tmp_path / "report" / "published.md").read_text()
     assert beside.startswith("A paper, Table 1: worst_group_accuracy\n")
-    assert f"| groupdro | {worst} | 1 | 91.4 ± 1.1 |" in beside
+    assert f"| erm | {worst} | 1 | 91.4 ± 1.1 |" in beside
     assert "A paper, Table 1: worst_group_accuracy</h2>" in page
 
 

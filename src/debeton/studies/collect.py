@@ -28,7 +28,8 @@ def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: 
     published.md too. DataError when no job is finished.
     """
     states = [board.state(job) for job in jobs]
-    folders, chosen = [], []
+    reported: list[Job] = []
+    chosen = []
     searched = {key for job in jobs if job.draw is not None for key in job.searched}
     for members in by_variant_and_point(jobs):
         kept = members
@@ -37,12 +38,13 @@ def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: 
             kept = board.best(finished) or []
             if kept:
                 chosen.append(_chosen(board, kept, len(finished) // len(kept)))
-        folders += [board.state(job).folder for job in kept if board.state(job).kind == "done"]
-    if not folders:
+        reported += [job for job in kept if board.state(job).kind == "done"]
+    if not reported:
         raise DataError(f"no job of the study is finished ({counts(states)}), so there is nothing to collect")
     logger.info("%s", counts(states))
-    tables = _published(board, jobs, published)
-    page = write_report([folder for folder in folders if folder], out, title=title, searched=sorted(searched),
+    tables = _published(board, reported, published)
+    folders = [folder for job in reported if (folder := board.state(job).folder)]
+    page = write_report(folders, out, title=title, searched=sorted(searched),
                         pictures=pictures, tables=tables)  # fmt: skip
     if tables:
         text = "\n".join(f"{title}\n\n{to_markdown(table)}" for title, table in tables)
@@ -53,12 +55,10 @@ def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: 
 
 
 def _published(board: Board, jobs: Sequence[Job], published: Sequence[Published]) -> list[tuple[str, pd.DataFrame]]:
-    """(title, table) of what was published and what the finished jobs measured."""
+    """(title, table) of what was published and what these finished jobs measured."""
     results: dict[str, list[dict[str, object]]] = {}
     for job in jobs if published else ():
-        found = board.results(job)
-        if found is not None:
-            results.setdefault(job.label, []).append(found)
+        results.setdefault(job.label, []).append(board.results(job) or {})
     return [(f"{table.source}: {table.metric}", beside(table, results)) for table in published]
 
 

@@ -44,8 +44,9 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The name without the seed."""
-        return self.name.removesuffix(f"_seed{self.seed}")
+        """The name without seed and number of a draw."""
+        name = self.name.removesuffix(f"_seed{self.seed}")
+        return name if self.draw is None else name.removesuffix(f"_draw{self.draw}")
 
     @property
     def needs(self) -> tuple[str, ...]:
