@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from scripts import sweep
 from tests.running import ROOT, run
 
-from debeton.errors import UsageError, run_command
+from debeton.errors import DataError, UsageError, run_command
 from debeton.studies.manifest import Manifest, as_ranges, load_manifest, numbers_of, write_manifest
-from debeton.studies.slurm import Array, Submission, plan, submit
+from debeton.studies.slurm import Array, Submission, plan, submit, with_queue
 from debeton.studies.state import Board, Places
 from debeton.studies.study import load_study
 
@@ -172,6 +172,29 @@ def test_jobs_that_take_of_others_come_in_later_arrays_each_no_larger_than_the_c
     (first, second, third) = plan(board, board.jobs, Submission(per_task=2), largest=4)
     assert (first.tasks, second.tasks, third.tasks) == (2, 2, 3)
     assert plan(board, board.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
+
+
+def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(board, tmp_path, monkeypatch, caplog):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, script in (
+        ("squeue", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1"),
+        ("sbatch", "exit 9"),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    board.places.notes.mkdir(parents=True)
+    (board.places.notes / "slurm.json").write_text(json.dumps({board.jobs[0].name: "7_0"}))
+    with pytest.raises(DataError, match="squeue does not say which jobs are queued: slurm_load_jobs error"):
+        submit(board, "s", board.jobs, Submission(), only_print=False)
+    with caplog.at_level("WARNING"):
+        assert [state.kind for state in with_queue(board, board.jobs[:1])] == ["missing"]
+    assert "squeue does not say" in caplog.text
+    (tools / "squeue").write_text("#!/bin/sh\necho 7_0\n")
+    assert [state.kind for state in with_queue(board, board.jobs[:2])] == ["queued", "missing"]
+    with pytest.raises(DataError, match=r"sbatch refused: .*the command was sbatch --parsable"):
+        submit(board, "s", board.jobs, Submission(), only_print=False)
 
 
 def test_what_failed_is_handed_in_when_it_is_retried(board):

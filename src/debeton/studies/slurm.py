@@ -3,7 +3,6 @@ on; then a job that collects. https://slurm.schedmd.com/job_array.html"""
 
 from __future__ import annotations
 
-import getpass
 import json
 import math
 import shlex
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from debeton.errors import DataError, UsageError
 from debeton.files import write_text
+from debeton.log import logger
 from debeton.studies.jobs import Job
 from debeton.studies.manifest import Manifest, as_ranges, write_manifest
 from debeton.studies.published import Published
@@ -131,29 +131,41 @@ def submit(
     for array in arrays:
         needed = [*(before if array.after or _takes(board, array) else []), *(identifiers[k] for k in array.after)]
         words = command(board, study, manifest, array, submission, needed)
-        identifiers.append(_identifier(words, f"$array{len(commands)}", only_print))
-        commands.append(_shown(words, f"array{len(commands)}", only_print))
+        variable = f"array{len(commands)}"
+        identifiers.append(f"${variable}" if only_print else _sbatch(words))
+        commands.append(
+            _shown(words, f"{variable}=$(", ")") if only_print else _shown(words, "", f"  # job {identifiers[-1]}")
+        )
         if not only_print:
             _note(board, array, identifiers[-1], submission.per_task)
     words = collecting(board, study, manifest, submission.options, [*before, *identifiers])
-    _identifier(words, "", only_print)
-    return [*commands, _shown(words, "", only_print)]
+    last = "" if only_print else f"  # job {_sbatch(words)}"
+    return [*commands, _shown(words, "", last)]
 
 
 def queued_jobs(board: Board) -> dict[str, str]:
-    """'ARRAY_TASK' by name of the jobs that SLURM still has, running ones among them; none where there is no SLURM."""
+    """'ARRAY_TASK' by name of the jobs that SLURM still has, running ones among them; none where there is no SLURM.
+
+    DataError where SLURM does not answer: what it has is not known then.
+    """
     noted = _noted(board)
     if not noted or shutil.which("squeue") is None:
         return {}
-    listed = subprocess.run(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%F_%K"],
-                            capture_output=True, text=True, check=False)  # fmt: skip
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%F_%K"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        raise DataError(f"squeue does not say which jobs are queued: {listed.stderr.strip()}; try again when it does")
     alive = set(listed.stdout.split())
     return {name: identifier for name, identifier in noted.items() if identifier in alive}
 
 
 def with_queue(board: Board, jobs: Sequence[Job]) -> list[State]:
     """The states of jobs, those that SLURM has and that no process runs yet as 'queued'."""
-    queued = queued_jobs(board)
+    try:
+        queued = queued_jobs(board)
+    except DataError as error:
+        logger.warning("warning: %s", error)
+        queued = {}
     states = [board.state(job) for job in jobs]
     return [
         State("queued", state.folder, f"as SLURM job {queued[job.name]}")
@@ -184,9 +196,8 @@ def _options(options: Mapping[str, str]) -> list[str]:
     return [f"--{key}={value}" if value else f"--{key}" for key, value in options.items()]
 
 
-def _identifier(words: Sequence[str], variable: str, only_print: bool) -> str:
-    if only_print:
-        return variable
+def _sbatch(words: Sequence[str]) -> str:
+    """Hand a job in; its number."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DataError(
@@ -195,9 +206,9 @@ def _identifier(words: Sequence[str], variable: str, only_print: bool) -> str:
     return done.stdout.strip().partition(";")[0]
 
 
-def _shown(words: Sequence[str], variable: str, only_print: bool) -> str:
-    text = " ".join(word if "$array" in word else shlex.quote(word) for word in words)
-    return f"{variable}=$({text})" if only_print and variable else text
+def _shown(words: Sequence[str], before: str, after: str) -> str:
+    """The command as a shell takes it; variables of earlier ones stay variables."""
+    return before + " ".join(word if "$array" in word else shlex.quote(word) for word in words) + after
 
 
 def _note(board: Board, array: Array, identifier: str, per_task: int) -> None:
