@@ -17,7 +17,8 @@ from debeton.checkpoint import load_checkpoint
 from debeton.data.beton import open_beton
 from debeton.models import make_model
 from debeton.report_pictures import picture_plots, worst_mistakes
-from debeton.report_runs import group_settings, load_runs
+from debeton.report_records import load_runs
+from debeton.report_runs import group_settings
 from debeton.saliency import grad_cam
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ from scripts import report
 
 from debeton.errors import DataError, run_command
 from debeton.report_amplifier import AMPLIFIER, PANELS, amplifier_table, plot_amplifier
-from debeton.report_runs import group_settings, load_runs
+from debeton.report_records import load_runs
+from debeton.report_runs import group_settings
 
 ROWS = {"recall": 0.9, "precision": 0.5, "auroc": 0.75}
 

@@ -11,7 +11,8 @@ from scipy import stats
 from scripts import report
 
 from debeton.errors import DataError, run_command
-from debeton.report_runs import group_settings, load_runs
+from debeton.report_records import load_runs
+from debeton.report_runs import group_settings
 from debeton.report_transfer import (
     TRANSFER,
     attack_table,

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from debeton.figure_maps import COLOURS, WIDTH, wrap
 from debeton.figure_style import looks_of, styled
-from debeton.report_runs import RunRecord, Setting
+from debeton.report_records import RunRecord
+from debeton.report_runs import Setting
 
 CURVES = (
     ("worst_group_accuracy", "worst-group"), ("mean_group_accuracy", "mean-group"),

@@ -31,8 +31,9 @@ from debeton.features import extract_features
 from debeton.files import write_text
 from debeton.models import make_model
 from debeton.objective import Precision
-from debeton.run import describe_network, eval_loader
+from debeton.run_loaders import eval_loader
 from debeton.seed import make_rng
+from debeton.trained import describe_network
 from debeton.views import SPLITS, prepare_views
 
 PROBE_NAME = "probe.json"

@@ -23,15 +23,8 @@ from debeton.errors import DataError
 from debeton.figures import Plot, group_families, make_plots, train_distributions
 from debeton.files import replacing
 from debeton.report_page import Cell, Page, html_comparison, html_list, html_plot, html_table, link
-from debeton.report_runs import (
-    RunRecord,
-    Setting,
-    Stat,
-    differing,
-    group_settings,
-    load_runs,
-    show,
-)
+from debeton.report_records import RunRecord, load_runs
+from debeton.report_runs import Setting, Stat, differing, group_settings, show
 from debeton.report_tables import (
     COLUMNS,
     DASH,

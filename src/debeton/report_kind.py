@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from debeton.errors import DataError
 from debeton.figures import to_png
 from debeton.files import replacing
-from debeton.report_runs import Setting, group_settings, load_runs
+from debeton.report_records import load_runs
+from debeton.report_runs import Setting, group_settings
 from debeton.report_tables import to_latex, to_markdown
 
 

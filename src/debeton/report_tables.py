@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from debeton.report_runs import FRACTIONS, Setting, Stat, flatten, make_stat
+from debeton.report_records import FRACTIONS, flatten
+from debeton.report_runs import Setting, Stat, make_stat
 
 COLUMNS = {
     "accuracy": "average",

@@ -21,7 +21,6 @@ from debeton import distributed
 from debeton.checkpoint import load_run_weights
 from debeton.config import Config
 from debeton.data.loader import Loader, LoaderOptions, Tail, make_loader
-from debeton.data.spec import DatasetSpec
 from debeton.data.triggers import Trigger
 from debeton.data.view import View
 from debeton.feature_loader import FeatureStore, HeadOnly, refuse_cache, why_not
@@ -36,8 +35,9 @@ from debeton.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_o
 from debeton.phase import PhaseKeeper, PhaseRecords
 from debeton.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.run_folder import claim_folder, locked
+from debeton.run_loaders import eval_loader, loader_options
 from debeton.seed import seed_everything
-from debeton.trained import describe_inputs
+from debeton.trained import describe_inputs, describe_network
 from debeton.transfer import body_is_still, check_transfer, describe_training, hold_body, transferred
 from debeton.views import check_selection, prepare_views
 
@@ -297,33 +297,6 @@ class Run:
     @property
     def selection_rule(self) -> str:
         return str(self.config.training.selection) if "val" in self.views else "last"
-
-
-def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
-    """What rebuilds the configured network and its inputs' normalisation, as checkpoints carry it."""
-    return {
-        "arch": config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean), "std": list(spec.std),
-        "blurpool": config.model.blurpool,
-    }  # fmt: skip
-
-
-def loader_options(config: Config, device: torch.device) -> LoaderOptions:
-    """How the configuration reads betons, decoder and augmentation apart."""
-    return LoaderOptions(
-        resolution=config.resolution.val_res, channels_last=config.training.channels_last, device=device,
-        num_workers=config.training.num_workers, batches_ahead=config.loader.batches_ahead,
-        os_cache=config.loader.os_cache and not config.training.supercloud, residency=config.loader.residency,
-        rank=distributed.rank(), world=distributed.world_size(),
-    )  # fmt: skip
-
-
-def eval_loader(view: View, config: Config, device: torch.device, triggers: Sequence[Trigger] = ()) -> Loader:
-    """Every row of a view once, in file order, without augmentation; triggers as in `make_loader`."""
-    options = replace(loader_options(config, device), decoder=config.training.decoder_val)
-    # Nothing is kept for a backward pass. On CPUs larger batches only leave the caches.
-    batch_size = config.training.eval_batch_size or config.training.batch_size * (4 if device.type == "cuda" else 1)
-    batch_size = max(batch_size, distributed.world_size())
-    return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options, triggers=triggers)
 
 
 def headline(run: Run) -> str:

@@ -28,8 +28,9 @@ from debeton.methods._own_settings import own_params, own_settings
 from debeton.models import make_model
 from debeton.networks import Coarsened
 from debeton.objective import CrossEntropy
-from debeton.run import Run, describe_network
+from debeton.run import Run
 from debeton.seed import seed_everything
+from debeton.trained import describe_network
 
 OWN = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "lr_scheduler", "warmup_epochs", "clip_grad",
        "precision", "decoder_train", "augment")  # fmt: skip

@@ -26,7 +26,8 @@ from debeton.generate.sheets import write_sheets
 from debeton.log import logger
 from debeton.loop import Form, Preempted
 from debeton.models import make_model
-from debeton.run import Run, loader_options
+from debeton.run import Run
+from debeton.run_loaders import loader_options
 from debeton.transfer import read_source
 
 FOLDER, BETON = "synthetic", "synthetic.beton"  # in the run's folder

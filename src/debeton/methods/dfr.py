@@ -44,9 +44,9 @@ from debeton.methods._splits import view_of
 from debeton.models import make_model, named_head
 from debeton.objective import Precision
 from debeton.phase import PhaseRecords
-from debeton.run import Run, describe_network
+from debeton.run import Run
 from debeton.seed import make_rng
-from debeton.trained import describe_inputs
+from debeton.trained import describe_inputs, describe_network
 
 PHASE = "dfr"
 PRETRAINED = "pretrained"

@@ -14,7 +14,7 @@ from debeton.config import Config, load
 from debeton.errors import DataError
 from debeton.files import write_text
 from debeton.metrics import selection_score
-from debeton.report_runs import read_json
+from debeton.report_records import read_json
 from debeton.run_folder import experiment_name, find_folder
 from debeton.studies.jobs import PLACEHOLDER, Job, of_variant
 
