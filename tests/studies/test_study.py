@@ -375,6 +375,9 @@ def test_a_failed_job_is_kept_with_its_error_and_run_again_when_asked(board, job
     bad = of(jobs, "erm", strength=0.9)[0].name
     runner = Pretending(board, failing=(bad,))
     assert not runner.run(jobs)
+    assert [line for line in runner.lines if line.startswith("waits")] == [
+        f"waits   {job.name} for erm" for job in of(jobs, "dfr", strength=0.9)
+    ]
     states = Counter(board.state(job).kind for job in jobs)
     assert states == {"done": len(jobs) - 3, "failed": 1, "waiting": 2}  # dfr at 0.9 waits for its erm
     assert board.state(next(job for job in jobs if job.name == bad)).note == "error: the loss is nan"

@@ -65,6 +65,8 @@ class Runner:
                 for future in done:
                     job = running.pop(future)
                     future.result()
+        for job in left if not self.stopped else ():
+            self.tell(f"waits   {job.name} {self.board.state(job).note}")
         return all(self.board.state(job).kind == "done" for job in jobs)
 
     def run_one(self, job: Job) -> bool:
