@@ -91,7 +91,8 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
             return 128 + stop.signum
         if is_main():
             from debeton.report import print_tables
-            from debeton.report_runs import group_settings, load_runs
+            from debeton.report_records import load_runs
+            from debeton.report_runs import group_settings
 
             print_tables(group_settings(load_runs([run.folder])))
             logger.info("results in %s", run.folder)

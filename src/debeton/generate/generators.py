@@ -57,7 +57,7 @@ class Maker:
 GENERATORS: Registry[Maker] = Registry("generator")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse._ActionsContainer) -> None:
     """Options of every generator that is a model."""
     parser.add_argument(
         "--model", help="a folder, a run, or an id on the Hugging Face hub (default: Stable Diffusion 1.4)"
