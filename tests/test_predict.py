@@ -101,7 +101,7 @@ def test_what_cannot_be_used_is_one_sentence(trained_toy, capsys, tmp_path):
     (tmp_path / "model" / "model.json").write_text("{}")
     for words, status, message in (
         (["--checkpoint", run_folder], 2, "nothing to do: give --images DIR, --export MODEL or both"),
-        (["--checkpoint", run_folder, "--images", tmp_path / "none"], 2, "holds no image; looked for .jpg"),
+        (["--checkpoint", run_folder, "--images", tmp_path / "none"], 2, "holds no image; looked for .bmp, .jpeg"),
         (["--checkpoint", run_folder, "--images", tmp_path / "no"], 2, "no folder of images at"),
         (["--checkpoint", run_folder, "--images", tmp_path / "bad"], 1, "x.png"),
         (["--checkpoint", tmp_path / "none", "--images", images], 1, "no checkpoint at"),

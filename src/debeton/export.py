@@ -16,9 +16,9 @@ from safetensors.torch import save
 
 from debeton.checkpoint import load_checkpoint
 from debeton.files import replacing
-from debeton.networks import MirrorAveraged
 from debeton.report_tables import to_markdown
-from debeton.trained import CARD, CHECKPOINT, WEIGHTS, Trained, load_trained
+from debeton.run_folder import BEST_CHECKPOINT
+from debeton.trained import CARD, WEIGHTS, Trained, load_trained
 
 README = "README.md"
 KEPT = ("dataset", "method", "seed", "selection", "selected_epoch", "config_hash", "versions", "train_groups",
@@ -34,15 +34,14 @@ def export(path: Path, out: Path) -> Path:
     What the run measured is in them where its results.json is beside the checkpoint. All three are written or none.
     Returns `out`. Errors as of `load_trained`.
     """
-    checkpoint = path / CHECKPOINT if path.is_dir() else path
+    checkpoint = path / BEST_CHECKPOINT if path.is_dir() else path
     trained = load_trained(path)
     content = load_checkpoint(checkpoint)
     card = {
         "model": dict(trained.network), "inputs": dict(trained.inputs), "phase": content.get("phase"),
         "trained_on": content.get("trained_on"), "run": _run(checkpoint),
     }  # fmt: skip
-    model = trained.model.model if isinstance(trained.model, MirrorAveraged) else trained.model
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}  # type: ignore[union-attr]
+    weights = {name: value.contiguous() for name, value in trained.bare.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     files = {
         WEIGHTS: save(weights, metadata={"format": "pt"}),

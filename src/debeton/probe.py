@@ -31,6 +31,7 @@ from debeton.features import extract_features
 from debeton.files import write_text
 from debeton.models import make_model
 from debeton.objective import Precision
+from debeton.run_folder import BEST_CHECKPOINT
 from debeton.run_loaders import eval_loader
 from debeton.seed import make_rng
 from debeton.trained import describe_network
@@ -77,7 +78,7 @@ def _varies(view: View) -> bool:
 
 def _network(folder: Path, config: Config, view: View, device: torch.device) -> torch.nn.Module:
     expected = describe_network(config, view.spec)
-    weights = run_weights(folder / "checkpoints" / "checkpoint_best.pt", expected, "the run's checkpoint")
+    weights = run_weights(folder / BEST_CHECKPOINT, expected, "the run's checkpoint")
     model = make_model(config.model.arch, view.spec.num_classes, blurpool=config.model.blurpool)
     own = model.state_dict()
     # A head that DFR fitted anew has a layout of its own; the features come before it.

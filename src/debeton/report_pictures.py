@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,12 @@ from numpy.typing import NDArray
 
 import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import load
-from debeton.data.loader import LoaderOptions, make_loader
 from debeton.data.view import View
 from debeton.distributed import pick_device
 from debeton.errors import DataError, UsageError
 from debeton.figure_pictures import plot_mistakes
 from debeton.figures import Plot, to_png
 from debeton.log import logger
-from debeton.models import evaluating
-from debeton.networks import MirrorAveraged
 from debeton.report import Pictures
 from debeton.report_runs import Setting
 from debeton.saliency import grad_cam
@@ -87,7 +84,8 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
     if view is None:
         raise DataError(f"{folder} has no {split} split")
     looked = _some_of_each_group(view)
-    probability, label, group = _probabilities(trained, looked, device)
+    probability = trained.probabilities(looked, device)
+    label, group = looked.label[looked.rows], looked.group[looked.rows]
     said = probability.argmax(1)
     wrong = said != label
     rates = {g: wrong[group == g].mean() for g in np.unique(group)}
@@ -101,22 +99,7 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
 def _some_of_each_group(view: View) -> View:
     group = view.group[view.rows]
     chosen = [make_rng(0, "pictures", g).permutation(np.flatnonzero(group == g))[:LOOKED_AT] for g in np.unique(group)]
-    return replace(view.subset(np.sort(np.concatenate(chosen))), order="sequential")
-
-
-def _loader_options(trained: Trained, device: torch.device) -> LoaderOptions:
-    return LoaderOptions(decoder=trained.inputs["decoder"], resolution=trained.inputs["resolution"], device=device)
-
-
-def _probabilities(
-    trained: Trained, view: View, device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """(probabilities [n, C], labels [n], groups [n]) of the view's rows, in its order."""
-    model = trained.model.to(device)
-    loader = make_loader(view, 64, tail="keep", options=_loader_options(trained, device))
-    with torch.inference_mode(), evaluating(model), loader.epoch(0) as batches:
-        parts = [model(batch.image).float().softmax(1).cpu().numpy() for batch in batches]
-    return np.concatenate(parts), view.label[view.rows], view.group[view.rows]
+    return view.subset(np.sort(np.concatenate(chosen)))
 
 
 def _mistakes(
@@ -129,13 +112,12 @@ def _mistakes(
     surest = wrong[np.argsort(-probability[wrong, said[wrong]], kind="stable")][:SHOWN]
     # A loader gives rows in file order, which the surest are put back into their own from.
     ascending = np.sort(surest)
-    loader = make_loader(view.subset(ascending), SHOWN, tail="keep", options=_loader_options(trained, device))
+    loader = trained.loader(view.subset(ascending), SHOWN, device)
     with loader.epoch(0) as batches:
         (image,) = [batch.image for batch in batches]
     image = image[torch.from_numpy(np.searchsorted(ascending, surest)).to(device)]
     spec, answers = view.spec, said[surest]
-    model = trained.model.model if isinstance(trained.model, MirrorAveraged) else trained.model
-    heat = grad_cam(model, image, torch.from_numpy(answers).to(device)) if with_heat else None
+    heat = grad_cam(trained.bare, image, torch.from_numpy(answers).to(device)) if with_heat else None
     return Mistakes(
         group=spec.group_names[view.group[view.rows[surest[0]]]], right=len(members) - len(wrong), of=len(members),
         pixels=_pixels(trained, image), truth=tuple(spec.classes[k] for k in label[surest]),

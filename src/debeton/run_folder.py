@@ -16,6 +16,7 @@ from debeton.errors import UsageError
 from debeton.log import logger
 
 CONFIG_NAME = "config.yaml"
+BEST_CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")  # of a run folder
 
 
 def experiment_name(config: Config) -> str:

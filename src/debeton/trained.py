@@ -17,7 +17,8 @@ from torch import nn
 from debeton.checkpoint import load_checkpoint, load_weights
 from debeton.config import Config
 from debeton.data.beton import open_beton
-from debeton.data.loader import LoaderOptions, make_loader
+from debeton.data.loader import Loader, LoaderOptions, make_loader
+from debeton.data.sources._images import IMAGE_SUFFIXES
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.view import View
 from debeton.data.writer import WriteOptions, write_beton
@@ -25,10 +26,9 @@ from debeton.errors import DataError, UsageError
 from debeton.heads import install_head
 from debeton.models import architecture, evaluating, make_model
 from debeton.networks import MirrorAveraged
+from debeton.run_folder import BEST_CHECKPOINT
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
-CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")  # of a run folder
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 JPEGS = (".jpg", ".jpeg")
 AT_ONCE = 256  # images that are unpacked for the loader before the next are
 
@@ -49,10 +49,26 @@ class Trained:
         return tuple(self.inputs["classes"])
 
     @property
+    def bare(self) -> nn.Module:
+        """The network itself, without the averaging over mirror images."""
+        return self.model.model if isinstance(self.model, MirrorAveraged) else self.model
+
+    @property
     def spec(self) -> DatasetSpec:
         """The data set as the classifier saw it: its classes and normalisation, and no attributes."""
         mean, std = tuple(self.network["mean"]), tuple(self.network["std"])
         return DatasetSpec(self.inputs["dataset"], self.classes, mean=mean, std=std)
+
+    def loader(self, view: View, batch_size: int, device: torch.device) -> Loader:
+        """Every row of a view once, in file order, as the classifier takes its images."""
+        options = LoaderOptions(decoder=self.inputs["decoder"], resolution=self.inputs["resolution"], device=device)
+        return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options)
+
+    def probabilities(self, view: View, device: torch.device, batch_size: int = 64) -> NDArray[np.float32]:
+        """[M, C] of a view's M rows, in file order."""
+        model = self.model.to(device)
+        with torch.inference_mode(), evaluating(model), self.loader(view, batch_size, device).epoch(0) as batches:
+            return np.concatenate([model(batch.image).float().softmax(1).cpu().numpy() for batch in batches])
 
 
 def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
@@ -79,7 +95,7 @@ def load_trained(path: Path) -> Trained:
     if path.is_dir() and (path / CARD).is_file():
         return _exported(path)
     if path.is_dir():
-        path = path / CHECKPOINT
+        path = path / BEST_CHECKPOINT
     content = load_checkpoint(path)
     network, inputs = content.get("model"), content.get("inputs")
     if not isinstance(network, Mapping) or not isinstance(content.get("state_dict"), Mapping):
@@ -124,9 +140,11 @@ def images_in(folder: Path) -> list[Path]:
     """Image files in a folder and those below it, in order of their names; UsageError where there is none."""
     if not folder.is_dir():
         raise UsageError(f"no folder of images at {folder}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     if not files:
-        raise UsageError(f"{folder} holds no image; looked for {', '.join(IMAGES)}, in folders below it too")
+        raise UsageError(
+            f"{folder} holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}, in folders below it too"
+        )
     return files
 
 
@@ -138,7 +156,6 @@ def predict(
     Each file goes the way that it would go through a beton: decoded, cropped, resized and normalised as the run
     evaluated. DataError names the files that are no images.
     """
-    model = trained.model.to(device)
     for first in range(0, len(files), AT_ONCE):
         some = list(files[first : first + AT_ONCE])
         found = np.empty((len(some), len(trained.classes)), np.float32)
@@ -146,23 +163,16 @@ def predict(
             kind = np.array([k for k, file in enumerate(some) if (file.suffix.lower() in JPEGS) == are_jpeg], int)
             if len(kind):
                 chosen = [some[k] for k in kind]
-                found[kind] = _probabilities(trained, model, chosen, "jpg" if are_jpeg else "raw", device, batch_size)
+                found[kind] = _probabilities(trained, chosen, "jpg" if are_jpeg else "raw", device, batch_size)
         yield some, found
 
 
 def _probabilities(
-    trained: Trained, model: nn.Module, files: Sequence[Path], mode: str, device: torch.device, batch_size: int
+    trained: Trained, files: Sequence[Path], mode: str, device: torch.device, batch_size: int
 ) -> NDArray[np.float32]:
     zeros = np.zeros(len(files), np.int64)
     rows = Rows(zeros, zeros, lambda k: files[k], [str(file) for file in files])
-    inputs = trained.inputs
-    options = LoaderOptions(decoder=inputs["decoder"], resolution=inputs["resolution"], device=device)
-    parts = []
     with tempfile.TemporaryDirectory(prefix="debeton_predict_") as folder:
         path = Path(folder, "images.beton")
         write_beton(path, rows, trained.spec, "test", WriteOptions(mode=mode, quality=100))
-        view = replace(View.whole(open_beton(path)), order="sequential")
-        loader = make_loader(view, batch_size, tail="keep", options=options)
-        with torch.inference_mode(), evaluating(model), loader.epoch(0) as batches:
-            parts = [model(batch.image).float().softmax(1).cpu().numpy() for batch in batches]
-    return np.concatenate(parts)
+        return trained.probabilities(View.whole(open_beton(path)), device, batch_size)

@@ -54,6 +54,11 @@ class Job:
         return tuple(variants_in(self.settings.values()))
 
 
+def text_of(value: Any) -> str:
+    """The value of an axis as names of jobs have it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def variants_in(values: Iterable[Any]) -> list[str]:
     """The variants that {best:...} and {run:...} in these texts name."""
     found = [name for value in values if isinstance(value, str) for name in PLACEHOLDER.findall(value)]

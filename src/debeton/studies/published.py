@@ -20,6 +20,7 @@ import pandas as pd
 
 from debeton.errors import UsageError, nearest
 from debeton.report_runs import make_stat
+from debeton.studies.jobs import text_of
 from debeton.yaml_files import check_keys
 
 KEYS = ("source", "metric", "values")
@@ -62,12 +63,12 @@ def _flat(label: str, content: Any, axes: Axes, where: str) -> dict[str, str]:
     if not axes:
         if isinstance(content, dict | list):
             raise UsageError(f"{where}: {label} has no further axis, and its value is {content!r}; expected a number")
-        return {label: f"{content:g}" if isinstance(content, float) else str(content)}
+        return {label: text_of(content)}
     (name, among), *rest = axes
     if isinstance(content, list) and len(content) == len(among):
         pairs = list(zip(among, content, strict=True))
-    elif isinstance(content, dict) and {_text(key) for key in content} <= set(among):
-        pairs = [(_text(key), value) for key, value in content.items()]
+    elif isinstance(content, dict) and {text_of(key) for key in content} <= set(among):
+        pairs = [(text_of(key), value) for key, value in content.items()]
     else:
         raise UsageError(
             f"{where}: {label} has {content!r}; expected a mapping by the values of {name} ({', '.join(among)}), or a "
@@ -75,10 +76,6 @@ def _flat(label: str, content: Any, axes: Axes, where: str) -> dict[str, str]:
         )
     inner = (_flat(f"{label}_{name}={value}", part, rest, where) for value, part in pairs)
     return {key: text for values in inner for key, text in values.items()}
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def beside(table: Published, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:

@@ -15,10 +15,9 @@ from debeton.errors import DataError
 from debeton.files import write_text
 from debeton.metrics import selection_score
 from debeton.report_records import read_json
-from debeton.run_folder import experiment_name, find_folder
+from debeton.run_folder import BEST_CHECKPOINT, experiment_name, find_folder
 from debeton.studies.jobs import PLACEHOLDER, Job, of_variant
 
-BEST_CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")
 STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queued")
 
 

@@ -36,7 +36,7 @@ from types import MappingProxyType
 from typing import Any
 
 from debeton.errors import UsageError
-from debeton.studies.jobs import PLACEHOLDER, Job, Point, filled, variants_in
+from debeton.studies.jobs import PLACEHOLDER, Job, Point, filled, text_of, variants_in
 from debeton.studies.published import Published, read_published
 from debeton.studies.search import check_range, draw
 from debeton.yaml_files import check_keys, read_mapping
@@ -128,7 +128,7 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
 
 def _axes_shown(axes: Mapping[str, Axis]) -> list[tuple[str, list[str]]]:
     """(name, values) of axes as jobs' names have them."""
-    return [(key.rsplit(".", 1)[-1], [_text(value) for value in among]) for key, among in axes.items()]
+    return [(key.rsplit(".", 1)[-1], [text_of(value) for value in among]) for key, among in axes.items()]
 
 
 def _limits(given: Mapping[str, Any], where: str) -> dict[str, float]:
@@ -229,12 +229,12 @@ def _job(
 ) -> Job:
     drawn = {} if number is None else draw(variant.search, study.name, variant.name, number)
     varied = {**point, **own, **drawn}
-    known = {**values, "seed": str(seed), **{key: _text(value) for key, value in varied.items()}}
+    known = {**values, "seed": str(seed), **{key: text_of(value) for key, value in varied.items()}}
     where = f"study '{study.name}', variant '{variant.name}'"
     settings = {**study.settings, **variant.settings, **{key: value for key, value in varied.items() if "." in key}}
     for key, among in {**study.axes, **variant.axes}.items():
         settings |= among[varied[key]] if isinstance(among, Mapping) else {}
-    pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={_text(value)}" for key, value in {**point, **own}.items())]
+    pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={text_of(value)}" for key, value in {**point, **own}.items())]
     pieces += [] if number is None else [f"draw{number}"]
     in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
     told_apart = [name for name in in_commands if name in {*varied, *study.values, "seed"}]
@@ -256,7 +256,3 @@ def _job(
 
 def _grid(axes: Mapping[str, Axis]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
