@@ -5,7 +5,8 @@
 #   bash tests/studies/slurm.sh stop DIR
 #
 # State, logs, key and socket are in DIR (short: a socket's path has at most 107 characters); PORT and the next one are
-# used. Debian's slurm-wlm brings all that it takes. The node claims two processors at least, so that two tasks run.
+# used. Debian's slurm-wlm brings all that it takes. The node claims two processors at least, so that two tasks run; jobs
+# of the partition `urgent` preempt others, which have a minute.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 action=$1 dir=$2
@@ -50,9 +51,12 @@ SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 ReturnToService=2
 KillWait=20
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MaxArraySize=5
 NodeName=$name NodeAddr=127.0.0.1 CPUs=$((cores < 2 ? 2 : cores)) State=UNKNOWN
-PartitionName=test Nodes=$name Default=YES MaxTime=INFINITE State=UP
+PartitionName=test Nodes=$name Default=YES MaxTime=INFINITE State=UP GraceTime=60
+PartitionName=urgent Nodes=$name MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 CONF
     export SLURM_CONF=$dir/slurm.conf
     slurmctld

@@ -71,6 +71,12 @@ def command(*words: Any) -> int:
     return run_command(lambda: sweep.main([str(word) for word in words]))
 
 
+def release(job: str) -> None:
+    """Start at once what Slurm holds back for two minutes since it queued again."""
+    words = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+    until(lambda: subprocess.run(words, capture_output=True).returncode == 0, 60, "its release")
+
+
 def queue() -> str:
     return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
 
@@ -102,9 +108,7 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     until(lambda: "saved itself and queues again" in log.read_text(), 60, "the requeue")
     assert command("status", study, "--runs", runs) == 0
     assert "queued     erm_seed0  as SLURM job 1_0" in capsys.readouterr().out
-    # Slurm holds a task that queues again back for two minutes.
-    started_at_once = ["scontrol", "update", "JobId=1_0", "StartTime=now"]
-    until(lambda: subprocess.run(started_at_once, capture_output=True).returncode == 0, 60, "its release")
+    release("1_0")
 
     local = tmp_path / "local"  # meanwhile
     (job, *_) = load_study(study).jobs()
@@ -120,8 +124,10 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     assert (here["val"], here["test"]) == (there["val"], there["test"])
 
 
-def test_one_run_over_processes_ends_with_a_message_when_one_is_killed(slurm, toy_args, tmp_path, monkeypatch):
-    """torchrun ends the other; nothing waits for the half hour that a collective may take."""
+def test_one_run_over_processes_goes_on_after_preemption_and_ends_with_a_message_when_a_process_is_killed(
+    slurm, toy_args, tmp_path, monkeypatch
+):
+    """torchrun ends the other process; nothing waits for the half hour that a collective may take."""
     monkeypatch.setenv("PROCESSES", "2")
     script, log = ROOT / "scripts" / "slurm" / "ddp.sbatch", tmp_path / "log"
     options = [f"--chdir={ROOT}", f"--output={log}", "--nodes=1"]
@@ -135,13 +141,22 @@ def test_one_run_over_processes_ends_with_a_message_when_one_is_killed(slurm, to
     text = log.read_text()
     assert " of 2 processes" in text
     assert sum(lines()[0]["metrics"]["group_count"].values()) == 512
+
+    urgent = ["--partition=urgent", "--exclusive", f"--output={os.devnull}", "--wrap=true"]
+    subprocess.run(["sbatch", *urgent], check=True)
+    until(lambda: "saved itself and queues again" in log.read_text(), 60, "the requeue")  # Slurm's grace left unused
+    before = len(lines())
+    release("1")
+    until(lambda: len(lines()) > before or not queue(), 200, "the next epoch")
+    assert "resuming phase 'train'" in log.read_text()
+
     ranks = subprocess.check_output(["pgrep", "-f", f"main.py.*{tmp_path}.*--training.epochs 1000"], text=True).split()
     os.kill(max(map(int, ranks)), signal.SIGKILL)
     until(lambda: not queue(), 60, "the end of the job")
     text = log.read_text()
     assert "Signal 9 (SIGKILL)" in text
     assert "main.py FAILED" in text
-    assert "queues again" not in text
+    assert text.count("queues again") == 1  # not because of the killed process
 
 
 # --- what is handed in, without a Slurm -----------------------------------------------------------------------------
