@@ -150,45 +150,21 @@ def write_report(
         raise DataError(f"no run has finished, so there is nothing to report; unfinished: {waiting}")
     split = shown_split(settings)
     summary, plots = summary_table(settings, split), make_plots(settings, split)
+    mistakes = pictures(settings, split) if pictures else []
     page = Page(title, _subtitle(settings, runs))
-    for plot in plots[:1]:
-        page.add("", html_plot(plot))
-    shown = summary.drop(columns="selection") if summary["selection"].nunique() == 1 else summary  # notes name it
-    page.add(f"Accuracy on the {split} split", html_table(shown.columns, _summary_cells(settings, shown, split)))
-    page.add("", html_list(notes(settings)))
-    if keys := differing([s.identity for s in settings]):
-        page.add("What differs between the settings", html_table(["setting", *keys], _difference_rows(settings, keys)))
-    for i, plot in enumerate(plots[1:]):
-        page.add("" if i else "Figures", html_plot(plot))
-    for family in group_families(settings).values():
-        headers, rows = _group_cells(family, split)
-        many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
-        page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
-        page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
-    shown_images = pictures(settings, split) if pictures else []
-    for i, plot in enumerate(shown_images):
-        page.add("" if i else "The surest mistakes", html_plot(plot))
-    for title, table in (
+    _add_accuracies(page, settings, summary, plots[:1], split)
+    _add_figures(page, "Figures", plots[1:])
+    _add_groups(page, settings, split)
+    _add_figures(page, "The surest mistakes", mistakes)
+    _add_tables(page, [
         *tables,
         (f"What each shortcut costs on the {split} split", shortcut_table(settings, split)),
         ("What selection costs: worst-group accuracy on the test split", oracle_table(settings)),
         ("What the methods found", findings_table(settings)),
-    ):
-        if len(table):
-            cells = [[Cell(str(value)) for value in row] for row in table.itertuples(index=False)]
-            page.add(
-                title, html_table(table.columns, cells, folded=f"{len(cells)} rows" if len(cells) > MAX_ROWS else "")
-            )
-    finished = [run for run in runs if run.is_finished]
-    if len(finished) > 1 and (keys := differing([run.config for run in finished])):
-        values = [
-            (run.name, [show(run.config[key]) if key in run.config else DASH for key in keys]) for run in finished
-        ]
-        page.add("Two runs beside each other", html_comparison(keys, values))
-    page.add("Runs", html_table(["run", "setting", "seed", "state", "epoch", "files"], _run_cells(runs, settings, out)))
-    page.add("", html_list(["Epoch: the selected one; of an unfinished run, the last that ended."]))
+    ])  # fmt: skip
+    _add_runs(page, runs, settings, out)
     out.mkdir(parents=True, exist_ok=True)
-    files = {f"{plot.name}.png": plot.png for plot in [*plots, *shown_images]}
+    files = {f"{plot.name}.png": plot.png for plot in [*plots, *mistakes]}
     texts = {
         "summary.csv": summary_numbers(settings, split).to_csv(index=False),
         "summary.md": to_markdown(summary) + "\n" + "\n".join(f"- {note}" for note in notes(settings)) + "\n",
@@ -200,6 +176,49 @@ def write_report(
         for partial, content in zip(partials, contents.values()):
             partial.write_bytes(content)
     return out / "index.html"
+
+
+def _add_accuracies(
+    page: Page, settings: Sequence[Setting], summary: pd.DataFrame, headline: Sequence[Plot], split: str
+) -> None:
+    _add_figures(page, "", headline)
+    shown = summary.drop(columns="selection") if summary["selection"].nunique() == 1 else summary  # notes name it
+    page.add(f"Accuracy on the {split} split", html_table(shown.columns, _summary_cells(settings, shown, split)))
+    page.add("", html_list(notes(settings)))
+    if keys := differing([s.identity for s in settings]):
+        page.add("What differs between the settings", html_table(["setting", *keys], _difference_rows(settings, keys)))
+
+
+def _add_figures(page: Page, title: str, plots: Sequence[Plot]) -> None:
+    for i, plot in enumerate(plots):
+        page.add("" if i else title, html_plot(plot))
+
+
+def _add_groups(page: Page, settings: Sequence[Setting], split: str) -> None:
+    for family in group_families(settings).values():
+        headers, rows = _group_cells(family, split)
+        many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
+        page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
+        page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
+
+
+def _add_tables(page: Page, tables: Iterable[tuple[str, pd.DataFrame]]) -> None:
+    for title, table in tables:
+        if len(table):
+            cells = [[Cell(str(value)) for value in row] for row in table.itertuples(index=False)]
+            many = f"{len(cells)} rows" if len(cells) > MAX_ROWS else ""
+            page.add(title, html_table(table.columns, cells, folded=many))
+
+
+def _add_runs(page: Page, runs: Sequence[RunRecord], settings: Sequence[Setting], out: Path) -> None:
+    finished = [run for run in runs if run.is_finished]
+    if len(finished) > 1 and (keys := differing([run.config for run in finished])):
+        values = [
+            (run.name, [show(run.config[key]) if key in run.config else DASH for key in keys]) for run in finished
+        ]
+        page.add("Two runs beside each other", html_comparison(keys, values))
+    page.add("Runs", html_table(["run", "setting", "seed", "state", "epoch", "files"], _run_cells(runs, settings, out)))
+    page.add("", html_list(["Epoch: the selected one; of an unfinished run, the last that ended."]))
 
 
 def _subtitle(settings: Sequence[Setting], runs: Sequence[RunRecord]) -> str:
