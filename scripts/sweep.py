@@ -84,6 +84,8 @@ def main(argv: list[str]) -> int:
 
     set_up_logging(is_main=True)
     board = _board(arguments)
+    if arguments.action in ("dry-run", "run", "submit", "retry"):
+        board.check(board.jobs)
     action = {"list": list_jobs, "dry-run": dry_run, "run": run, "submit": submit, "status": status, "retry": run,
               "collect": collect}[arguments.action]  # fmt: skip
     return action(board, _chosen(board.jobs, arguments), arguments)
@@ -99,7 +101,7 @@ def list_jobs(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) 
     numbers = {job.name: number for number, job in enumerate(board.jobs)}
     for job in jobs:
         print(f"{numbers[job.name]:>4} {job.name}" + (f"  takes of {', '.join(job.needs)}" if job.needs else ""))
-    print(f"{len(jobs)} jobs")
+    print(_count(len(jobs), "job"))
     return 0
 
 
@@ -108,8 +110,13 @@ def dry_run(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) ->
         command = board.arguments(job)
         what = f"waits for {', '.join(job.needs)}" if command is None else shlex.join(["main.py", *command])
         print(f"{job.name}: {what}")
-    print(f"{len(jobs)} jobs, {len({job.data for job in jobs if job.betons})} sets of betons to write")
+    sets = len({job.data for job in jobs if job.betons})
+    print(f"{_count(len(jobs), 'job')}, {_count(sets, 'set')} of betons to write")
     return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def run(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:

@@ -10,6 +10,8 @@ import yaml
 
 from debeton.errors import UsageError, nearest
 
+KINDS = {list: "a list", dict: "keys and values", str: "text", int: "a whole number"}
+
 
 def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[str, Any]:
     """The keys and values of a YAML or JSON file; none of an empty one.
@@ -30,6 +32,18 @@ def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[s
     if not isinstance(content, dict):
         raise UsageError(f"{kind} {path} holds {type(content).__name__}; expected {expected}")
     return content
+
+
+def check_kinds(values: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], where: str) -> None:
+    """`check_keys`, and UsageError for the first value that is of none of its key's kinds, some of KINDS.
+
+    A key without a value is as if it were not there.
+    """
+    check_keys(values, kinds, where)
+    for key, value in values.items():
+        if value is not None and not isinstance(value, kinds[key]):
+            expected = " or ".join(KINDS[kind] for kind in kinds[key])
+            raise UsageError(f"{where}: {key} is {value!r}; expected {expected}")
 
 
 def check_keys(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:

@@ -152,6 +152,14 @@ VARIANT = STUDY["variants"]["scale"]
             {"variants": {"erm": {"seeds": [1, 2]}, "dfr": STUDY["variants"]["dfr"]}},
             "takes something of 'erm', which has no seed 0; give 'erm' the same seeds, or one that all share",
         ),
+        ({"seeds": "zero"}, "seeds is 'zero'; expected a list"),
+        ({"seeds": [0, "one"]}, "'one' is among its seeds; expected whole numbers from 0"),
+        ({"configs": "a.yaml"}, "configs is 'a.yaml'; expected a list"),
+        ({"betons": 5}, "betons is 5; expected text or a list"),
+        ({"variants": ["erm"]}, r"variants is \['erm'\]; expected keys and values"),
+        ({"variants": {"erm": "erm.yaml"}}, "variant 'erm' is 'erm.yaml'; expected configs, settings"),
+        ({"variants": {"erm": {"axes": [1]}}}, r"variant 'erm': axes is \[1\]; expected keys and values"),
+        ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"log": ["a", 1]}}}}}, "search of training.lr is"),
         ({"limits": {"hours": 1}}, "limits: unknown key 'hours'; known: jobs, minutes"),
         ({"limits": {"jobs": 0}}, "limits: jobs is 0; expected a number above 0"),
         ({"variants": {"erm": {"search": {"training.lr": [1]}}}}, "'search' and 'draws' go together"),
@@ -172,6 +180,23 @@ def test_the_command_line_takes_the_place_of_settings_and_seeds_but_not_of_axes(
     assert (dfr.settings["dfr.checkpoint"], dfr.needs) == ("mine.pt", ())  # a variant's own setting too
     with pytest.raises(UsageError, match=r"scale\.mapping is an axis, and --set gives it one value"):
         load_study(path, {"scale.mapping": "relu"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.lrr", 1, "job dfr_strength=0.9_seed0: .*unknown key 'training.lrr'; did you mean 'training.lr'"),
+        ("training.lr", "fast", "job dfr_strength=0.9_seed0: .*training.lr is 'fast'; expected"),
+    ],
+)
+def test_a_setting_that_a_run_would_refuse_is_refused_before_the_first_run(tmp_path, key, value, message):
+    """Of a job that waits for others too."""
+    dfr = {**STUDY["variants"]["dfr"], "settings": {**STUDY["variants"]["dfr"]["settings"], key: value}}
+    variants = {**STUDY["variants"], "dfr": dfr}
+    jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
+    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    with pytest.raises(UsageError, match=message):
+        board.check(jobs)
 
 
 def test_a_placeholder_that_nothing_gives_says_how_to_give_it(tmp_path):
@@ -490,7 +515,8 @@ def test_measured_stands_beside_published_with_its_deviation(tmp_path):
 @pytest.mark.parametrize(
     ("published", "message"),
     [
-        (5, "published holds int; expected source, metric, values"),
+        (5, "published is 5; expected keys and values or a list"),
+        ([5], "published holds int; expected source, metric, values"),
         ({"source": "x", "metric": "accuracy"}, "published has no 'values'"),
         ({**PAPER, "values": {"dfr": 1}, "table": 2}, "unknown key 'table'"),
         ({**PAPER, "values": {"dfrr": 1}}, "no variant 'dfrr'; did you mean 'dfr'"),

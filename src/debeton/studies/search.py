@@ -19,7 +19,10 @@ def check_range(among: Any, where: str) -> None:
     if isinstance(among, dict) and len(among) == 1:
         ((kind, bounds),) = among.items()
         if kind in RANGES and isinstance(bounds, list) and len(bounds) == 2:
-            low, high = (float(bound) for bound in bounds)
+            try:
+                low, high = (float(bound) for bound in bounds)
+            except (TypeError, ValueError):
+                low = high = math.nan
             if low < high and (low > 0 or not kind.startswith("log")):
                 return
     raise UsageError(

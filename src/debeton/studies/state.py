@@ -11,12 +11,12 @@ from typing import Any
 
 import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, load
-from debeton.errors import DataError
+from debeton.errors import DataError, UsageError
 from debeton.files import write_text
 from debeton.metrics import selection_score
 from debeton.report_records import read_json
 from debeton.run_folder import BEST_CHECKPOINT, experiment_name, find_folder
-from debeton.studies.jobs import PLACEHOLDER, Job, of_variant
+from debeton.studies.jobs import PLACEHOLDER, Job, Point, of_variant
 
 STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queued")
 
@@ -63,9 +63,17 @@ class Board:
         self.jobs, self.places = jobs, places
         self._configs: dict[str, Config] = {}
 
+    def check(self, jobs: Iterable[Job]) -> None:
+        """UsageError, naming the job, for settings that main.py would refuse; of jobs that wait too."""
+        for job in jobs:
+            try:
+                self._load(job, self._words(job, job.settings))
+            except UsageError as error:
+                raise UsageError(f"job {job.name}: {error}") from None
+
     def arguments(self, job: Job) -> list[str] | None:
         """What main.py is given; None while a variant that it needs is not finished."""
-        settings = {}
+        settings: dict[str, Any] = {}
         for key, value in job.settings.items():
             for name in PLACEHOLDER.findall(value) if isinstance(value, str) else []:
                 kind, variant = of_variant(name)
@@ -75,6 +83,10 @@ class Board:
                 best = folder / BEST_CHECKPOINT if kind == "best" else folder
                 value = value.replace(f"{{{name}}}", str(best))
             settings[key] = value
+        return self._words(job, settings)
+
+    def _words(self, job: Job, settings: Point) -> list[str]:
+        settings = dict(settings)
         if job.betons:
             settings["training.data_root"] = self.places.data / job.data
         settings |= {"training.seed": job.seed, "training.outdir": self.places.runs, "training.exp_name": job.name}
@@ -87,10 +99,12 @@ class Board:
             arguments = self.arguments(job)
             if arguments is None:
                 return None
-            count = 2 * len(job.configs)
-            files = [self.places.root / file for file in arguments[1:count:2]]
-            self._configs[job.name] = load(files, arguments[count:])
+            self._configs[job.name] = self._load(job, arguments)
         return self._configs[job.name]
+
+    def _load(self, job: Job, arguments: Sequence[str]) -> Config:
+        count = 2 * len(job.configs)
+        return load([self.places.root / file for file in arguments[1:count:2]], arguments[count:])
 
     def state(self, job: Job) -> State:
         """Where a job stands."""

@@ -39,11 +39,16 @@ from debeton.errors import UsageError
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, filled, text_of, variants_in
 from debeton.studies.published import Published, read_published
 from debeton.studies.search import check_range, draw
-from debeton.yaml_files import check_keys, read_mapping
+from debeton.yaml_files import check_keys, check_kinds, read_mapping
 
-STUDY_KEYS = ("name", "configs", "betons", "values", "settings", "axes", "seeds", "variants", "limits", "slurm",
-              "published")  # fmt: skip
-VARIANT_KEYS = ("configs", "settings", "axes", "search", "draws", "seeds")
+STUDY_KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str, int), "configs": (list,), "betons": (str, list), "values": (dict,), "settings": (dict,),
+    "axes": (dict,), "seeds": (list,), "variants": (dict,), "limits": (dict,), "slurm": (dict,),
+    "published": (dict, list),
+}  # fmt: skip
+VARIANT_KEYS: dict[str, tuple[type, ...]] = {
+    "configs": (list,), "settings": (dict,), "axes": (dict,), "search": (dict,), "draws": (int,), "seeds": (list,)
+}  # fmt: skip
 LIMITS = ("jobs", "minutes")
 
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]  # values, or what settings each of them stands for
@@ -105,7 +110,7 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
     """
     hint = "the project's are in dataset_configs/studies"
     content = read_mapping(path, "study", ", ".join(STUDY_KEYS), hint)
-    check_keys(content, STUDY_KEYS, f"study {path}")
+    check_kinds(content, STUDY_KEYS, f"study {path}")
     for key in ("name", "variants"):
         if not content.get(key):
             raise UsageError(f"study {path} has no '{key}'")
@@ -115,11 +120,14 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         betons=_commands(content.get("betons")),
         settings={**(content.get("settings") or {}), **settings},
         axes=content.get("axes") or {},
-        seeds=tuple(int(seed) for seed in (seeds or content.get("seeds") or [0])),
+        seeds=_seeds(seeds or content.get("seeds") or [0], f"study {path}"),
         values={str(key): str(value) for key, value in (content.get("values") or {}).items()},
         limits=_limits(content.get("limits") or {}, f"study {path}, limits"),
         slurm={str(key): str(value) for key, value in (content.get("slurm") or {}).items()},
-        variants=tuple(_variant(path, name, values or {}, settings) for name, values in content["variants"].items()),
+        variants=tuple(
+            _variant(path, name, {} if values is None else values, settings)
+            for name, values in content["variants"].items()
+        ),
     )
     _check(path, study, settings)
     axes_of = {variant.name: _axes_shown({**study.axes, **variant.axes}) for variant in study.variants}
@@ -129,6 +137,13 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
 def _axes_shown(axes: Mapping[str, Axis]) -> list[tuple[str, list[str]]]:
     """(name, values) of axes as jobs' names have them."""
     return [(key.rsplit(".", 1)[-1], [text_of(value) for value in among]) for key, among in axes.items()]
+
+
+def _seeds(given: Sequence[Any], where: str) -> tuple[int, ...]:
+    for seed in given:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UsageError(f"{where}: {seed!r} is among its seeds; expected whole numbers from 0")
+    return tuple(given)
 
 
 def _limits(given: Mapping[str, Any], where: str) -> dict[str, float]:
@@ -145,17 +160,19 @@ def _commands(given: Any) -> tuple[str, ...]:
     return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
 
 
-def _variant(path: Path, name: str, values: Mapping[str, Any], given: Point) -> Variant:
+def _variant(path: Path, name: str, values: Any, given: Point) -> Variant:
     """One variant of the file; `given`, of the command line, takes the place of its settings."""
     where = f"study {path}, variant '{name}'"
-    check_keys(values, VARIANT_KEYS, where)
+    if not isinstance(values, dict):
+        raise UsageError(f"{where} is {values!r}; expected {', '.join(VARIANT_KEYS)}, or nothing")
+    check_kinds(values, VARIANT_KEYS, where)
     search, draws = values.get("search") or {}, int(values.get("draws") or 0)
     if bool(search) != (draws > 0):
         raise UsageError(f"{where}: 'search' and 'draws' go together, ranges and how many points of them are tried")
     for key, among in search.items():
         check_range(among, f"{where}: search of {key}")
     settings = {key: value for key, value in (values.get("settings") or {}).items() if key not in given}
-    seeds = tuple(int(seed) for seed in values.get("seeds") or ())
+    seeds = _seeds(values.get("seeds") or (), where)
     return Variant(name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws, seeds)
 
 
