@@ -40,18 +40,18 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         partial.write_bytes(view)
 
 
-def run_weights(path: Path, expected: Mapping[str, Any], key: str) -> dict[str, Any]:
+def run_weights(path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch") -> dict[str, Any]:
     """The weights in a run's checkpoint of the network that `expected` describes (arch, num_classes, mean, std).
 
-    key: the setting that named the file, for messages. UsageError where the network or its normalisation is another,
-    DataError where the file is no checkpoint of a run.
+    key, arch_key: the settings that named the file and `arch`, for messages. UsageError where the network or its
+    normalisation is another, DataError where the file is no checkpoint of a run.
     """
     content = load_checkpoint(path)
     found = content.get("model")
     if not isinstance(found, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
     remedies = {
-        "arch": "set --model.arch to it", "num_classes": "take a checkpoint of this data set",
+        "arch": f"set --{arch_key} to it", "num_classes": "take a checkpoint of this data set",
         "mean": "set --model.normalisation as that run did", "std": "set --model.normalisation as that run did",
         "blurpool": "set --model.blurpool as that run did",
     }  # fmt: skip
@@ -62,10 +62,12 @@ def run_weights(path: Path, expected: Mapping[str, Any], key: str) -> dict[str, 
     return dict(content["state_dict"])
 
 
-def load_run_weights(model: nn.Module, path: Path, expected: Mapping[str, Any], key: str) -> None:
+def load_run_weights(
+    model: nn.Module, path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch"
+) -> None:
     """Give the model the weights in a run's checkpoint; errors as in `run_weights`, and DataError where they do not
     fit, as those of a head that a method put in the place of the network's own."""
-    load_weights(model, run_weights(path, expected, key), path, expected["arch"])
+    load_weights(model, run_weights(path, expected, key, arch_key), path, expected["arch"])
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: str) -> None:

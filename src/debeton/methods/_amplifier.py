@@ -93,7 +93,7 @@ def load_amplifier(run: Run, path: Path) -> nn.Module:
     """An amplifier that another run has trained: its checkpoints/phase_amplifier.pt."""
     model = make_amplifier(run)
     expected = {**describe_network(run.config, run.views["train"].spec), "arch": run.config.amplifier.arch}
-    load_run_weights(model, path, expected, "ddb.amplifier")
+    load_run_weights(model, path, expected, "ddb.amplifier", "amplifier.arch")
     return model
 
 
