@@ -122,3 +122,14 @@ def test_a_figure_is_drawn_for_each_setting_whose_betons_are_there(trained_toy, 
     with caplog.at_level(logging.WARNING):
         assert picture_plots(group_settings(load_runs([gone])), "test", CPU) == []
     assert "no pictures of gone/version_0: " in caplog.text
+
+
+def test_what_classifies_nothing_has_no_pictures_and_no_warning(trained_toy, tmp_path, caplog):
+    """As a diffusion model among the runs of a study."""
+    model = tmp_path / "model" / "version_0"
+    shutil.copytree(trained_toy[0], model)
+    results = json.loads((model / "results.json").read_text())
+    (model / "results.json").write_text(json.dumps(results | {"val": None, "test": None}))
+    with caplog.at_level(logging.WARNING):
+        assert picture_plots(group_settings(load_runs([model])), "test", CPU) == []
+    assert not caplog.text

@@ -40,23 +40,31 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         partial.write_bytes(view)
 
 
+def load_network(path: Path) -> dict[str, Any]:
+    """A checkpoint of a run, with what rebuilds its network, 'model', and the weights, 'state_dict', among its keys.
+
+    Errors as in `load_checkpoint`, and DataError where these are not there.
+    """
+    content = load_checkpoint(path)
+    if not all(isinstance(content.get(key), Mapping) for key in ("model", "state_dict")):
+        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
+    return content
+
+
 def run_weights(path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch") -> dict[str, Any]:
     """The weights in a run's checkpoint of the network that `expected` describes (arch, num_classes, mean, std).
 
     key, arch_key: the settings that named the file and `arch`, for messages. UsageError where the network or its
     normalisation is another, DataError where the file is no checkpoint of a run.
     """
-    content = load_checkpoint(path)
-    found = content.get("model")
-    if not isinstance(found, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
+    content = load_network(path)
     remedies = {
         "arch": f"set --{arch_key} to it", "num_classes": "take a checkpoint of this data set",
         "mean": "set --model.normalisation as that run did", "std": "set --model.normalisation as that run did",
         "blurpool": "set --model.blurpool as that run did",
     }  # fmt: skip
     for name, ours in expected.items():
-        theirs = found.get(name, False if name == "blurpool" else None)
+        theirs = content["model"].get(name, False if name == "blurpool" else None)
         if theirs != ours:
             raise UsageError(f"{key} {path}: its {name} is {theirs}, this run's is {ours}; {remedies[name]}")
     return dict(content["state_dict"])

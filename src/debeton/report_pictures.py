@@ -58,6 +58,8 @@ def picture_plots(settings: Sequence[Setting], split: str, device: torch.device)
     out."""
     plots = []
     for number, setting in enumerate(settings, 1):
+        if setting.stat("accuracy", split) is None:
+            continue  # no classifier, such as a diffusion model
         run = setting.runs[0]
         try:
             found = worst_mistakes(run.folder, split, device)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from debeton.checkpoint import load_checkpoint, load_weights
+from debeton.checkpoint import load_network, load_weights
 from debeton.config import Config
 from debeton.data.beton import open_beton
 from debeton.data.loader import Loader, LoaderOptions, make_loader
@@ -96,16 +96,14 @@ def load_trained(path: Path) -> Trained:
         return _exported(path)
     if path.is_dir():
         path = path / BEST_CHECKPOINT
-    content = load_checkpoint(path)
-    network, inputs = content.get("model"), content.get("inputs")
-    if not isinstance(network, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
+    content = load_network(path)
+    inputs = content.get("inputs")
     if not isinstance(inputs, Mapping):
         raise DataError(
             f"{path} does not name its classes and the size of its images, as checkpoints of older versions do not; "
             "train it again with this one"
         )
-    return _rebuilt(path, network, inputs, content["state_dict"])
+    return _rebuilt(path, content["model"], inputs, content["state_dict"])
 
 
 def _exported(folder: Path) -> Trained:
