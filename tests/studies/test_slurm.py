@@ -72,8 +72,9 @@ def command(*words: Any) -> int:
 
 
 def release(job: str) -> None:
-    """Start at once what Slurm holds back for two minutes since it queued again."""
-    words = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+    """Start what Slurm holds back for two minutes since it queued again; not in the second in which it ended, for which
+    its credential is revoked."""
+    words = ["scontrol", "update", f"JobId={job}", "StartTime=now+2"]
     until(lambda: subprocess.run(words, capture_output=True).returncode == 0, 60, "its release")
 
 
