@@ -84,11 +84,12 @@ def main(argv: list[str]) -> int:
 
     set_up_logging(is_main=True)
     board = _board(arguments)
+    jobs = _chosen(board.jobs, arguments)
     if arguments.action in ("dry-run", "run", "submit", "retry"):
-        board.check(board.jobs)
+        board.check(jobs)
     action = {"list": list_jobs, "dry-run": dry_run, "run": run, "submit": submit, "status": status, "retry": run,
               "collect": collect}[arguments.action]  # fmt: skip
-    return action(board, _chosen(board.jobs, arguments), arguments)
+    return action(board, jobs, arguments)
 
 
 def list_studies() -> int:
