@@ -1,12 +1,17 @@
-"""Two gloo processes give the metrics of one. What torchrun does when one is killed: studies/test_slurm.py."""
+"""Two gloo processes give the metrics of one, and torchrun ends both when one is killed."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from tests.running import assert_same_training, run
+from tests.running import ROOT, assert_same_training, run
 
 from debeton.checkpoint import load_checkpoint
 
@@ -106,3 +111,24 @@ def test_every_method_in_two_processes_is_the_method_in_one(method, toy_betons, 
 def loss_of(line: dict) -> float:
     """The loss of an evaluation, which a diffusion model keeps among what its objective does."""
     return float((line["metrics"] if line["metrics"]["loss"] is not None else line["objective"])["loss"])
+
+
+def test_a_rank_that_is_killed_ends_the_job_with_a_message(toy_args, tmp_path):
+    """torchrun ends the other; it does not wait for the half hour that a collective may take."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               str(ROOT / "main.py"), *toy_args, "--training.epochs", "1000"]  # fmt: skip
+    with (tmp_path / "said").open("w") as said:
+        job = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        until = time.monotonic() + 200
+        while not (lines := list((tmp_path / "runs").rglob("results.jsonl"))) or not lines[0].read_text():
+            assert job.poll() is None, (tmp_path / "said").read_text()
+            assert time.monotonic() < until, "no epoch in 200 s"
+            time.sleep(0.5)
+        ranks = subprocess.run(
+            ["pgrep", "-P", str(job.pid), "-f", "main.py"], capture_output=True, text=True, check=True
+        )
+        os.kill(int(ranks.stdout.split()[1]), signal.SIGKILL)
+        assert job.wait(60) == 1
+    text = (tmp_path / "said").read_text()
+    assert "Signal 9 (SIGKILL)" in text
+    assert "main.py FAILED" in text
