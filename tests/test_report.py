@@ -17,7 +17,7 @@ from scripts import report
 
 from debeton.errors import DataError, run_command
 from debeton.figure_axes import plot_axis
-from debeton.figure_curves import curve_of
+from debeton.figure_curves import curve_of, plot_states
 from debeton.figure_maps import group_grid
 from debeton.figures import make_plots, train_distributions
 from debeton.report import (
@@ -420,6 +420,17 @@ def test_what_objectives_kept_by_name_is_drawn_over_epochs(tmp_path):
     (setting,) = [s for s in settings if s.method == "groupdro"]
     q = curve_of(setting, "train", lambda row: row["objective"]["q"][BIRDS[2]])
     assert q == {1: [2.1], 2: [2.2], 3: [2.3]}
+
+
+def test_a_quantity_that_one_phase_keeps_as_a_number_and_another_by_name_is_drawn_where_it_has_names(tmp_path):
+    folder = make_run(tmp_path, "ddb1")
+    keep(folder)
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    first = next(row for row in rows if row["split"] == "train")
+    first["objective"] = {"q": 0.25}  # as a diffusion model keeps its loss
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = plot_states(group_settings(load_runs([tmp_path])))
+    assert [len(line.get_xdata()) for line in figure.axes[0].get_lines()] == [2] * len(BIRDS)
 
 
 def test_findings_are_averaged_over_seeds_and_stand_in_the_page(tmp_path):

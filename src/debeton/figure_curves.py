@@ -111,7 +111,13 @@ def plot_states(settings: Sequence[Setting]) -> Figure | None:
 
 
 def _state(key: str, name: str) -> Callable[[Mapping[str, Any]], float | None]:
-    return lambda row: (row.get("objective") or {}).get(key, {}).get(name)
+    """Read one name of one quantity. A phase may keep one number under that key (a diffusion model's 'loss')."""
+
+    def value(row: Mapping[str, Any]) -> float | None:
+        values = (row.get("objective") or {}).get(key)
+        return values.get(name) if isinstance(values, Mapping) else None
+
+    return value
 
 
 def _kept(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
