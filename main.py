@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from debeton.errors import run_command
+from debeton.system.errors import run_command
 
 LISTS = ("methods", "datasets", "triggers", "models")
 
@@ -49,9 +49,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def print_list(kind: str) -> None:
     """Names of one kind with a line about each."""
     from debeton.data.sources import SOURCES
-    from debeton.data.triggers import TRIGGERS
+    from debeton.data.triggers.trigger import TRIGGERS
     from debeton.methods import METHODS
-    from debeton.models import model_names
+    from debeton.nets.models import model_names
 
     if kind == "models":
         print("\n".join(model_names()))
@@ -65,19 +65,19 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
     import os
 
     from debeton.config import load
-    from debeton.distributed import is_main
-    from debeton.finish import finish
-    from debeton.log import logger, set_up_logging
-    from debeton.loop import Preempted
     from debeton.methods import METHODS
     from debeton.methods import train as train_method
-    from debeton.run import open_run
+    from debeton.system.distributed import is_main
+    from debeton.system.log import logger, set_up_logging
+    from debeton.train.finish import finish
+    from debeton.train.loop import Preempted
+    from debeton.train.run import open_run
 
     set_up_logging(is_main=int(os.environ.get("RANK", 0)) == 0)
     config = load(args.config_file, overrides)
     METHODS.get(config.training.method)  # an unknown name, before any data is opened
     if args.dry_run:
-        from debeton.dry_run import describe
+        from debeton.train.dry_run import describe
 
         print(describe(config))
         return 0
@@ -90,9 +90,9 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
             logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
             return 128 + stop.signum
         if is_main():
-            from debeton.report import print_tables
-            from debeton.report_records import load_runs
-            from debeton.report_runs import group_settings
+            from debeton.report.records import load_runs
+            from debeton.report.runs import group_settings
+            from debeton.report.write import print_tables
 
             print_tables(group_settings(load_runs([run.folder])))
             logger.info("results in %s", run.folder)
@@ -102,7 +102,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
 def main(argv: list[str]) -> int:
     args, rest = parse(argv)
     if args.doctor:
-        from debeton.doctor import diagnose, print_doctor
+        from debeton.tools.doctor import diagnose, print_doctor
 
         return print_doctor(diagnose())
     if args.list:

@@ -12,23 +12,25 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import UsageError, run_command
+from debeton.system.errors import UsageError, run_command
 
 
 def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["--check"]:
         return check(argv[1:])
-    from debeton.benchmarks import BENCHMARKS
-    from debeton.benchmarks.timing import print_result, write_result
+    from benchmarks import BENCHMARKS
+    from benchmarks.timing import print_result, write_result
 
     known = "\n".join(f"  {entry.name:12} {entry.summary}" for entry in BENCHMARKS)
     parser = argparse.ArgumentParser(
         description="Measure something and record it as JSON; --check: see whether it has become slower.",
-        epilog=f"benchmarks:\n{known}", allow_abbrev=False,
+        epilog=f"benchmarks:\n{known}",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("benchmark", help="one of those below; 'NAME --help' lists its options")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="its options")
     first = parser.parse_args(argv)
@@ -57,9 +59,9 @@ def parse(
 
 def check(names: Sequence[str]) -> int:
     """Run the guarded benchmarks, or those named; status 1 where a bound of guard.yaml is not kept."""
-    from debeton.benchmarks import BENCHMARKS
-    from debeton.benchmarks.guard import bounds, violations
-    from debeton.benchmarks.timing import print_result
+    from benchmarks import BENCHMARKS
+    from benchmarks.guard import bounds, violations
+    from benchmarks.timing import print_result
 
     found = []
     for name, bound in bounds(names).items():
@@ -70,7 +72,7 @@ def check(names: Sequence[str]) -> int:
     for sentence in found:
         print(f"error: {sentence}", file=sys.stderr)
     if found:
-        print("bounds: src/debeton/benchmarks/guard.yaml; a busy machine may be why", file=sys.stderr)
+        print("bounds: benchmarks/guard.yaml; a busy machine may be why", file=sys.stderr)
     else:
         print("every bound is kept")
     return 1 if found else 0

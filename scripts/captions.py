@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import UsageError, run_command
+from debeton.system.errors import UsageError, run_command
 
 if TYPE_CHECKING:
     from debeton.data.spec import Rows
@@ -35,10 +35,11 @@ def main(argv: list[str]) -> None:
         captions_for,
         keywords,
         read_captions,
-    )  # fmt: skip
+    )
 
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("set", type=Path, metavar="SET", help="folder of generated images")
     parser.add_argument("--like", type=Path, metavar="BETON", help="names of classes; default: what the folder says")
     parser.add_argument(
@@ -58,8 +59,8 @@ def main(argv: list[str]) -> None:
     if not arguments.set.is_dir():
         raise UsageError(f"there is no folder {arguments.set}")
 
-    from debeton.data.beton import open_beton
-    from debeton.data.generated import generated_rows
+    from debeton.data.beton.reading import open_beton
+    from debeton.data.raw.generated import generated_rows
     from debeton.generate.image_set import names_from_folders
 
     spec = open_beton(arguments.like).spec if arguments.like else names_from_folders(arguments.set)
@@ -69,12 +70,16 @@ def main(argv: list[str]) -> None:
     else:
         captioner = Captioner(arguments.model, device=arguments.device)
         captions = caption_rows(
-            captioner, rows, arguments.out / "captions.jsonl", batch_size=arguments.batch_size,
+            captioner,
+            rows,
+            arguments.out / "captions.jsonl",
+            batch_size=arguments.batch_size,
             progress=sys.stderr.isatty(),
-        )  # fmt: skip
+        )
     ignore = [word for word in arguments.ignore.split(",") if word]
-    found = keywords(captions, rows.label, spec.classes, top=arguments.top, min_support=arguments.min_support,
-                     ignore=ignore)  # fmt: skip
+    found = keywords(
+        captions, rows.label, spec.classes, top=arguments.top, min_support=arguments.min_support, ignore=ignore
+    )
     write_tables(arguments.out, found)
     write_page(arguments.out, arguments.set, found, rows, captions)
     print(
@@ -86,11 +91,20 @@ def write_tables(out: Path, found: list[Keyword]) -> None:
     """keywords.csv and keywords.md; the latter on the console too."""
     import pandas as pd
 
-    from debeton.files import write_text
-    from debeton.report import to_markdown
+    from debeton.report.write import to_markdown
+    from debeton.system.files import write_text
 
-    rows = [{"class": k.label, "word": k.word, "score": f"{k.score:.2f}", "in the class": f"{100 * k.rate:.0f} %",
-             "in others": f"{100 * k.others:.0f} %", "support": k.support} for k in found]  # fmt: skip
+    rows = [
+        {
+            "class": k.label,
+            "word": k.word,
+            "score": f"{k.score:.2f}",
+            "in the class": f"{100 * k.rate:.0f} %",
+            "in others": f"{100 * k.others:.0f} %",
+            "support": k.support,
+        }
+        for k in found
+    ]
     table = pd.DataFrame(rows, columns=["class", "word", "score", "in the class", "in others", "support"])
     write_text(out / "keywords.csv", table.to_csv(index=False))
     write_text(out / "keywords.md", to_markdown(table))
@@ -101,20 +115,23 @@ def write_page(out: Path, folder: Path, found: list[Keyword], rows: Rows, captio
     """index.html: the words with images whose captions have them."""
     from html import escape
 
-    from debeton.files import write_text
-    from debeton.report_page import Cell, Page, html_table
+    from debeton.report.page import Cell, Page, html_table
+    from debeton.system.files import write_text
 
     page = Page("Words of generated images", f"{len(rows)} captions of {folder}")
     for label in dict.fromkeys(k.label for k in found):
         cells = [
             [
-                Cell(k.word, strong=True), Cell(f"{k.score:.2f}", (k.score,)),
-                Cell(f"{100 * k.rate:.0f} %", (k.rate,)), Cell(f"{100 * k.others:.0f} %", (k.others,)),
+                Cell(k.word, strong=True),
+                Cell(f"{k.score:.2f}", (k.score,)),
+                Cell(f"{100 * k.rate:.0f} %", (k.rate,)),
+                Cell(f"{100 * k.others:.0f} %", (k.others,)),
                 Cell(str(k.support), (k.support,)),
                 Cell("".join(_thumbnail(rows, i, escape(captions[i], quote=True)) for i in k.examples), html=True),
             ]
-            for k in found if k.label == label
-        ]  # fmt: skip
+            for k in found
+            if k.label == label
+        ]
         page.add(label, html_table(["word", "score", "in the class", "in others", "support", "images"], cells))
     write_text(out / "index.html", page.render())
 
@@ -122,7 +139,7 @@ def write_page(out: Path, folder: Path, found: list[Keyword], rows: Rows, captio
 def _thumbnail(rows: Rows, row: int, caption: str) -> str:
     from PIL import Image
 
-    from debeton.data.images import to_rgb
+    from debeton.data.beton.images import to_rgb
 
     image, buffer = Image.fromarray(to_rgb(rows.image(row))), io.BytesIO()
     image.thumbnail((96, 96))

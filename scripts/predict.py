@@ -17,20 +17,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import UsageError, run_command
+from debeton.system.errors import UsageError, run_command
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="C",
-                        help="a run folder, a checkpoint of one (.pt), or an exported model")  # fmt: skip
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="C",
+        help="a run folder, a checkpoint of one (.pt), or an exported model",
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of images, with those below it")
     parser.add_argument("--out", type=Path, help="CSV of path, prediction and confidence; default: standard output")
     parser.add_argument("--probabilities", action="store_true", help="a column for each class too")
-    parser.add_argument("--export", type=Path, metavar="MODEL",
-                        help="folder for model.safetensors, model.json and a model card")  # fmt: skip
+    parser.add_argument(
+        "--export", type=Path, metavar="MODEL", help="folder for model.safetensors, model.json and a model card"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     return parser.parse_args(argv)
@@ -43,7 +49,7 @@ def main(argv: list[str]) -> None:
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size {arguments.batch_size} is too small; use 1 or more")
     if arguments.export is not None:
-        from debeton.export import export
+        from debeton.tools.export import export
 
         print(f"exported to {export(arguments.checkpoint, arguments.export)}", file=sys.stderr)
     if arguments.images is not None:
@@ -51,7 +57,7 @@ def main(argv: list[str]) -> None:
         if arguments.out is None:
             sys.stdout.write(text)
         else:
-            from debeton.files import write_text
+            from debeton.system.files import write_text
 
             write_text(arguments.out, text)
 
@@ -60,8 +66,8 @@ def predictions(arguments: argparse.Namespace) -> str:
     """The CSV."""
     from tqdm import tqdm
 
-    from debeton.distributed import pick_device
-    from debeton.trained import images_in, load_trained, predict
+    from debeton.nets.trained import images_in, load_trained, predict
+    from debeton.system.distributed import pick_device
 
     trained, files = load_trained(arguments.checkpoint), images_in(arguments.images)
     buffer = io.StringIO()

@@ -12,12 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import DataError, UsageError, run_command
+from debeton.system.errors import DataError, UsageError, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
     parser.add_argument("--per-group", type=int, default=200, help="rows of a group at most; default: %(default)s")
     parser.add_argument("--again", action="store_true", help="probe runs that were probed before, too")
@@ -29,10 +30,10 @@ def main(argv: list[str]) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from debeton.files import write_text
-    from debeton.probe import probe_run, read_probe
-    from debeton.report import group_settings, load_runs, to_markdown
-    from debeton.report_runs import make_stat
+    from debeton.report.runs import make_stat
+    from debeton.report.write import group_settings, load_runs, to_markdown
+    from debeton.system.files import write_text
+    from debeton.tools.probe import probe_run, read_probe
 
     runs = [run for run in load_runs(arguments.runs) if run.is_finished]
     if not runs:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import UsageError, run_command
+from debeton.system.errors import UsageError, run_command
 
 if TYPE_CHECKING:
-    from debeton.report_kind import ReportKind
+    from debeton.report.kind import ReportKind
 
 
 def kinds() -> dict[str, ReportKind]:
     """Reports of one table and figure, by the word that asks for them."""
-    from debeton.report_amplifier import AMPLIFIER
-    from debeton.report_transfer import TRANSFER
+    from debeton.report.amplifier import AMPLIFIER
+    from debeton.report.transfer import TRANSFER
 
     return {"bias-transfer": TRANSFER, "ddb": AMPLIFIER}
 
@@ -34,16 +34,20 @@ def main(argv: list[str]) -> None:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="[KIND] RUNS",
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="[KIND] RUNS",
         help="run folders, or folders that hold them; with a KIND: one table, "
         + "; ".join(f"{name}: {kind.summary}" for name, kind in kinds().items()),
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, help="folder for index.html, figures and summary.csv, .md and .tex")
     parser.add_argument("--title", default="debeton report", help="heading of the page")
     parser.add_argument(
-        "--pictures", action="store_true",
+        "--pictures",
+        action="store_true",
         help="the surest mistakes of each group and where the network looked; takes the runs' betons and checkpoints",
-    )  # fmt: skip
+    )
     arguments = parser.parse_args(argv)
 
     word, rest = str(arguments.runs[0]), arguments.runs[1:]
@@ -55,13 +59,13 @@ def main(argv: list[str]) -> None:
 
     from rich.console import Console
 
-    from debeton.report import group_settings, load_runs, print_tables, write_report
+    from debeton.report.write import group_settings, load_runs, print_tables, write_report
 
     print_tables(group_settings(load_runs(arguments.runs)), Console())
     if arguments.out:
         shown = None
         if arguments.pictures:  # these take torch, which takes seconds to import
-            from debeton.report_pictures import pictures
+            from debeton.report.pictures import pictures
 
             shown = pictures()
         page = write_report(arguments.runs, arguments.out, title=arguments.title, pictures=shown)

@@ -29,22 +29,47 @@ BETONS = (
     "--per-class 600 --val-target-size 400 --max-resolution 32 --mode raw"
 )
 COMMON = {
-    "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 32, "training.lr": 0.02,
-    "training.augment": "pad_crop:2", "training.device": "cpu", "training.num_workers": 1,
-    "training.empty_groups": "ignore", "logging.tensorboard": "false", "logging.progress": "off",
-    "training.weight_decay": 1e-4, "training.optimizer": "sgd",
-}  # fmt: skip
+    "model.arch": "small_resnet",
+    "training.epochs": 2,
+    "training.batch_size": 32,
+    "training.lr": 0.02,
+    "training.augment": "pad_crop:2",
+    "training.device": "cpu",
+    "training.num_workers": 1,
+    "training.empty_groups": "ignore",
+    "logging.tensorboard": "false",
+    "logging.progress": "off",
+    "training.weight_decay": 1e-4,
+    "training.optimizer": "sgd",
+}
 DIFFUSION = {
-    "cdpm.widths": "16,32", "cdpm.layers": 1, "cdpm.attention": 1, "cdpm.resolution": 32, "cdpm.epochs": 1,
-    "cdpm.warmup_epochs": 0, "ddb.per_class": 32, "ddb.steps": 4, "amplifier.arch": "small_resnet",
-    "amplifier.pretrained": "false", "amplifier.epochs": 2, "amplifier.lr": 1e-3, "amplifier.batch_size": 32,
-}  # fmt: skip
-TRIGGER = {"spurious.spurious_type": "square", "spurious.eval_types": "square,hat", "resolution.val_res": 32,
-           "training.decoder_train": "resized", "training.decoder_val": "resized"}  # fmt: skip
-SOURCE = {**TRIGGER, "spurious.spurious_perc": 1.0, "spurious.spurious_file": "coat",
-          "spurious.splits": "train"}  # fmt: skip
-TRANSFER = {**TRIGGER, "model.checkpoint": "{runs}/source/version_0/checkpoints/checkpoint_best.pt",
-            "model.transfer": "FIXED"}  # fmt: skip
+    "cdpm.widths": "16,32",
+    "cdpm.layers": 1,
+    "cdpm.attention": 1,
+    "cdpm.resolution": 32,
+    "cdpm.epochs": 1,
+    "cdpm.warmup_epochs": 0,
+    "ddb.per_class": 32,
+    "ddb.steps": 4,
+    "amplifier.arch": "small_resnet",
+    "amplifier.pretrained": "false",
+    "amplifier.epochs": 2,
+    "amplifier.lr": 1e-3,
+    "amplifier.batch_size": 32,
+}
+TRIGGER = {
+    "spurious.spurious_type": "square",
+    "spurious.eval_types": "square,hat",
+    "resolution.val_res": 32,
+    "training.decoder_train": "resized",
+    "training.decoder_val": "resized",
+}
+SOURCE = {**TRIGGER, "spurious.spurious_perc": 1.0, "spurious.spurious_file": "coat", "spurious.splits": "train"}
+TRANSFER = {
+    **TRIGGER,
+    "model.checkpoint": "{runs}/source/version_0/checkpoints/checkpoint_best.pt",
+    "model.transfer": "FIXED",
+}
 # name: preset of dataset_configs/methods (empty for none), settings
 RUNS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "erm": ("erm", {}),
@@ -78,10 +103,21 @@ def write_betons(checkout: Path, folder: Path) -> None:
     writer = ["writers/write_betons.py", *BETONS.split(), "--spurious-strength", 0.9]
     call(checkout, *writer, "--out", folder / "real")
     call(
-        checkout, "writers/generate_images.py", "--like", folder / "real" / "dominoes_train.beton", "--generator",
-        "halves", "--fit-on", folder / "real" / "dominoes_target.beton", "--filter", "none", "--per-cell", 40,
-        "--out", folder / "generated",
-    )  # fmt: skip
+        checkout,
+        "writers/generate_images.py",
+        "--like",
+        folder / "real" / "dominoes_train.beton",
+        "--generator",
+        "halves",
+        "--fit-on",
+        folder / "real" / "dominoes_target.beton",
+        "--filter",
+        "none",
+        "--per-cell",
+        40,
+        "--out",
+        folder / "generated",
+    )
     call(checkout, *writer, "--synthetic", folder / "generated", "--out", folder / "betons")
 
 
@@ -89,8 +125,13 @@ def train(checkout: Path, folder: Path, name: str) -> None:
     """Run one entry of RUNS."""
     preset, own = RUNS[name]
     configs = ["dataset_configs/dominoes.yaml", *([f"dataset_configs/methods/{preset}.yaml"] if preset else [])]
-    settings = {**COMMON, "training.data_root": folder / "betons", "training.outdir": folder / "runs",
-                "training.exp_name": name, **own}  # fmt: skip
+    settings = {
+        **COMMON,
+        "training.data_root": folder / "betons",
+        "training.outdir": folder / "runs",
+        "training.exp_name": name,
+        **own,
+    }
     words = [word for config in configs for word in ("--config-file", config)]
     for key, value in settings.items():
         words += [f"--{key}", str(value).format(runs=folder / "runs")]
@@ -99,8 +140,17 @@ def train(checkout: Path, folder: Path, name: str) -> None:
 
 def study_and_report(checkout: Path, folder: Path) -> None:
     """Run a study of two jobs, and write a report over all runs."""
-    study = ["dataset_configs/studies/quick.yaml", "--seeds", 0, "--runs", folder / "runs" / "quick", "--data",
-             folder / "quick", "--set", "training.epochs=1"]  # fmt: skip
+    study = [
+        "dataset_configs/studies/quick.yaml",
+        "--seeds",
+        0,
+        "--runs",
+        folder / "runs" / "quick",
+        "--data",
+        folder / "quick",
+        "--set",
+        "training.epochs=1",
+    ]
     call(checkout, "scripts/sweep.py", "run", *study)
     call(checkout, "scripts/report.py", folder / "runs", "--out", folder / "report")
 
@@ -121,10 +171,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     results = json.loads((folder / "results.json").read_text())
     kept = {key: results.get(key) for key in ("train_groups", "val", "test", "notes", "selected_epoch")}
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    kept["losses"] = [[line["phase"], line["epoch"], line["split"], line["metrics"]["loss"]] for line in lines
-                      if "metrics" in line]  # fmt: skip
-    weights = {path.name: weights_hash(path) for path in sorted((folder / "checkpoints").glob("*.pt"))
-               if path.name != "checkpoint_latest.pt"}  # fmt: skip
+    kept["losses"] = [
+        [line["phase"], line["epoch"], line["split"], line["metrics"]["loss"]] for line in lines if "metrics" in line
+    ]
+    weights = {
+        path.name: weights_hash(path)
+        for path in sorted((folder / "checkpoints").glob("*.pt"))
+        if path.name != "checkpoint_latest.pt"
+    }
     return {"results": kept, "weights": weights}
 
 
@@ -137,8 +191,10 @@ def record(checkout: Path) -> dict[str, Any]:
             print(run, flush=True)
             train(checkout, folder, run)
         study_and_report(checkout, folder)
-        text = {str(path.relative_to(folder / "runs").parent): read_run(path.parent)
-                for path in sorted((folder / "runs").rglob("results.json"))}  # fmt: skip
+        text = {
+            str(path.relative_to(folder / "runs").parent): read_run(path.parent)
+            for path in sorted((folder / "runs").rglob("results.json"))
+        }
         found = {"runs": text, "summary": (folder / "report" / "summary.csv").read_text()}
         return json.loads(json.dumps(found).replace(name, "FOLDER"))  # type: ignore[no-any-return]
 
@@ -146,8 +202,11 @@ def record(checkout: Path) -> dict[str, Any]:
 def differences(left: Any, right: Any, where: str = "") -> list[str]:
     """Return the places at which two records differ, one line each."""
     if isinstance(left, dict) and isinstance(right, dict):
-        return [line for key in sorted({*left, *right})
-                for line in differences(left.get(key), right.get(key), f"{where}/{key}")]  # fmt: skip
+        return [
+            line
+            for key in sorted({*left, *right})
+            for line in differences(left.get(key), right.get(key), f"{where}/{key}")
+        ]
     return [] if left == right else [f"{where}: {str(left)[:200]} became {str(right)[:200]}"]
 
 

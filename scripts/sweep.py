@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import UsageError, run_command
+from debeton.system.errors import UsageError, run_command
 
 if TYPE_CHECKING:
     from debeton.studies.jobs import Job
@@ -42,16 +42,24 @@ OF_STUDY = ("runs", "data", "raw", "settings", "seeds")  # options that a manife
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="actions:\n" + "\n".join(f"  {name:<9} {text}" for name, text in ACTIONS.items()),
-    )  # fmt: skip
+    )
     parser.add_argument("action", choices=list(ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("study", type=Path, nargs="?", metavar="STUDY", help="the study's YAML file, or a manifest")
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/STUDY")
     parser.add_argument("--data", type=Path, help="folder of the betons that the study writes; default: data/STUDY")
     parser.add_argument("--raw", help="folder of the raw data, for {raw} in the study")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                        help="a setting of every job, or a {placeholder} of the study; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="a setting of every job, or a {placeholder} of the study; may be repeated",
+    )
     parser.add_argument("--seeds", help="instead of the study's, separated by commas")
     parser.add_argument("--only", help="variants, separated by commas")
     parser.add_argument("--jobs", help="numbers of jobs as 'list' shows them, such as 0,3-5")
@@ -62,10 +70,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     slurm = parser.add_argument_group("SLURM")
     slurm.add_argument("--throttle", type=int, default=0, metavar="M", help="tasks of an array at a time; default: all")
     slurm.add_argument("--per-task", type=int, default=1, metavar="K", help="jobs of one task; default: %(default)s")
-    slurm.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", dest="options",
-                       help="an option of sbatch, such as partition=gpu; may be repeated")  # fmt: skip
-    slurm.add_argument("--print", action="store_true", dest="only_print",
-                       help="of submit: write the manifest and print the commands as a shell takes them")  # fmt: skip
+    slurm.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="options",
+        help="an option of sbatch, such as partition=gpu; may be repeated",
+    )
+    slurm.add_argument(
+        "--print",
+        action="store_true",
+        dest="only_print",
+        help="of submit: write the manifest and print the commands as a shell takes them",
+    )
     slurm.add_argument("--task", type=int, help="of run: only the jobs of this task, K of them, counted from 0")
     return parser.parse_args(argv)
 
@@ -80,15 +98,22 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"{arguments.action} which study? 'list' names the project's")
         return list_studies()
 
-    from debeton.log import set_up_logging
+    from debeton.system.log import set_up_logging
 
     set_up_logging(is_main=True)
     board = _board(arguments)
     jobs = _chosen(board.jobs, arguments)
     if arguments.action in ("dry-run", "run", "submit", "retry"):
         board.check(jobs)
-    action = {"list": list_jobs, "dry-run": dry_run, "run": run, "submit": submit, "status": status, "retry": run,
-              "collect": collect}[arguments.action]  # fmt: skip
+    action = {
+        "list": list_jobs,
+        "dry-run": dry_run,
+        "run": run,
+        "submit": submit,
+        "status": status,
+        "retry": run,
+        "collect": collect,
+    }[arguments.action]
     return action(board, jobs, arguments)
 
 
@@ -136,11 +161,15 @@ def submit(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> 
     from debeton.studies.slurm import Submission, submit
 
     submission = Submission(
-        throttle=arguments.throttle, per_task=arguments.per_task, workers=arguments.workers, retry=arguments.retry,
+        throttle=arguments.throttle,
+        per_task=arguments.per_task,
+        workers=arguments.workers,
+        retry=arguments.retry,
         options=arguments.slurm | _pairs("--slurm", arguments.options),
-    )  # fmt: skip
-    commands = submit(board, arguments.name, jobs, submission, only_print=arguments.only_print,
-                      published=arguments.published)  # fmt: skip
+    )
+    commands = submit(
+        board, arguments.name, jobs, submission, only_print=arguments.only_print, published=arguments.published
+    )
     print("\n".join(commands) or "nothing to submit: every job is finished, queued or has failed ('--retry')")
     return 0
 
@@ -157,7 +186,7 @@ def status(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> 
 
 
 def collect(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    from debeton.report_pictures import pictures
+    from debeton.report.pictures import pictures
     from debeton.studies.collect import collect
 
     out = arguments.out or board.places.runs / "report"

@@ -14,10 +14,10 @@ from tests.pair import Pair
 from tests.running import folder_of, run
 from tests.toy import TOY_SPEC, stored_image, toy_rows
 
-from debeton.data.beton import Beton
+from debeton.data.beton.reading import Beton
+from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import DatasetSpec
-from debeton.data.view import View
-from debeton.data.writer import WriteOptions, write_beton
+from debeton.data.views.view import View
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,11 +68,20 @@ def write_toy() -> Callable[[Path, int, float], None]:
 def toy_args(toy_betons: Path, tmp_path: Path) -> list[str]:
     """Command-line settings of a run that takes a second: two epochs of a small ResNet on the toy set."""
     settings = {
-        "data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": tmp_path / "runs",
-        "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 64, "training.lr": 0.05,
-        "training.lr_scheduler": "cosine", "training.decoder_train": "simple", "training.decoder_val": "simple",
-        "training.augment": "pad_crop:2", "logging.tensorboard": "false", "training.device": "cpu",
-    }  # fmt: skip
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "training.outdir": tmp_path / "runs",
+        "model.arch": "small_resnet",
+        "training.epochs": 2,
+        "training.batch_size": 64,
+        "training.lr": 0.05,
+        "training.lr_scheduler": "cosine",
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.augment": "pad_crop:2",
+        "logging.tensorboard": "false",
+        "training.device": "cpu",
+    }
     return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
 
 
@@ -80,10 +89,20 @@ def toy_args(toy_betons: Path, tmp_path: Path) -> list[str]:
 def trained_toy(toy_betons: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(run folder, folder of the 256 test images as PNG files, one of them two folders deeper)."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = {"data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": folder / "runs",
-                "model.arch": "small_resnet", "training.epochs": 1, "training.batch_size": 64, "training.lr": 0.05,
-                "training.decoder_train": "simple", "training.decoder_val": "simple", "logging.tensorboard": "false",
-                "training.device": "cpu", "training.tta": "true"}  # fmt: skip
+    settings = {
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "training.outdir": folder / "runs",
+        "model.arch": "small_resnet",
+        "training.epochs": 1,
+        "training.batch_size": 64,
+        "training.lr": 0.05,
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "logging.tensorboard": "false",
+        "training.device": "cpu",
+        "training.tta": "true",
+    }
     assert run([word for key, value in settings.items() for word in (f"--{key}", value)]) == 0
     images = folder / "images"
     (images / "z" / "deeper").mkdir(parents=True)

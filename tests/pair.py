@@ -27,11 +27,14 @@ class Pair:
         fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src")))}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, __file__, str(log)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                [sys.executable, __file__, str(log)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
                 env={**os.environ, **fixed},
             )
             for log in self.logs
-        ]  # fmt: skip
+        ]
 
     def run(self, args: Sequence[Any]) -> None:
         """Fails with what the two printed unless both end well."""

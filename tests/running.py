@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from debeton.errors import run_command
-from debeton.models import make_model
-from debeton.objective import Objective
-from debeton.seed import seed_everything
+from debeton.nets.models import make_model
+from debeton.system.errors import run_command
+from debeton.system.seed import seed_everything
+from debeton.train.objective import Objective
 
 ROOT = Path(main.__file__).resolve().parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.beton import open_beton
+from debeton.data.beton.reading import open_beton
 from debeton.data.spec import DatasetSpec, Rows
 
 TOY_SPEC = DatasetSpec(

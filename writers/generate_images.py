@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.errors import DataError, UsageError, run_command
+from debeton.system.errors import DataError, UsageError, run_command
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -96,7 +96,7 @@ def generate(arguments: argparse.Namespace) -> int:
     from debeton.generate.image_set import ImageSet, Shard
     from debeton.generate.production import produce
     from debeton.generate.sheets import write_sheets
-    from debeton.log import set_up_logging
+    from debeton.system.log import set_up_logging
 
     set_up_logging(is_main=True)
     for name in ("per_cell", "batch_size", "attempts", "steps"):
@@ -108,26 +108,33 @@ def generate(arguments: argparse.Namespace) -> int:
     generator = GENERATORS.get(arguments.generator).make(arguments)
     settings: dict[str, Any] = {
         "set": arguments.set_name or arguments.dataset or prompts.name,
-        "generator": arguments.generator, **generator.identity,
+        "generator": arguments.generator,
+        **generator.identity,
         "prompts": {"file": prompts.name, "published": arguments.legacy_prompts, "hash": prompts.hash()},
         "filter": arguments.filter,
-    }  # fmt: skip
+    }
     image_set = ImageSet(arguments.out, settings, shard)
     produce(
-        image_set, generator, prompts, FILTERS.get(arguments.filter), conditions=conditions,
-        per_condition=arguments.per_cell, batch_size=arguments.batch_size, progress=sys.stderr.isatty(),
-    )  # fmt: skip
+        image_set,
+        generator,
+        prompts,
+        FILTERS.get(arguments.filter),
+        conditions=conditions,
+        per_condition=arguments.per_cell,
+        batch_size=arguments.batch_size,
+        progress=sys.stderr.isatty(),
+    )
     write_sheets(image_set)
     print_counts(image_set.counts())
     return 0
 
 
 def chosen_prompts(arguments: argparse.Namespace) -> Any:
-    from debeton.errors import nearest
     from debeton.generate.prompts import load_prompts, names_as_prompts, prompt_sets
+    from debeton.system.errors import nearest
 
     if arguments.like is not None:
-        from debeton.data.beton import open_beton
+        from debeton.data.beton.reading import open_beton
 
         return names_as_prompts(open_beton(arguments.like).spec)
     known = prompt_sets()
@@ -142,7 +149,7 @@ def chosen_prompts(arguments: argparse.Namespace) -> Any:
 
 
 def chosen_conditions(arguments: argparse.Namespace, prompts: Any) -> Any:
-    from debeton.errors import nearest
+    from debeton.system.errors import nearest
 
     conditions = prompts.conditions(blind=arguments.blind)
     if not arguments.cells:
@@ -156,7 +163,7 @@ def chosen_conditions(arguments: argparse.Namespace, prompts: Any) -> Any:
 
 
 def check(folder: Path) -> int:
-    from debeton.data.generated import manifests
+    from debeton.data.raw.generated import manifests
     from debeton.generate.image_set import SETTINGS, ImageSet, verify
 
     if not manifests(folder) or not (folder / SETTINGS).is_file():
@@ -166,8 +173,11 @@ def check(folder: Path) -> int:
     wrong = verify(folder)
     print_counts(ImageSet(folder, json.loads((folder / SETTINGS).read_text())).counts())
     if wrong:
-        raise DataError("; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-                        + ". Remove their lines from the manifest, and the same command makes them again")  # fmt: skip
+        raise DataError(
+            "; ".join(wrong[:5])
+            + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            + ". Remove their lines from the manifest, and the same command makes them again"
+        )
     return 0
 
 

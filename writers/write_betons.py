@@ -23,16 +23,16 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from debeton.data.check import check_split, differences, missing_files
-from debeton.data.corruptions import corrupted
-from debeton.data.fetch import fetch, missing_note
-from debeton.data.ffcv_format import WRITE_MODES
-from debeton.data.generated import generated_rows, with_synthetic
+from debeton.data.beton.ffcv_format import WRITE_MODES
+from debeton.data.raw.check import check_split, differences, missing_files
+from debeton.data.raw.corruptions import corrupted
+from debeton.data.raw.fetch import fetch, missing_note
+from debeton.data.raw.generated import generated_rows, with_synthetic
+from debeton.data.raw.image_files import MissingDataError
 from debeton.data.sources import SOURCES, Dataset, Request, Source
-from debeton.data.sources._images import MissingDataError
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.errors import DataError, UsageError, nearest, run_command
-from debeton.log import set_up_logging
+from debeton.system.errors import DataError, UsageError, nearest, run_command
+from debeton.system.log import set_up_logging
 
 MAX_SHOWN = 24  # groups that the final line spells out
 
@@ -173,7 +173,7 @@ def _note(source: Source, raw: Path | None) -> str:
 
 def generated_dataset(args: argparse.Namespace) -> Dataset:
     """The generated images alone, under the names of a beton that there is."""
-    from debeton.data.beton import read_sidecar
+    from debeton.data.beton.reading import read_sidecar
 
     if args.synthetic is None:
         raise UsageError("--like names a beton whose classes generated images share; --synthetic DIR names the images")
@@ -193,7 +193,7 @@ def synthetic_rows(args: argparse.Namespace, spec: DatasetSpec) -> Rows:
 
 def merge(args: argparse.Namespace) -> int:
     """Copy the betons of --merge into the one that --out names."""
-    from debeton.data.merge import merge_betons  # imports torch and numba
+    from debeton.data.beton.merge import merge_betons  # imports torch and numba
 
     if args.out is None or args.out.suffix != ".beton":
         raise UsageError(f"--merge needs --out FILE.beton; {args.out or 'nothing'} was given")
@@ -227,7 +227,7 @@ def check(dataset: Dataset, args: argparse.Namespace) -> int:
 
 def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]) -> int:
     """Write every split and print one line for each; say on stderr where counts differ from those published."""
-    from debeton.data.writer import WriteOptions, write_beton  # imports torch and numba
+    from debeton.data.beton.writer import WriteOptions, write_beton  # imports torch and numba
 
     how = WriteOptions(
         mode=args.mode,

@@ -18,20 +18,21 @@ from zipfile import ZipFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from debeton.errors import DataError, run_command
+from debeton.system.errors import DataError, run_command
 
 PHOTOS, CLASSES, ANIMALS = "in1k_256.zip", 1000, 398
 SPLITS = ("train", "val", "test", "train", "train", "test", "train", "val", "train", "test")
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--raw", type=Path, required=True, metavar="DIR", help=f"folder of {PHOTOS}")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="SPLIT/{animal,thing}/*.JPEG go here")
     arguments = parser.parse_args(argv)
 
-    from debeton.files import replacing
+    from debeton.system.files import replacing
 
     packed = arguments.raw / PHOTOS
     if not packed.is_file():

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from debeton.data.beton import Beton, open_beton
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import DatasetSpec, RawImage, Rows
-from debeton.data.view import View
-from debeton.data.writer import WriteOptions, write_beton
+from debeton.data.views.view import View
 
 REPOSITORY = Path(__file__).parents[2]
 GROUP_SIZES = (30, 12, 7, 5, 16)  # 70 rows; group 5 (dog, top) does not exist
@@ -165,8 +165,11 @@ def run_python() -> Callable[..., str]:
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), **environment},
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from tests.toy import TOY_SPEC, toy_rows
 
-from debeton.data.beton import open_beton
-from debeton.data.loader import LoaderOptions
-from debeton.data.view import View
-from debeton.data.writer import WriteOptions, write_beton
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.loader.options import LoaderOptions
+from debeton.data.views.view import View
 from debeton.diffusion.copies import copy_check, nearest
 
 OPTIONS = LoaderOptions(decoder="simple", ops="none", normalise=False)
@@ -45,9 +45,12 @@ def test_the_share_of_copies_is_that_of_the_images_taken_from_the_set(real, tmp_
     source = pixels(0, 512, 0.9)
     images = np.concatenate([source[:copied], pixels(11, 32, 0.5)[copied:]])
     write_beton(
-        tmp_path / "synthetic.beton", replace(rows, image=images.__getitem__), TOY_SPEC, "train",
+        tmp_path / "synthetic.beton",
+        replace(rows, image=images.__getitem__),
+        TOY_SPEC,
+        "train",
         WriteOptions(mode="raw"),
-    )  # fmt: skip
+    )
     synthetic = View.whole(open_beton(tmp_path / "synthetic.beton"))
     found = copy_check(real, synthetic, OPTIONS, picture=tmp_path / "nearest.png")
     assert found["compared"] == 32

@@ -9,11 +9,19 @@ import pytest
 import torch
 from tests.toy import TOY_SPEC
 
-from debeton.data.loader import Batch
+from debeton.data.loader.batch import Batch
 from debeton.diffusion.denoising import Denoising
-from debeton.diffusion.model import Conditions, Shape, load_model, make_network, make_schedule, model_folder, save_model
+from debeton.diffusion.model import (
+    Conditions,
+    Shape,
+    load_model,
+    make_network,
+    make_schedule,
+    model_folder,
+    save_model,
+)
 from debeton.diffusion.sampling import SAMPLERS, clipped, guided, sample
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 

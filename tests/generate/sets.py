@@ -8,8 +8,8 @@ from pathlib import Path
 
 from writers import generate_images
 
-from debeton.data.generated import KEPT
-from debeton.errors import run_command
+from debeton.data.raw.generated import KEPT
+from debeton.system.errors import run_command
 
 
 def command(*words) -> int:

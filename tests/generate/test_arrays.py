@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tests.generate.sets import command
 
-from debeton.data.generated import MANIFEST, generated_rows
+from debeton.data.raw.generated import MANIFEST, generated_rows
 from debeton.data.spec import DatasetSpec
 
 SPEC = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
@@ -25,8 +25,16 @@ def made_set(folder, attribute=None, sizes=(8, 8, 8, 8)) -> list[np.ndarray]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
         images.append(image)
-        lines.append({"path": str(path.relative_to(folder)), "label": label, "attribute": attribute,
-                      "number": k % 2, "attempt": 0, "verdict": "keep"})  # fmt: skip
+        lines.append(
+            {
+                "path": str(path.relative_to(folder)),
+                "label": label,
+                "attribute": attribute,
+                "number": k % 2,
+                "attempt": 0,
+                "verdict": "keep",
+            }
+        )
     lines.append({**lines[0], "attempt": 1, "verdict": "black", "path": "cat/_/00000009.png"})
     (folder / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
     return images

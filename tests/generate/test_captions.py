@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from scripts import captions as program
 
-from debeton.errors import DataError, UsageError, run_command
 from debeton.generate.captions import Captioner, captions_for, keywords, read_captions
 from debeton.generate.image_set import names_from_folders
+from debeton.system.errors import DataError, UsageError, run_command
 
-CAPTIONS = ["a bird over the ocean", "bird near an ocean wave", "a bird in a forest", "a bird in a bamboo forest",
-            "small bird, forest", "a bird"]  # fmt: skip
+CAPTIONS = [
+    "a bird over the ocean",
+    "bird near an ocean wave",
+    "a bird in a forest",
+    "a bird in a bamboo forest",
+    "small bird, forest",
+    "a bird",
+]
 LABEL = np.array([0, 0, 1, 1, 1, 1])
 
 
@@ -29,8 +35,11 @@ def run(*words: object) -> int:
 def test_a_word_scores_by_how_much_more_of_its_class_s_captions_have_it():
     found = keywords(CAPTIONS, LABEL, ("water", "land"), min_support=2)
     assert [(k.label, k.word, k.support) for k in found] == [
-        ("water", "ocean", 2), ("water", "bird", 2), ("land", "forest", 3), ("land", "bird", 4)
-    ]  # fmt: skip
+        ("water", "ocean", 2),
+        ("water", "bird", 2),
+        ("land", "forest", 3),
+        ("land", "bird", 4),
+    ]
     assert [k.score for k in found] == [1.0, 0.0, 0.75, 0.0]
     assert found[2].examples == (2, 3, 4)
     assert (found[2].rate, found[2].others) == (0.75, 0.0)
@@ -69,15 +78,22 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_tables_and_a_page_with_images_are_made_of_captions_from_a_file(images, tmp_path, capsys):
-    lines = [{"path": f"{c}.npy[{i}]", "caption": f"a {'sea' if c == 'water' else 'tree'} view"}
-             for c in ("water", "land") for i in range(3)]  # fmt: skip
+    lines = [
+        {"path": f"{c}.npy[{i}]", "caption": f"a {'sea' if c == 'water' else 'tree'} view"}
+        for c in ("water", "land")
+        for i in range(3)
+    ]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "out"
     assert run(images, "--captions-file", tmp_path / "c.jsonl", "--out", out) == 0
     with (out / "keywords.csv").open() as file:
         found = {(r["class"], r["word"]): (r["score"], r["support"]) for r in csv.DictReader(file)}
-    assert found == {("land", "tree"): ("1.00", "3"), ("land", "view"): ("0.00", "3"), ("water", "sea"): ("1.00", "3"),
-                     ("water", "view"): ("0.00", "3")}  # fmt: skip
+    assert found == {
+        ("land", "tree"): ("1.00", "3"),
+        ("land", "view"): ("0.00", "3"),
+        ("water", "sea"): ("1.00", "3"),
+        ("water", "view"): ("0.00", "3"),
+    }
     page = (out / "index.html").read_text()
     assert page.count("data:image/png;base64") == 12
     assert 'title="a sea view"' in page
@@ -85,7 +101,7 @@ def test_tables_and_a_page_with_images_are_made_of_captions_from_a_file(images, 
 
 
 def test_captions_are_found_with_the_set_s_name_in_front_or_without(images):
-    from debeton.data.generated import generated_rows
+    from debeton.data.raw.generated import generated_rows
 
     rows = generated_rows(images, names_from_folders(images))
     assert captions_for(rows, dict.fromkeys(rows.names, "x"), Path("c")) == ["x"] * 6
@@ -95,9 +111,12 @@ def test_captions_are_found_with_the_set_s_name_in_front_or_without(images):
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
-    [("c.jsonl", '{"path": "a"}\n', "line 1 is no caption"), ("c.csv", "path,text\na,b\n", "lacks the column caption"),
-     ("c.jsonl", "hello\n", "line 1 is no caption")],
-)  # fmt: skip
+    [
+        ("c.jsonl", '{"path": "a"}\n', "line 1 is no caption"),
+        ("c.csv", "path,text\na,b\n", "lacks the column caption"),
+        ("c.jsonl", "hello\n", "line 1 is no caption"),
+    ],
+)
 def test_wrong_caption_files_are_sentences(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=words):
@@ -139,10 +158,19 @@ def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = BlipConfig(
-        text_config={**size, "vocab_size": len(words), "encoder_hidden_size": 16, "bos_token_id": 5, "sep_token_id": 3,
-                     "eos_token_id": 3, "pad_token_id": 0, "max_position_embeddings": 32},
-        vision_config={**size, "image_size": 32, "patch_size": 16}, projection_dim=8,
-    )  # fmt: skip
+        text_config={
+            **size,
+            "vocab_size": len(words),
+            "encoder_hidden_size": 16,
+            "bos_token_id": 5,
+            "sep_token_id": 3,
+            "eos_token_id": 3,
+            "pad_token_id": 0,
+            "max_position_embeddings": 32,
+        },
+        vision_config={**size, "image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
     BlipForConditionalGeneration(config).save_pretrained(folder)
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder
@@ -166,8 +194,9 @@ def test_a_model_captions_every_image_once_and_goes_on_where_it_was(tiny_blip, i
 
 def test_what_is_no_captioning_model_is_a_sentence(images, tmp_path, capsys):
     for model, words, status in (
-        (tmp_path / "nowhere", "no captioning model at", 2), (images, "not a captioning model: it has no", 2)
-    ):  # fmt: skip
+        (tmp_path / "nowhere", "no captioning model at", 2),
+        (images, "not a captioning model: it has no", 2),
+    ):
         assert run(images, "--model", model, "--out", tmp_path / "o") == status
         assert words in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{}")

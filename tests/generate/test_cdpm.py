@@ -15,20 +15,39 @@ from tests.generate.sets import command, images_of, kept_of
 from tests.running import ROOT, folder_of, lines_of, run
 from tests.toy import TOY_SPEC, toy_rows
 
-from debeton.checkpoint import load_checkpoint
 from debeton.config import load
-from debeton.data.generated import generated_rows
-from debeton.data.writer import WriteOptions, write_beton
-from debeton.generate.generators import folder_hash
-from debeton.loop import Preempted, StopRequest
+from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.raw.generated import generated_rows
+from debeton.generate.generators.generator import folder_hash
 from debeton.methods import train
-from debeton.run import open_run
+from debeton.nets.checkpoint import load_checkpoint
+from debeton.train.loop import Preempted, StopRequest
+from debeton.train.run import open_run
 
 SMALL = [
-    "--training.method", "cdpm", "--training.selection", "last", "--cdpm.widths", "16,32", "--cdpm.layers", "1",
-    "--cdpm.attention", "0", "--cdpm.steps", "100", "--training.optimizer", "adamw", "--training.augment", "none",
-    "--cdpm.prediction", "v", "--training.num_workers", "1", "--training.batch_size", "64",
-]  # fmt: skip
+    "--training.method",
+    "cdpm",
+    "--training.selection",
+    "last",
+    "--cdpm.widths",
+    "16,32",
+    "--cdpm.layers",
+    "1",
+    "--cdpm.attention",
+    "0",
+    "--cdpm.steps",
+    "100",
+    "--training.optimizer",
+    "adamw",
+    "--training.augment",
+    "none",
+    "--cdpm.prediction",
+    "v",
+    "--training.num_workers",
+    "1",
+    "--training.batch_size",
+    "64",
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +93,10 @@ def test_a_report_over_such_a_run_beside_a_classifier_is_made(trained, small_arg
     assert run([*small_args, "--training.epochs", "1"]) == 0
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts/report.py"), trained, tmp_path / "runs", "--out", tmp_path / "report"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report" / "index.html").is_file()
 
@@ -136,17 +157,38 @@ def test_shards_and_batches_of_any_size_make_the_same_set(trained, betons, tmp_p
 def test_ffr_trains_on_a_beton_with_its_images(generated, betons, small_args, tmp_path):
     """Synthetic rows are written beside the real ones of the same set and make the first phase."""
     written = subprocess.run(
-        [sys.executable, str(ROOT / "writers/write_betons.py"), "--like", betons / "toy_train.beton",
-         "--synthetic", generated, "--mode", "raw", "--out", tmp_path],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(ROOT / "writers/write_betons.py"),
+            "--like",
+            betons / "toy_train.beton",
+            "--synthetic",
+            generated,
+            "--mode",
+            "raw",
+            "--out",
+            tmp_path,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert written.returncode == 0, written.stderr
     both = tmp_path / "toy_both.beton"
     merged = subprocess.run(
-        [sys.executable, str(ROOT / "writers/write_betons.py"), "--merge", betons / "toy_train.beton",
-         tmp_path / "toy_synthetic.beton", "--out", both],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(ROOT / "writers/write_betons.py"),
+            "--merge",
+            betons / "toy_train.beton",
+            tmp_path / "toy_synthetic.beton",
+            "--out",
+            both,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert merged.returncode == 0, merged.stderr
     args = [*small_args, "--data.train_path", both, "--training.method", "ffr", "--synthetic.per_cell", "30"]
     assert run([*args, "--training.epochs", "1"]) == 0

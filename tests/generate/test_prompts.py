@@ -15,8 +15,8 @@ from debeton.data.sources.spuco_animals import CELLS
 from debeton.data.sources.spuco_animals import SPEC as SPUCO
 from debeton.data.sources.utkface import SPEC as UTKFACE
 from debeton.data.sources.waterbirds import SPEC as WATERBIRDS
-from debeton.errors import UsageError
 from debeton.generate.prompts import Condition, PromptSet, load_prompts, prompt_sets
+from debeton.system.errors import UsageError
 
 PETS = {
     "template": "a photo of {a} {subject}",
@@ -39,9 +39,11 @@ def every_prompt(prompts: PromptSet, condition: Condition, draws: int = 400) -> 
 def test_phrases_go_around_the_noun_and_get_their_article(tmp_path):
     prompts = load_prompts(write(tmp_path / "pets.yaml"))
     assert every_prompt(prompts, Condition("cat", "outdoors")) == {
-        "a photo of a tabby cat in a park", "a photo of a wet tabby cat in the rain",
-        "a photo of an ocelot in a park", "a photo of a wet ocelot in the rain",
-    }  # fmt: skip
+        "a photo of a tabby cat in a park",
+        "a photo of a wet tabby cat in the rain",
+        "a photo of an ocelot in a park",
+        "a photo of a wet ocelot in the rain",
+    }
     assert every_prompt(prompts, Condition("dog", None)) == {"a photo of a pug"}
     assert [str(c) for c in prompts.conditions()] == ["cat, indoors", "cat, outdoors", "dog, indoors", "dog, outdoors"]
     assert prompts.conditions(blind=True) == [Condition("cat", None), Condition("dog", None)]
@@ -99,8 +101,11 @@ def test_all_forty_attributes_of_celeba_have_phrases_and_go_with_any_other():
 def test_spuco_has_as_many_breeds_and_places_as_published():
     prompts = load_prompts(prompt_sets()["spuco_animals"])
     assert {name: len(set(breeds)) for name, breeds in prompts.label.items()} == {
-        "landbird": 35, "waterbird": 24, "small_dog": 36, "big_dog": 74
-    }  # fmt: skip
+        "landbird": 35,
+        "waterbird": 24,
+        "small_dog": 36,
+        "big_dog": 74,
+    }
     assert {k: len(v) for k, v in prompts.attribute.items()} == {"Land": 20, "Water": 10, "Indoors": 11, "Outdoors": 10}
     run_together = re.compile(r"[a-z][A-Z]|bitternbird|kingpenguin")
     assert not [breed for breeds in prompts.label.values() for breed in breeds if run_together.search(breed)]
@@ -109,15 +114,24 @@ def test_spuco_has_as_many_breeds_and_places_as_published():
 @pytest.mark.parametrize(
     ("name", "condition", "prompts"),
     [
-        ("celeba_hq", ("not Smiling", "Female"), {"a headshot of Female celebrity with serious face",
-                                                  "a headshot of Female celebrity with straight face"}),
+        (
+            "celeba_hq",
+            ("not Smiling", "Female"),
+            {"a headshot of Female celebrity with serious face", "a headshot of Female celebrity with straight face"},
+        ),
         ("celeba_hq", ("Smiling", "Male"), {"a headshot of Male celebrity Smiling"}),
-        ("utkface", ("Male", "young"), {
-            "a headshot of a human Male baby", "a headshot of a human Male aged three years old",
-            "a headshot of a human Male aged four years old", "a headshot of a human Male aged five years old",
-        }),
+        (
+            "utkface",
+            ("Male", "young"),
+            {
+                "a headshot of a human Male baby",
+                "a headshot of a human Male aged three years old",
+                "a headshot of a human Male aged four years old",
+                "a headshot of a human Male aged five years old",
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_legacy_prompts_are_the_published_ones(name, condition, prompts):
     assert every_prompt(load_prompts(prompt_sets()[name], published=True), Condition(*condition)) == prompts
 

@@ -12,19 +12,22 @@ import pytest
 from PIL import Image
 from tests.generate.sets import command, images_of, kept_of
 
-from debeton.data.generated import KEPT, generated_rows
+from debeton.data.raw.generated import KEPT, generated_rows
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError, UsageError
 from debeton.generate.filters import FILTERS, published
 from debeton.generate.generators import GENERATORS, Maker, Order
 from debeton.generate.image_set import ImageSet, Shard, Slot, verify
 from debeton.generate.production import BATCHES_WAITING, produce
 from debeton.generate.prompts import Condition, PromptSet
+from debeton.system.errors import DataError, UsageError
 
 PETS = PromptSet(
-    "pets", "a photo of {a} {subject}", "animal", {"cat": ("tabby", "ocelot"), "dog": ("pug",)},
+    "pets",
+    "a photo of {a} {subject}",
+    "animal",
+    {"cat": ("tabby", "ocelot"), "dog": ("pug",)},
     {"in": ("* inside",), "out": ("* outside",)},
-)  # fmt: skip
+)
 SPEC = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
 SETTINGS = {"set": "pets", "generator": "noise"}
 
@@ -51,9 +54,14 @@ class Noise:
 def make(folder: Path, generator=None, *, shard="1/1", per=9, batch_size=4, prompts=PETS, keep="standard") -> ImageSet:
     image_set = ImageSet(folder, SETTINGS, Shard.parse(shard))
     produce(
-        image_set, generator or Noise(one_in=3), prompts, FILTERS.get(keep), conditions=prompts.conditions(),
-        per_condition=per, batch_size=batch_size,
-    )  # fmt: skip
+        image_set,
+        generator or Noise(one_in=3),
+        prompts,
+        FILTERS.get(keep),
+        conditions=prompts.conditions(),
+        per_condition=per,
+        batch_size=batch_size,
+    )
     return image_set
 
 
@@ -192,7 +200,7 @@ def test_a_full_disk_is_a_sentence_and_the_set_goes_on_afterwards(whole, tmp_pat
         return original(self, slot, image)
 
     with monkeypatch.context() as patch:
-        patch.setattr("debeton.files.os.fsync", lambda fd: None)
+        patch.setattr("debeton.system.files.os.fsync", lambda fd: None)
         patch.setattr("debeton.generate.image_set.replacing", _full_after(10))
         with pytest.raises(DataError, match=r"the disk under .* is full"):
             make(tmp_path)
@@ -205,7 +213,7 @@ def _full_after(count: int):
     """`files.replacing`, whose writes fail for want of space after so many files."""
     from contextlib import contextmanager
 
-    from debeton.files import naming_full_disk, replacing
+    from debeton.system.files import naming_full_disk, replacing
 
     left = [count]
     lock = threading.Lock()

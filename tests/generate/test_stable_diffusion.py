@@ -38,25 +38,49 @@ def tiny_model(tmp_path_factory) -> Path:
     (words / "merges.txt").write_text("#version: 0.2\n")
     n = len(vocabulary)
     torch.manual_seed(0)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=n, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=77, bos_token_id=n - 2, eos_token_id=n - 1, pad_token_id=n - 1,
-    ))  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=n,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=n - 2,
+            eos_token_id=n - 1,
+            pad_token_id=n - 1,
+        )
+    )
     unet = UNet2DConditionModel(
-        sample_size=8, layers_per_block=1, block_out_channels=(16, 32), cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
-    )  # fmt: skip
+    )
     vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
-    )  # fmt: skip
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=16,
+    )
     scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1)
     tokenizer = CLIPTokenizer.from_pretrained(str(words), model_max_length=77)
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.save_pretrained(folder / "model")
     return folder / "model"
 
@@ -82,7 +106,7 @@ def test_stable_diffusion_makes_an_image_from_its_prompt_and_seed_alone(tiny_mod
 
 
 def test_the_prompt_decides_under_guidance_and_not_without(tiny_model):
-    from debeton.generate.stable_diffusion import StableDiffusion
+    from debeton.generate.generators.stable_diffusion import StableDiffusion
 
     def sample(guidance: float, *prompts: str) -> np.ndarray:
         generator = StableDiffusion(str(tiny_model), steps=2, guidance=guidance, device="cpu")
@@ -101,8 +125,10 @@ def killed(tiny_model, tmp_path_factory) -> Path:
     words = [*SD, "--model", str(tiny_model), "--per-cell", "40", "--batch-size", "2", "--out", str(folder)]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "writers/generate_images.py"), *words],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     manifest = folder / "manifest.jsonl"
     deadline = time.monotonic() + 200
     while not (manifest.exists() and manifest.read_text().count("\n") >= 6):
@@ -166,13 +192,29 @@ def betons(killed, tmp_path_factory) -> Path:
             lines.append(f"{path},{labels[rows.label[i]]},{attributes[rows.attribute[i]]},{split}")
     (photos / "metadata.csv").write_text("\n".join(lines) + "\n")
     words = [
-        "--dataset", "folder", "--name", "faces", "--raw", photos, "--mode", "raw", "--synthetic", killed, "--aligned",
-        "Male:old,Female:young", "--classes", ",".join(labels), "--attributes", ",".join(attributes),
-    ]  # fmt: skip
+        "--dataset",
+        "folder",
+        "--name",
+        "faces",
+        "--raw",
+        photos,
+        "--mode",
+        "raw",
+        "--synthetic",
+        killed,
+        "--aligned",
+        "Male:old,Female:young",
+        "--classes",
+        ",".join(labels),
+        "--attributes",
+        ",".join(attributes),
+    ]
     done = subprocess.run(
         [sys.executable, str(ROOT / "writers/write_betons.py"), *words, "--out", out],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return out
 

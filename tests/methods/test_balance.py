@@ -14,20 +14,20 @@ import pytest
 import torch
 
 from debeton.config import Config, load
-from debeton.data.beton import open_beton
-from debeton.data.loader import Batch
-from debeton.data.order import epoch_order
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.order import epoch_order
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.synthetic import Amount, synthetic_view, usb
-from debeton.data.view import View
-from debeton.data.writer import WriteOptions, write_beton
-from debeton.errors import DataError, UsageError
-from debeton.finish import finish
+from debeton.data.views.synthetic import Amount, synthetic_view, usb
+from debeton.data.views.view import View
 from debeton.methods import METHODS
-from debeton.methods._balance import balancing_weights
+from debeton.methods.parts.balance import balancing_weights
 from debeton.methods.reweight import WeightedCrossEntropy
-from debeton.objective import CrossEntropy
-from debeton.run import open_run
+from debeton.system.errors import DataError, UsageError
+from debeton.train.finish import finish
+from debeton.train.objective import CrossEntropy
+from debeton.train.run import open_run
 
 SPEC = DatasetSpec("toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)))
 REAL, SYNTHETIC = (40, 5, 10, 25), (20, 60, 60, 20)  # rows by (label, attribute)
@@ -211,10 +211,14 @@ def test_a_set_without_attribute_labels_stops_a_method_that_needs_them(method: s
 
 def test_real_and_synthetic_rows_are_groups_of_their_own(usb_view: View):
     existing = {
-        "left, dark (real)": 40, "left, light (real)": 5, "left, light (synthetic)": 35,
-        "right, dark (real)": 10, "right, dark (synthetic)": 30, "right, light (real)": 25,
+        "left, dark (real)": 40,
+        "left, light (real)": 5,
+        "left, light (synthetic)": 35,
+        "right, dark (real)": 10,
+        "right, dark (synthetic)": 30,
+        "right, light (real)": 25,
         "right, light (synthetic)": 15,
-    }  # fmt: skip
+    }
     for method in ("resample", "reweight", "groupdro"):
         view, _ = fitted(method, usb_view)
         assert view.counts_by_name() == existing
@@ -263,8 +267,20 @@ def train(toy_args: list[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 def test_a_usb_training_set_is_trained_on_by_every_balancing_method(train, usb_view: View):
     folder = usb_view.beton.path.parent
-    shared = ("--training.data_root", str(folder), "--synthetic.mode", "usb", "--training.batch_size", "16",
-              "--training.epochs", "1", "--training.selection", "last", "--training.augment", "none")  # fmt: skip
+    shared = (
+        "--training.data_root",
+        str(folder),
+        "--synthetic.mode",
+        "usb",
+        "--training.batch_size",
+        "16",
+        "--training.epochs",
+        "1",
+        "--training.selection",
+        "last",
+        "--training.augment",
+        "none",
+    )
     for method in (*BY_GROUP, *BY_CLASS):
         results = train(method, *shared)
         assert sum(results["train_groups"].values()) == 160
@@ -287,8 +303,16 @@ def test_balancing_methods_beat_erm_in_the_worst_group(train, tmp_path: Path):
     for seed, (split, n, share) in enumerate((("val", 128, 0.5), ("test", 512, 0.5), ("train", 1024, 0.95))):
         rows = noisy_rows(n, share, seed if split != "train" else 9)
         write_beton(tmp_path / f"toy_{split}.beton", rows, SPEC, split, WriteOptions(mode="raw"))
-    settings = ("--training.data_root", str(tmp_path), "--training.epochs", "4", "--training.batch_size", "32",
-                "--training.selection", "last")  # fmt: skip
+    settings = (
+        "--training.data_root",
+        str(tmp_path),
+        "--training.epochs",
+        "4",
+        "--training.batch_size",
+        "32",
+        "--training.selection",
+        "last",
+    )
     worst = {
         method: train(method, *settings)["test"]["worst_group_accuracy"]
         for method in ("erm", "resample", "reweight", "groupdro")

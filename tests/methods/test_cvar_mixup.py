@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from debeton.checkpoint import load_checkpoint
 from debeton.config import load
-from debeton.data.loader import Batch
-from debeton.errors import UsageError
-from debeton.finish import finish
-from debeton.loop import Preempted, StopRequest
+from debeton.data.loader.batch import Batch
 from debeton.methods import METHODS
 from debeton.methods.cvar import CVaR, cvar_weights
 from debeton.methods.mixup import Mixup
-from debeton.run import open_run
+from debeton.nets.checkpoint import load_checkpoint
+from debeton.system.errors import UsageError
+from debeton.train.finish import finish
+from debeton.train.loop import Preempted, StopRequest
+from debeton.train.run import open_run
 
 
 def batch_of(image: torch.Tensor, label: torch.Tensor) -> Batch:

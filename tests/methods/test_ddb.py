@@ -16,23 +16,34 @@ import torch
 from tests.running import folder_of, lines_of, run
 from torch import nn
 
-from debeton.checkpoint import load_checkpoint
-from debeton.data.loader import Batch
+from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
-from debeton.data.view import View
-from debeton.generate.cdpm import Diffusion
-from debeton.methods._amplifier import Scores, describe_scores, loss_outliers, select
-from debeton.methods._relative_difficulty import RelativeDifficulty
-from debeton.methods._row_weights import RowWeights
+from debeton.data.views.view import View
+from debeton.generate.generators.cdpm import Diffusion
 from debeton.methods.ddb import SCORES
+from debeton.methods.parts.amplifier import Scores, describe_scores, loss_outliers, select
+from debeton.methods.parts.relative_difficulty import RelativeDifficulty
+from debeton.methods.parts.row_weights import RowWeights
+from debeton.nets.checkpoint import load_checkpoint
 
 SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
 TINY = {
-    "training.epochs": 1, "training.selection": "worst_group", "cdpm.epochs": 1, "cdpm.widths": "8,16",
-    "cdpm.layers": 1, "cdpm.attention": 0, "cdpm.optimizer": "adamw", "cdpm.lr": 1e-3, "cdpm.batch_size": 64,
-    "amplifier.arch": "small_resnet", "amplifier.pretrained": "false", "amplifier.epochs": 1, "ddb.per_class": 12,
-    "ddb.steps": 3, "ddb.generation_batch": 8,
-}  # fmt: skip
+    "training.epochs": 1,
+    "training.selection": "worst_group",
+    "cdpm.epochs": 1,
+    "cdpm.widths": "8,16",
+    "cdpm.layers": 1,
+    "cdpm.attention": 0,
+    "cdpm.optimizer": "adamw",
+    "cdpm.lr": 1e-3,
+    "cdpm.batch_size": 64,
+    "amplifier.arch": "small_resnet",
+    "amplifier.pretrained": "false",
+    "amplifier.epochs": 1,
+    "ddb.per_class": 12,
+    "ddb.steps": 3,
+    "ddb.generation_batch": 8,
+}
 
 
 def settings(**values: object) -> SimpleNamespace:
@@ -123,9 +134,13 @@ def test_recipe_2_is_the_published_weight_in_float64(paper_view, ema, class_norm
     model, amplifier = Table(torch.randn(6, 2)), Table(3 * torch.randn(6, 2))
     table = nn.functional.cross_entropy(amplifier.logits.detach(), torch.tensor(label), reduction="none")
     objective = RelativeDifficulty(
-        view, marked=torch.zeros(6, dtype=torch.bool), amplifier=None if clean else amplifier,
-        losses=table if clean else None, ema=ema, class_norm=class_norm,
-    )  # fmt: skip
+        view,
+        marked=torch.zeros(6, dtype=torch.bool),
+        amplifier=None if clean else amplifier,
+        losses=table if clean else None,
+        ema=ema,
+        class_norm=class_norm,
+    )
     kept: dict[int, tuple[float, float]] = {}
     for rows in ([0, 1, 3, 4], [2, 5, 0, 3], [1, 0, 4, 5]):
         with torch.no_grad():
@@ -186,8 +201,11 @@ def test_weights_are_told_by_group_and_tenth_and_forgotten(paper_view, caplog):
     assert found["weight_aligned"] == pytest.approx(0.1)
     assert found["weight_conflicting"] == pytest.approx((0.95 + 1.0 + 0.85) / 3)
     assert found["weight_by_group"] == {
-        "a, x": pytest.approx(0.05), "a, y": pytest.approx(0.9), "b, x": pytest.approx(1.0), "b, y": pytest.approx(0.15)
-    }  # fmt: skip
+        "a, x": pytest.approx(0.05),
+        "a, y": pytest.approx(0.9),
+        "b, x": pytest.approx(1.0),
+        "b, y": pytest.approx(0.15),
+    }
     assert found["weight_by_tenth"] == {
         "aligned": [1, 1, 0, 0, 0, 0, 0, 0, 0, 0], "conflicting": [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
     }  # fmt: skip
@@ -205,10 +223,20 @@ def test_weights_are_told_by_group_and_tenth_and_forgotten(paper_view, caplog):
 def amplified(toy_betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of ddb1 with every phase of its own."""
     out = tmp_path_factory.mktemp("ddb")
-    base = {"data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": out, "training.batch_size": 64,
-            "model.arch": "small_resnet", "training.lr": 0.05, "training.lr_scheduler": "cosine",
-            "training.decoder_train": "simple", "training.decoder_val": "simple", "training.augment": "none",
-            "logging.tensorboard": "false", "training.device": "cpu"}  # fmt: skip
+    base = {
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "training.outdir": out,
+        "training.batch_size": 64,
+        "model.arch": "small_resnet",
+        "training.lr": 0.05,
+        "training.lr_scheduler": "cosine",
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.augment": "none",
+        "logging.tensorboard": "false",
+        "training.device": "cpu",
+    }
     assert run(["--training.method", "ddb1", *given({**base, **TINY})]) == 0
     return folder_of(out)
 
@@ -317,9 +345,10 @@ def test_a_run_that_is_asked_to_stop_while_it_draws_goes_on_with_the_same_images
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0]], lambda lines: lines[:-1]],
+    "damage",
+    [lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0]], lambda lines: lines[:-1]],
     ids=["a line without its last value", "a line less"],
-)  # fmt: skip
+)
 def test_scores_of_a_stopped_run_that_were_changed_are_a_sentence(amplified, toy_args, tmp_path, capsys, damage):
     words = given({**TINY, "ddb.amplifier": amplified / "checkpoints" / "phase_amplifier.pt"})
     command = [*toy_args, *words, "--training.method", "ddb1"]
@@ -375,8 +404,15 @@ def test_a_smoothed_amplifier_is_not_sure_of_what_it_has_learnt(toy_args, tmp_pa
     for name, grey in (("left.npy", 60), ("right.npy", 180)):
         noise = np.random.default_rng(0).normal(grey, 20, (48, 16, 16, 1)).clip(0, 255).astype(np.uint8)
         np.save(tmp_path / name, np.repeat(noise, 3, axis=3))
-    changes = {"ddb.images": tmp_path, "ddb.copy_check": "false", "amplifier.epochs": 6, "amplifier.lr": 0.01,
-               "amplifier.batch_size": 16, "amplifier.holdout": 0, "amplifier.label_smoothing": smoothing}  # fmt: skip
+    changes = {
+        "ddb.images": tmp_path,
+        "ddb.copy_check": "false",
+        "amplifier.epochs": 6,
+        "amplifier.lr": 0.01,
+        "amplifier.batch_size": 16,
+        "amplifier.holdout": 0,
+        "amplifier.label_smoothing": smoothing,
+    }
     assert run([*toy_args, *given({**TINY, **changes, "training.method": "ddb1"})]) == 0
     lines = [
         line

@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 from tests.running import assert_same_training, folder_of, lines_of, run, stopped_and_resumed
 from torch import nn
 
-from debeton.checkpoint import load_checkpoint
 from debeton.config import load
-from debeton.data.loader import Batch
-from debeton.methods._second_network import second_network
-from debeton.methods.debian import (
-    EPSILON,
-    AlternateNetworks,
-    class_sums,
-    disadvantage,
-    discovery_loss,
-)
-from debeton.objective import Precision
-from debeton.run import open_run
+from debeton.data.loader.batch import Batch
+from debeton.methods.debian import EPSILON, AlternateNetworks, class_sums, disadvantage, discovery_loss
+from debeton.methods.parts.second_network import second_network
+from debeton.nets.checkpoint import load_checkpoint
+from debeton.train.objective import Precision
+from debeton.train.run import open_run
 
 t = torch.tensor
 
@@ -138,12 +132,22 @@ def debian_args(toy_betons, write_toy, tmp_path_factory) -> list[str]:
     train = tmp_path_factory.mktemp("train") / "train.beton"
     write_toy(train, 256, 0.9)
     settings = {
-        "data.dataset": "toy", "training.data_root": toy_betons, "data.train_path": train,
-        "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 32, "training.optimizer": "adam",
-        "training.lr": 0.001, "training.lr_scheduler": "constant", "training.eval_epochs": 2,
-        "training.decoder_train": "simple", "training.decoder_val": "simple", "training.device": "cpu",
-        "logging.tensorboard": "false", "training.method": "debian",
-    }  # fmt: skip
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "data.train_path": train,
+        "model.arch": "small_resnet",
+        "training.epochs": 2,
+        "training.batch_size": 32,
+        "training.optimizer": "adam",
+        "training.lr": 0.001,
+        "training.lr_scheduler": "constant",
+        "training.eval_epochs": 2,
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.device": "cpu",
+        "logging.tensorboard": "false",
+        "training.method": "debian",
+    }
     return [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
 
 

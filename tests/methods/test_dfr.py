@@ -16,15 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from tests.running import ROOT, run
 
-import debeton.features
-from debeton.checkpoint import load_checkpoint, save_checkpoint
+import debeton.train.features
 from debeton.config import load
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError, UsageError
-from debeton.heads import RefittedHead, install_head
-from debeton.loop import Preempted
-from debeton.methods import METHODS, _dfr_head
-from debeton.methods._dfr_head import (
+from debeton.methods import METHODS
+from debeton.methods.parts import logistic_head as _dfr_head
+from debeton.methods.parts.logistic_head import (
     Candidate,
     FeatureSet,
     Logistic,
@@ -36,8 +33,12 @@ from debeton.methods._dfr_head import (
     folded,
     grid,
 )
-from debeton.models import make_model
-from debeton.run import open_run
+from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
+from debeton.nets.heads import RefittedHead, install_head
+from debeton.nets.models import make_model
+from debeton.system.errors import DataError, UsageError
+from debeton.train.loop import Preempted
+from debeton.train.run import open_run
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")
 
@@ -64,16 +65,28 @@ def test_one_fit_is_scikit_learns_pipeline(penalty, weights):
     data = features(300, 20, SPEC)
     reference = make_pipeline(
         StandardScaler(),
-        LogisticRegression(C=0.3, l1_ratio=float(penalty == "l1"), solver="liblinear", max_iter=10000, tol=1e-4,
-                           class_weight=dict(enumerate(weights)), random_state=1),
-    ).fit(data.x, data.label)  # fmt: skip
+        LogisticRegression(
+            C=0.3,
+            l1_ratio=float(penalty == "l1"),
+            solver="liblinear",
+            max_iter=10000,
+            tol=1e-4,
+            class_weight=dict(enumerate(weights)),
+            random_state=1,
+        ),
+    ).fit(data.x, data.label)
     scaling = Scaling.of(data.x, 20)
     scaled = FeatureSet(scaling(data.x), data.label, data.group, SPEC)
     (found,) = fit_logistic([(scaled, Candidate(0.3, weights), "")], Solver(penalty, 10000, 7))
     # The order of coordinates, which the seed draws, moves a converged fit by its tolerance only.
     assert np.abs(found.weight - reference[-1].coef_).max() < 1e-3
-    again = LogisticRegression(C=0.3, l1_ratio=float(penalty == "l1"), solver="liblinear", max_iter=10000,
-                               random_state=_dfr_head.derive_seed(7, "liblinear", "", 1) % 2**31)  # fmt: skip
+    again = LogisticRegression(
+        C=0.3,
+        l1_ratio=float(penalty == "l1"),
+        solver="liblinear",
+        max_iter=10000,
+        random_state=_dfr_head.derive_seed(7, "liblinear", "", 1) % 2**31,
+    )
     again.fit(reference[0].transform(data.x), data.label, np.asarray(weights)[data.label])
     np.testing.assert_allclose(found.weight, again.coef_, atol=1e-5, rtol=0)
     np.testing.assert_allclose(found.bias, again.intercept_, atol=1e-5, rtol=0)
@@ -204,11 +217,22 @@ def results(outdir: Path, method: str = "dfr") -> tuple[dict, Path]:
 def finished(toy_betons, tmp_path_factory):
     """(arguments, folder of the runs) after an ERM run and a DFR run on top of ERM."""
     outdir = tmp_path_factory.mktemp("dfr")
-    settings = {"data.dataset": "toy", "training.data_root": toy_betons, "training.outdir": outdir,
-                "model.arch": "small_resnet", "training.epochs": 1, "training.batch_size": 64, "training.lr": 0.05,
-                "training.lr_scheduler": "cosine", "training.decoder_train": "simple", "training.decoder_val": "simple",
-                "training.augment": "none", "training.device": "cpu", "logging.tensorboard": "false",
-                "training.selection": "last"}  # fmt: skip
+    settings = {
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "training.outdir": outdir,
+        "model.arch": "small_resnet",
+        "training.epochs": 1,
+        "training.batch_size": 64,
+        "training.lr": 0.05,
+        "training.lr_scheduler": "cosine",
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.augment": "none",
+        "training.device": "cpu",
+        "logging.tensorboard": "false",
+        "training.selection": "last",
+    }
     args = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
     assert run(args) == 0
     assert run([*args, *DFR]) == 0
@@ -266,7 +290,7 @@ def test_the_saved_model_is_the_mean_of_refits_on_the_cached_features(finished):
 
 
 def _dfr_rng(i: int) -> np.random.Generator:
-    from debeton.seed import make_rng
+    from debeton.system.seed import make_rng
 
     return make_rng(0, "dfr refit", i)
 
@@ -277,7 +301,7 @@ def test_another_grid_takes_the_features_from_disk_and_a_finished_fit_is_taken_o
     def no_forward_pass(*arguments, **settings):
         raise AssertionError("features were computed again")
 
-    monkeypatch.setattr(debeton.features, "extract_features", no_forward_pass)
+    monkeypatch.setattr(debeton.train.features, "extract_features", no_forward_pass)
     config = load([], other)
     with open_run(config) as opened:
         first = METHODS.get("dfr").run(opened)
@@ -300,14 +324,14 @@ def test_a_stop_during_the_phase_leaves_before_the_fit_and_the_run_resumes(finis
     args, outdir = finished
     again = [*args, *DFR, "--training.outdir", str(tmp_path)]
     config = load([], again)
-    extract = debeton.features.extract_features
+    extract = debeton.train.features.extract_features
     with open_run(config) as opened:
 
         def stopped(*arguments, **settings):
             opened.stop.signum = 15
             return extract(*arguments, **settings)
 
-        monkeypatch.setattr(debeton.features, "extract_features", stopped)
+        monkeypatch.setattr(debeton.train.features, "extract_features", stopped)
         with pytest.raises(Preempted):
             METHODS.get("dfr").run(opened)
     monkeypatch.undo()
@@ -326,8 +350,10 @@ def test_two_processes_refit_the_head_of_one(finished, on_erm, two_processes, tm
     assert one["notes"]["dfr"]["c"] == two["notes"]["dfr"]["c"]
     assert one["test"]["group_accuracy"] == pytest.approx(two["test"]["group_accuracy"], abs=0.02)
     for file in (tmp_path / "one/features").iterdir():
-        left, right = (torch.load(f / "features" / file.name, weights_only=True)["features"]
-                       for f in (tmp_path / "one", tmp_path / "two"))  # fmt: skip
+        left, right = (
+            torch.load(f / "features" / file.name, weights_only=True)["features"]
+            for f in (tmp_path / "one", tmp_path / "two")
+        )
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
     reference, _ = results(finished[1])
     assert one["test"] == reference["test"]  # the same network, from a checkpoint
@@ -358,8 +384,18 @@ def test_ffrs_variant_ends_in_a_head_on_features_of_length_one(on_erm, tmp_path)
 
 def test_the_training_rows_with_class_weights(on_erm, tmp_path):
     preset = str(ROOT / "dataset_configs/methods/dfr_train.yaml")
-    extra = ["--training.outdir", str(tmp_path), "--dfr.refits", "2", "--dfr.class_weights", "1,10",
-             "--dfr.c_grid", "0.1", "--dfr.cache", "false"]  # fmt: skip
+    extra = [
+        "--training.outdir",
+        str(tmp_path),
+        "--dfr.refits",
+        "2",
+        "--dfr.class_weights",
+        "1,10",
+        "--dfr.c_grid",
+        "0.1",
+        "--dfr.cache",
+        "false",
+    ]
     assert run([*_without_dfr(on_erm), "--config-file", preset, *extra]) == 0
     notes = results(tmp_path)[0]["notes"]["dfr"]
     assert [line["class_weights"] for line in notes["tuning"]] == [[1, 1], [10, 1], [1, 10]]

@@ -63,13 +63,25 @@ def finished(toy_betons, write_toy, tmp_path_factory) -> Path:
     write_toy(train, 256, 0.9)
     outdir = tmp_path_factory.mktemp("eiil")
     settings = {
-        "data.dataset": "toy", "training.data_root": toy_betons, "data.train_path": train,
-        "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 32, "training.lr": 0.05,
-        "training.lr_scheduler": "constant", "training.eval_epochs": 2, "training.decoder_train": "simple",
-        "training.decoder_val": "simple", "training.device": "cpu", "logging.tensorboard": "false",
-        "training.method": "eiil", "eiil.lr": 0.01, "eiil.steps": 2000, "eiil.step_size": 0.01,
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "data.train_path": train,
+        "model.arch": "small_resnet",
+        "training.epochs": 2,
+        "training.batch_size": 32,
+        "training.lr": 0.05,
+        "training.lr_scheduler": "constant",
+        "training.eval_epochs": 2,
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.device": "cpu",
+        "logging.tensorboard": "false",
+        "training.method": "eiil",
+        "eiil.lr": 0.01,
+        "eiil.steps": 2000,
+        "eiil.step_size": 0.01,
         "training.outdir": outdir,
-    }  # fmt: skip
+    }
     assert run([str(word) for key, value in settings.items() for word in (f"--{key}", value)]) == 0
     return folder_of(outdir)
 

@@ -14,22 +14,26 @@ import torch
 from tests.running import ROOT, folder_of, lines_of, run
 from tests.toy import TOY_SPEC, toy_rows
 
-from debeton.checkpoint import load_checkpoint, save_checkpoint
 from debeton.config import load
+from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.sources.spuco_animals import CELLS
 from debeton.data.sources.spuco_animals import SPEC as SPUCO
 from debeton.data.sources.utkface import SPEC as UTKFACE
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.writer import WriteOptions, write_beton
-from debeton.finish import finish
-from debeton.loop import Preempted, StopRequest
 from debeton.methods import train
-from debeton.run import open_run
+from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
+from debeton.train.finish import finish
+from debeton.train.loop import Preempted, StopRequest
+from debeton.train.run import open_run
 
 CELEBA = DatasetSpec(
-    "celeba_hq", ("not Smiling", "Smiling"), ("Female", "Male"), ((1,), (0,)), label_name="Smiling",
+    "celeba_hq",
+    ("not Smiling", "Smiling"),
+    ("Female", "Male"),
+    ((1,), (0,)),
+    label_name="Smiling",
     attribute_name="Male",
-)  # fmt: skip
+)
 
 
 # --- counts -------------------------------------------------------------------------------------------------------
@@ -108,9 +112,11 @@ def test_dry_run_shows_the_published_counts_of_every_stage_for_spuco(tmp_path, c
     write_cells(tmp_path, SPUCO, "train", [10000 if u else 500 for u in usual], synthetic=10000)
     write_cells(tmp_path, SPUCO, "val", [500 if u else 25 for u in usual])
     for rate, minority, val, added, m in (
-        ("0.95", 500, 25, 9500, 4750), ("0.97", 310, 16, 9690, 4845), ("0.99", 102, 10, 9898, 4949),
+        ("0.95", 500, 25, 9500, 4750),
+        ("0.97", 310, 16, 9690, 4845),
+        ("0.99", 102, 10, 9898, 4949),
         ("0.999", 11, 10, 9989, 4994),
-    ):  # fmt: skip
+    ):
         shown = dry_run(tmp_path, SPUCO, capsys, training__method="ffr", data__bias_rate=rate)
         assert shown["train"] == [10000 if u else minority for u in usual], rate
         assert shown["val"] == [500 if u else val for u in usual], rate
@@ -126,11 +132,12 @@ def test_dry_run_shows_the_published_counts_of_every_stage_for_spuco(tmp_path, c
 def with_source(real: Rows, synthetic: Rows) -> Rows:
     n = len(real)
     return Rows(
-        np.concatenate([real.label, synthetic.label]), np.concatenate([real.attribute, synthetic.attribute]),
+        np.concatenate([real.label, synthetic.label]),
+        np.concatenate([real.attribute, synthetic.attribute]),
         lambda row: real.image(row) if row < n else synthetic.image(row - n),
         [*(f"real/{x}" for x in real.names), *(f"synthetic/{x}" for x in synthetic.names)],
         source=np.repeat([0, 1], [n, len(synthetic)]),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +167,11 @@ def test_ffr_trains_on_synthetic_then_on_real_rows_and_reports_the_first_stage(f
     args = [*ffr_args, "--training.method", "ffr", "--ffr.epochs", "3", "--ffr.lr", "0.02"]
     assert run(args) == 0
     folder = folder_of(tmp_path / "runs")
-    trained = [(x["phase"], x["epoch"], sum(x["metrics"]["group_count"].values())) for x in lines_of(folder)
-               if x["split"] == "train"]  # fmt: skip
+    trained = [
+        (x["phase"], x["epoch"], sum(x["metrics"]["group_count"].values()))
+        for x in lines_of(folder)
+        if x["split"] == "train"
+    ]
     assert trained == [("first", 1, 240), ("first", 2, 240), ("first", 3, 240), ("train", 1, 300), ("train", 2, 300)]
     results = results_of(tmp_path / "runs")
     assert results["method"] == "ffr"

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from debeton.checkpoint import load_checkpoint
 from debeton.config import load
-from debeton.data.beton import open_beton
-from debeton.data.loader import Batch
-from debeton.errors import UsageError
-from debeton.finish import finish
-from debeton.loop import Preempted, StopRequest
+from debeton.data.beton.reading import open_beton
+from debeton.data.loader.batch import Batch
 from debeton.methods import METHODS, groupdro
 from debeton.methods.groupdro import GroupDRO, GroupDROOptions, exponentiated_step, greedy_weights
-from debeton.objective import StepOutput
-from debeton.run import open_run
+from debeton.nets.checkpoint import load_checkpoint
+from debeton.system.errors import UsageError
+from debeton.train.finish import finish
+from debeton.train.loop import Preempted, StopRequest
+from debeton.train.objective import StepOutput
+from debeton.train.run import open_run
 
 ROOT = Path(__file__).parents[2]
 COUNTS = np.array([500, 0, 80, 300, 7, 113])  # group 1 does not exist
@@ -263,9 +263,10 @@ def train(toy_args: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, 
 
 
 @pytest.mark.parametrize(
-    "settings", [(), ("--groupdro.btl", "true"), ("--groupdro.automatic_adjustment", "true")],
+    "settings",
+    [(), ("--groupdro.btl", "true"), ("--groupdro.automatic_adjustment", "true")],
     ids=["plain", "btl", "automatic"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("stop_at", [8, 11])  # 8 steps an epoch: at its end, and within the second
 def test_an_interrupted_run_ends_bit_equal(train, monkeypatch, settings: tuple[str, ...], stop_at: int):
     whole, lines = train("whole", *settings)
@@ -335,12 +336,12 @@ def test_automatic_adjustments_need_validation_rows_of_every_group(toy_args, toy
 STEPS = """
 import sys
 import numpy as np, torch
-from debeton import distributed
-from debeton.data.loader import Batch
+from debeton.system import distributed
+from debeton.data.loader.batch import (Batch)
 from debeton.methods.cvar import CVaR
 from debeton.methods.groupdro import GroupDRO, GroupDROOptions
 from debeton.methods.reweight import WeightedCrossEntropy
-from debeton.objective import Precision
+from debeton.train.objective import Precision
 
 COUNTS, CPU = np.array([500, 0, 80, 300, 7, 113]), torch.device("cpu")
 

@@ -13,25 +13,19 @@ import pytest
 import torch
 from tests.running import ROOT, assert_same_training, folder_of, run, stopped_and_resumed
 
-from debeton.checkpoint import load_checkpoint
 from debeton.config import load
-from debeton.data.beton import open_beton
-from debeton.data.order import epoch_order
-from debeton.data.row_lists import pseudo_grouped, read_marks
+from debeton.data.beton.reading import open_beton
+from debeton.data.loader.order import epoch_order
 from debeton.data.spec import DatasetSpec
-from debeton.data.view import View
-from debeton.errors import DataError
-from debeton.loop import Evaluation
+from debeton.data.views.row_lists import pseudo_grouped, read_marks
+from debeton.data.views.view import View
 from debeton.methods import METHODS
-from debeton.methods._marked_rows import describe_marks, kept, write_table
-from debeton.methods.jtt import (
-    ERROR_SET,
-    error_set,
-    identify_settings,
-    report_errors,
-    upweighted,
-)
-from debeton.run import open_run
+from debeton.methods.jtt import ERROR_SET, error_set, identify_settings, report_errors, upweighted
+from debeton.methods.parts.marked_rows import describe_marks, kept, write_table
+from debeton.nets.checkpoint import load_checkpoint
+from debeton.system.errors import DataError
+from debeton.train.loop import Evaluation
+from debeton.train.run import open_run
 
 SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
 
@@ -63,12 +57,25 @@ def train_path(write_toy, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def jtt_args(toy_betons, train_path) -> list[str]:
     settings = {
-        "data.dataset": "toy", "training.data_root": toy_betons, "data.train_path": train_path,
-        "model.arch": "small_resnet", "training.epochs": 2, "training.batch_size": 32, "training.lr": 0.05,
-        "training.lr_scheduler": "constant", "training.eval_epochs": 2, "training.augment": "pad_crop:2",
-        "training.decoder_train": "simple", "training.decoder_val": "simple", "training.device": "cpu",
-        "logging.tensorboard": "false", "training.method": "jtt", "jtt.epochs": 1, "jtt.upweight": 2, "jtt.lr": 0.01,
-    }  # fmt: skip
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "data.train_path": train_path,
+        "model.arch": "small_resnet",
+        "training.epochs": 2,
+        "training.batch_size": 32,
+        "training.lr": 0.05,
+        "training.lr_scheduler": "constant",
+        "training.eval_epochs": 2,
+        "training.augment": "pad_crop:2",
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.device": "cpu",
+        "logging.tensorboard": "false",
+        "training.method": "jtt",
+        "jtt.epochs": 1,
+        "jtt.upweight": 2,
+        "jtt.lr": 0.01,
+    }
     return [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
 
 
@@ -167,7 +174,7 @@ def test_without_a_pairing_precision_and_recall_are_undefined(paper_view):
 
 @pytest.mark.parametrize(("error", "words"), [(False, "makes no error"), (True, "gets every training row wrong")])
 def test_an_error_set_of_nothing_or_everything_warns(caplog, monkeypatch, error, words, paper_view):
-    monkeypatch.setattr("debeton.log.logger.propagate", True)
+    monkeypatch.setattr("debeton.system.log.logger.propagate", True)
     found = report_errors(paper_view([0, 1, 0, 1], [0, 1, 1, 0]), np.full(4, error))
     assert words in caplog.text
     assert found["errors"] == 4 * error
@@ -181,8 +188,12 @@ def test_the_first_phase_has_training_s_settings_unless_it_is_given_its_own():
     assert identify_settings(load()) == {"epochs": 1, "selection": "last"}
     own = ["--jtt.epochs", "3", "--jtt.lr", "1e-5", "--jtt.weight_decay", "0", "--jtt.optimizer", "adamw"]
     assert identify_settings(load([], own)) == {
-        "epochs": 3, "selection": "last", "lr": 1e-5, "weight_decay": 0.0, "optimizer": "adamw",
-    }  # fmt: skip
+        "epochs": 3,
+        "selection": "last",
+        "lr": 1e-5,
+        "weight_decay": 0.0,
+        "optimizer": "adamw",
+    }
 
 
 @pytest.mark.parametrize("setting", [("epochs", "0"), ("upweight", "-1"), ("lr", "-2"), ("optimizer", "adm")])

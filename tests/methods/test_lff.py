@@ -12,18 +12,13 @@ import torch
 from tests.running import assert_same_training, folder_of, run, stopped_and_resumed
 from torch import nn
 
-from debeton import distributed
-from debeton.checkpoint import load_checkpoint
-from debeton.data.loader import Batch
+from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
-from debeton.data.view import View
-from debeton.methods.lff import (
-    LearningFromFailure,
-    LossAverages,
-    amplified_cross_entropy,
-    relative_difficulty,
-    rows_of_all,
-)
+from debeton.data.views.view import View
+from debeton.methods.lff import LearningFromFailure, amplified_cross_entropy, rows_of_all
+from debeton.methods.parts.relative_difficulty import LossAverages, relative_difficulty
+from debeton.nets.checkpoint import load_checkpoint
+from debeton.system import distributed
 
 SPEC = DatasetSpec("toy", ("a", "b", "c"), ("x", "y", "z"), aligned=((0,), (1,), (2,)))
 t = torch.tensor
@@ -258,12 +253,23 @@ def lff_args(toy_betons, write_toy, tmp_path_factory) -> list[str]:
     path = tmp_path_factory.mktemp("train") / "train.beton"
     write_toy(path, 253, 0.9)  # 253 = 7 * 32 + 29: an uneven last batch
     settings = {
-        "data.dataset": "toy", "training.data_root": toy_betons, "data.train_path": path,
-        "model.arch": "small_resnet", "training.epochs": 3, "training.batch_size": 32, "training.optimizer": "adam",
-        "training.lr": 0.001, "training.lr_scheduler": "constant", "training.eval_epochs": 3,
-        "training.decoder_train": "simple", "training.decoder_val": "simple", "training.augment": "pad_crop:2",
-        "training.device": "cpu", "logging.tensorboard": "false", "training.method": "lff",
-    }  # fmt: skip
+        "data.dataset": "toy",
+        "training.data_root": toy_betons,
+        "data.train_path": path,
+        "model.arch": "small_resnet",
+        "training.epochs": 3,
+        "training.batch_size": 32,
+        "training.optimizer": "adam",
+        "training.lr": 0.001,
+        "training.lr_scheduler": "constant",
+        "training.eval_epochs": 3,
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.augment": "pad_crop:2",
+        "training.device": "cpu",
+        "logging.tensorboard": "false",
+        "training.method": "lff",
+    }
     return [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
 
 

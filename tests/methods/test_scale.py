@@ -23,21 +23,22 @@ from tests.toy import TOY_SPEC, toy_rows
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton.checkpoint import load_checkpoint
 from debeton.config import load
-from debeton.data.loader import Batch
-from debeton.data.order import epoch_order
-from debeton.data.writer import WriteOptions, write_beton
-from debeton.errors import DataError
-from debeton.finish import finish
-from debeton.loop import Preempted, StopRequest
+from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.order import epoch_order
 from debeton.methods import METHODS
-from debeton.methods._mixing import MAPPINGS, kernels_per_group, layout_of, make_mixer
+from debeton.methods.parts.mixing import MAPPINGS, make_mixer
+from debeton.methods.parts.mixing_layout import kernels_per_group, layout_of
 from debeton.methods.scale import MixedGradients, swapped_head
-from debeton.models import make_model, named_head
-from debeton.objective import CrossEntropy, Precision
-from debeton.optim import make_optimizer
-from debeton.run import open_run
+from debeton.nets.checkpoint import load_checkpoint
+from debeton.nets.models import make_model, named_head
+from debeton.system.errors import DataError
+from debeton.train.finish import finish
+from debeton.train.loop import Preempted, StopRequest
+from debeton.train.objective import CrossEntropy, Precision
+from debeton.train.optim import make_optimizer
+from debeton.train.run import open_run
 
 ARCHITECTURES = ("resnet18", "resnet50", "efficientnet_b0", "vgg11", "vit_b_16")
 CPU = torch.device("cpu")
@@ -138,8 +139,9 @@ def test_gradients_that_lie_neither_way_are_refused():
 TRITON = """
 import sys, torch
 sys.path[:0] = sys.argv[1:3]
-from debeton.methods._mixing import MAPPINGS, kernels_per_group, layout_of
-from debeton.methods._mixing_cuda import CudaMixer
+from debeton.methods.parts.mixing import (MAPPINGS)
+from debeton.methods.parts.mixing_layout import (kernels_per_group, layout_of)
+from debeton.methods.parts.mixing_cuda import CudaMixer
 from tests.methods.mixing_reference import assert_mixes, gradients
 shapes = [(8, 3, 3, 3), (10, 64, 3, 3), (64,), (10, 52), (30, 1, 3, 3), (32, 16, 1, 1), (7, 5, 3, 3)]
 for i, (group_size, mapping) in enumerate(zip((64, 1, 0, 7, 1000), ("linear", "relu", "identity", "step", "linear"))):
@@ -155,9 +157,13 @@ print("mixed")
 def test_the_gpu_kernels_in_tritons_interpreter_equal_the_reference():
     pytest.importorskip("triton")
     done = subprocess.run(
-        [sys.executable, "-c", TRITON, str(ROOT / "src"), str(ROOT)], capture_output=True, text=True, timeout=240,
-        env={**os.environ, "TRITON_INTERPRET": "1"}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", TRITON, str(ROOT / "src"), str(ROOT)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        check=False,
+    )
     assert done.stdout.strip() == "mixed", done.stderr
 
 
@@ -458,7 +464,8 @@ def test_two_processes_mix_the_gradients_of_one(scale_args, two_processes, tmp_p
     one, two = (folder_of(tmp_path / name) for name in ("one", "two"))
     left, right = (load_checkpoint(f / "checkpoints/checkpoint_latest.pt") for f in (one, two))
     assert_same_training(left["state_dict"], right["state_dict"], "small_resnet")
-    torch.testing.assert_close(left["objective"]["train_head.weight"], right["objective"]["train_head.weight"],
-                               rtol=0.01, atol=1e-3)  # fmt: skip
+    torch.testing.assert_close(
+        left["objective"]["train_head.weight"], right["objective"]["train_head.weight"], rtol=0.01, atol=1e-3
+    )
     cosines = [lines_of(f)[0]["objective"]["cosine"] for f in (one, two)]
     assert cosines[0] == pytest.approx(cosines[1], abs=0.01)

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from scripts import sweep
 from tests.running import ROOT, run
 
-from debeton.errors import DataError, UsageError, run_command
 from debeton.studies.manifest import Manifest, as_ranges, load_manifest, numbers_of, write_manifest
 from debeton.studies.slurm import Array, Submission, plan, submit, with_queue
 from debeton.studies.state import Board, Places
 from debeton.studies.study import load_study
+from debeton.system.errors import DataError, UsageError, run_command
 
 SETUP = Path(__file__).with_name("slurm.sh")
 
@@ -88,10 +88,19 @@ def write_study(path: Path, **content: Any) -> Path:
 
 
 def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy_betons, tmp_path, capsys):
-    settings = {"data.dataset": "toy", "training.data_root": str(toy_betons), "model.arch": "small_resnet",
-                "training.epochs": 12, "training.batch_size": 64, "training.lr": 0.01,
-                "training.decoder_train": "simple", "training.decoder_val": "simple", "training.augment": "none",
-                "logging.tensorboard": False, "training.device": "cpu"}  # fmt: skip
+    settings = {
+        "data.dataset": "toy",
+        "training.data_root": str(toy_betons),
+        "model.arch": "small_resnet",
+        "training.epochs": 12,
+        "training.batch_size": 64,
+        "training.lr": 0.01,
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.augment": "none",
+        "logging.tensorboard": False,
+        "training.device": "cpu",
+    }
     study = write_study(tmp_path / "two.yaml", seeds=[0, 1], settings=settings, variants={"erm": {}})
     runs = tmp_path / "runs"
 
@@ -169,9 +178,11 @@ def board(tmp_path) -> Board:
     variants = {
         "cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
         "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
-        "ddb2": {"settings": {"training.method": "ddb2", "ddb.images": "{run:ddb1}/synthetic"},
-                 "axes": {"ddb.ema": [0, 0.7]}},
-    }  # fmt: skip
+        "ddb2": {
+            "settings": {"training.method": "ddb2", "ddb.images": "{run:ddb1}/synthetic"},
+            "axes": {"ddb.ema": [0, 0.7]},
+        },
+    }
     configs, limits = ["dataset_configs/dominoes.yaml"], {"minutes": 20}
     study = write_study(tmp_path / "s.yaml", configs=configs, seeds=[0, 1, 2], variants=variants, limits=limits)
     return Board(load_study(study).jobs(), Places(ROOT, tmp_path / "runs", tmp_path / "data"))

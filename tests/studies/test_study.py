@@ -15,30 +15,33 @@ import yaml
 from scripts import sweep
 from tests.running import ROOT
 
-from debeton.errors import DataError, UsageError, run_command
-from debeton.run_folder import claim_folder, locked
 from debeton.studies.jobs import Job
 from debeton.studies.published import beside
 from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus
 from debeton.studies.state import Board, Places
 from debeton.studies.study import load_study
+from debeton.system.errors import DataError, UsageError, run_command
+from debeton.train.run_folder import claim_folder, locked
 
 ERM, SCALE = "dataset_configs/methods/erm.yaml", "dataset_configs/methods/scale.yaml"
 STUDY: dict[str, Any] = {
     "name": "tiny",
     "configs": ["dataset_configs/dominoes.yaml"],
     "betons": "writers/write_betons.py --dataset dominoes --raw {raw} --spurious-strength {strength} "
-              "--data-seed {seed}",
+    "--data-seed {seed}",
     "settings": {"training.epochs": 2},
     "axes": {"strength": [0.9, 1.0]},
     "seeds": [0, 1],
     "variants": {
-        "erm": {"configs": [ERM], "draws": 3,
-                "search": {"training.lr": {"log": [1e-3, 1e-1]}, "training.batch_size": [8, 16]}},
+        "erm": {
+            "configs": [ERM],
+            "draws": 3,
+            "search": {"training.lr": {"log": [1e-3, 1e-1]}, "training.batch_size": [8, 16]},
+        },
         "scale": {"configs": [SCALE], "axes": {"scale.mapping": ["linear", "step"]}},
         "dfr": {"settings": {"training.method": "dfr", "dfr.checkpoint": "{best:erm}"}},
     },
-}  # fmt: skip
+}
 
 
 def write(path: Path, **changes: Any) -> Path:
@@ -109,14 +112,24 @@ def test_a_value_of_an_axis_may_stand_for_settings(tmp_path):
 
 
 def test_random_draws_lie_in_their_ranges_and_do_not_depend_on_how_many_there_are(tmp_path):
-    search = {"training.lr": {"log": [1e-4, 1e-1]}, "training.weight_decay": {"uniform": [0.0, 0.5]},
-              "training.batch_size": {"log_integers": [4, 64]}, "training.epochs": {"integers": [1, 3]},
-              "training.momentum": [0.0, 0.9]}  # fmt: skip
+    search = {
+        "training.lr": {"log": [1e-4, 1e-1]},
+        "training.weight_decay": {"uniform": [0.0, 0.5]},
+        "training.batch_size": {"log_integers": [4, 64]},
+        "training.epochs": {"integers": [1, 3]},
+        "training.momentum": [0.0, 0.9],
+    }
     variants = {"erm": {"draws": 300, "search": search}}
     make = lambda n: load_study(  # noqa: E731
-        write(tmp_path / "s.yaml", variants={"erm": {**variants["erm"], "draws": n}}, axes=None, betons=None,
-              settings=None, seeds=[0])
-    ).jobs()  # fmt: skip
+        write(
+            tmp_path / "s.yaml",
+            variants={"erm": {**variants["erm"], "draws": n}},
+            axes=None,
+            betons=None,
+            settings=None,
+            seeds=[0],
+        )
+    ).jobs()
     many, few = make(300), make(5)
     assert [job.setting for job in few] == [job.setting for job in many[:5]]
     lr = [math.log10(job.setting["training.lr"]) for job in many]
@@ -245,8 +258,9 @@ def test_several_commands_may_make_the_betons_and_say_where(tmp_path, board):
     assert runner._write_betons(job)
     folder = board.places.data / job.data
     assert [call[2:] for call in runner.calls] == [
-        ["--out", f"{folder}/raw"], ["--like", f"{folder}/raw", "--strength", "0.9"]
-    ]  # fmt: skip
+        ["--out", f"{folder}/raw"],
+        ["--like", f"{folder}/raw", "--strength", "0.9"],
+    ]
     assert (folder / WRITTEN).is_file()
 
 
@@ -296,8 +310,10 @@ def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(boa
 
 
 def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_path):
-    variants = {"cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
-                "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}}}  # fmt: skip
+    variants = {
+        "cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
+        "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
+    }
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
     board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
     assert of(jobs, "ddb1", strength=0.9)[0].needs == ("cdpm",)
@@ -311,8 +327,10 @@ def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_pat
 
 
 def test_a_variant_of_one_seed_is_shared_by_the_seeds_of_those_that_take_its_run(tmp_path):
-    variants = {"cdpm": {"seeds": [3], "settings": {"training.method": "cdpm", "training.selection": "last"}},
-                "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}}}  # fmt: skip
+    variants = {
+        "cdpm": {"seeds": [3], "settings": {"training.method": "cdpm", "training.selection": "last"}},
+        "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
+    }
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
     board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
     (source,) = of(jobs, "cdpm", strength=0.9)
@@ -444,8 +462,9 @@ def test_a_stopped_runner_starts_nothing_more_and_blames_nobody(board, jobs):
 
 
 def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_path):
-    (job,) = load_study(write(tmp_path / "s.yaml", betons=None, axes=None, seeds=[0], variants={"erm": {}},
-                              limits={"minutes": 0.01})).jobs()  # fmt: skip
+    (job,) = load_study(
+        write(tmp_path / "s.yaml", betons=None, axes=None, seeds=[0], variants={"erm": {}}, limits={"minutes": 0.01})
+    ).jobs()
     script = tmp_path / "main.py"
     script.write_text("import time\ntime.sleep(60)\n")
     board = Board([job], Places(ROOT, tmp_path / "runs", tmp_path / "data"))
@@ -493,8 +512,12 @@ PAPER = {"source": "A paper", "metric": "bias_conflicting_accuracy"}
 def test_published_numbers_belong_to_settings_by_their_axes_in_order(tmp_path):
     values = {"scale": {0.9: [60.5, None], 1.0: {"step": "70.0 ± 1"}}, "dfr": [50, 51.25]}
     (table,) = load_study(write(tmp_path / "s.yaml", published={**PAPER, "values": values})).published
-    assert table.values == {"scale_strength=0.9_mapping=linear": "60.5", "scale_strength=1_mapping=step": "70.0 ± 1",
-                            "dfr_strength=0.9": "50", "dfr_strength=1": "51.25"}  # fmt: skip
+    assert table.values == {
+        "scale_strength=0.9_mapping=linear": "60.5",
+        "scale_strength=1_mapping=step": "70.0 ± 1",
+        "dfr_strength=0.9": "50",
+        "dfr_strength=1": "51.25",
+    }
     labels = {job.label for job in load_study(write(tmp_path / "s.yaml")).jobs({"raw": "/raw"})}
     assert set(table.values) <= labels
 
@@ -551,10 +574,18 @@ def command(*words: Any) -> int:
 
 
 def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
-    settings = {"data.dataset": "toy", "training.data_root": str(toy_betons), "model.arch": "small_resnet",
-                "training.epochs": 1, "training.batch_size": 64, "training.decoder_train": "simple",
-                "training.decoder_val": "simple", "training.augment": "none", "logging.tensorboard": False,
-                "training.device": "cpu"}  # fmt: skip
+    settings = {
+        "data.dataset": "toy",
+        "training.data_root": str(toy_betons),
+        "model.arch": "small_resnet",
+        "training.epochs": 1,
+        "training.batch_size": 64,
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.augment": "none",
+        "logging.tensorboard": False,
+        "training.device": "cpu",
+    }
     variants = {"erm": {"draws": 2, "search": {"training.lr": [0.05, 0.01]}}}
     values = {"erm": "91.4 ± 1.1"}
     published = {"source": "A paper, Table 1", "metric": "worst_group_accuracy", "values": values}
@@ -584,8 +615,10 @@ def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
     assert len(chosen) == 3
     assert chosen[2].split(" | ")[2:4] == ["2", "1"]
     page = (tmp_path / "report" / "index.html").read_text()
-    draws = [json.loads((tmp_path / "runs" / f"erm_draw{k}_seed3" / "version_0" / "results.json").read_text())
-             for k in (0, 1)]  # fmt: skip
+    draws = [
+        json.loads((tmp_path / "runs" / f"erm_draw{k}_seed3" / "version_0" / "results.json").read_text())
+        for k in (0, 1)
+    ]
     best = max(draws, key=lambda run: (run["val"]["worst_group_accuracy"], run["val"]["mean_group_accuracy"]))
     worst = f"{100 * best['test']['worst_group_accuracy']:.1f}"
     beside = (tmp_path / "report" / "published.md").read_text()

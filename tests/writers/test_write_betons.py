@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from debeton.data.beton import open_beton
+from debeton.data.beton.reading import open_beton
 from debeton.data.sources import SOURCES, Request, Source
-from debeton.errors import run_command
+from debeton.system.errors import run_command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "writers" / "write_betons.py"
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from debeton.data.loader import Batch, LoaderOptions, make_loader
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.loader import make_loader
+from debeton.data.loader.options import LoaderOptions
 from debeton.data.spec import Ints
-from debeton.data.view import View
-from debeton.files import replacing
+from debeton.data.views.view import View
+from debeton.system.files import replacing
 
 SHOWN, ZOOM = 16, 2
 
@@ -51,10 +53,11 @@ def copy_check(
     if picture is not None:
         _draw(picture, queries, found, real, options)
     return {
-        "compared": len(generated), "median_distance": float(np.median(found.distance)),
+        "compared": len(generated),
+        "median_distance": float(np.median(found.distance)),
         "median_distance_of_real": float(np.median(among_real.distance)),
         "copies": float((found.distance < bound).mean()),
-    }  # fmt: skip
+    }
 
 
 def nearest(queries: Tensor, view: View, options: LoaderOptions, exclude: Ints | None = None) -> Neighbours:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from debeton.data.loader import Batch
+from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
-from debeton.objective import Objective, StepOutput
+from debeton.train.objective import Objective, StepOutput
 
 
 class Denoising(Objective):

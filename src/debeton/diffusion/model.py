@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from debeton.errors import DataError, UsageError
-from debeton.files import write_text
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import write_text
 
 IN_RUN = "cdpm"  # the model's folder in that of its run
 CONDITIONS = "conditions.json"
@@ -80,12 +80,16 @@ def make_network(num_conditions: int, size: tuple[int, int], shape: Shape) -> Co
     plain = levels - attentive
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if all(width % g == 0 for width in shape.widths))
     unet = UNet2DModel(
-        sample_size=list(size), layers_per_block=shape.layers, block_out_channels=list(shape.widths),
+        sample_size=list(size),
+        layers_per_block=shape.layers,
+        block_out_channels=list(shape.widths),
         down_block_types=["DownBlock2D"] * plain + ["AttnDownBlock2D"] * attentive,
         up_block_types=["AttnUpBlock2D"] * attentive + ["UpBlock2D"] * plain,
-        attention_head_dim=min(32, *shape.widths), norm_num_groups=groups, num_class_embeds=num_conditions + 1,
+        attention_head_dim=min(32, *shape.widths),
+        norm_num_groups=groups,
+        num_class_embeds=num_conditions + 1,
         add_attention=attentive > 0,
-    )  # fmt: skip
+    )
     return ConditionalUNet(unet)
 
 
@@ -98,9 +102,14 @@ def make_schedule(prediction: str = "epsilon", steps: int = 1000) -> Any:
 
     scale = 1000 / steps
     return DDPMScheduler(
-        num_train_timesteps=steps, beta_schedule="linear", beta_start=1e-4 * scale, beta_end=min(0.02 * scale, 0.999),
-        prediction_type=PREDICTIONS[prediction], variance_type="fixed_large", clip_sample=False,
-    )  # fmt: skip
+        num_train_timesteps=steps,
+        beta_schedule="linear",
+        beta_start=1e-4 * scale,
+        beta_end=min(0.02 * scale, 0.999),
+        prediction_type=PREDICTIONS[prediction],
+        variance_type="fixed_large",
+        clip_sample=False,
+    )
 
 
 @dataclass(frozen=True)

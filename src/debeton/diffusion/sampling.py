@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from debeton.diffusion.model import ConditionalUNet
-from debeton.errors import UsageError
+from debeton.system.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,16 @@ def steps_of(schedule: Any, sampler: str, steps: int = 0) -> int:
 
 @torch.inference_mode()
 def sample(
-    network: ConditionalUNet, schedule: Any, condition: Tensor, seeds: Sequence[int], *, sampler: str = "dpm++",
-    steps: int = 0, w: float = 1.0, clip: bool = True,
-) -> Tensor:  # fmt: skip
+    network: ConditionalUNet,
+    schedule: Any,
+    condition: Tensor,
+    seeds: Sequence[int],
+    *,
+    sampler: str = "dpm++",
+    steps: int = 0,
+    w: float = 1.0,
+    clip: bool = True,
+) -> Tensor:
     """Images in [-1, 1], float32 [N, 3, H, W]; each depends on its condition and seed alone, up to arithmetic.
 
     condition: int64 [N], on the network's device. steps: 0 for the sampler's own. w: see `guided`; with w = 0 the

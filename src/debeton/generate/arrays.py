@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.generated import BLIND, generated_rows
-from debeton.data.images import BadImage, to_rgb
+from debeton.data.beton.images import BadImage, to_rgb
+from debeton.data.raw.generated import BLIND, generated_rows
 from debeton.data.spec import Ints, Rows
-from debeton.errors import DataError, UsageError
-from debeton.files import replacing
 from debeton.generate.image_set import names_from_folders
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import replacing
 
 
 def write_arrays(folder: Path, out: Path) -> list[Path]:
@@ -30,8 +30,9 @@ def write_arrays(folder: Path, out: Path) -> list[Path]:
     label = np.asarray(rows.label)
     return [
         _write_class(rows, np.flatnonzero(label == code), out / f"{name}.npy")
-        for code, name in enumerate(spec.classes) if (label == code).any()
-    ]  # fmt: skip
+        for code, name in enumerate(spec.classes)
+        if (label == code).any()
+    ]
 
 
 def _write_class(rows: Rows, members: Ints, path: Path) -> Path:

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from debeton.data.images import to_rgb
+from debeton.data.beton.images import to_rgb
 from debeton.data.spec import Rows
-from debeton.distributed import pick_device
-from debeton.errors import DataError, UsageError
-from debeton.files import write_text
-from debeton.generate.generators import DTYPES, local_model
+from debeton.generate.generators.generator import DTYPES, local_model
+from debeton.system.distributed import pick_device
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import write_text
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 TOKEN = r"(?u)\b[^\W\d_]{3,}\b"  # words of three letters and more
@@ -49,9 +49,14 @@ class Keyword:
 
 
 def keywords(
-    captions: Sequence[str], label: NDArray[np.int64], classes: Sequence[str], *, top: int = 10, min_support: int = 3,
+    captions: Sequence[str],
+    label: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    top: int = 10,
+    min_support: int = 3,
     ignore: Sequence[str] = (),
-) -> list[Keyword]:  # fmt: skip
+) -> list[Keyword]:
     """The `top` words of each class by score, the highest first; equal scores by support, then by the alphabet.
 
     A caption counts a word once. English stop words, the words of the class names and `ignore` are left out, in the

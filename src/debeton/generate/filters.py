@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.generated import KEPT
-from debeton.registry import Registry
+from debeton.data.raw.generated import KEPT
+from debeton.system.registry import Registry
 
 Image = NDArray[np.uint8]
 Filter = Callable[[Image], str]  # uint8 [H, W, 3] -> KEPT or the reason against it

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from debeton.data.generated import KEPT, MANIFEST, manifests
+from debeton.data.raw.generated import KEPT, MANIFEST, manifests
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError, UsageError
-from debeton.files import naming_full_disk, replacing, write_text
 from debeton.generate.prompts import Condition
-from debeton.seed import derive_seed
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import naming_full_disk, replacing, write_text
+from debeton.system.seed import derive_seed
 
 SETTINGS = "generator.json"
 NO_ATTRIBUTE = "_"

@@ -13,23 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from debeton.data.generated import KEPT
-from debeton.errors import DataError
+from debeton.data.raw.generated import KEPT
 from debeton.generate.filters import Filter
 from debeton.generate.generators import Generator, Order
 from debeton.generate.image_set import ImageSet, Slot
 from debeton.generate.prompts import Condition, PromptSet
-from debeton.log import logger
-from debeton.seed import make_rng
+from debeton.system.errors import DataError
+from debeton.system.log import logger
+from debeton.system.seed import make_rng
 
 WRITERS = 4  # threads that encode; PNG of 512 x 512 takes some 30 ms
 BATCHES_WAITING = 2
 
 
 def produce(
-    image_set: ImageSet, generator: Generator, prompts: PromptSet, keep: Filter, *, conditions: Sequence[Condition],
-    per_condition: int, batch_size: int, progress: bool = False, stopped: Callable[[], bool] = lambda: False,
-) -> None:  # fmt: skip
+    image_set: ImageSet,
+    generator: Generator,
+    prompts: PromptSet,
+    keep: Filter,
+    *,
+    conditions: Sequence[Condition],
+    per_condition: int,
+    batch_size: int,
+    progress: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Make every image of this shard that the set lacks. The generator never waits for the disk, unless BATCHES_WAITING
     batches do. stopped: asked before each batch; once true, no further one is begun.
 
@@ -49,10 +57,12 @@ def produce(
                 orders = [_order(slot, name, prompts) for slot in batch]
                 images = generator.sample(orders)
                 made += len(images)
-                waiting.append([
-                    (slot, order, pool.submit(_judge_and_write, image_set, keep, slot, order, image))
-                    for slot, order, image in zip(batch, orders, images, strict=True)
-                ])  # fmt: skip
+                waiting.append(
+                    [
+                        (slot, order, pool.submit(_judge_and_write, image_set, keep, slot, order, image))
+                        for slot, order, image in zip(batch, orders, images, strict=True)
+                    ]
+                )
             elif waiting:
                 slots.extendleft(reversed(_finish(image_set, generator, waiting.popleft(), bar.update)))
     if made:
@@ -79,16 +89,24 @@ def _judge_and_write(
     """The image's line of the manifest; the image itself is written when it is kept."""
     verdict = keep(image)
     return {
-        "path": slot.path, "label": slot.condition.label, "attribute": slot.condition.attribute,
-        "number": slot.number, "attempt": slot.attempt, "verdict": verdict, "prompt": order.prompt, "seed": order.seed,
+        "path": slot.path,
+        "label": slot.condition.label,
+        "attribute": slot.condition.attribute,
+        "number": slot.number,
+        "attempt": slot.attempt,
+        "verdict": verdict,
+        "prompt": order.prompt,
+        "seed": order.seed,
         "sha256": image_set.write_image(slot, image) if verdict == KEPT else None,
-    }  # fmt: skip
+    }
 
 
 def _finish(
-    image_set: ImageSet, generator: Generator, batch: Sequence[tuple[Slot, Order, Future[dict[str, Any]]]],
+    image_set: ImageSet,
+    generator: Generator,
+    batch: Sequence[tuple[Slot, Order, Future[dict[str, Any]]]],
     update: Callable[[int], object],
-) -> list[Slot]:  # fmt: skip
+) -> list[Slot]:
     """Append the batch's lines; the slots whose image was rejected, with their next attempt."""
     lines = [future.result() for _, _, future in batch]
     image_set.append(lines)

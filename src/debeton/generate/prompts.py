@@ -25,13 +25,24 @@ from typing import Any
 
 import numpy as np
 
+from debeton.config.yaml_files import check_keys, read_mapping
 from debeton.data.spec import DatasetSpec
-from debeton.errors import UsageError, nearest
-from debeton.yaml_files import check_keys, read_mapping
+from debeton.system.errors import UsageError, nearest
 
 FOLDER = Path(__file__).parent / "prompt_sets"
-KEYS = ("datasets", "template", "noun", "label_name", "attribute_name", "label", "attribute", "both", "cells",
-        "columns", "published")  # fmt: skip
+KEYS = (
+    "datasets",
+    "template",
+    "noun",
+    "label_name",
+    "attribute_name",
+    "label",
+    "attribute",
+    "both",
+    "cells",
+    "columns",
+    "published",
+)
 Phrases = Mapping[str, tuple[str, ...]]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from debeton.data.generated import KEPT
-from debeton.files import replacing
+from debeton.data.raw.generated import KEPT
 from debeton.generate.image_set import ImageSet
 from debeton.generate.prompts import Condition
+from debeton.system.files import replacing
 
 THUMBNAIL, COLUMNS, ROWS, CAPTION = 128, 8, 4, 14
 

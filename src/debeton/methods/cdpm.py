@@ -9,20 +9,41 @@ import torch
 from fastargs import Param, Section
 from torch import nn
 
-from debeton import distributed
-from debeton.checkers import Float, Int, OneOf, Text
-from debeton.data.view import View
+from debeton.config.checkers import Float, Int, OneOf, Text
+from debeton.data.views.view import View
 from debeton.diffusion.denoising import Denoising
-from debeton.diffusion.model import IN_RUN, PREDICTIONS, Conditions, Shape, make_network, make_schedule, save_model
-from debeton.errors import UsageError
-from debeton.log import logger
-from debeton.methods import register_method
-from debeton.methods._own_settings import own_params, own_settings
-from debeton.run import Run
-from debeton.seed import seed_everything
+from debeton.diffusion.model import (
+    IN_RUN,
+    PREDICTIONS,
+    Conditions,
+    Shape,
+    make_network,
+    make_schedule,
+    save_model,
+)
+from debeton.methods.method import register_method
+from debeton.methods.parts.own_settings import own_params, own_settings
+from debeton.system import distributed
+from debeton.system.errors import UsageError
+from debeton.system.log import logger
+from debeton.system.seed import seed_everything
+from debeton.train.run import Run
 
-OWN = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "lr_scheduler", "warmup_epochs", "clip_grad", "ema",
-       "precision", "decoder_train", "augment", "resolution")  # fmt: skip
+OWN = (
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "lr_scheduler",
+    "warmup_epochs",
+    "clip_grad",
+    "ema",
+    "precision",
+    "decoder_train",
+    "augment",
+    "resolution",
+)
 
 Section("cdpm", "the project's own conditional diffusion model").params(
     condition=Param(OneOf("label", "group"), "what images are asked for by: classes, or every cell", default="label"),
@@ -34,7 +55,7 @@ Section("cdpm", "the project's own conditional diffusion model").params(
     layers=Param(Int(1), "residual blocks of a level", default=2),
     attention=Param(Int(0), "the number of coarsest levels with attention", default=2),
     **own_params("the phase 'cdpm'", OWN),
-)  # fmt: skip
+)
 
 
 def parse_widths(text: str) -> tuple[int, ...]:

@@ -7,13 +7,13 @@ from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton import distributed
-from debeton.checkers import Float
-from debeton.data.loader import Batch
-from debeton.errors import UsageError
-from debeton.methods import register_method
-from debeton.objective import Objective, StepOutput
-from debeton.run import Run
+from debeton.config.checkers import Float
+from debeton.data.loader.batch import Batch
+from debeton.methods.method import register_method
+from debeton.system import distributed
+from debeton.system.errors import UsageError
+from debeton.train.objective import Objective, StepOutput
+from debeton.train.run import Run
 
 Section("cvar", "CVaR-DRO (Levy et al. 2020)").params(
     alpha=Param(Float(0, 1), "share of a batch's rows, those of largest loss, that is averaged; above 0", default=0.1),

@@ -17,16 +17,16 @@ import torch
 from fastargs import Param, Section
 from torch import nn
 
-from debeton.checkers import Bool, Float, Int, OneOf, Text
-from debeton.data.row_lists import by_marks, read_columns, read_marks
-from debeton.data.view import View
+from debeton.config.checkers import Bool, Float, Int, OneOf, Text
+from debeton.data.views.row_lists import by_marks, read_columns, read_marks
+from debeton.data.views.view import View
 from debeton.diffusion.model import model_folder
 from debeton.diffusion.sampling import SAMPLERS
-from debeton.errors import DataError, UsageError
 from debeton.generate.filters import FILTERS
-from debeton.log import logger
-from debeton.methods import register_method
-from debeton.methods._amplifier import (
+from debeton.methods.cdpm import train_diffusion
+from debeton.methods.groupdro import train_groupdro
+from debeton.methods.method import register_method
+from debeton.methods.parts.amplifier import (
     Scores,
     as_shown,
     describe_scores,
@@ -35,12 +35,12 @@ from debeton.methods._amplifier import (
     select,
     train_amplifier,
 )
-from debeton.methods._marked_rows import Mask, describe_marks, kept
-from debeton.methods._relative_difficulty import RelativeDifficulty
-from debeton.methods._synthetic_set import describe_images, draw_images, synthetic_view
-from debeton.methods.cdpm import train_diffusion
-from debeton.methods.groupdro import train_groupdro
-from debeton.run import Run
+from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
+from debeton.methods.parts.relative_difficulty import RelativeDifficulty
+from debeton.methods.parts.synthetic_set import describe_images, draw_images, synthetic_view
+from debeton.system.errors import DataError, UsageError
+from debeton.system.log import logger
+from debeton.train.run import Run
 
 Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier").params(
     cdpm=Param(Text(), "draw from the diffusion model of this run folder, instead of training one", default=""),
@@ -48,7 +48,8 @@ Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier"
     amplifier=Param(Text(), "an amplifier to take instead: phase_amplifier.pt of another run", default=""),
     pseudo_labels=Param(Text(), "ddb1: a CSV of path and ddb to take instead, 1 for conflicting rows", default=""),
     amplifier_data=Param(
-        OneOf("synthetic", "real"), "what the amplifier learns from; real: the training rows, an ablation",
+        OneOf("synthetic", "real"),
+        "what the amplifier learns from; real: the training rows, an ablation",
         default="synthetic",
     ),
     per_class=Param(Int(2), "images of each class", default=1000),
@@ -60,28 +61,34 @@ Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier"
     filter=Param(OneOf(*FILTERS.names()), "what of them is rejected", default="none"),
     copy_check=Param(Bool(), "compare them with the training images for copies", default=True),
     oracle=Param(
-        Text(), "checkpoint of a run with --data.label ATTRIBUTE, to tell how biased they are", default="",
+        Text(),
+        "checkpoint of a run with --data.label ATTRIBUTE, to tell how biased they are",
+        default="",
     ),
     selector=Param(
-        OneOf("loss_std", "error_set"), "which rows are called conflicting: errors of high loss, or all errors",
+        OneOf("loss_std", "error_set"),
+        "which rows are called conflicting: errors of high loss, or all errors",
         default="loss_std",
     ),
     gamma=Param(Float(0), "deviations above the class's mean loss that are high", default=3.0),
     statistics=Param(
-        OneOf("correct", "all"), "rows that mean and deviation are of: those of the class that are right, or all",
+        OneOf("correct", "all"),
+        "rows that mean and deviation are of: those of the class that are right, or all",
         default="correct",
     ),
     validation=Param(
-        OneOf("pseudo", "own"), "groups that select an epoch: what the amplifier sees in validation rows, or their own",
+        OneOf("pseudo", "own"),
+        "groups that select an epoch: what the amplifier sees in validation rows, or their own",
         default="pseudo",
     ),
     amplifier_view=Param(
-        OneOf("same", "clean"), "ddb2: the amplifier judges the batch as augmented, or every row once, without",
+        OneOf("same", "clean"),
+        "ddb2: the amplifier judges the batch as augmented, or every row once, without",
         default="same",
     ),
     ema=Param(Float(0, 1), "ddb2: share of the old value in moving averages of losses; 0: no averages", default=0.0),
     class_norm=Param(Bool(), "ddb2: divide losses by the largest of their class", default=False),
-)  # fmt: skip
+)
 
 FEWEST = 8  # training rows of a class
 SCORES, COLUMN = "amplifier_scores.csv", "ddb"
@@ -106,8 +113,11 @@ def check(run: Run) -> None:
     given = [name for name in ("cdpm", "images", "amplifier", "pseudo_labels") if getattr(settings, name)]
     run.notes["ddb"] = {"given": given}
     if given:
-        logger.info("ddb.%s is given: runs of other seeds that take the same one share it, and their spread leaves out "
-                    "what it would vary by", given[-1])  # fmt: skip
+        logger.info(
+            "ddb.%s is given: runs of other seeds that take the same one share it, and their spread leaves out "
+            "what it would vary by",
+            given[-1],
+        )
 
 
 def amplifier_of(run: Run) -> nn.Module:
@@ -158,15 +168,23 @@ def judge(run: Run) -> Judged:
     def find() -> dict[str, list[Any]]:
         found = score(run, amplifier, view)
         marked = select(found, run.config.ddb, view.spec.classes)
-        return {"y": found.label.tolist(), "prediction": found.predicted.tolist(), "loss": found.loss.tolist(),
-                COLUMN: marked.astype(int).tolist()}  # fmt: skip
+        return {
+            "y": found.label.tolist(),
+            "prediction": found.predicted.tolist(),
+            "loss": found.loss.tolist(),
+            COLUMN: marked.astype(int).tolist(),
+        }
 
     scores, marked = kept(run.folder / SCORES, view, find, read_scores)
     found = {**describe_scores(view, scores), **describe_marks(view, marked, "conflicting_row")}
     run.notes["ddb"]["training_rows"] = found
-    known = "" if found["recall"] is None else (
-        f": {100 * (found['precision'] or 0):.1f} % of them are, and {100 * found['recall']:.1f} % of all that are"
-    )  # fmt: skip
+    known = (
+        ""
+        if found["recall"] is None
+        else (
+            f": {100 * (found['precision'] or 0):.1f} % of them are, and {100 * found['recall']:.1f} % of all that are"
+        )
+    )
     logger.info("the amplifier calls %d of %d rows bias-conflicting%s", marked.sum(), len(view), known)
     return Judged(amplifier, scores, marked, validation(run, amplifier))
 
@@ -202,9 +220,12 @@ def pseudo_groups(view: View, marked: Mask) -> View:
 
 
 @register_method(
-    "ddb1", "GroupDRO in the groups that an amplifier of the bias sees", needs="label",
-    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)", sections=("ddb", "cdpm", "amplifier", "groupdro"),
-)  # fmt: skip
+    "ddb1",
+    "GroupDRO in the groups that an amplifier of the bias sees",
+    needs="label",
+    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)",
+    sections=("ddb", "cdpm", "amplifier", "groupdro"),
+)
 def ddb1(run: Run) -> nn.Module:
     """Phases 'cdpm', 'amplifier' and 'train', each left out where its result is given."""
     check(run)
@@ -220,9 +241,12 @@ def ddb1(run: Run) -> nn.Module:
 
 
 @register_method(
-    "ddb2", "rows that an amplifier of the bias finds harder than the model weigh more", needs="label",
-    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe II)", sections=("ddb", "cdpm", "amplifier"),
-)  # fmt: skip
+    "ddb2",
+    "rows that an amplifier of the bias finds harder than the model weigh more",
+    needs="label",
+    paper="Ciranni et al. 2025 (Diffusing DeBias, recipe II)",
+    sections=("ddb", "cdpm", "amplifier"),
+)
 def ddb2(run: Run) -> nn.Module:
     """Phases 'cdpm', 'amplifier' and 'train', the first two left out where their results are given."""
     check(run)
@@ -241,6 +265,10 @@ def ddb2(run: Run) -> nn.Module:
     marked = torch.zeros(len(view.beton), dtype=torch.bool)
     marked[torch.from_numpy(view.rows[found.marked])] = True
     objective = RelativeDifficulty(
-        view, marked=marked, ema=settings.ema, class_norm=settings.class_norm, **hard  # type: ignore[arg-type]
-    )  # fmt: skip
+        view,
+        marked=marked,
+        ema=settings.ema,
+        class_norm=settings.class_norm,
+        **hard,  # type: ignore[arg-type]
+    )
     return run.fit(view, objective, val=found.val)

@@ -13,18 +13,19 @@ from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton import distributed
-from debeton.checkers import Float
-from debeton.data.loader import Batch, Loader
-from debeton.data.view import View
-from debeton.methods import register_method
-from debeton.methods._further_batches import FurtherBatches
-from debeton.methods._row_weights import RowWeights, rows_of_all
-from debeton.methods._second_network import second_network
-from debeton.models import evaluating, freeze_batch_norm
-from debeton.objective import Objective, Precision, StepOutput
-from debeton.run import Run
-from debeton.seed import derive_seed
+from debeton.config.checkers import Float
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.loader import Loader
+from debeton.data.views.view import View
+from debeton.methods.method import register_method
+from debeton.methods.parts.further_batches import FurtherBatches
+from debeton.methods.parts.row_weights import RowWeights, rows_of_all
+from debeton.methods.parts.second_network import second_network
+from debeton.nets.models import evaluating, freeze_batch_norm
+from debeton.system import distributed
+from debeton.system.seed import derive_seed
+from debeton.train.objective import Objective, Precision, StepOutput
+from debeton.train.run import Run
 
 Section("debian", "DebiAN: a network that discovers the bias").params(
     penalty=Param(Float(0), "of assigning all rows of a class to one side (lambda)", default=1.0),
@@ -83,9 +84,15 @@ class AlternateNetworks(Objective):
     """
 
     def __init__(
-        self, discoverer: nn.Module, view: View, further: Loader, *,
-        penalty: float = 1.0, label_smoothing: float = 0.0, freeze_bn: bool = False,
-    ):  # fmt: skip
+        self,
+        discoverer: nn.Module,
+        view: View,
+        further: Loader,
+        *,
+        penalty: float = 1.0,
+        label_smoothing: float = 0.0,
+        freeze_bn: bool = False,
+    ):
         super().__init__()
         self.discoverer, self.further = discoverer, FurtherBatches(further)
         self.penalty, self.label_smoothing, self.freeze_bn = penalty, label_smoothing, freeze_bn
@@ -150,7 +157,11 @@ def debian(run: Run) -> nn.Module:
     model = run.make_model()
     again = run.phase_settings({"seed": derive_seed(config.training.seed, "discoverer")})
     objective = AlternateNetworks(
-        second_network(run), view, run.train_loader(view, again), penalty=config.debian.penalty,
-        label_smoothing=config.training.label_smoothing, freeze_bn=config.model.bn_mode == "eval",
-    )  # fmt: skip
+        second_network(run),
+        view,
+        run.train_loader(view, again),
+        penalty=config.debian.penalty,
+        label_smoothing=config.training.label_smoothing,
+        freeze_bn=config.model.bn_mode == "eval",
+    )
     return run.fit(view, objective, model=model)

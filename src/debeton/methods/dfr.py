@@ -17,18 +17,11 @@ import torch
 from fastargs import Param, Section
 from torch import nn
 
-from debeton import distributed
-from debeton.checkers import Bool, FloatList, Int, OneOf, Text
-from debeton.checkpoint import load_run_weights, save_checkpoint
-from debeton.data.view import View
-from debeton.errors import DataError, UsageError
-from debeton.features import cached_features, extract_features, feature_size
-from debeton.heads import install_head, normalised
-from debeton.log import logger
-from debeton.loop import Preempted
-from debeton.methods import METHODS, register_method
-from debeton.methods._balance import check_attribute
-from debeton.methods._dfr_head import (
+from debeton.config.checkers import Bool, FloatList, Int, OneOf, Text
+from debeton.data.views.view import View
+from debeton.methods.method import METHODS, register_method
+from debeton.methods.parts.balance import check_attribute
+from debeton.methods.parts.logistic_head import (
     Candidate,
     FeatureSet,
     Scaling,
@@ -40,13 +33,20 @@ from debeton.methods._dfr_head import (
     folded,
     grid,
 )
-from debeton.methods._splits import view_of
-from debeton.models import make_model, named_head
-from debeton.objective import Precision
-from debeton.phase import PhaseRecords
-from debeton.run import Run
-from debeton.seed import make_rng
-from debeton.trained import describe_inputs, describe_network
+from debeton.methods.parts.splits import view_of
+from debeton.nets.checkpoint import load_run_weights, save_checkpoint
+from debeton.nets.describe import describe_inputs, describe_network
+from debeton.nets.heads import install_head, normalised
+from debeton.nets.models import make_model, named_head
+from debeton.system import distributed
+from debeton.system.errors import DataError, UsageError
+from debeton.system.log import logger
+from debeton.system.seed import make_rng
+from debeton.train.features import cached_features, extract_features, feature_size
+from debeton.train.loop import Preempted
+from debeton.train.objective import Precision
+from debeton.train.phase import PhaseRecords
+from debeton.train.run import Run
 
 PHASE = "dfr"
 PRETRAINED = "pretrained"
@@ -56,22 +56,30 @@ Section("dfr", "deep feature reweighting: the last layer fitted anew").params(
     base=Param(Text(), "the method that trains the features first, or 'pretrained' for no training", default="erm"),
     checkpoint=Param(Text(), "take the features from this checkpoint of an earlier run instead", default=""),
     data=Param(OneOf("val", "train", "target"), "the split that the last layer is fitted on", default="val"),
-    tune=Param(OneOf("half", "val"), "choose C on a random half of that split, or on the validation split",
-               default="half"),
-    c_grid=Param(FloatList(above=0, at_least=1), "values of C, the inverse strength of the penalty",
-                 default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)),
+    tune=Param(
+        OneOf("half", "val"), "choose C on a random half of that split, or on the validation split", default="half"
+    ),
+    c_grid=Param(
+        FloatList(above=0, at_least=1),
+        "values of C, the inverse strength of the penalty",
+        default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),
+    ),
     class_weights=Param(FloatList(above=0), "weights tried on each class in turn; empty: none", default=()),
-    criterion=Param(OneOf("worst_group", "mean_group", "minority"), "what chooses C; ties by mean_group",
-                    default="worst_group"),
+    criterion=Param(
+        OneOf("worst_group", "mean_group", "minority"), "what chooses C; ties by mean_group", default="worst_group"
+    ),
     penalty=Param(OneOf("l1", "l2"), "the penalty on the last layer", default="l1"),
     balance=Param(Bool(), "fit on equally many rows of each group, drawn anew for each refit", default=True),
     refits=Param(Int(1), "refits whose weights are averaged; only one without balance", default=20),
-    scaler=Param(OneOf("train", "data", "none"), "standardise by the training features, by those of dfr.data, or not",
-                 default="train"),
+    scaler=Param(
+        OneOf("train", "data", "none"),
+        "standardise by the training features, by those of dfr.data, or not",
+        default="train",
+    ),
     normalise_features=Param(Bool(), "divide each feature vector by its length (From Fake to Real)", default=False),
     max_iter=Param(Int(1), "liblinear's limit of iterations", default=10000),
     cache=Param(Bool(), "keep features in {outdir}/features for later runs", default=True),
-)  # fmt: skip
+)
 
 
 @register_method(
@@ -228,9 +236,11 @@ def _fit_head(
     head = average(fit_logistic(jobs, solver))
     if head.unconverged:
         logger.warning(
-            "warning: %d of %d fits ended at dfr.max_iter %d", head.unconverged, refits * len(head.bias),
+            "warning: %d of %d fits ended at dfr.max_iter %d",
+            head.unconverged,
+            refits * len(head.bias),
             settings.max_iter,
-        )  # fmt: skip
+        )
     named_head(model)[1].load_state_dict(dict(zip(("weight", "bias"), folded(head, scaling))))
     rows_each, spec = len(jobs[0][0].label), data["fit"].spec
     logger.info("dfr: C %g, mean of %d fits on %d rows of '%s'", chosen.c, refits, rows_each, settings.data)
@@ -271,11 +281,16 @@ def _save(run: Run, model: nn.Module, records: PhaseRecords) -> None:
     """The refitted model as the run's best checkpoint, which `PhaseRecords.finish` keeps as this phase's."""
     spec = run.views["train"].spec
     building = {
-        "arch": run.config.model.arch, "num_classes": spec.num_classes, "mean": list(spec.mean), "std": list(spec.std),
+        "arch": run.config.model.arch,
+        "num_classes": spec.num_classes,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
         "normalise_features": bool(run.config.dfr.normalise_features),
-    }  # fmt: skip
+    }
     content = {
-        "phase": PHASE, "config_hash": run.config.identity_hash(), "model": building,
+        "phase": PHASE,
+        "config_hash": run.config.identity_hash(),
+        "model": building,
         "inputs": describe_inputs(run.config, spec),
-    }  # fmt: skip
+    }
     save_checkpoint(records.folder / "checkpoint_best.pt", {**content, "state_dict": model.state_dict()})

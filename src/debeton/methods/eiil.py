@@ -13,19 +13,19 @@ import torch
 from fastargs import Param, Section
 from torch import Tensor, nn
 
-from debeton import distributed
-from debeton.checkers import Float, Int
-from debeton.data.row_lists import by_marks, read_marks
-from debeton.data.view import View
-from debeton.log import logger
-from debeton.methods import register_method
-from debeton.methods._judged import judged
-from debeton.methods._marked_rows import Mask, describe_marks, kept
-from debeton.methods._own_settings import own_params, own_settings
+from debeton.config.checkers import Float, Int
+from debeton.data.views.row_lists import by_marks, read_marks
+from debeton.data.views.view import View
 from debeton.methods.groupdro import train_groupdro
-from debeton.objective import CrossEntropy, Precision
-from debeton.run import Run
-from debeton.seed import make_rng
+from debeton.methods.method import register_method
+from debeton.methods.parts.logits import judged
+from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
+from debeton.methods.parts.own_settings import own_params, own_settings
+from debeton.system import distributed
+from debeton.system.log import logger
+from debeton.system.seed import make_rng
+from debeton.train.objective import CrossEntropy, Precision
+from debeton.train.run import Run
 
 OWN = ("lr", "weight_decay", "optimizer")
 
@@ -106,9 +106,12 @@ def infer(run: Run, model: nn.Module) -> Mask:
 
 
 @register_method(
-    "eiil", "GroupDRO over environments in which a first network is not invariant", needs="label",
-    paper="Creager et al. 2021 (EIIL)", sections=("eiil", "groupdro"),
-)  # fmt: skip
+    "eiil",
+    "GroupDRO over environments in which a first network is not invariant",
+    needs="label",
+    paper="Creager et al. 2021 (EIIL)",
+    sections=("eiil", "groupdro"),
+)
 def eiil(run: Run) -> nn.Module:
     """ERM for a few epochs, two environments of each class by what that network answers, and GroupDRO over (class,
     environment) from fresh weights of the same seed."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from debeton.methods import register_method
-from debeton.objective import CrossEntropy
-from debeton.run import Run
+from debeton.methods.method import register_method
+from debeton.train.objective import CrossEntropy
+from debeton.train.run import Run
 
 
 @register_method("erm", "mean cross-entropy over all rows", paper="Vapnik 1992", needs="label")

@@ -11,21 +11,21 @@ from typing import Any
 from fastargs import Param, Section
 from torch import nn
 
-from debeton.checkers import Bool
 from debeton.config import Config
-from debeton.data.splits import evaluated
-from debeton.methods import METHODS, register_method
-from debeton.methods._own_settings import own_params, own_settings
-from debeton.metrics import SELECTION_RULES
-from debeton.objective import CrossEntropy
-from debeton.run import Run
+from debeton.config.checkers import Bool
+from debeton.data.views.splits import evaluated
+from debeton.methods.method import METHODS, register_method
+from debeton.methods.parts.own_settings import own_params, own_settings
+from debeton.train.metrics import SELECTION_RULES
+from debeton.train.objective import CrossEntropy
+from debeton.train.run import Run
 
 OWN = ("epochs", "lr", "weight_decay", "optimizer")
 
 Section("ffr", "From Fake to Real: the first phase, and what the second keeps of it").params(
     **own_params("the first phase", OWN),
     freeze_bn=Param(Bool(), "keep the batch-norm statistics of the first phase in the second", default=False),
-)  # fmt: skip
+)
 
 
 def first_settings(config: Config) -> dict[str, Any]:

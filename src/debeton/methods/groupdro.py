@@ -15,18 +15,18 @@ from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton import distributed
-from debeton.checkers import Bool, Float, FloatList, OneOf
-from debeton.data.loader import Batch
+from debeton.config.checkers import Bool, Float, FloatList, OneOf
+from debeton.data.loader.batch import Batch
 from debeton.data.spec import Ints
-from debeton.data.view import View
-from debeton.errors import UsageError
-from debeton.log import logger
-from debeton.methods import register_method
-from debeton.methods._balance import view_by_group
-from debeton.methods._judged import judged
-from debeton.objective import Objective, Precision, StepOutput
-from debeton.run import Run
+from debeton.data.views.view import View
+from debeton.methods.method import register_method
+from debeton.methods.parts.balance import view_by_group
+from debeton.methods.parts.logits import judged
+from debeton.system import distributed
+from debeton.system.errors import UsageError
+from debeton.system.log import logger
+from debeton.train.objective import Objective, Precision, StepOutput
+from debeton.train.run import Run
 
 Section("groupdro", "GroupDRO (Sagawa et al. 2020)").params(
     robust=Param(Bool(), "off: the plain mean of the losses, on the same sampling", default=True),
@@ -35,7 +35,8 @@ Section("groupdro", "GroupDRO (Sagawa et al. 2020)").params(
     ),
     step_size=Param(Float(0), "of the group weights", default=0.01),
     generalization_adjustment=Param(
-        FloatList(0, at_least=1), "C: adds C / sqrt(n_g) to a group's loss in its weight; one for all, or one for each",
+        FloatList(0, at_least=1),
+        "C: adds C / sqrt(n_g) to a group's loss in its weight; one for all, or one for each",
         default=0.0,
     ),
     automatic_adjustment=Param(
@@ -46,7 +47,7 @@ Section("groupdro", "GroupDRO (Sagawa et al. 2020)").params(
     alpha=Param(Float(0, 1), "that share (btl)", default=0.2),
     minimum_variational_weight=Param(Float(0, 1), "share of the weights that is the groups' own (btl)", default=0.0),
     gamma=Param(Float(0, 1), "weight of the newest batch in the moving group losses (btl, logging)", default=0.1),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -265,8 +266,12 @@ def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
     options = GroupDROOptions(**{field.name: settings[field.name] for field in fields(GroupDROOptions)})
     counts, names = view.group_counts(), view.spec.group_names
     kind = "CVaR over groups" if options.btl else f"step size {options.step_size:g}"
-    logger.info("GroupDRO over %d groups, %s sampling, %s", (counts > 0).sum(), settings["sampler"],
-                kind if options.robust else "not robust: plain mean of the losses")  # fmt: skip
+    logger.info(
+        "GroupDRO over %d groups, %s sampling, %s",
+        (counts > 0).sum(),
+        settings["sampler"],
+        kind if options.robust else "not robust: plain mean of the losses",
+    )
     if settings["sampler"] == "balanced":
         view = view.resampled_by_group()
     smoothing = run.config.training.label_smoothing
@@ -274,7 +279,11 @@ def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
         return run.fit(view, GroupDRO(counts, names, options, smoothing), val=val)
     model = run.make_model()
     objective = AutomaticGroupDRO(
-        counts, names, options, smoothing,
-        validation_loss=validation_losses(run, view, model), steps_per_epoch=len(run.train_loader(view)),
-    )  # fmt: skip
+        counts,
+        names,
+        options,
+        smoothing,
+        validation_loss=validation_losses(run, view, model),
+        steps_per_epoch=len(run.train_loader(view)),
+    )
     return run.fit(view, objective, model=model, val=val)

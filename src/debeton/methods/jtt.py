@@ -9,16 +9,16 @@ import numpy as np
 from fastargs import Param, Section
 from torch import nn
 
-from debeton.checkers import Int
 from debeton.config import Config
-from debeton.data.row_lists import read_marks
-from debeton.data.view import View
-from debeton.log import logger
-from debeton.methods import register_method
-from debeton.methods._marked_rows import Mask, describe_marks, kept
-from debeton.methods._own_settings import own_params, own_settings
-from debeton.objective import CrossEntropy
-from debeton.run import Run
+from debeton.config.checkers import Int
+from debeton.data.views.row_lists import read_marks
+from debeton.data.views.view import View
+from debeton.methods.method import register_method
+from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
+from debeton.methods.parts.own_settings import own_params, own_settings
+from debeton.system.log import logger
+from debeton.train.objective import CrossEntropy
+from debeton.train.run import Run
 
 OWN = ("lr", "weight_decay", "optimizer")
 
@@ -77,9 +77,11 @@ def report_errors(view: View, error: Mask) -> dict[str, Any]:
 
 
 @register_method(
-    "jtt", "rows that a first network gets wrong are repeated for a second", paper="Liu et al. 2021 (JTT)",
+    "jtt",
+    "rows that a first network gets wrong are repeated for a second",
+    paper="Liu et al. 2021 (JTT)",
     needs="label",
-)  # fmt: skip
+)
 def jtt(run: Run) -> nn.Module:
     """ERM for T epochs, its errors on the training rows, and ERM from fresh weights of the same seed on the view in
     which each error row occurs lambda times more (Liu et al. 2021, Alg. 1)."""

@@ -7,13 +7,13 @@ from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton import distributed
-from debeton.checkers import Float
-from debeton.data.loader import Batch
-from debeton.methods import register_method
-from debeton.objective import Objective, StepOutput
-from debeton.run import Run
-from debeton.seed import make_rng
+from debeton.config.checkers import Float
+from debeton.data.loader.batch import Batch
+from debeton.methods.method import register_method
+from debeton.system import distributed
+from debeton.system.seed import make_rng
+from debeton.train.objective import Objective, StepOutput
+from debeton.train.run import Run
 
 Section("mixup", "mixup (Zhang et al. 2018)").params(
     alpha=Param(Float(0), "of the distribution Beta(alpha, alpha) of the mixing weight; 0 mixes nothing", default=0.2),

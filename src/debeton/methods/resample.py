@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from debeton.methods import register_method
-from debeton.methods._balance import view_by_class, view_by_group
-from debeton.objective import CrossEntropy
-from debeton.run import Run
+from debeton.methods.method import register_method
+from debeton.methods.parts.balance import view_by_class, view_by_group
+from debeton.train.objective import CrossEntropy
+from debeton.train.run import Run
 
 
 @register_method(

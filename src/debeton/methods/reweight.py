@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton.data.loader import Batch
+from debeton.data.loader.batch import Batch
 from debeton.data.spec import Ints
-from debeton.methods import register_method
-from debeton.methods._balance import balancing_weights, view_by_class, view_by_group
-from debeton.objective import Objective, StepOutput
-from debeton.run import Run
+from debeton.methods.method import register_method
+from debeton.methods.parts.balance import balancing_weights, view_by_class, view_by_group
+from debeton.train.objective import Objective, StepOutput
+from debeton.train.run import Run
 
 
 class WeightedCrossEntropy(Objective):

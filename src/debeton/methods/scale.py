@@ -16,27 +16,32 @@ from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton import distributed
-from debeton.checkers import Int, OneOf
-from debeton.data.loader import Batch, Loader
-from debeton.errors import UsageError
-from debeton.log import logger
-from debeton.methods import register_method
-from debeton.methods._further_batches import FurtherBatches
-from debeton.methods._mixing import MAPPINGS, make_mixer
-from debeton.methods._splits import view_of
-from debeton.models import named_head
-from debeton.objective import CrossEntropy, Objective, Precision, StepOutput
-from debeton.run import Run
-from debeton.seed import derive_seed
+from debeton.config.checkers import Int, OneOf
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.loader import Loader
+from debeton.methods.method import register_method
+from debeton.methods.parts.further_batches import FurtherBatches
+from debeton.methods.parts.mixing import MAPPINGS, make_mixer
+from debeton.methods.parts.splits import view_of
+from debeton.nets.models import named_head
+from debeton.system import distributed
+from debeton.system.errors import UsageError
+from debeton.system.log import logger
+from debeton.system.seed import derive_seed
+from debeton.train.objective import CrossEntropy, Objective, Precision, StepOutput
+from debeton.train.run import Run
 
 Section("scale", "SCALE: gradients of a train and a target set, mixed by parameter group").params(
     group_size=Param(Int(0), "convolution kernels of a parameter group; 0: each tensor is one group", default=64),
-    mapping=Param(OneOf(*(entry.name for entry in sorted(MAPPINGS, key=lambda entry: entry.value))),
-                  "from the cosine of a group's two gradients to the weight of the train gradient", default="linear"),
-    combine=Param(OneOf("sum", "mean"), "of the weighted train and the target gradient; sum as published",
-                  default="sum"),
-)  # fmt: skip
+    mapping=Param(
+        OneOf(*(entry.name for entry in sorted(MAPPINGS, key=lambda entry: entry.value))),
+        "from the cosine of a group's two gradients to the weight of the train gradient",
+        default="linear",
+    ),
+    combine=Param(
+        OneOf("sum", "mean"), "of the weighted train and the target gradient; sum as published", default="sum"
+    ),
+)
 
 
 class MixedGradients(Objective):
@@ -151,9 +156,13 @@ def scale(run: Run) -> nn.Module:
     of_target = run.phase_settings({"batch_size": size, "seed": derive_seed(config.training.seed, "target")})
     model = run.make_model()
     objective = MixedGradients(
-        model, run.train_loader(target.in_draws(steps, size), of_target), group_size=settings.group_size,
-        mapping=settings.mapping, combine=settings.combine, label_smoothing=config.training.label_smoothing,
-    )  # fmt: skip
+        model,
+        run.train_loader(target.in_draws(steps, size), of_target),
+        group_size=settings.group_size,
+        mapping=settings.mapping,
+        combine=settings.combine,
+        label_smoothing=config.training.label_smoothing,
+    )
     return run.fit(train, objective, model=model)
 
 

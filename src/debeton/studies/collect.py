@@ -7,20 +7,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from debeton.errors import DataError
-from debeton.files import write_text
-from debeton.log import logger
-from debeton.report import Pictures, write_report
-from debeton.report_runs import make_stat
-from debeton.report_tables import to_markdown
+from debeton.report.runs import make_stat
+from debeton.report.tables import to_markdown
+from debeton.report.write import Pictures, write_report
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published, beside
 from debeton.studies.runner import counts
 from debeton.studies.state import Board
+from debeton.system.errors import DataError
+from debeton.system.files import write_text
+from debeton.system.log import logger
 
 
-def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: Pictures | None = None,
-            published: Sequence[Published] = ()) -> Path:  # fmt: skip
+def collect(
+    board: Board,
+    jobs: Sequence[Job],
+    out: Path,
+    title: str,
+    pictures: Pictures | None = None,
+    published: Sequence[Published] = (),
+) -> Path:
     """Write the report of these jobs into `out`, of a random search only the best setting's; returns its page.
 
     What a search chose is in chosen.md: the best setting of each variant and point by its mean score on validation, and
@@ -44,8 +50,7 @@ def collect(board: Board, jobs: Sequence[Job], out: Path, title: str, pictures: 
     logger.info("%s", counts(states))
     tables = _published(board, reported, published)
     folders = [folder for job in reported if (folder := board.state(job).folder)]
-    page = write_report(folders, out, title=title, searched=sorted(searched),
-                        pictures=pictures, tables=tables)  # fmt: skip
+    page = write_report(folders, out, title=title, searched=sorted(searched), pictures=pictures, tables=tables)
     if tables:
         text = "\n".join(f"{title}\n\n{to_markdown(table)}" for title, table in tables)
         write_text(out / "published.md", text)

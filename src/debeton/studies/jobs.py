@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from debeton.errors import UsageError
+from debeton.system.errors import UsageError
 
 OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
 PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(OF_VARIANTS)}):[\w.-]+)\}}")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debeton.errors import UsageError
-from debeton.files import write_text
+from debeton.config.yaml_files import check_keys, read_mapping
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published
 from debeton.studies.state import Places
-from debeton.yaml_files import check_keys, read_mapping
+from debeton.system.errors import UsageError
+from debeton.system.files import write_text
 
 VERSION = 1
 KEYS = ("version", "study", "root", "runs", "data", "jobs", "published")
@@ -34,9 +34,15 @@ class Manifest:
 def write_manifest(manifest: Manifest) -> Path:
     """Write it under a name made of its content, among the study's logs; the same jobs have the same file."""
     places = manifest.places
-    content = {"version": VERSION, "study": manifest.study, "root": str(places.root), "runs": str(places.runs),
-               "data": str(places.data), "jobs": [dataclasses.asdict(job) for job in manifest.jobs],
-               "published": [dataclasses.asdict(table) for table in manifest.published]}  # fmt: skip
+    content = {
+        "version": VERSION,
+        "study": manifest.study,
+        "root": str(places.root),
+        "runs": str(places.runs),
+        "data": str(places.data),
+        "jobs": [dataclasses.asdict(job) for job in manifest.jobs],
+        "published": [dataclasses.asdict(table) for table in manifest.published],
+    }
     text = json.dumps(content, indent=1)
     path = places.notes / f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     if not path.exists():

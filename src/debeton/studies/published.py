@@ -18,10 +18,10 @@ from typing import Any
 
 import pandas as pd
 
-from debeton.errors import UsageError, nearest
-from debeton.report_runs import make_stat
+from debeton.config.yaml_files import check_keys
+from debeton.report.runs import make_stat
 from debeton.studies.jobs import text_of
-from debeton.yaml_files import check_keys
+from debeton.system.errors import UsageError, nearest
 
 KEYS = ("source", "metric", "values")
 Axes = Sequence[tuple[str, Sequence[str]]]  # (name, values as text), in order

@@ -19,9 +19,9 @@ from types import MappingProxyType
 
 import torch
 
-from debeton.files import write_text
 from debeton.studies.jobs import Job
 from debeton.studies.state import Board, State
+from debeton.system.files import write_text
 
 WRITTEN = ".written"  # in a folder of betons: the commands that wrote all of them
 TO_RUN = ("missing", "unfinished")
@@ -148,9 +148,14 @@ class Runner:
         environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads), **os.environ, **more}
         with log.open("ab") as file, self._lock:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=environment,
+                start_new_session=True,
                 cwd=self.board.places.root,
-            )  # fmt: skip
+            )
             self._processes.add(process)
         try:
             return process.wait(seconds or None)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from debeton.errors import UsageError
-from debeton.seed import make_rng
+from debeton.system.errors import UsageError
+from debeton.system.seed import make_rng
 
 RANGES = ("uniform", "log", "integers", "log_integers")
 

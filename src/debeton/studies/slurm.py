@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from debeton.errors import DataError, UsageError
-from debeton.files import write_text
-from debeton.log import logger
 from debeton.studies.jobs import Job
 from debeton.studies.manifest import Manifest, as_ranges, write_manifest
 from debeton.studies.published import Published
 from debeton.studies.runner import TO_RUN
 from debeton.studies.state import Board, State
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import write_text
+from debeton.system.log import logger
 
 SCRIPTS = Path("scripts", "slurm")
 MAX_ARRAY_SIZE = 1001  # SLURM's own default, where scontrol does not say
@@ -83,15 +83,28 @@ def command(
 ) -> list[str]:
     """sbatch for one array. identifiers: of the jobs that it comes after."""
     notes, throttle = board.places.notes, f"%{submission.throttle}" if submission.throttle else ""
-    words = ["sbatch", "--parsable", f"--job-name={study}", f"--chdir={board.places.root}",
-             f"--output={notes / 'slurm_%A_%a.log'}", f"--array=0-{array.tasks - 1}{throttle}"]  # fmt: skip
+    words = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={study}",
+        f"--chdir={board.places.root}",
+        f"--output={notes / 'slurm_%A_%a.log'}",
+        f"--array=0-{array.tasks - 1}{throttle}",
+    ]
     minutes = max((board.jobs[number].minutes for number in array.numbers), default=0)
     if minutes:
         rounds = math.ceil(submission.per_task / submission.workers)
         words.append(f"--time={math.ceil(minutes * rounds) + 5}")  # sets of betons may have to be written first
     words += _after(identifiers) + _options(submission.options)
-    tail = ["--jobs", as_ranges(array.numbers), "--per-task", str(submission.per_task), "--workers",
-            str(submission.workers), *(["--retry"] if submission.retry else [])]  # fmt: skip
+    tail = [
+        "--jobs",
+        as_ranges(array.numbers),
+        "--per-task",
+        str(submission.per_task),
+        "--workers",
+        str(submission.workers),
+        *(["--retry"] if submission.retry else []),
+    ]
     return [*words, str(board.places.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
 
 
@@ -99,17 +112,27 @@ def collecting(
     board: Board, study: str, manifest: Path, options: Mapping[str, str], identifiers: Sequence[str]
 ) -> list[str]:
     """sbatch for the job that collects when all others have ended, well or not."""
-    words = ["sbatch", "--parsable", f"--job-name={study}_collect", f"--chdir={board.places.root}",
-             f"--output={board.places.notes / 'slurm_collect_%j.log'}"]  # fmt: skip
+    words = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={study}_collect",
+        f"--chdir={board.places.root}",
+        f"--output={board.places.notes / 'slurm_collect_%j.log'}",
+    ]
     kept = {key: value for key, value in options.items() if key in ("partition", "account", "qos", "mem", "export")}
     script = board.places.root / SCRIPTS / "collect.sbatch"
     return [*words, *_after(identifiers), *_options(kept), str(script), str(manifest)]
 
 
 def submit(
-    board: Board, study: str, jobs: Sequence[Job], submission: Submission, *, only_print: bool,
+    board: Board,
+    study: str,
+    jobs: Sequence[Job],
+    submission: Submission,
+    *,
+    only_print: bool,
     published: tuple[Published, ...] = (),
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Hand in the arrays and the job that collects; the commands, in order, as a shell takes them.
 
     only_print: call no sbatch; what one command takes of the one before is then a shell variable. Returns nothing when
@@ -169,9 +192,10 @@ def with_queue(board: Board, jobs: Sequence[Job]) -> list[State]:
     states = [board.state(job) for job in jobs]
     return [
         State("queued", state.folder, f"as SLURM job {queued[job.name]}")
-        if job.name in queued and state.kind in (*TO_RUN, "waiting", "failed") else state
+        if job.name in queued and state.kind in (*TO_RUN, "waiting", "failed")
+        else state
         for job, state in zip(jobs, states)
-    ]  # fmt: skip
+    ]
 
 
 def largest_array() -> int:

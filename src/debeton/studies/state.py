@@ -11,12 +11,13 @@ from typing import Any
 
 import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, load
-from debeton.errors import DataError, UsageError
-from debeton.files import write_text
-from debeton.metrics import selection_score
-from debeton.report_records import read_json
-from debeton.run_folder import BEST_CHECKPOINT, experiment_name, find_folder
+from debeton.nets.checkpoint import BEST_CHECKPOINT
+from debeton.report.records import read_json
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, of_variant
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import write_text
+from debeton.train.metrics import selection_score
+from debeton.train.run_folder import experiment_name, find_folder
 
 STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queued")
 

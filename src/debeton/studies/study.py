@@ -35,20 +35,33 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from debeton.errors import UsageError
+from debeton.config.yaml_files import check_keys, check_kinds, read_mapping
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, filled, text_of, variants_in
 from debeton.studies.published import Published, read_published
 from debeton.studies.search import check_range, draw
-from debeton.yaml_files import check_keys, check_kinds, read_mapping
+from debeton.system.errors import UsageError
 
 STUDY_KEYS: dict[str, tuple[type, ...]] = {
-    "name": (str, int), "configs": (list,), "betons": (str, list), "values": (dict,), "settings": (dict,),
-    "axes": (dict,), "seeds": (list,), "variants": (dict,), "limits": (dict,), "slurm": (dict,),
+    "name": (str, int),
+    "configs": (list,),
+    "betons": (str, list),
+    "values": (dict,),
+    "settings": (dict,),
+    "axes": (dict,),
+    "seeds": (list,),
+    "variants": (dict,),
+    "limits": (dict,),
+    "slurm": (dict,),
     "published": (dict, list),
-}  # fmt: skip
+}
 VARIANT_KEYS: dict[str, tuple[type, ...]] = {
-    "configs": (list,), "settings": (dict,), "axes": (dict,), "search": (dict,), "draws": (int,), "seeds": (list,)
-}  # fmt: skip
+    "configs": (list,),
+    "settings": (dict,),
+    "axes": (dict,),
+    "search": (dict,),
+    "draws": (int,),
+    "seeds": (list,),
+}
 LIMITS = ("jobs", "minutes")
 
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]  # values, or what settings each of them stands for
@@ -212,8 +225,12 @@ def _check_seeds(study: Study, variant: Variant, needed: Variant, where: str) ->
 
 
 def _check_overlaps(study: Study, variant: Variant, given: Point, where: str) -> None:
-    sources = {"axes of the study": study.axes, "axes": variant.axes, "search": variant.search,
-               "settings": variant.settings}  # fmt: skip
+    sources = {
+        "axes of the study": study.axes,
+        "axes": variant.axes,
+        "search": variant.search,
+        "settings": variant.settings,
+    }
     for (first, left), (second, right) in itertools.combinations(sources.items(), 2):
         if both := sorted(set(left) & set(right)):
             raise UsageError(f"{where}: {both[0]} is in its {first} and in its {second}; a job can have one value")
@@ -228,9 +245,13 @@ def _check_overlaps(study: Study, variant: Variant, given: Point, where: str) ->
 def _implied(axes: Mapping[str, Axis]) -> list[tuple[str, Any]]:
     """The settings that values of axes stand for."""
     return [
-        pair for among in axes.values() if isinstance(among, Mapping) for chosen in among.values()
-        if isinstance(chosen, Mapping) for pair in chosen.items()
-    ]  # fmt: skip
+        pair
+        for among in axes.values()
+        if isinstance(among, Mapping)
+        for chosen in among.values()
+        if isinstance(chosen, Mapping)
+        for pair in chosen.items()
+    ]
 
 
 def _variant_jobs(study: Study, variant: Variant, values: Mapping[str, str]) -> Iterator[Job]:

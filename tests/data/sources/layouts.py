@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from debeton.data.beton import Beton, open_beton
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.sources import SOURCES, Dataset
-from debeton.data.writer import WriteOptions, write_beton
 
 
 def load(name: str, raw: Path | None = None, /, **options: object) -> Dataset:

@@ -12,15 +12,15 @@ import pytest
 from tests.data.sources.layouts import load, sizes
 from torchvision import datasets as torchvision_datasets
 
-from debeton.data.beton import open_beton
-from debeton.data.images import to_rgb
+from debeton.data.beton.images import to_rgb
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import write_beton
+from debeton.data.raw.faces import base_biased, eighty_ten_ten, read_attributes
+from debeton.data.raw.image_files import MissingDataError
 from debeton.data.sources import Dataset
-from debeton.data.sources._faces import base_biased, eighty_ten_ten, read_attributes
-from debeton.data.sources._images import MissingDataError
 from debeton.data.spec import DatasetSpec
-from debeton.data.view import View
-from debeton.data.writer import write_beton
-from debeton.errors import DataError, UsageError
+from debeton.data.views.view import View
+from debeton.system.errors import DataError, UsageError
 
 # The header of list_attr_celeba.txt.
 HEADER = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
@@ -74,8 +74,11 @@ def test_celeba_reads_the_official_files_from_its_folder_or_the_one_around(celeb
         assert train.label.tolist() == bits_of(12)[:8, BLOND].tolist()
         assert train.attribute.tolist() == bits_of(12)[:8, MALE].tolist()
         assert spec.group_names == (
-            "not Blond_Hair, Female", "not Blond_Hair, Male", "Blond_Hair, Female", "Blond_Hair, Male",
-        )  # fmt: skip
+            "not Blond_Hair, Female",
+            "not Blond_Hair, Male",
+            "Blond_Hair, Female",
+            "Blond_Hair, Male",
+        )
         assert (spec.label_name, spec.attribute_name, spec.aligned) == ("Blond_Hair", "Male", ((1,), (0,)))
         assert train.absent is not None
         assert len(train.absent()) == 0

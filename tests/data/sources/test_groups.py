@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from tests.data.sources.layouts import load, round_trip, sizes, write_images
 
-from debeton.data.sources._images import MissingDataError
-from debeton.errors import DataError, UsageError
+from debeton.data.raw.image_files import MissingDataError
+from debeton.system.errors import DataError, UsageError
 
 
 def write_zip(path: Path, root: Path, prefix: str = "") -> Path:
@@ -36,7 +36,7 @@ SPLIT_AGAIN = [
     *(f"train/conflict/5pct/{c}/{i}_{c}_0.jpg" for c in range(6) for i in (3, 4)),
     *(f"valid/{c}/7_{c}_{b}.jpg" for c in range(6) for b in (c, 5 - c)),
     *(f"test/{c}/8_{c}_{5 - c}.jpg" for c in range(6)),
-]  # fmt: skip
+]
 
 
 @pytest.fixture

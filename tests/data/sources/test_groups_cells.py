@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from tests.data.sources.layouts import load, round_trip, sizes, write_images
 
-from debeton.data.beton import open_beton
-from debeton.data.sources._images import MissingDataError
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import write_beton
+from debeton.data.raw.image_files import MissingDataError
 from debeton.data.sources.imagenet9 import SYNSETS
-from debeton.data.view import View
-from debeton.data.writer import write_beton
-from debeton.errors import DataError
-from debeton.metrics import group_metrics
+from debeton.data.views.view import View
+from debeton.system.errors import DataError
+from debeton.train.metrics import group_metrics
 
 # --- UrbanCars -----------------------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tests.data.sources.layouts import load
 
+from debeton.data.raw.image_files import MissingDataError
+from debeton.data.raw.shipped_splits import read_shipped_splits
 from debeton.data.sources import celeba_hq, utkface
-from debeton.data.sources._images import MissingDataError
-from debeton.data.sources._shipped_splits import read_shipped_splits
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 AUTHOR = "/projectnb/someone/data"
 LISTING = [f"spuco_birds/{split}/landbirds/land/{i}.jpg" for split in ("train", "val", "test") for i in range(4)]

@@ -16,14 +16,14 @@ from PIL import Image
 from tests.data.sources.layouts import listed, load
 from torchvision import datasets
 
-from debeton.data.beton import open_beton
-from debeton.data.fetch import fetch
-from debeton.data.images import to_rgb
+from debeton.data.beton.images import to_rgb
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import write_beton
+from debeton.data.raw.fetch import fetch
+from debeton.data.raw.image_files import MissingDataError
 from debeton.data.sources import SOURCES
-from debeton.data.sources._images import MissingDataError
 from debeton.data.sources.flowers import CLASSES as FLOWERS
-from debeton.data.writer import write_beton
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 Splits = dict[str, list[tuple[str, int]]]  # the (file, label) of each split, as they must be read
 
@@ -153,9 +153,15 @@ def make_birdsnap(raw: Path) -> Splits:
 
 
 MAKE: dict[str, Callable[[Path], Splits]] = {
-    "aircraft": make_aircraft, "birdsnap": make_birdsnap, "dtd": make_dtd, "flowers": make_flowers,
-    "food": make_food, "pets": make_pets, "stanford_cars": make_cars, "sun397": make_sun397,
-}  # fmt: skip
+    "aircraft": make_aircraft,
+    "birdsnap": make_birdsnap,
+    "dtd": make_dtd,
+    "flowers": make_flowers,
+    "food": make_food,
+    "pets": make_pets,
+    "stanford_cars": make_cars,
+    "sun397": make_sun397,
+}
 TOP = {"aircraft": "fgvc-aircraft-2013b", "birdsnap": "birdsnap", "dtd": "dtd", "food": "food-101", "sun397": "SUN397"}
 AIRCRAFT_TEST = "fgvc-aircraft-2013b/data/images_variant_test.txt"
 METRICS = {"aircraft": "mean_per_class", "flowers": "mean_per_class", "pets": "mean_per_class"}  # the others: top1
@@ -372,7 +378,7 @@ def test_an_archive_that_is_not_unpacked_is_named(tmp_path):
         ("birdsnap", "birdsnap/species.txt", "id\tcommon\none\tA\n", "the id 'one' is not a number"),
         ("birdsnap", "birdsnap/images.txt", "path\tspecies_id\na.jpg\n", "line 2: expected path, species_id"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_list_is_explained(tmp_path, name, file, content, message):
     MAKE[name](tmp_path)
     (tmp_path / file).write_text(content)

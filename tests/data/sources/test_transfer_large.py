@@ -15,13 +15,13 @@ from PIL import Image
 from tests.data.sources.layouts import listed, load
 from torchvision import datasets
 
-from debeton.data.beton import open_beton
-from debeton.data.images import to_rgb
+from debeton.data.beton.images import to_rgb
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import write_beton
+from debeton.data.raw.image_files import MissingDataError
+from debeton.data.raw.imagenet_classes import choose_classes
 from debeton.data.sources import SOURCES, Dataset
-from debeton.data.sources._imagenet_classes import choose_classes
-from debeton.data.sources._images import MissingDataError
-from debeton.data.writer import write_beton
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 TENCH, GOLDFISH, CRANE, MACHINE = "n01440764", "n01443537", "n02012849", "n03126707"
 WNIDS = (TENCH, GOLDFISH, CRANE, MACHINE)

@@ -17,14 +17,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from debeton.data.fetch import Archive
-from debeton.data.images import to_rgb
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import Listed, class_codes, find_root, listed_rows
-from debeton.data.sources._tables import read_fields
+from debeton.data.beton.images import to_rgb
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import Listed, class_codes, find_root, listed_rows
+from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.tables import read_fields
 from debeton.data.spec import DatasetSpec, RawImage, Rows
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 BANNER = 20  # pixel rows
 LISTS = {"train": "images_variant_trainval.txt", "test": "images_variant_test.txt"}

@@ -24,20 +24,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._layout import choose, find_root, images
-from debeton.data.sources._tables import codes
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.layout import choose, find_root, images
+from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.tables import codes
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 CLASSES = ("climbing", "diving", "fishing", "racing", "throwing", "vaulting")
 TYPICAL, OTHER = 0, 1
 SPEC = DatasetSpec(
-    "bar", CLASSES, ("typical", "other"), aligned=((TYPICAL,),) * len(CLASSES),
-    label_name="action", attribute_name="place",
-)  # fmt: skip
+    "bar",
+    CLASSES,
+    ("typical", "other"),
+    aligned=((TYPICAL,),) * len(CLASSES),
+    label_name="action",
+    attribute_name="place",
+)
 FOLDERS = ("bar", "BAR", "BAR-master")
 PERCENTS = ("1pct", "5pct")
 DEFAULT_PERCENT = "5pct"  # of the debiasing suites that read this version

@@ -21,11 +21,11 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._layout import choose, find_root, images
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.layout import choose, find_root, images
+from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 PERCENTS = ("0.5", "1", "2", "5")
 NAME = re.compile(r"[^_]+_([01])_([01])")

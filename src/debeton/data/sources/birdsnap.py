@@ -20,11 +20,11 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree, MissingDataError
-from debeton.data.sources._layout import find_root, listed_rows
+from debeton.data.raw.image_files import ImageTree, MissingDataError
+from debeton.data.raw.layout import find_root, listed_rows
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError, nearest
+from debeton.system.errors import DataError, nearest
 
 
 @register_source(

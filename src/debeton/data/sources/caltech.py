@@ -19,12 +19,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._layout import find_root
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.layout import find_root
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._faces import (
+from debeton.data.raw.faces import (
     CROSSED,
     AttributeTable,
     read_attributes,
@@ -40,11 +39,12 @@ from debeton.data.sources._faces import (
     task_rows,
     task_spec,
 )
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import find_part, folders_around
-from debeton.data.sources._tables import read_csv, read_fields, require_unique
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import find_part, folders_around
+from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.tables import read_csv, read_fields, require_unique
 from debeton.data.spec import DatasetSpec, Ints
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 TASKS = dict.fromkeys(("Blond_Hair x Male", "Smiling x Male", "Male x Blond_Hair", "Young x Male"), CROSSED)
 SPLITS = ("train", "val", "test")
@@ -156,9 +156,17 @@ def _expected(spec: DatasetSpec) -> Mapping[str, int | Sequence[int]]:
 
 
 def _images(where: Sequence[Path]) -> ImageTree:
-    found = find_part("celeba", "img_align_celeba/ or img_align_celeba.zip", where, (
-        "img_align_celeba", "Img/img_align_celeba", "img_align_celeba.zip", "Img/img_align_celeba.zip",
-    ))  # fmt: skip
+    found = find_part(
+        "celeba",
+        "img_align_celeba/ or img_align_celeba.zip",
+        where,
+        (
+            "img_align_celeba",
+            "Img/img_align_celeba",
+            "img_align_celeba.zip",
+            "Img/img_align_celeba.zip",
+        ),
+    )
     if found.suffix == ".zip" or (found / "img_align_celeba").is_dir():  # some archives wrap the folder in itself
         return ImageTree(found)
     return ImageTree(found.parent)

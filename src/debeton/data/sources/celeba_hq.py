@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._faces import (
+from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
     AttributeTable,
@@ -38,12 +37,13 @@ from debeton.data.sources._faces import (
     task_rows,
     task_spec,
 )
-from debeton.data.sources._images import ImageTree, zip_text
-from debeton.data.sources._layout import find_part, folders_around
-from debeton.data.sources._shipped_splits import read_shipped_splits, shipped_options, shipped_rate
+from debeton.data.raw.image_files import ImageTree, zip_text
+from debeton.data.raw.layout import find_part, folders_around
+from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.sources.celeba import with_generated_folders
 from debeton.data.spec import DatasetSpec, Ints
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 IMAGES, ATTRIBUTES, PACKED = "CelebA-HQ-img", "CelebAMask-HQ-attribute-anno.txt", "CelebAMask-HQ.zip"
 TASKS = {"Smiling x Male": CROSSED}

@@ -24,17 +24,29 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.sources import SOURCES, Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree, MissingDataError
-from debeton.data.sources._layout import find_root, listed_rows
-from debeton.data.sources._tables import LINE, Record, codes, read_csv, read_fields
+from debeton.data.raw.image_files import ImageTree, MissingDataError
+from debeton.data.raw.layout import find_root, listed_rows
+from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
+from debeton.data.raw.tables import LINE, Record, codes, read_csv, read_fields
 from debeton.data.spec import DatasetSpec, Ints, Rows
-from debeton.errors import DataError, UsageError, nearest
+from debeton.system.errors import DataError, UsageError, nearest
 
 FINDINGS = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
-    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
-)  # fmt: skip
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
 NONE, ANY = "No Finding", "any_finding"
 GENDERS, VIEWS = ("F", "M"), ("PA", "AP")
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")

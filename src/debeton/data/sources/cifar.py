@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import SOURCES, Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree, MissingDataError, array_rows, file_rows
-from debeton.data.sources._pickles import load_pickle
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, MissingDataError, array_rows, file_rows
+from debeton.data.raw.pickles import load_pickle
+from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import CIFAR100_MEAN, CIFAR100_STD, CIFAR_MEAN, CIFAR_STD, DatasetSpec, Rows
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 SPLITS = ("train", "test")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

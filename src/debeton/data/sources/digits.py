@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import array_rows
+from debeton.data.raw.image_files import array_rows
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
 
 SIZE = 28

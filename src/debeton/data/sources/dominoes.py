@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._stack import PART_OPTIONS, class_sets, in_sets, load_part, stack_rows
+from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.stacked import PART_OPTIONS, class_sets, in_sets, load_part, stack_rows
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
-from debeton.errors import DataError, UsageError
-from debeton.seed import make_rng
+from debeton.system.errors import DataError, UsageError
+from debeton.system.seed import make_rng
 
 LEGACY_NOISE_SEED = 10  # SCALE seeds Python's generator, which draws the permutation, with 10 whatever --seed says
 

@@ -12,13 +12,13 @@ numbered in sorted order. Metric: accuracy.
 
 from __future__ import annotations
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import check_partition, class_codes, find_root, listed_rows, train_and_val
-from debeton.data.sources._tables import read_fields
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import check_partition, class_codes, find_root, listed_rows, train_and_val
+from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.tables import read_fields
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 
 @register_source(

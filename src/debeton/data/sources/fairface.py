@@ -22,17 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._faces import (
-    CROSSED,
-    SEX,
-    task_options,
-    task_rows,
-    task_spec,
-)
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import find_part, folders_around
-from debeton.data.sources._tables import codes, read_csv, require_unique
+from debeton.data.raw.faces import CROSSED, SEX, task_options, task_rows, task_spec
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import find_part, folders_around
+from debeton.data.raw.source import Dataset, Request, register_source
+from debeton.data.raw.tables import codes, read_csv, require_unique
 from debeton.data.spec import Ints
 
 AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import Listed, find_root, listed_rows, read_mat, train_and_val
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import Listed, find_root, listed_rows, read_mat, train_and_val
+from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 SETS = {"train": "trnid", "val": "valid", "test": "tstid"}

@@ -19,11 +19,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from debeton.data.sources import Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._tables import Record, codes, read_csv, require_unique
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.tables import Record, codes, read_csv, require_unique
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 SPLIT_NUMBERS = {"0": "train", "1": "val", "2": "test"}
 

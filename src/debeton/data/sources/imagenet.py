@@ -25,13 +25,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from debeton.data.sources import SOURCES, Dataset, Option, Request, register_source
-from debeton.data.sources._imagenet_classes import choose_classes, class_names, read_names
-from debeton.data.sources._images import IMAGE_SUFFIXES, ImageTree, MissingDataError, file_rows
-from debeton.data.sources._layout import packed_there, raw_folder, read_mat
-from debeton.data.sources._tables import read_csv, read_fields
+from debeton.data.raw.image_files import IMAGE_SUFFIXES, ImageTree, MissingDataError, file_rows
+from debeton.data.raw.imagenet_classes import choose_classes, class_names, read_names
+from debeton.data.raw.layout import packed_there, raw_folder, read_mat
+from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
+from debeton.data.raw.tables import read_csv, read_fields
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 PLACES = ("", "imagenet", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 SUFFIXES = tuple(IMAGE_SUFFIXES)

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import SOURCES, Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree, MissingDataError, file_rows
-from debeton.data.sources._layout import find_root
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
+from debeton.data.raw.layout import find_root
+from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 
 SYNSETS = {
     "dog": ("n02085620", "n02099601", "n02106550", "n02106662", "n02110958"),

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import SOURCES, Dataset, Request, register_source
-from debeton.data.sources._images import MissingDataError, array_rows
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import MissingDataError, array_rows
+from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets")
 SPLITS = {"train": "train", "test": "t10k"}

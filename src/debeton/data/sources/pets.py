@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import find_root, listed_rows
-from debeton.data.sources._tables import read_fields
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import find_root, listed_rows
+from debeton.data.raw.source import Dataset, Request, register_source
+from debeton.data.raw.tables import read_fields
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 LISTS = {"train": "trainval.txt", "test": "test.txt"}
 SPECIES = ("cat", "dog")

@@ -18,11 +18,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._layout import find_root, images, nothing_found
-from debeton.data.sources._shipped_splits import read_shipped_splits, shipped_options, shipped_rate
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.layout import find_root, images, nothing_found
+from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
 
 SPLITS = ("train", "val", "test")
@@ -41,17 +41,23 @@ CELLS = {
 }
 HALVES = tuple(dict.fromkeys(half for half, _ in CELLS.values()))
 SPEC = DatasetSpec(
-    "spuco_animals", ANIMALS, PLACES, aligned=((0,), (1,), (2,), (3,)),
+    "spuco_animals",
+    ANIMALS,
+    PLACES,
+    aligned=((0,), (1,), (2,), (3,)),
     missing=tuple(
         len(PLACES) * animal + place
-        for animal in range(len(ANIMALS)) for place in range(len(PLACES)) if (animal, place) not in CELLS
+        for animal in range(len(ANIMALS))
+        for place in range(len(PLACES))
+        if (animal, place) not in CELLS
     ),
-    label_name="animal", attribute_name="background",
+    label_name="animal",
+    attribute_name="background",
     # Where From Fake to Real keeps generated images: spuco_animals/ANIMAL_Place, and without the first level.
     generated_folders={
         f"{top}{ANIMALS[cell[0]]}_{PLACES[cell[1]]}": cell for top in ("spuco_animals/", "") for cell in CELLS
     },
-)  # fmt: skip
+)
 # Rows of each bias-aligned and each other cell, which the package checks when it loads them.
 SIZES = {"train": (10000, 500), "val": (500, 25), "test": (500, 500)}
 # What From Fake to Real keeps of each other cell of train and val, by the rate in its split files.

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import Listed, find_root, listed_rows, read_mat
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import Listed, find_root, listed_rows, read_mat
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 TEST_LABELS = "cars_test_annos_withlabels.mat"
 

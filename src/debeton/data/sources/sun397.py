@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import SOURCES, Dataset, Option, Request, register_source
-from debeton.data.sources._images import ImageTree, MissingDataError
-from debeton.data.sources._layout import Listed, check_partition, class_codes, find_root, listed_rows, raw_folder
-from debeton.data.sources._tables import read_fields
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, MissingDataError
+from debeton.data.raw.layout import Listed, check_partition, class_codes, find_root, listed_rows, raw_folder
+from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
+from debeton.data.raw.tables import read_fields
 from debeton.data.spec import DatasetSpec
 
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from itertools import product
 
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._layout import find_root, images
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.layout import find_root, images
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Factor, Rows
 
 KINDS = ("urban", "country")

@@ -29,8 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._faces import (
+from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
     base_biased,
@@ -38,12 +37,13 @@ from debeton.data.sources._faces import (
     eighty_ten_ten,
     task_rows,
 )
-from debeton.data.sources._images import ImageTree
-from debeton.data.sources._layout import folders_around, nothing_found
-from debeton.data.sources._shipped_splits import read_shipped_splits, shipped_options, shipped_rate
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import folders_around, nothing_found
+from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Ints
-from debeton.errors import DataError
-from debeton.seed import make_rng
+from debeton.system.errors import DataError
+from debeton.system.seed import make_rng
 
 SEX, BANDS = ("Male", "Female"), ("old", "young")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
@@ -51,10 +51,15 @@ NAME = re.compile(r"(\d+)_([01])_([0-4])_[^_]+")  # age, sex, race, date and end
 # Generated faces, as From Fake to Real keeps them below generated_images/.
 FOLDERS = {f"utk_face/{sex}/{band}": (i, j) for i, sex in enumerate(SEX) for j, band in enumerate(BANDS)}
 SPEC = DatasetSpec(
-    "utkface", SEX, BANDS, CROSSED,
-    label_name="gender", attribute_name="age_band",
-    columns={"gender": SEX, "age_band": BANDS, "race": RACES}, generated_folders=FOLDERS,
-)  # fmt: skip
+    "utkface",
+    SEX,
+    BANDS,
+    CROSSED,
+    label_name="gender",
+    attribute_name="age_band",
+    columns={"gender": SEX, "age_band": BANDS, "race": RACES},
+    generated_folders=FOLDERS,
+)
 # Rows by group of FFR's shipped splits; its test split is the same at every rate.
 SHIPPED_TEST = (723, 103, 710, 121)
 SHIPPED = {

@@ -17,20 +17,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from debeton.data.fetch import Archive
-from debeton.data.sources import Dataset, Request, register_source
-from debeton.data.sources._images import ImageTree, file_rows
-from debeton.data.sources._layout import find_root
-from debeton.data.sources._tables import LINE, Record, codes, read_csv, require_unique
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.layout import find_root
+from debeton.data.raw.source import Dataset, Request, register_source
+from debeton.data.raw.tables import LINE, Record, codes, read_csv, require_unique
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.errors import DataError
+from debeton.system.errors import DataError
 
 FOLDER, TABLE = "waterbird_complete95_forest2water2", "metadata.csv"
 SPLITS = ("train", "val", "test")
 SPEC = DatasetSpec(
-    "waterbirds", ("landbird", "waterbird"), ("land", "water"), aligned=((0,), (1,)),
-    label_name="bird", attribute_name="place",
-)  # fmt: skip
+    "waterbirds",
+    ("landbird", "waterbird"),
+    ("land", "water"),
+    aligned=((0,), (1,)),
+    label_name="bird",
+    attribute_name="place",
+)
 # Rows by group. Those of train are published everywhere, those of val and test as papers repeat them.
 EXPECTED = {"train": (3498, 184, 56, 1057), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)}
 

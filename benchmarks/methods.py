@@ -1,0 +1,162 @@
+"""What a training step of each method costs beside ERM's, on the same model, batch and loader; and DFR's last layer."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks import register_benchmark
+from benchmarks.timing import Result, cores, interleave
+from debeton.data.spec import DatasetSpec, Rows
+from debeton.system.errors import UsageError
+from debeton.system.seed import make_rng
+
+if TYPE_CHECKING:
+    from debeton.train.run import Run
+
+METHODS = ("erm", "resample", "reweight", "groupdro", "jtt", "lff")
+DFR = "dfr, the last layer"
+SPEC = DatasetSpec("bench", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
+HEIGHT, WIDTH = 64, 32
+SMALLEST = 16  # every so many rows is bias-conflicting
+DFR_ROWS, DFR_FEATURES, DFR_GRID, DFR_REFITS = 2000, 2048, (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `benchmark.py methods`."""
+    parser.add_argument("--arch", default="resnet18", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=20, help="of a round; default: %(default)s")
+    parser.add_argument("--without-dfr", action="store_true", help="leave out DFR's last layer, which takes seconds")
+
+
+@register_benchmark("methods", "ms a step of each method against ERM's, and DFR's last layer", add_arguments)
+def run(arguments: argparse.Namespace) -> Result:
+    """Each method trains one epoch of its own from the same weights once a round, through the whole loop.
+
+    A step is decoding, augmentation, forward, backward, the optimizer and the training metrics. Of jtt it is the
+    second phase. DFR: choosing among 7 values of C and 20 refits on 2,000 x 2,048 random features.
+    """
+    if arguments.batch_size < 2 or arguments.steps < 1:
+        raise UsageError("--batch-size is at least 2 and --steps at least 1; batch norm needs two rows")
+    with tempfile.TemporaryDirectory(prefix="debeton-") as folder:
+        write_noise(Path(folder), "train", arguments.batch_size * arguments.steps)
+        contenders: dict[str, Callable[[], float]] = {
+            method: step_time(method, Path(folder), arguments.arch, arguments.batch_size) for method in METHODS
+        }
+        if not arguments.without_dfr:
+            contenders[DFR] = fit_last_layer()
+        values = interleave(contenders, arguments.rounds)
+    return Result(
+        benchmark="methods",
+        values=values,
+        units={name: "s" if name == DFR else "ms a step" for name in values},
+        ratios={f"{method}_vs_erm": (method, "erm") for method in METHODS[1:]},
+        settings={
+            "model": arguments.arch,
+            "batch_size": arguments.batch_size,
+            "steps": arguments.steps,
+            "image": f"{HEIGHT}x{WIDTH}",
+            "dfr_workers": cores(),
+        },
+    )
+
+
+def write_noise(folder: Path, split: str, n: int) -> None:
+    """bench_{split}.beton: n noise images, one in sixteen bias-conflicting."""
+    from debeton.data.beton.writer import WriteOptions, write_beton
+
+    rng = make_rng("benchmark methods", split)
+    images = rng.integers(0, 256, (n, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    label = np.arange(n) % 2
+    attribute = np.where(np.arange(n) // 2 % SMALLEST == 0, 1 - label, label)
+    rows = Rows(label, attribute, lambda row: images[row], [str(row) for row in range(n)])
+    write_beton(folder / f"bench_{split}.beton", rows, SPEC, split, WriteOptions(mode="raw"))
+
+
+def step_time(
+    method: str, folder: Path, arch: str, batch_size: int, own: Mapping[str, Any] | None = None
+) -> Callable[[], float]:
+    """A measurement: milliseconds a step of the method's last phase, which a fresh run trains for one epoch.
+
+    own: settings of the method by key.
+    """
+    from debeton.methods import METHODS as REGISTERED
+
+    settings = {
+        "data.dataset": "bench",
+        "training.data_root": folder,
+        "model.arch": arch,
+        "training.method": method,
+        "training.epochs": 1,
+        "training.batch_size": batch_size,
+        "training.lr": 0.001,
+        "training.selection": "last",
+        "training.decoder_train": "simple",
+        "training.decoder_val": "simple",
+        "training.augment": "pad_crop:4",
+        "training.drop_last": "true",
+        "logging.tensorboard": "false",
+        "logging.progress": "off",
+        "jtt.upweight": 1,
+        **(own or {}),
+    }
+    chosen = REGISTERED.get(method)
+
+    def measure() -> float:
+        with quiet_run(folder, settings) as opened:
+            chosen.run(opened)
+            return 1000 * batch_size / float(opened.timing["train_images_per_second"])
+
+    return measure
+
+
+@contextlib.contextmanager
+def quiet_run(folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
+    """A fresh run of these settings, in a folder below `folder` that goes with it; only errors are logged, as a run of
+    random labels has much to warn of."""
+    from debeton.config import load
+    from debeton.system.log import logger
+    from debeton.train.run import open_run
+
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            with open_run(load([], [*words, "--training.outdir", out])) as opened:
+                assert opened is not None
+                yield opened
+    finally:
+        logger.setLevel(level)
+
+
+def fit_last_layer() -> Callable[[], float]:
+    """A measurement: seconds that DFR spends once the features are there."""
+    from debeton.methods.parts.logistic_head import FeatureSet, Solver, average, choose, fit_logistic, grid
+
+    rng = make_rng("benchmark dfr")
+    x = np.maximum(rng.standard_normal((DFR_ROWS, DFR_FEATURES), dtype=np.float32), 0)
+    label = rng.integers(0, 2, DFR_ROWS)
+    x[:, :20] += 0.5 * label[:, None]
+    data = FeatureSet(x, label, SPEC.group(label, rng.integers(0, 2, DFR_ROWS)), SPEC)
+    solver = Solver(penalty="l1", max_iter=1000, seed=0, workers=cores())
+
+    def measure() -> float:
+        start = time.perf_counter()
+        first, second = data.halved(make_rng("halves"))
+        best, _ = choose(grid(DFR_GRID, (), 2), second.balanced(rng), first, "worst_group", solver)
+        jobs: Sequence[tuple[FeatureSet, object, str]] = [
+            (data.balanced(make_rng("refit", k)), best, f"refit {k}") for k in range(DFR_REFITS)
+        ]
+        average(fit_logistic(jobs, solver))  # type: ignore[arg-type]
+        return time.perf_counter() - start
+
+    return measure

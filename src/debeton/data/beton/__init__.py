@@ -1,0 +1,1 @@
+"""The beton file: write it, open it, read it back and merge it."""

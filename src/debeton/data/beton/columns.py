@@ -1,0 +1,182 @@
+"""X.beton.columns.npz: further values per row, small on the disk and read one column at a time.
+
+A column of numbers is one array of the smallest integer type that holds it (floats and booleans as they are). Text is
+two arrays: the UTF-8 bytes of all rows, and where each row's end. One more array ties the file to its beton.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.system.errors import DataError, nearest
+
+Column = NDArray[Any] | list[str]  # numbers or booleans, or text
+
+BYTES, ENDS = "#utf8", "#ends"  # after a text column's name
+BETON = "#beton"  # member with the checksum of the beton that the columns belong to
+# What zipfile, zlib and NumPy raise on a damaged file.
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError, NotImplementedError)
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: signature, lengths of its name and of what follows
+TEXT = np.dtypes.StringDType()
+INTEGERS = tuple(np.dtype(name) for name in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"))
+
+
+def as_column(values: Sequence[Any] | NDArray[Any]) -> Column:
+    """One value per row: a list of text, or an array of numbers or booleans; ValueError for anything else."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        values = values.tolist() if isinstance(values, np.ndarray) else values
+        if all(isinstance(value, str) for value in values):
+            return list(values)
+        values = np.asarray(values)
+    if values.dtype.kind not in "biuf" or values.ndim != 1:
+        raise ValueError("every value must be text, or every value a number")
+    return values
+
+
+def take(column: Column, rows: NDArray[np.int64]) -> Column:
+    """The column's values at `rows`."""
+    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
+
+
+def write_columns(path: Path, columns: Mapping[str, Column], checksum: str) -> None:
+    """Write the columns of the beton with this checksum; the same columns give the same bytes."""
+    with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in _members(columns, checksum):
+            # A ZipInfo of one's own carries no time of day.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _members(columns: Mapping[str, Column], checksum: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield BETON, np.array(checksum)
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray):
+            yield name, _smallest(column)
+            continue
+        encoded = [text.encode() for text in column]
+        yield name + BYTES, np.frombuffer(b"".join(encoded), np.uint8)
+        yield name + ENDS, _smallest(np.cumsum([len(text) for text in encoded], dtype=np.int64))
+
+
+def _smallest(values: NDArray[Any]) -> NDArray[Any]:
+    """The same integers in the smallest type that holds them all."""
+    if values.dtype.kind not in "iu" or not len(values):
+        return values
+    low, high = int(values.min()), int(values.max())
+    fitting = (kind for kind in INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    return values.astype(next(fitting))
+
+
+class Columns(Mapping[str, NDArray[Any]]):
+    """The columns of a beton by name, each read when it is first asked for.
+
+    Integers come as int64, text as NumPy's variable-width strings. DataError names an unknown column and the nearest
+    known one.
+    """
+
+    def __init__(self, path: Path, num_rows: int, checksum: str):
+        """Raises DataError where the file is missing, damaged or belongs to another beton."""
+        if not path.exists():
+            raise DataError(f"the columns of {path.with_suffix('').stem} are missing: no {path}; write the beton again")
+        self.path, self._num_rows = path, num_rows
+        self._read: dict[str, NDArray[Any]] = {}
+        with self._naming_damage(), zipfile.ZipFile(path) as archive:
+            self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if BETON in self._members and self._member(BETON).item() != checksum:
+            raise DataError(f"{path} and its beton were not written together; write the beton again")
+        self._text = {name.removesuffix(BYTES) for name in self._members if name.endswith(BYTES)}
+        plain = {name for name in self._members if name != BETON and not name.endswith((BYTES, ENDS))}
+        self._names = sorted(self._text | plain)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._read:
+            self._read[name] = self._load(name)
+        return self._read[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The column, or `default` where there is none of this name."""
+        return self[name] if name in self._names else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _load(self, name: str) -> NDArray[Any]:
+        if name not in self:
+            known = ", ".join(self._names)
+            raise DataError(f"{self.path} has no column '{name}'{nearest(name, self._names)} known: {known}")
+        if name in self._text:
+            with self._naming_damage():
+                column = _decode(self._member(name + BYTES), self._member(name + ENDS))
+        else:
+            column = self._member(name)
+        if len(column) != self._num_rows:
+            raise DataError(
+                f"{self.path}: column '{name}' has {len(column)} values for {self._num_rows} rows; "
+                "write the beton again"
+            )
+        if column.dtype.kind == "U":  # as betons of schema 1 hold text
+            return column.astype(TEXT)
+        return column.astype(np.int64) if column.dtype.kind in "iu" and column.dtype != np.uint64 else column.copy()
+
+    def _member(self, name: str) -> NDArray[Any]:
+        """One array of the archive, without reading the archive's directory or parsing like headers again."""
+        with self._naming_damage(), self.path.open("rb") as file:
+            info = self._members[name]
+            file.seek(info.header_offset)
+            header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+            file.seek(header[-2] + header[-1], 1)  # the name, and what zip64 adds
+            data = file.read(info.compress_size)
+            if info.compress_type == zipfile.ZIP_DEFLATED:
+                data = zlib.decompress(data, -zlib.MAX_WBITS)
+            if header[0] != b"PK\3\4" or zlib.crc32(data) != info.CRC:
+                raise ValueError(f"bad checksum of '{name}'")
+            length = 10 + int.from_bytes(data[8:10], "little")
+            shape, dtype = _parse_header(data[:length])
+            return np.frombuffer(data, dtype, offset=length).reshape(shape)
+
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except DAMAGE as error:
+            raise DataError(f"{self.path} is damaged ({error}); write the beton again") from None
+
+
+@lru_cache(maxsize=64)
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array from the first bytes of its .npy; columns of one type share these bytes."""
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("not a NumPy array of format 1.0")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("objects are no column")
+    return shape, dtype
+
+
+def _decode(data: NDArray[np.uint8], ends: NDArray[Any]) -> NDArray[Any]:
+    """The text of every row."""
+    stops = ends.tolist()
+    starts = [0, *stops[:-1]]
+    encoded = data.tobytes()
+    if encoded.isascii():  # a character is a byte
+        text = encoded.decode()
+        return np.array([text[a:b] for a, b in zip(starts, stops)], TEXT)
+    return np.array([encoded[a:b].decode() for a, b in zip(starts, stops)], TEXT)

@@ -1,0 +1,258 @@
+"""The bytes of a beton while it is written: images in pages, the tables around them, the sidecar, and reading back.
+
+FFCV asks that no image crosses a page, and that a page is a power of two. So a page may grow while images are
+written: what does not cross a small page does not cross a larger one, and nothing has to be known beforehand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from array import array
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.beton.columns import Column, write_columns
+from debeton.data.beton.ffcv_format import (
+    ALLOCATION,
+    JPG,
+    MAX_PAGE,
+    METADATA,
+    METADATA_START,
+    MIN_PAGE,
+    header_bytes,
+)
+from debeton.data.beton.reading import SCHEMA_VERSION, checksum, group_counts
+from debeton.data.spec import DatasetSpec, Ints
+from debeton.system.errors import DataError
+from debeton.system.pool import in_order
+
+ROOMY_PAGE = 1 << 26  # up to here a page has room for eight of the largest image, so that little of it stays empty
+BUFFER = 1 << 20
+STRETCH = 1 << 22  # bytes that are read at once
+READERS = 2  # threads; each has up to eight stretches waiting in memory
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was written: the rows' fields [N], where their images lie [N], and the CRC-32 of each image's bytes [N]."""
+
+    metadata: NDArray[Any]
+    allocations: NDArray[Any]
+    crcs: NDArray[np.uint32]
+
+
+class BetonFile:
+    """A beton being written; images are appended in row order, then `finish` writes the tables.
+
+    capacity: how many rows there may be at most; their fields lie before the images.
+    """
+
+    def __init__(self, path: Path, capacity: int):
+        self.page_size = MIN_PAGE
+        self._position = _round_up(METADATA_START + capacity * METADATA.itemsize, self.page_size)
+        self._offsets, self._sizes, self._crcs = array("Q"), array("Q"), array("I")
+        self._modes, self._heights, self._widths = array("B"), array("H"), array("H")
+        self._file = path.open("wb", buffering=BUFFER)
+        self._file.seek(self._position)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __enter__(self) -> BetonFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def append(self, data: bytes | memoryview, height: int, width: int, mode: int, crc: int) -> None:
+        """Write the bytes of the next row's image; crc is their CRC-32."""
+        size = len(data)
+        page = max(self.page_size, _page_for(size))
+        crosses = self._position // page != (self._position + size - 1) // page
+        if crosses or page > self.page_size:
+            self.page_size, self._position = page, _round_up(self._position, page)
+            self._file.seek(self._position)  # only here, as it flushes the buffer
+        self._file.write(data)
+        self._offsets.append(self._position)
+        self._sizes.append(size)
+        self._crcs.append(crc)
+        self._modes.append(mode)
+        self._heights.append(height)
+        self._widths.append(width)
+        self._position += size
+
+    def finish(self, spec: DatasetSpec, label: Ints, attribute: Ints, source: Ints) -> Tables:
+        """Write the tables and the header, and close the file. The columns are int64 [rows appended]."""
+        n = len(self)
+        metadata, allocations = np.zeros(n, METADATA), np.zeros(n, ALLOCATION)
+        image = {"mode": self._modes, "width": self._widths, "height": self._heights, "data_ptr": self._offsets}
+        for name, values in image.items():
+            metadata["f0"][name] = np.array(values)
+        index = np.arange(n)
+        for k, column in enumerate((label, attribute, spec.group(label, attribute), source, index), start=1):
+            metadata[f"f{k}"] = column
+        for name, column in (("sample_id", index), ("ptr", np.array(self._offsets)), ("size", np.array(self._sizes))):
+            allocations[name] = column
+        end = _round_up(self._position, self.page_size)
+        self._file.seek(end)
+        self._file.write(_bytes_of(allocations))
+        self._file.seek(0)
+        self._file.write(header_bytes(n, self.page_size, end))
+        self._file.write(_bytes_of(metadata))
+        self._file.close()
+        return Tables(metadata, allocations, np.array(self._crcs, np.uint32))
+
+
+def _page_for(size: int) -> int:
+    """The smallest page for images of `size` bytes, a power of two of at most MAX_PAGE."""
+    if size > MAX_PAGE:
+        raise DataError(f"an image of {size} bytes does not fit in a page of {MAX_PAGE}; use --max-resolution")
+    holds_it = 1 << max(0, size - 1).bit_length()
+    return max(holds_it, min(8 * holds_it, ROOMY_PAGE))
+
+
+def _round_up(position: int, page_size: int) -> int:
+    return -(-position // page_size) * page_size
+
+
+def _bytes_of(table: NDArray[Any]) -> memoryview:
+    return table.view(np.uint8).data
+
+
+def seal(
+    partials: Sequence[Path],
+    tables: Tables,
+    spec: DatasetSpec,
+    split: str,
+    names: Sequence[str],
+    columns: Mapping[str, Column],
+    entries: Mapping[str, Any],
+    *,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Write the columns and the sidecar of a finished beton, and read the beton back; returns the sidecar.
+
+    partials: files of the columns, the sidecar and the beton. names: of the rows, which become the column 'path'.
+    entries: of the sidecar, besides those that follow from the tables; 'image' is completed.
+    """
+    columns_file, sidecar_file, beton_file = partials
+    metadata = tables.metadata
+    sidecar = {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": spec.name,
+        "split": split,
+        "n": len(metadata),
+        "spec": spec.to_dict(),
+        "group_counts": group_counts(spec, metadata["f3"]),
+        **entries,
+        "image": {**entries["image"], **_describe_images(metadata["f0"])},
+        "columns": sorted({"path", *columns}),
+        "row_hash": row_hash(names, metadata["f1"], metadata["f2"]),
+        "checksum": checksum(metadata, tables.allocations),
+        "file_size": beton_file.stat().st_size,
+    }
+    sidecar_file.write_text(json.dumps(sidecar, indent=1))
+    write_columns(columns_file, {"path": list(names), **columns}, sidecar["checksum"])
+    read_back(beton_file, tables, progress=progress)
+    return sidecar
+
+
+def _describe_images(image: NDArray[Any]) -> dict[str, Any]:
+    sides = {name: [int(image[name].min()), int(image[name].max())] for name in ("height", "width")}
+    return {"jpeg_share": float(np.mean(image["mode"] == JPG)), **sides}
+
+
+def row_hash(names: Sequence[str], label: Ints, attribute: Ints) -> str:
+    """SHA-256 over names, labels and attributes: equal exactly when two betons hold the same rows."""
+    digest = hashlib.sha256()
+    for row in zip(names, label.tolist(), attribute.tolist(), strict=True):
+        digest.update("{}\t{}\t{}\n".format(*row).encode())
+    return digest.hexdigest()
+
+
+def read_back(path: Path, tables: Tables, *, progress: bool = False) -> None:
+    """Compare every image's bytes on the disk with those that were written, by their CRC; DataError names the row.
+
+    That is all there is to check: the bytes that were written had been decoded (a JPEG) or are pixels, and equal bytes
+    decode equally. They are read from the disk where the system lets go of its cache.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    crcs = tables.crcs.tolist()
+    stretches = read_images(
+        path, tables.allocations["ptr"].tolist(), tables.allocations["size"].tolist(), "read back", progress=progress
+    )
+    with closing(stretches):
+        for rows, images in stretches:
+            for row, (_, crc) in zip(rows, images, strict=True):
+                if crc != crcs[row]:
+                    raise DataError(f"{path}: row {row} read back differs from what was written; check the disk")
+
+
+Stretch = tuple[range, list[tuple[memoryview, int]]]
+
+
+def read_images(
+    path: Path, offsets: Sequence[int], sizes: Sequence[int], describe: str, *, progress: bool
+) -> Generator[Stretch, None, None]:
+    """Rows, and the bytes of each one's image with their CRC-32, for one stretch of the file after the other.
+
+    The bytes hold until the next stretch is asked for: fresh memory for each would take longer than reading it.
+    Close it, as `contextlib.closing` does, where it may not be read to its end.
+    """
+    spare: list[bytearray] = []
+
+    def read(rows: range) -> tuple[bytearray, Stretch]:
+        first = offsets[rows[0]]
+        size = offsets[rows[-1]] + sizes[rows[-1]] - first
+        try:
+            buffer = spare.pop()
+        except IndexError:
+            buffer = bytearray(STRETCH)
+        if len(buffer) < size:
+            buffer = bytearray(size)
+        data = memoryview(buffer)[:size]
+        _read_at(file, first, data)
+        images = [data[offsets[row] - first : offsets[row] - first + sizes[row]] for row in rows]
+        return buffer, (rows, [(image, zlib.crc32(image)) for image in images])
+
+    stretches = list(_stretches(offsets, sizes))
+    with (
+        path.open("rb", buffering=0) as file,
+        closing(in_order(read, stretches, READERS, describe, progress=progress)) as done,
+    ):
+        for buffer, stretch in done:
+            yield stretch
+            spare.append(buffer)
+
+
+def _stretches(offsets: Sequence[int], sizes: Sequence[int]) -> Iterator[range]:
+    """Rows to read at once: in file order, up to STRETCH bytes or one image."""
+    first, n = 0, len(offsets)
+    for row in range(1, n + 1):
+        if row == n or offsets[row] < offsets[row - 1] or offsets[row] + sizes[row] - offsets[first] > STRETCH:
+            yield range(first, row)
+            first = row
+
+
+def _read_at(file: FileIO, start: int, data: memoryview) -> None:
+    """Fill `data` from `start` of an unbuffered file, from any thread; DataError where it ends before."""
+    done = 0
+    while done < len(data):
+        count = os.preadv(file.fileno(), [data[done:]], start + done)
+        if not count:
+            raise DataError(f"{file.name!s} ends at byte {start + done}; it was cut, or is being rewritten")
+        done += count

@@ -1,0 +1,152 @@
+"""FFCV's compiled JPEG decoder and resizer, callable from our own JIT kernels.
+
+FFCV calls these through ctypes objects, which numba freezes into the machine code, so that its
+pipelines can never be cached and every loader compiles for seconds. Here the address is an
+argument of the kernel, the kernel caches on disk, and the second start costs milliseconds.
+
+libjpeg-turbo itself, which FFCV's library is linked to, says what is wrong with a JPEG (`try_decode`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import threading
+from pathlib import Path
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def _library() -> ctypes.CDLL:
+    """FFCV's compiled library, found without importing the package (ffcv_format.py says why)."""
+    package = importlib.util.find_spec("ffcv")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        for file in Path(folder).glob("_libffcv*"):
+            return ctypes.CDLL(str(file))
+    raise ModuleNotFoundError("FFCV's compiled library is not installed; mend it with: bash scripts/setup.sh")
+
+
+def _address(function: ctypes._NamedFuncPointer) -> int:
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+_LIBRARY = _library()
+_LIBRARY.imdecode.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.c_void_p,
+    *[ctypes.c_uint32] * 6,
+    ctypes.c_bool,
+    ctypes.c_bool,
+]
+DECODE_ADDRESS = _address(_LIBRARY.imdecode)
+RESIZE_ADDRESS = _address(_LIBRARY.resize)
+
+
+def _bind_turbojpeg() -> bool:
+    """Whether libjpeg-turbo's own functions, which FFCV's library depends on, can be called through it."""
+    try:
+        start, decode = _LIBRARY.tjInitDecompress, _LIBRARY.tjDecompress2
+        message, end = _LIBRARY.tjGetErrorStr2, _LIBRARY.tjDestroy
+    except AttributeError:  # linked in statically, or a libjpeg-turbo that dropped them
+        return False
+    start.restype, message.restype = ctypes.c_void_p, ctypes.c_char_p
+    decode.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        *[ctypes.c_int] * 5,
+    ]
+    message.argtypes = end.argtypes = [ctypes.c_void_p]
+    return True
+
+
+TURBOJPEG = _bind_turbojpeg()
+_RGB, _CMYK, _FASTDCT, _NOREALLOC = 0, 11, 2048, 1024  # turbojpeg.h
+
+
+class _Decompressor:
+    """A libjpeg-turbo handle, given back with the thread that made it."""
+
+    def __init__(self) -> None:
+        self.handle, self._destroy = _LIBRARY.tjInitDecompress(), _LIBRARY.tjDestroy
+
+    def __del__(self) -> None:
+        self._destroy(self.handle)
+
+
+_threads = threading.local()  # a handle serves one thread at a time
+
+
+def _turbo_handle() -> int:
+    if not hasattr(_threads, "decompressor"):
+        _threads.decompressor = _Decompressor()
+    handle: int = _threads.decompressor.handle
+    return handle
+
+
+def try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> tuple[NDArray[np.uint8], str]:
+    """The pixels of a JPEG as the loader will decode it, and what libjpeg-turbo says against it, '' for nothing.
+
+    cmyk: [height, width, 4] pixels of a CMYK or YCCK JPEG, which the loader cannot read. Damaged JPEGs give what
+    could be decoded, over what the memory held. The interpreter's lock is released meanwhile.
+    """
+    pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)
+    if not TURBOJPEG:
+        if cmyk:
+            return pixels, ""
+        source = np.frombuffer(data, np.uint8)
+        crop_and_scale = (height, width, 0, 0, 1, 1, False, False)
+        status = _LIBRARY.imdecode(source.ctypes.data, len(data), height, width, pixels.ctypes.data, *crop_and_scale)
+        return pixels, "libjpeg-turbo cannot decode all of it" if status else ""
+    handle, colours = _turbo_handle(), _CMYK if cmyk else _RGB
+    status = _LIBRARY.tjDecompress2(
+        handle, data, len(data), pixels.ctypes.data, width, 0, height, colours, _FASTDCT | _NOREALLOC
+    )
+    return pixels, _LIBRARY.tjGetErrorStr2(handle).decode("ascii", "replace") if status else ""
+
+
+@intrinsic
+def decode_jpeg(typingctx, function, source, size, height, width, destination):
+    """libjpeg-turbo's full-scale decode to RGB (libffcv.cpp, imdecode); returns 0, or -1 for a bad JPEG.
+
+    function, source, destination: addresses; size: bytes; height, width: pixels of the JPEG.
+    A damaged JPEG may still fill the destination with what could be decoded.
+    """
+    signature = types.int32(types.uintp, types.uintp, types.uint64, types.uint32, types.uint32, types.uintp)
+
+    def codegen(context, builder, signature, args):
+        address, source, size, height, width, destination = args
+        # imdecode(in, size, src_h, src_w, out, crop_h, crop_w, off_x, off_y, num, denom, enable_crop, hflip)
+        function_type = ir.FunctionType(_I32, [_I64, _I64, _I32, _I32, _I64, *[_I32] * 6, _I1, _I1])
+        pointer = builder.inttoptr(address, function_type.as_pointer())
+        zero, one, off = ir.Constant(_I32, 0), ir.Constant(_I32, 1), ir.Constant(_I1, 0)
+        arguments = [source, size, height, width, destination, height, width, zero, zero, one, one, off, off]
+        return builder.call(pointer, arguments)
+
+    return signature, codegen
+
+
+@intrinsic
+def resize_box(typingctx, function, source, height, width, top, bottom, left, right, destination, to_height, to_width):
+    """OpenCV's INTER_AREA resize of rows top:bottom, columns left:right of an RGB image (libffcv.cpp, resize)."""
+    signature = types.void(types.uintp, types.uintp, *[types.int64] * 6, types.uintp, types.int64, types.int64)
+
+    def codegen(context, builder, signature, args):
+        function_type = ir.FunctionType(ir.VoidType(), [_I64] * 11)
+        pointer = builder.inttoptr(args[0], function_type.as_pointer())
+        builder.call(pointer, [ir.Constant(_I64, 0), *args[1:]])
+        return context.get_dummy_value()
+
+    return signature, codegen

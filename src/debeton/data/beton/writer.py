@@ -1,0 +1,247 @@
+"""The safe way to write a beton: every row checked and encoded in one pass, read back, then renamed.
+
+FFCV's DatasetWriter hangs on any exception in a worker, leaves half-written files that open, and orders images by
+chance. This one writes the same format from one thread while a pool encodes: errors reach the caller, memory is
+bounded by the pool's window, and the same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.beton.columns import Column, as_column, take
+from debeton.data.beton.ffcv_format import JPG, RAW, WRITE_MODES
+from debeton.data.beton.file import BetonFile, seal
+from debeton.data.beton.images import BadImage, Encoded, check, encode
+from debeton.data.beton.reading import columns_path, sidecar_path
+from debeton.data.spec import DatasetSpec, Ints, Rows
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import replacing
+from debeton.system.pool import in_order
+from debeton.system.seed import make_rng
+
+MISSING = "the file does not exist"
+Bad = list[tuple[int, str]]  # (row, what is wrong with it)
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How images are stored.
+
+    mode: 'jpg', 'raw', or 'proportion' (a seeded share `compress_probability` as JPEG, the rest raw).
+    quality: of JPEG, 1 to 100. max_resolution: longest side in pixels, None keeps the size.
+    num_workers: encoding threads, 0 for all cores. skip_bad: leave undecodable rows out instead of stopping.
+    """
+
+    mode: str = "jpg"
+    quality: int = 90
+    max_resolution: int | None = None
+    compress_probability: float = 0.5
+    num_workers: int = 0
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in WRITE_MODES:
+            raise UsageError(f"unknown image mode '{self.mode}'; known: {', '.join(WRITE_MODES)}")
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"JPEG quality {self.quality} is out of range; it lies between 1 and 100")
+        if self.max_resolution is not None and self.max_resolution < 1:
+            raise UsageError(f"max resolution {self.max_resolution} is not a positive number of pixels")
+        if self.num_workers < 0:
+            raise UsageError(
+                f"{self.num_workers} encoding threads are too few; give a positive number, or 0 for all cores"
+            )
+        if not 0 <= self.compress_probability <= 1:
+            raise UsageError(f"compress probability {self.compress_probability} does not lie between 0 and 1")
+
+
+def verify_rows(rows: Rows, num_workers: int = 0, progress: bool = False) -> Bad:
+    """Decode every image; returns (row, what is wrong) of those that cannot be stored, in row order."""
+    absent = _absent(rows)
+
+    def problem_of(row: int) -> str:
+        if row in absent:
+            return MISSING
+        try:
+            check(rows.image(row))
+        except BadImage as error:
+            return str(error)
+        return ""
+
+    with closing(in_order(problem_of, range(len(rows)), num_workers, "verify", progress=progress)) as problems:
+        return [(row, problem) for row, problem in enumerate(problems) if problem]
+
+
+def write_beton(
+    path: Path,
+    rows: Rows,
+    spec: DatasetSpec,
+    split: str,
+    options: WriteOptions = WriteOptions(),
+    *,
+    dataset_options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Write rows to `path` with its sidecar and columns; returns the sidecar.
+
+    Nothing appears under a final name unless all of it was written and read back. Raises DataError for an empty
+    split, codes out of range, duplicate names, absent files, undecodable images (all of them listed; left out with
+    skip_bad) and a full disk.
+    """
+    where = f"{spec.name}/{split}"
+    columns = _checked_columns(rows, spec, where)
+    bad: Bad = [(row, MISSING) for row in sorted(_absent(rows))]
+    _refuse(bad, rows, where, skip_bad=options.skip_bad)  # before anything is encoded
+    present = np.setdiff1d(np.arange(len(rows)), [row for row, _ in bad])
+    path = Path(path)
+    # The beton goes last: until then an older one is refused because it disagrees with the new sidecar.
+    with replacing(columns_path(path), sidecar_path(path), path) as partials:
+        with BetonFile(partials[2], len(present)) as file:
+            kept, undecodable = _write_images(file, rows, present, spec, options, progress)
+            bad = sorted(bad + undecodable)
+            _refuse(bad, rows, where, skip_bad=options.skip_bad)
+            source = np.zeros(len(rows), np.int64) if rows.source is None else rows.source
+            tables = file.finish(spec, rows.label[kept], rows.attribute[kept], source[kept])
+        return seal(
+            partials,
+            tables,
+            spec,
+            split,
+            [rows.names[row] for row in kept],
+            {name: take(column, kept) for name, column in columns.items()},
+            {
+                "skipped": [rows.names[row] for row, _ in bad],
+                "image": {k: v for k, v in asdict(options).items() if k in ("mode", "quality", "max_resolution")},
+                "dataset_options": dict(dataset_options or {}),
+            },
+            progress=progress,
+        )
+
+
+def _absent(rows: Rows) -> set[int]:
+    return set() if rows.absent is None else set(rows.absent().tolist())
+
+
+def _write_images(
+    file: BetonFile, rows: Rows, present: Ints, spec: DatasetSpec, options: WriteOptions, progress: bool
+) -> tuple[Ints, Bad]:
+    """Append the images of the rows `present`; returns the rows that were stored, and those that cannot be.
+
+    Once a row is bad and none may be, the others are still looked at, so that all bad ones can be listed.
+    """
+    as_jpeg = _stored_as_jpeg(len(rows), options, spec.name)
+    kept, bad, candidates = array("q"), Bad(), present.tolist()
+
+    def encode_row(row: int) -> tuple[Encoded, int] | str:
+        try:
+            image = encode(
+                rows.image(row),
+                as_jpeg=bool(as_jpeg[row]),
+                quality=options.quality,
+                max_resolution=options.max_resolution,
+            )
+        except BadImage as error:
+            return str(error)
+        return image, zlib.crc32(image.data)
+
+    results = in_order(encode_row, candidates, options.num_workers, "write", progress=progress)
+    with closing(results):
+        for row, result in zip(candidates, results, strict=True):
+            if isinstance(result, str):
+                bad.append((row, result))
+            elif options.skip_bad or not bad:
+                image, crc = result
+                file.append(image.data, image.height, image.width, JPG if image.is_jpeg else RAW, crc)
+                kept.append(row)
+    return np.array(kept, np.int64), bad
+
+
+def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[np.bool_]:
+    if options.mode != "proportion":
+        return np.full(num_rows, options.mode == "jpg")
+    return make_rng(name, "proportion").random(num_rows) < options.compress_probability
+
+
+def _refuse(bad: Bad, rows: Rows, where: str, *, skip_bad: bool) -> None:
+    if bad and not skip_bad:
+        shown = "".join(f"\n  row {row}: {rows.names[row]} {problem}" for row, problem in bad[:10])
+        more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise DataError(
+            f"{where}: {len(bad)} of {len(rows)} rows cannot be stored; mend the files or pass --skip-bad{shown}{more}"
+        )
+    if len(bad) == len(rows):
+        raise DataError(f"{where}: none of the {len(rows)} rows can be decoded; nothing to write")
+
+
+def _checked_columns(rows: Rows, spec: DatasetSpec, where: str) -> dict[str, Column]:
+    """The further columns, after everything that can be wrong with rows before an image is read."""
+    if not len(rows):
+        raise DataError(f"{where} has no row; nothing to write")
+    given: dict[str, Sequence[Any] | NDArray[Any]] = {
+        "label": rows.label,
+        "attribute": rows.attribute,
+        "names": rows.names,
+        **rows.columns,
+    }
+    if rows.source is not None:
+        given["source"] = rows.source
+    for name, values in given.items():
+        if len(values) != len(rows):
+            raise DataError(f"{where}: column '{name}' has {len(values)} values for {len(rows)} rows")
+    spec.group(rows.label, rows.attribute)
+    _check_names(rows.names, where)
+    columns = {name: _named_column(name, values, where) for name, values in rows.columns.items()}
+    for name, values in spec.columns.items():
+        _check_codes(name, columns.get(name), values, rows, where)
+    return columns
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{where}: the row '{name}' is listed twice; every row needs a name of its own")
+        seen.add(name)
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:  # a file name that is not UTF-8
+        raise DataError(
+            f"{where}: the row {next(filter(_is_no_text, names))!r} is no text ({error}); rename it"
+        ) from None
+
+
+def _is_no_text(name: str) -> bool:
+    return name.encode(errors="ignore").decode() != name
+
+
+def _named_column(name: str, values: Sequence[Any] | NDArray[Any], where: str) -> Column:
+    if name == "path" or "#" in name:
+        raise DataError(f"{where}: a column cannot be called '{name}'; give it another name, without '#'")
+    try:
+        return as_column(values)
+    except ValueError as error:
+        raise DataError(f"{where}: column '{name}' mixes types; {error}") from None
+
+
+def _check_codes(name: str, column: Column | None, values: Sequence[str], rows: Rows, where: str) -> None:
+    """A column that the spec names has codes of these values; of synthetic rows also -1, not known."""
+    if column is None:
+        raise DataError(f"{where}: the data set names the column '{name}', and its rows have none")
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in "iub":
+        raise DataError(f"{where}: column '{name}' stands for {', '.join(values)} and must hold whole numbers")
+    lowest = 0 if rows.source is None else np.where(rows.source == 1, -1, 0)
+    bad = np.flatnonzero((column < lowest) | (column >= len(values)))
+    if len(bad):
+        raise DataError(
+            f"{where}: column '{name}' has the code {int(column[bad[0]])} in row {int(bad[0])} "
+            f"({rows.names[bad[0]]}); there are {len(values)} values (0 to {len(values) - 1}) and {len(bad)} such rows"
+        )

@@ -1,0 +1,1 @@
+"""Batches: images decoded, cropped, augmented and normalised ahead of the training step."""

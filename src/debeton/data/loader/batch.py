@@ -1,0 +1,30 @@
+"""The batch that a training step receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's rows, on the device.
+
+    image: float [B, 3, H, W] normalised, or uint8 where normalisation is off. row: int64 [B] of the beton.
+    label, attribute, group, source: int64 [B]. share: this process's share of the global batch times the
+    number of processes, 1.0 in a single process; a loss averaged over unequal shares is multiplied by it.
+    triggered: the same images with each of the loader's triggers in all of them, like image.
+    """
+
+    image: Tensor
+    row: Tensor
+    label: Tensor
+    attribute: Tensor
+    group: Tensor
+    source: Tensor
+    share: float = 1.0
+    triggered: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.row)

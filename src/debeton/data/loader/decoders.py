@@ -1,0 +1,209 @@
+"""JIT image pipelines: decode and crop, normalise; what lies between is in augment.py, all in one pass in pixels.py.
+
+Kernels are cached on disk and release the GIL.
+
+Randomness is counter-based: draw k of a sample is a hash of (its key, k), and the key a hash of
+(seed, epoch, position in the epoch). Pixels therefore depend neither on the number of workers nor
+on what ran before, which numba's per-thread generators cannot give.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numba import get_thread_id, njit, prange
+from numpy.typing import NDArray
+
+from debeton.data.beton.ffcv_format import JPG, RAW
+from debeton.data.beton.turbojpeg import decode_jpeg, resize_box
+from debeton.data.draws import CROP_DRAWS, I64, U8, Keys, uniform
+from debeton.system.errors import UsageError
+
+# --- decoding ----------------------------------------------------------------------------------
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def decode_batch(
+    decode_address, resize_address, base, offsets, sizes, modes, heights, widths, boxes, scratch, out, status
+):
+    """Decode B images, crop box (top, left, height, width) of each and resize it into out [B, H, W, 3].
+
+    base: address of the bytes that offsets [B] and sizes [B] point into; modes [B] JPG or RAW; scratch: [threads,
+    bytes of the largest image]; status [B]: 0, or -1 where a JPEG is damaged.
+    """
+    to_height, to_width = out.shape[1], out.shape[2]
+    for i in prange(len(offsets)):
+        height, width = heights[i], widths[i]
+        source = base + offsets[i]
+        top, left, box_height, box_width = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
+        whole = box_height == height and box_width == width and height == to_height and width == to_width
+        status[i] = 0
+        if modes[i] == JPG:
+            decoded = out[i].ctypes.data if whole else scratch[get_thread_id()].ctypes.data
+            status[i] = decode_jpeg(decode_address, source, sizes[i], height, width, decoded)
+            source = decoded
+        if not whole or modes[i] == RAW:
+            resize_box(
+                resize_address,
+                source,
+                height,
+                width,
+                top,
+                top + box_height,
+                left,
+                left + box_width,
+                out[i].ctypes.data,
+                to_height,
+                to_width,
+            )
+
+
+def _random_resized_boxes(
+    keys: Keys, heights: I64, widths: I64, scale: tuple[float, float], log_ratio: tuple[float, float]
+) -> I64:
+    boxes = _largest_boxes(heights, widths, log_ratio)
+    left = np.arange(len(keys))  # those without a box yet
+    for attempt in range(10):
+        key, height, width, draw = keys[left], heights[left], widths[left], CROP_DRAWS + 4 * attempt
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
+        ratio = np.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * uniform(key, draw + 1))
+        w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+        top = uniform(key, draw + 2) * (height - h + 1)
+        across = uniform(key, draw + 3) * (width - w + 1)
+        boxes[left[fits]] = np.stack([top, across, h, w], axis=1)[fits]  # towards 0
+        left = left[~fits]
+        if not len(left):
+            break
+    return boxes
+
+
+def _largest_boxes(heights: I64, widths: I64, log_ratio: tuple[float, float]) -> I64:
+    """[B, 4]: the largest centred box within the ratios."""
+    narrow, wide = math.exp(log_ratio[0]), math.exp(log_ratio[1])
+    h = np.where(widths < heights * narrow, np.maximum(1, np.rint(widths / narrow)), heights).astype(np.int64)
+    w = np.where(widths > heights * wide, np.maximum(1, np.rint(heights * wide)), widths).astype(np.int64)
+    return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)
+
+
+class Decoder(Protocol):
+    """Which part of each image is kept. `fixed_size`: images keep their stored size instead of the resolution. `still`:
+    it is the same part in every epoch."""
+
+    @property
+    def fixed_size(self) -> bool: ...
+    @property
+    def still(self) -> bool: ...
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        """[B, 4] int64: top, left, height, width in pixels of the stored image."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random box of `scale` of the area and aspect `ratio`, as torchvision's RandomResizedCrop draws it."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    fixed_size: bool = False
+    still: bool = False
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        log_ratio = math.log(self.ratio[0]), math.log(self.ratio[1])
+        return _random_resized_boxes(keys, heights, widths, self.scale, log_ratio)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The centred square whose side is `ratio` of the shorter side (FFCV's CenterCropRGBImageDecoder)."""
+
+    ratio: float
+    fixed_size: bool = False
+    still: bool = True
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        side = np.maximum(1, (self.ratio * np.minimum(heights, widths)).astype(np.int64))
+        return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """The whole image: squashed to the resolution ('resized'), or at its stored size ('simple')."""
+
+    fixed_size: bool = False
+    still: bool = True
+
+    def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
+        zero = np.zeros_like(heights)
+        return np.stack([zero, zero, heights, widths], axis=1)
+
+
+_CENTER = re.compile(r"center_crop_(\d+(?:\.\d+)?)(?:_(\d+(?:\.\d+)?))?")
+DECODER_NAMES = ("random_resized_crop", "center_crop_R (R a ratio such as 0.875, or A_B for A/B)", "resized", "simple")
+
+
+def make_decoder(name: str) -> Decoder:
+    """The decoder called `name`; UsageError names the known ones."""
+    fixed: dict[str, Decoder] = {
+        "random_resized_crop": RandomResizedCrop(),
+        "resized": WholeImage(),
+        "simple": WholeImage(fixed_size=True),
+    }
+    if name in fixed:
+        return fixed[name]
+    match = _CENTER.fullmatch(name)
+    if match and 0 < float(match[1]) <= float(match[2] or 1):
+        return CenterCrop(float(match[1]) / float(match[2] or 1))
+    raise UsageError(f"unknown decoder '{name}'; known: {', '.join(DECODER_NAMES)}; a ratio lies in (0, 1]")
+
+
+# --- normalisation -----------------------------------------------------------------------------
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _normalise_channels_last(images, scale, shift, out):
+    height, length = images.shape[1], 3 * images.shape[2]
+    # Scale and shift for every value of a row: one flat loop vectorises, a loop over pixels is 2.5 times slower.
+    row_scale, row_shift = np.empty(length, np.float32), np.empty(length, np.float32)
+    for k in range(length):
+        row_scale[k], row_shift[k] = scale[k % 3], shift[k % 3]
+    for i in prange(images.shape[0]):
+        image, result = images[i].reshape(height, length), out[i].reshape(height, length)
+        for y in range(height):
+            for k in range(length):
+                result[y, k] = image[y, k] * row_scale[k] + row_shift[k]
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _normalise_channels_first(images, scale, shift, out):
+    height, width = images.shape[1], images.shape[2]
+    for i in prange(images.shape[0]):
+        for c in range(3):
+            s, t = scale[c], shift[c]
+            for y in range(height):
+                for x in range(width):
+                    out[i, c, y, x] = images[i, y, x, c] * s + t
+
+
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """float32 [2, 3]: (pixel / 255 - mean) / std is pixel * scale + shift."""
+    of_mean, of_std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    return np.stack([1 / (255 * of_std), -of_mean / of_std]).astype(np.float32)
+
+
+def normalise(
+    images: U8, mean: Sequence[float], std: Sequence[float], out: NDArray[np.float32], *, channels_last: bool
+) -> None:
+    """(images / 255 - mean) / std into out, float32; mean and std are those of images in [0, 1].
+
+    out: [B, H, W, 3] when channels_last, else [B, 3, H, W].
+    """
+    scale, shift = scale_and_shift(mean, std)
+    kernel = _normalise_channels_last if channels_last else _normalise_channels_first
+    kernel(np.ascontiguousarray(images), scale, shift, out)

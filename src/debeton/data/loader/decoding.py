@@ -1,0 +1,142 @@
+"""Rows of a beton to pixels: from the memory map or by reads, several threads, damage reported by row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.beton.turbojpeg import DECODE_ADDRESS, RESIZE_ADDRESS
+from debeton.data.draws import I64, U8
+from debeton.data.loader import pixels
+from debeton.data.loader.decoders import decode_batch, scale_and_shift
+from debeton.data.loader.pixels import BYTES, STILL, Moves
+from debeton.system.errors import DataError
+from debeton.system.jit import KERNEL_GUARD, threads_for
+
+_NOT_NORMALISED = scale_and_shift((0.0,) * 3, (1 / 255,) * 3)
+
+
+class ImageReader:
+    """Decodes images of one beton file.
+
+    offsets, sizes: uint64 [N] where the bytes lie; modes: uint8 [N]; heights, widths: int64 [N].
+    os_cache: True maps the file, and the operating system keeps what fits; False reads each batch into a
+    buffer of its size, so that memory does not grow with the file. num_workers: threads, 0 for all cores. content:
+    uint8 [M], what offsets count from, in place of the file, which is then not opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        offsets: NDArray[np.uint64],
+        sizes: NDArray[np.uint64],
+        modes: U8,
+        heights: I64,
+        widths: I64,
+        *,
+        os_cache: bool = True,
+        num_workers: int = 0,
+        content: U8 | None = None,
+    ):
+        self.path, self.os_cache, self.threads = path, os_cache, threads_for(num_workers)
+        self.offsets, self.sizes, self.modes = offsets, sizes, modes
+        self.heights, self.widths = heights, widths
+        # Without pixels.c, JPEGs that are cropped or resized go through scratch; pages never touched cost no memory.
+        largest = 0 if pixels.AVAILABLE else int((heights * widths).max()) * 3
+        self._scratch = np.empty((int(numba.config.NUMBA_NUM_THREADS), largest), np.uint8)
+        self._staging = np.empty(0, np.uint8)
+        mapped = os_cache or content is not None
+        self._file = None if mapped else path.open("rb", buffering=0)
+        self._map: U8 | None = content
+        if mapped and content is None:
+            self._map = np.memmap(path, np.uint8, mode="r")
+
+    def read(self, rows: I64, boxes: I64, size: tuple[int, int], moves: Moves = STILL) -> U8:
+        """uint8 [B, size[0], size[1], 3]: box [top, left, height, width] of each row's image, resized, then moved.
+
+        Shrunk by averages of areas, enlarged by OpenCV's INTER_AREA, which is bilinear then. Raises DataError that
+        names the first row whose JPEG is damaged. The result is freshly allocated. moves: STILL without pixels.c.
+        """
+        out = np.empty((len(rows), *size, 3), np.uint8)
+        if pixels.AVAILABLE:
+            self.write(out, BYTES, rows, boxes, size, moves, _NOT_NORMALISED)
+            return out
+        assert moves is STILL
+        status = np.empty(len(rows), np.int32)
+        base, offsets = self._locate(rows)
+        with KERNEL_GUARD:
+            decode_batch(
+                DECODE_ADDRESS,
+                RESIZE_ADDRESS,
+                base,
+                offsets,
+                self.sizes[rows],
+                self.modes[rows],
+                self.heights[rows],
+                self.widths[rows],
+                boxes,
+                self._scratch,
+                out,
+                status,
+            )
+        self._check(status, rows)
+        return out
+
+    def write(
+        self,
+        out: NDArray[Any],
+        form: int,
+        rows: I64,
+        boxes: I64,
+        size: tuple[int, int],
+        moves: Moves,
+        scales: NDArray[np.float32],
+    ) -> None:
+        """What `read` gives into out [B, ...] of a form of pixels.py, times scales[0] plus scales[1]; in one pass."""
+        base, offsets = self._locate(rows)
+        stored = (offsets, self.sizes[rows], self.modes[rows], self.heights[rows], self.widths[rows])
+        status = pixels.write_images(out, form, size, stored, boxes, base, moves, scales, self.threads)
+        self._check(status, rows)
+
+    def _check(self, status: NDArray[np.int32], rows: I64) -> None:
+        if status.any():
+            row = int(rows[np.flatnonzero(status)[0]])
+            raise DataError(
+                f"{self.path}: the image of row {row} is damaged and cannot be decoded; write the beton again"
+            )
+
+    def _locate(self, rows: I64) -> tuple[int, NDArray[np.uint64]]:
+        """The address that the offsets of `rows` count from, after reading them in where nothing is mapped."""
+        if self._map is not None:
+            return self._map.ctypes.data, self.offsets[rows]
+        assert self._file is not None
+        ends = np.cumsum(self.sizes[rows])
+        if int(ends[-1]) > len(self._staging):
+            self._staging = np.empty(int(ends[-1]), np.uint8)
+        starts = ends - self.sizes[rows]
+        view, descriptor = memoryview(self._staging.data), self._file.fileno()
+        for start, end, offset, row in zip(
+            starts.tolist(), ends.tolist(), self.offsets[rows].tolist(), rows, strict=True
+        ):
+            if os.preadv(descriptor, [view[start:end]], offset) != end - start:
+                raise DataError(
+                    f"{self.path}: row {row} cannot be read to its end; the file was cut or is being rewritten"
+                )
+        return self._staging.ctypes.data, starts
+
+    def whole_boxes(self, rows: Sequence[int] | I64) -> I64:
+        """[B, 4] boxes that keep all of each image."""
+        zero = np.zeros(len(rows), np.int64)
+        return np.stack([zero, zero, self.heights[rows], self.widths[rows]], axis=1)
+
+    def close(self) -> None:
+        """Release the file or its map."""
+        self._map = None
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,81 @@
+"""Batches of images that lie on the device: rows gathered, moved, patched and normalised there.
+
+On a GPU this is one Triton kernel (gather_cuda.py); here is the same in torch, which the kernel is tested against and
+which runs where Triton does not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from debeton.data.loader.pixels import Moves
+from debeton.data.spec import Ints
+
+
+def gather(
+    images: Tensor, rows: Ints, moves: Moves, scale_and_shift: Tensor, *, channels_last: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A batch [B, 3, H, W] in dtype of images uint8 [N, H, W, 3] at `rows` int64 [B], and the rows, on their device.
+
+    A pixel comes from where `moves` says, and is scale * pixel + shift in float32 (scale_and_shift: [2, 3]); then the
+    patches are filled. channels_last: the memory format.
+    """
+    row = uploaded(rows, images.device)
+    row_of, column_of, patches = (
+        a if a is None else uploaded(a, images.device) for a in (moves.rows, moves.columns, moves.patches)
+    )
+    batch = images.new_empty((len(rows), *images.shape[1:]), dtype=dtype)  # [B, H, W, 3] in memory
+    out = batch.permute(0, 3, 1, 2) if channels_last else batch.view(len(rows), 3, *images.shape[1:3])
+    kernel = _on_gpu() if images.is_cuda else in_torch
+    kernel(images, row, row_of, column_of, patches, moves.fill, scale_and_shift, out)
+    return out, row
+
+
+def in_torch(
+    images: Tensor,
+    row: Tensor,
+    row_of: Tensor | None,
+    column_of: Tensor | None,
+    patches: Tensor | None,
+    fill: int,
+    scale_and_shift: Tensor,
+    out: Tensor,
+) -> None:
+    """`gather` into out [B, 3, H, W] of any memory format; row_of [B, H], column_of [B, W], patches [B, 4], or None."""
+    found = images[row]
+    batch, height, width, _ = found.shape
+    if row_of is not None:
+        found = found[torch.arange(batch, device=row.device)[:, None], row_of.long()]
+    if column_of is not None:
+        found = found.gather(2, column_of.long()[:, None, :, None].expand(batch, height, width, 3))
+    scale, shift = scale_and_shift
+    values = found.float() * scale + shift
+    if patches is not None:
+        top, left, bottom, right = patches.T[:, :, None, None].unbind(0)
+        y = torch.arange(height, device=row.device)[:, None]
+        x = torch.arange(width, device=row.device)
+        inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+        values = torch.where(inside[..., None], fill * scale + shift, values)
+    out.copy_(values.permute(0, 3, 1, 2))
+
+
+def uploaded(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device, on a GPU when the current stream's work so far is done."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+@lru_cache
+def _on_gpu():  # type: ignore[no-untyped-def]
+    if importlib.util.find_spec("triton") is None:
+        return in_torch
+    from debeton.data.loader.gather_cuda import in_triton
+
+    return in_triton

@@ -1,0 +1,242 @@
+"""Views to batches: a background thread decodes ahead, errors reach the caller, and nothing is reused under their feet.
+
+Stock FFCV starts one thread per epoch that dies silently on an error, keeps running when an epoch is left
+early, and hands out buffers that it overwrites. Here every batch owns its memory, an epoch ends with its
+iterator, and epoch k of a loader gives the same batches whenever and by however many threads it is read.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from debeton.data.loader.augment import make_ops
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.decoders import make_decoder
+from debeton.data.loader.delivery import BatchMemory
+from debeton.data.loader.options import DEFAULT_OPTIONS, LoaderOptions, Tail
+from debeton.data.loader.order import epoch_order
+from debeton.data.loader.producer import EpochPlan, Item, Producer
+from debeton.data.spec import Ints
+from debeton.data.triggers.trigger import Trigger
+from debeton.data.views.view import View
+from debeton.system.errors import DataError
+
+
+def make_loader(
+    view: View,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    tail: Tail = "share",
+    options: LoaderOptions = DEFAULT_OPTIONS,
+    triggers: Sequence[Trigger] = (),
+) -> Loader:
+    """The loader of a view.
+
+    batch_size: rows of a global batch over all processes.
+    seed: of order and augmentation; epoch k is a function of (view, seed, k) alone.
+    tail: what becomes of a last partial batch. 'share': kept, unless it has fewer rows than processes, when some
+    would have no step to take; 'keep': always kept, some processes may get none of it (evaluation); 'drop': left out.
+    triggers: what each image is given too, as Batch.triggered, of one decoding; for views without a trigger.
+    """
+    return Loader(view, batch_size, seed=seed, tail=tail, options=options, triggers=triggers)
+
+
+class Loader:
+    """Iterates over a view's batches; `for batch in loader` goes on to the next epoch each time.
+
+    `epoch(k, start)` reads epoch k from its batch number `start` on. `resolution` may change between epochs.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        batch_size: int,
+        *,
+        seed: int,
+        tail: Tail,
+        options: LoaderOptions,
+        triggers: Sequence[Trigger] = (),
+    ):
+        if not len(view):
+            raise DataError(f"view '{view.name}' of {view.beton.path} is empty; there is nothing to load")
+        if batch_size < options.world:
+            raise DataError(f"a batch of {batch_size} cannot be shared by {options.world} processes; use a larger one")
+        if tail == "drop" and batch_size > len(view):
+            raise DataError(
+                f"view '{view.name}' holds {len(view)} rows, fewer than one batch of {batch_size}, and leaving out the "
+                "last partial batch leaves nothing; use a smaller --training.batch_size"
+            )
+        self.view, self.batch_size, self.seed, self.tail, self.options = view, batch_size, seed, tail, options
+        if triggers and view.planted is not None:
+            raise ValueError(f"view '{view.name}' has a trigger already; others cannot be shown beside clean images")
+        self.triggers = tuple(triggers)
+        self.resolution = options.resolution
+        self.next_epoch = 0
+        self._decoder = make_decoder(options.decoder)
+        self._ops = make_ops(options.ops)
+        self._fixed_size = _stored_size(view) if self._decoder.fixed_size else None
+        columns = {"label": view.label, "attribute": view.attribute, "group": view.group, "source": view.beton.source}
+        self._columns = {name: torch.from_numpy(np.array(c)).to(options.device) for name, c in columns.items()}
+        self._current: weakref.ref[EpochIterator] | None = None
+        self._memory = BatchMemory(0)
+
+    def __len__(self) -> int:
+        """Global batches of an epoch."""
+        full, rest = divmod(self.view.epoch_size, self.batch_size)
+        return full + int(rest >= {"share": self.options.world, "keep": 1, "drop": self.batch_size}[self.tail])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the batches to come."""
+        return self._fixed_size or (self.resolution, self.resolution)
+
+    def __iter__(self) -> EpochIterator:
+        self.next_epoch += 1
+        return self.epoch(self.next_epoch - 1)
+
+    def epoch(self, epoch: int, start: int = 0) -> EpochIterator:
+        """Batches `start`, start + 1, ... of epoch `epoch`. Ends an epoch of this loader that is still running."""
+        running = self._current() if self._current else None
+        if running is not None:
+            running.close()
+        iterator = EpochIterator(self._plan(epoch, start), self._columns)
+        self._current = weakref.ref(iterator)
+        return iterator
+
+    def _plan(self, epoch: int, start: int) -> EpochPlan:
+        batches = self.batch_positions(epoch)[start:]
+        largest = max((len(rows) for _, rows, _ in batches), default=0)
+        return EpochPlan(
+            view=self.view,
+            triggers=self.triggers,
+            options=self.options,
+            decoder=self._decoder,
+            ops=tuple(self._ops),
+            size=self.image_size,
+            seed=self.seed,
+            epoch=epoch,
+            batches=batches,
+            memory=self.batch_memory(largest * 3 * math.prod(self.image_size)),
+        )
+
+    def batch_memory(self, num_values: int) -> BatchMemory:
+        """Memory for batches of at most so many values. Kept from epoch to epoch: fresh pages cost more than decoding
+        where an epoch has few batches."""
+        if self._memory.num_values != num_values:
+            self._memory = BatchMemory(num_values)
+        return self._memory
+
+    def batch_positions(self, epoch: int) -> list[tuple[Ints, Ints, float]]:
+        """For each batch of this process: positions in the epoch's order, rows of the beton, and the share."""
+        rows = self.view.rows[epoch_order(self.view, self.view.order, self.seed, epoch)]
+        rank, world, batches = self.options.rank, self.options.world, []
+        for step in range(len(self)):
+            positions = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(rows)))
+            mine = positions[rank::world]
+            if len(mine):
+                batches.append((mine, rows[mine], len(mine) * world / len(positions)))
+        return batches
+
+
+def _stored_size(view: View) -> tuple[int, int]:
+    heights, widths = view.beton.heights[view.rows], view.beton.widths[view.rows]
+    if heights.min() != heights.max() or widths.min() != widths.max():
+        raise DataError(
+            f"the decoder 'simple' needs images of one size, but {view.beton.path} holds {heights.min()} to "
+            f"{heights.max()} x {widths.min()} to {widths.max()} pixels; use 'resized', 'center_crop_R' "
+            "or 'random_resized_crop'"
+        )
+    return int(heights[0]), int(widths[0])
+
+
+class EpochIterator(Iterator[Batch]):
+    """The batches of one epoch. Closing or dropping it ends its thread; use as a context manager where that matters.
+
+    waited: seconds that `next` has waited for a batch that was not ready.
+    """
+
+    def __init__(self, plan: EpochPlan, columns: Mapping[str, Tensor]):
+        self._columns = columns
+        self._producer = Producer(plan)
+        self._left, self.waited = len(plan.batches), 0.0
+        self._thread = threading.Thread(target=self._producer.run, name="debeton-loader", daemon=True)
+        _OPEN.add(self)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """Batches still to come."""
+        return self._left
+
+    def __next__(self) -> Batch:
+        began = time.perf_counter()
+        item = self._next_item()
+        self.waited += time.perf_counter() - began
+        if item is None:
+            self.close()
+            if self._left:  # never a silent short epoch, as zip(loader, loader) would be
+                raise RuntimeError("this epoch was closed before its end; a loader runs one epoch at a time")
+            raise StopIteration
+        if isinstance(item, BaseException):
+            self.close()
+            raise item
+        (image, *triggered), row, share = item
+        self._producer.delivery.hand_over(image, *triggered, row)
+        self._left -= 1
+        columns = {name: column[row] for name, column in self._columns.items()}
+        return Batch(image=image, row=row, share=share, triggered=tuple(triggered), **columns)
+
+    def _next_item(self) -> Item | BaseException | None:
+        while not self._producer.stop.is_set():
+            try:
+                return self._producer.queue.get(timeout=1.0)
+            except queue.Empty:
+                if not self._thread.is_alive() and self._producer.queue.empty():
+                    return RuntimeError("the loader's thread ended without a word; this is a bug")
+        return None
+
+    def close(self) -> None:
+        """Stop the thread and wait for it. Safe to call more than once."""
+        self._producer.stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def __enter__(self) -> EpochIterator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_thread"):
+            self.close()
+
+
+_OPEN: weakref.WeakSet[EpochIterator] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A daemon thread that is in torch's C++ when the interpreter goes away aborts the process, one time in twenty."""
+    for iterator in list(_OPEN):
+        iterator.close()
+
+
+def first_shapes(loader: Loader) -> dict[str, Sequence[int]]:
+    """Shapes of one batch, for --dry-run."""
+    with loader.epoch(0) as batches:
+        batch = next(batches)
+        return {"image": tuple(batch.image.shape), "label": tuple(batch.label.shape)}

@@ -1,0 +1,140 @@
+"""What sources share: arrays as rows, and image files in a folder or a zip."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from debeton.data.beton.images import BadImage
+from debeton.data.spec import Ints, RawImage, Rows
+from debeton.system.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+class MissingDataError(DataError):
+    """Nothing of this data set is where it was looked for; another place may be tried."""
+
+
+def array_rows(images: NDArray[np.uint8], label: Sequence[int] | Ints, name: str) -> Rows:
+    """Rows over an array in memory, [N, H, W] or [N, H, W, 3]; row i is called 'NAME[i]', attribute 0."""
+    codes = np.asarray(label, np.int64)
+    if len(images) != len(codes):
+        raise DataError(f"{name}: {len(images)} images but {len(codes)} labels; fetch the files again")
+
+    def read(row: int) -> NDArray[np.uint8]:
+        return np.asarray(images[row])
+
+    return Rows(codes, np.zeros(len(codes), np.int64), read, [f"{name}[{i}]" for i in range(len(codes))])
+
+
+def file_rows(
+    tree: ImageTree,
+    files: Sequence[str],
+    label: Sequence[int] | Ints,
+    attribute: Sequence[int] | Ints = (),
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
+) -> Rows:
+    """Rows over files of a tree, read when asked for; row i is called by its path in the tree.
+
+    attribute: all 0 where it is empty. columns: more values per row, for the sidecar.
+    """
+
+    def read(row: int) -> RawImage:
+        return tree.read(files[row])
+
+    codes = np.asarray(label, np.int64)
+    second = np.asarray(attribute, np.int64) if len(attribute) else np.zeros_like(codes)
+    return Rows(codes, second, read, files, columns or {}, absent=lambda: np.flatnonzero(~tree.has(files)))
+
+
+class ImageTree:
+    """Image files below a folder or inside a .zip, by their '/'-separated path; nothing is unpacked.
+
+    A single folder that holds everything in a zip (`cifar10/train/...`) is looked through.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._open: tuple[int, zipfile.ZipFile] | None = None
+        self._members = _zip_members(self._zip()) if root.is_file() else {}
+
+    def files(self, pattern: str) -> list[str]:
+        """Sorted paths of the images that match `pattern` level by level, as in 'train/*/*'; no hidden files."""
+        if self.root.is_dir():
+            paths = [path.relative_to(self.root).as_posix() for path in self.root.glob(pattern)]
+        else:
+            wanted = pattern.split("/")
+            paths = [
+                path
+                for path, levels in ((member, member.split("/")) for member in self._members)
+                if len(levels) == len(wanted) and all(map(fnmatchcase, levels, wanted))
+            ]
+        return sorted(path for path in paths if is_image(path))
+
+    def has(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each path is there; every folder is listed once, no file is opened."""
+        if self.root.is_dir():
+            listed = {folder: _names_in(self.root / folder) for folder in {path.rpartition("/")[0] for path in paths}}
+            return np.array([(parts := path.rpartition("/"))[2] in listed[parts[0]] for path in paths], bool)
+        return np.array([path in self._members for path in paths], bool)
+
+    def read(self, path: str) -> RawImage:
+        """The path of a file in a folder, the bytes of a file in a zip; safe from any thread or forked worker."""
+        if not self._members:
+            return self.root / path
+        if path not in self._members:
+            raise BadImage("the file does not exist")
+        try:
+            return self._zip().read(self._members[path])
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise BadImage(f"cannot be unpacked ({error})") from None
+
+    def _zip(self) -> zipfile.ZipFile:
+        # ZipFile locks its file between threads, but a forked worker would share the file position: open it anew there.
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), open_zip(self.root))
+        return self._open[1]
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The archive; DataError where it is none, or only a part of one."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"{path} is not a readable zip file ({error}); fetch it again") from error
+
+
+def zip_text(path: Path, name: str) -> str | None:
+    """The text of the first member called `name`, in whatever folder; None where there is none."""
+    with open_zip(path) as archive:
+        member = next((member for member in archive.namelist() if member.rpartition("/")[2] == name), None)
+        try:
+            return None if member is None else archive.read(member).decode("utf-8-sig")
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: {member} cannot be read ({error}); fetch it again") from None
+
+
+def is_image(path: str) -> bool:
+    """Whether a '/'-separated path names an image and no part of it is hidden."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.split("/"))
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+
+
+def _zip_members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Member names by the path we call them: without the one folder that holds everything, if there is one."""
+    names = [name for name in archive.namelist() if is_image(name) and not name.startswith("__MACOSX/")]
+    tops = {name.split("/")[0] for name in names}
+    wrapped = len(tops) == 1 and not tops & {"train", "val", "test"} and all(name.count("/") >= 2 for name in names)
+    return {name.split("/", 1)[1] if wrapped else name: name for name in names}

@@ -1,0 +1,80 @@
+"""ImageNet's classes: what they are called, and which of them a subset has."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from debeton.data.raw.tables import read_fields
+from debeton.system.errors import DataError, UsageError, nearest
+
+NUM_CLASSES = 1000
+
+
+def read_names(places: Sequence[Path]) -> dict[str, str]:
+    """The first name of each class by wnid, in sorted order of wnids; empty where no file in `places` has them."""
+    for place in places:
+        mapping, index = place / "LOC_synset_mapping.txt", place / "imagenet_class_index.json"
+        if mapping.is_file():
+            lines = read_fields(mapping)
+            return dict(sorted((line[0], " ".join(line[1:]).split(",")[0] or line[0]) for line in lines))
+        if index.is_file():
+            try:
+                entries = json.loads(index.read_text()).values()
+                return dict(sorted((str(wnid), str(name).replace("_", " ")) for wnid, name in entries))
+            except (ValueError, AttributeError, TypeError) as error:
+                raise DataError(f'{index} is not of the form {{"0": ["n01440764", "tench"], ...}} ({error})') from None
+    return {}
+
+
+def class_names(wnids: Sequence[str], names: dict[str, str]) -> tuple[str, ...]:
+    """What classes are called; where two share a name (crane, the bird and the machine), the wnid follows it."""
+    called = [names.get(wnid, wnid) for wnid in wnids]
+    counts = Counter(called)
+    return tuple(name if counts[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(called, wnids, strict=True))
+
+
+def choose_classes(text: str, order: Sequence[str], *, known: bool) -> list[str]:
+    """The wnids that `text` names (wnids, numbers, ranges, or a .npy or .txt file of these), sorted; none without text.
+
+    order: what numbers count. known: whether it is the order of all classes; otherwise it must be that of 1,000.
+    """
+    chosen: set[str] = set()
+    for item in _items(text):
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if numbers:
+            first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+            if not known and len(order) != NUM_CLASSES:
+                raise UsageError(
+                    f"--classes '{item}' counts {NUM_CLASSES} classes and {len(order)} are here; name wnids, or put "
+                    "LOC_synset_mapping.txt into RAW"
+                )
+            if not first <= last < len(order):
+                raise UsageError(f"--classes '{item}' is not a number or range within 0 to {len(order) - 1}")
+            chosen.update(order[first : last + 1])
+        elif item in order:
+            chosen.add(item)
+        else:
+            raise UsageError(f"--classes '{item}' is no class{nearest(item, order)} give wnids, numbers or ranges")
+    return sorted(chosen)
+
+
+def _items(text: str) -> list[str]:
+    path = Path(text)
+    if path.suffix not in (".npy", ".txt"):
+        return [item.strip() for item in text.split(",")] if text else []
+    try:
+        if path.suffix == ".npy":
+            items = [str(value) for value in np.load(path, allow_pickle=False).ravel().tolist()]
+        else:
+            items = path.read_text().replace(",", " ").split()
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"--classes {path} cannot be read ({error})") from None
+    if not items:
+        raise UsageError(f"--classes {path} names no class")
+    return items

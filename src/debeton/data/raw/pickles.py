@@ -1,0 +1,58 @@
+"""Foreign pickles without foreign code: only containers, text, bytes, numbers and NumPy arrays come through."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from debeton.system.errors import DataError
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """How Python 3 writes bytes in protocol 2; other codecs have no business in a data file."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"it wants the codec {encoding}")
+    return text.encode("latin1")
+
+
+_ARRAY_PARTS: dict[str, Callable[..., Any]] = {
+    # NumPy 1 wrote numpy.core, NumPy 2 writes numpy._core.
+    "_reconstruct": np.ndarray.__reduce__(np.zeros(0))[0],  # type: ignore[dict-item]
+    "_frombuffer": np.zeros(0).__reduce_ex__(5)[0],  # type: ignore[dict-item]
+    "scalar": np.float64(0).__reduce__()[0],  # type: ignore[dict-item]
+}
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encode,
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
+    **{
+        (f"numpy.{core}.{module}", name): _ARRAY_PARTS[name]
+        for core in ("core", "_core")
+        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+    },
+}
+
+
+class _DataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not data")
+        return _ALLOWED[module, name]
+
+
+def load_pickle(content: bytes, name: str, encoding: str = "bytes") -> Any:
+    """The value in a pickle that holds nothing but data; DataError otherwise, before any of its code runs.
+
+    Args:
+        name: how the error calls the file.
+        encoding: what Python 2 text becomes: 'bytes' leaves it alone, as CIFAR's batches want.
+    """
+    try:
+        return _DataUnpickler(io.BytesIO(content), encoding=encoding).load()
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DataError(f"{name} cannot be read as a pickle of plain data: {error}; fetch it again") from error

@@ -1,0 +1,1 @@
+"""Triggers: shortcuts planted in images."""

@@ -1,0 +1,150 @@
+"""Patches: small RGBA pictures that triggers put over an image; read from files, or drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+
+from debeton.system.errors import DataError, UsageError
+
+Colour = tuple[int, int, int]
+Patch = Callable[[int, int], Image.Image]  # height, width in pixels -> RGBA of that size
+POSITIONS = {
+    "top_left": (0.0, 0.0), "top": (0.0, 0.5), "top_right": (0.0, 1.0), "left": (0.5, 0.0), "center": (0.5, 0.5),
+    "right": (0.5, 1.0), "bottom_left": (1.0, 0.0), "bottom": (1.0, 0.5), "bottom_right": (1.0, 1.0),
+}  # fmt: skip
+SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".gif")
+SUPERSAMPLING = 4
+
+
+def place(patch: Patch, height: int, width: int, size: str, position: str) -> NDArray[np.uint8]:
+    """The patch in an otherwise transparent frame, uint8 [height, width, 4].
+
+    size: a fraction of the frame or pixels, see `patch_size`. position: a key of POSITIONS.
+    """
+    if position not in POSITIONS:
+        raise UsageError(f"unknown position '{position}' of a trigger; known: {', '.join(POSITIONS)}")
+    tall, wide = patch_size(size, height, width)
+    down, right = POSITIONS[position]
+    frame = np.zeros((height, width, 4), np.uint8)
+    top, left = round(down * (height - tall)), round(right * (width - wide))
+    frame[top : top + tall, left : left + wide] = np.asarray(patch(tall, wide))
+    return frame
+
+
+def patch_size(size: str, height: int, width: int) -> tuple[int, int]:
+    """Height and width in pixels of a patch in a frame.
+
+    '56px' is 56 x 56 pixels. A number f in (0, 1) is a square of f times the shorter side, at least a pixel; '1' is
+    the whole frame.
+    """
+    text, in_pixels = size.removesuffix("px"), size.endswith("px")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0 or (in_pixels and value != int(value)):
+        raise UsageError(f"a trigger's size is {size!r}; expected a fraction such as 0.25, or pixels such as 56px")
+    if not in_pixels and value == 1:
+        return height, width
+    side = int(value) if in_pixels else max(1, round(value * min(height, width)))
+    if side > min(height, width):
+        raise UsageError(
+            f"a trigger of {side} x {side} pixels (size {size}) is larger than the image, {height} x {width}; "
+            "use a smaller --spurious.size"
+        )
+    return side, side
+
+
+def solid(colour: Colour) -> Patch:
+    """A patch of one colour."""
+    return lambda height, width: Image.new("RGBA", (width, height), (*colour, 255))
+
+
+def read_patches(path: str | Path) -> list[Patch]:
+    """The patches in an image file, or in all of a folder by name: cropped to the frame's shape and resized.
+
+    DataError for what cannot be read, has no alpha channel, or is not transparent anywhere (it would hide the image).
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"no trigger image at {path}; expected an image with an alpha channel, or a folder of them")
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} holds no image with an alpha channel ({', '.join(SUFFIXES)})")
+    return [_fitted(_read_rgba(file)) for file in files]
+
+
+def _read_rgba(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as stored:
+            image = stored.convert("RGBA")
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} cannot be read as an image ({error})") from None
+    if np.asarray(image)[..., 3].min() == 255:  # no alpha channel, or one that hides all
+        raise DataError(
+            f"{file} has no alpha channel that lets anything through, so it would hide the image; save it as a PNG "
+            "whose background is transparent"
+        )
+    return image
+
+
+def _fitted(image: Image.Image) -> Patch:
+    return lambda height, width: ImageOps.fit(image, (width, height), Image.Resampling.BOX)
+
+
+# --- hats --------------------------------------------------------------------------------------
+
+# Shapes in a unit square, x to the right and y down: (kind, points or box, colour).
+Shape = tuple[str, tuple[float, ...], Colour]
+HATS: dict[str, tuple[Shape, ...]] = {
+    "top hat": (
+        ("rectangle", (0.36, 0.03, 0.64, 0.22), (25, 25, 30)),
+        ("rectangle", (0.36, 0.17, 0.64, 0.22), (170, 25, 35)),
+        ("ellipse", (0.24, 0.19, 0.76, 0.27), (25, 25, 30)),
+    ),
+    "party hat": (
+        ("polygon", (0.5, 0.01, 0.36, 0.27, 0.64, 0.27), (225, 60, 150)),
+        ("polygon", (0.45, 0.1, 0.55, 0.1, 0.58, 0.16, 0.42, 0.16), (250, 215, 70)),
+        ("ellipse", (0.47, 0.0, 0.53, 0.05), (250, 250, 250)),
+    ),
+    "beanie": (
+        ("pieslice", (0.32, 0.04, 0.68, 0.42, 180, 360), (40, 95, 170)),
+        ("rectangle", (0.31, 0.2, 0.69, 0.27), (235, 235, 235)),
+        ("ellipse", (0.46, 0.0, 0.54, 0.08), (235, 235, 235)),
+    ),
+    "cap": (
+        ("pieslice", (0.33, 0.05, 0.67, 0.41, 180, 360), (200, 40, 40)),
+        ("ellipse", (0.52, 0.2, 0.85, 0.27), (160, 25, 25)),
+    ),
+    "sombrero": (
+        ("pieslice", (0.38, 0.02, 0.62, 0.4, 180, 360), (205, 160, 85)),
+        ("ellipse", (0.12, 0.16, 0.88, 0.28), (185, 135, 60)),
+        ("rectangle", (0.38, 0.16, 0.62, 0.2), (120, 40, 30)),
+    ),
+}
+
+
+def drawn_hats() -> list[Patch]:
+    """Five hats in the upper quarter of the frame."""
+    return [_drawn(shapes) for shapes in HATS.values()]
+
+
+def _drawn(shapes: tuple[Shape, ...]) -> Patch:
+    def draw(height: int, width: int) -> Image.Image:
+        large = Image.new("RGBA", (SUPERSAMPLING * width, SUPERSAMPLING * height))
+        pen = ImageDraw.Draw(large)
+        for kind, numbers, colour in shapes:
+            angles = numbers[4:] if kind == "pieslice" else ()
+            points = [
+                value * (large.width if i % 2 == 0 else large.height)
+                for i, value in enumerate(numbers[: len(numbers) - len(angles)])
+            ]
+            getattr(pen, kind)(points, *angles, fill=(*colour, 255))
+        return large.resize((width, height), Image.Resampling.BOX)
+
+    return draw

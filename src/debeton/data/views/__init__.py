@@ -1,0 +1,1 @@
+"""Views: which rows of a beton, how often, in which order, in which groups."""

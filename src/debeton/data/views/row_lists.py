@@ -1,0 +1,153 @@
+"""Rows and groups that come from files of the user: index lists, and pseudo-groups keyed by path."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from debeton.data.raw.tables import read_csv
+from debeton.data.spec import Ints
+from debeton.data.views.view import View
+from debeton.system.errors import DataError, UsageError, nearest
+
+TRAINING = ("0", "train")
+PATH_COLUMNS = ("path", "img_filename", "filename")  # ours, Waterbirds' metadata.csv, SCALE's metadata files
+
+
+def read_index_lists(path: Path) -> dict[str, Ints]:
+    """Row numbers by split, from `train_indices`, `test_indices`, ... in a .pt (as bias-transfer), .npz or .json file.
+
+    DataError for a file of another kind or content; nothing in it is executed.
+    """
+    if not path.is_file():
+        raise UsageError(f"data.custom_indices_path: there is no file {path}")
+    try:
+        content = _read_lists(path)
+        lists = {str(key): np.asarray(values) for key, values in content.items() if str(key).endswith("_indices")}
+    except (ValueError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as index lists: {error}") from None
+    if not lists:
+        raise DataError(f"{path} holds {sorted(map(str, content))[:8]}; expected train_indices, test_indices, ...")
+    for key, values in lists.items():
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+            raise DataError(f"{path}: {key} is {values.dtype}{list(values.shape)}; expected a list of row numbers")
+    return {key.removesuffix("_indices"): values.astype(np.int64) for key, values in lists.items()}
+
+
+def _read_lists(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            content = dict(arrays)
+    else:
+        parts: list[Any] = [np.ndarray, np.dtype, np.ndarray.__reduce__(np.zeros(0))[0], type(np.dtype("int64"))]
+        with torch.serialization.safe_globals(parts):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def select_rows(views: Mapping[str, View], lists: Mapping[str, Ints], path: Path) -> dict[str, View]:
+    """Each view cut to its list, in the list's order; splits without a list stay whole.
+
+    DataError for a number that is no row of the beton or is listed twice, UsageError for a split that is not there.
+    """
+    unknown = sorted(set(lists) - set(views))
+    if unknown:
+        raise UsageError(
+            f"{path} has {unknown[0]}_indices, but there is no split '{unknown[0]}'{nearest(unknown[0], views)} "
+            f"there are: {', '.join(views)}"
+        )
+    chosen = dict(views)
+    for split, rows in lists.items():
+        view = views[split]
+        outside = rows[(rows < 0) | (rows >= len(view.beton))]
+        if len(outside):
+            raise DataError(
+                f"{path}: {split}_indices has {int(outside[0])}, and {view.beton.path} has rows 0 to "
+                f"{len(view.beton) - 1}; {len(outside)} numbers are out of range"
+            )
+        values, counts = np.unique(rows, return_counts=True)
+        if (counts > 1).any():
+            raise DataError(f"{path}: {split}_indices has row {int(values[counts > 1][0])} more than once")
+        position = np.full(len(view.beton), -1)
+        position[view.rows] = np.arange(len(view))
+        chosen[split] = view.subset(position[rows[position[rows] >= 0]])
+    return chosen
+
+
+def pseudo_grouped(view: View, path: Path, column: str) -> View:
+    """The view under pseudo-groups (class x {aligned, conflicting}) from a CSV of relative paths and codes 0, 1.
+
+    As Diffusing DeBias's `outputs/DATASET_metadata_aug.csv`, column `ddb`: 1 marks a row thought bias-conflicting.
+    Errors as in `read_marks`.
+    """
+    if not path.is_file():
+        raise UsageError(f"data.pseudo_groups: there is no file {path}")
+    return by_marks(view, read_marks(path, view, column))
+
+
+def by_marks(view: View, marked: NDArray[np.bool_]) -> View:
+    """The view in groups of class x {aligned, conflicting}, conflicting where bool [M] is true."""
+    attribute = np.zeros(len(view.beton), np.int64)
+    attribute[view.rows] = marked
+    return view.regrouped(attribute, ("aligned", "conflicting"), [(0,)] * view.spec.num_classes)
+
+
+def read_marks(path: Path, view: View, column: str) -> NDArray[np.bool_]:
+    """Whether each row of the view has 1 in a column of a CSV, bool [M]; errors as in `read_columns`, and for another
+    code than 0 and 1."""
+    values = read_columns(path, view, (column,))[column]
+    codes = {"0": False, "1": True, "0.0": False, "1.0": True}
+    for row, value in zip(view.rows.tolist(), values):
+        if value not in codes:
+            name = view.beton.extra["path"][row]
+            raise DataError(f"{path}, {name}: {column} is '{value}'; expected 0 or 1")
+    return np.array([codes[value] for value in values], bool)
+
+
+def read_columns(path: Path, view: View, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of a CSV keyed by relative paths, each for the view's rows in order.
+
+    Rows are matched by path, never by position. Where there is a column 'split' (Waterbirds' metadata), lines of other
+    splits than 0 are not for training and passed over. DataError when a row of the view is not in the file or is there
+    twice, or when the file names a path that the view's beton does not have.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        header = [name.strip() for name in file.readline().split(",")]
+    key = next((name for name in PATH_COLUMNS if name in header), PATH_COLUMNS[0])
+    for column in columns:
+        if column not in header:
+            raise DataError(f"{path} has no column '{column}'{nearest(column, header)} it has {header}")
+    table: dict[str, dict[str, str]] = {}
+    for record in read_csv(path, (key, *columns), {"split": "0"}):
+        if record["split"] not in TRAINING:
+            continue
+        if record[key] in table:
+            raise DataError(f"{path}, line {record['line']}: {record[key]} is listed twice")
+        table[record[key]] = record
+    names = [str(name).strip() for name in np.asarray(view.beton.extra["path"])]  # as read_csv strips values
+    missing = [names[row] for row in view.rows.tolist() if names[row] not in table]
+    if missing:
+        raise DataError(
+            f"{path} lacks {len(missing)} of the {len(view)} rows of '{view.name}', the first is {missing[0]}; paths "
+            "are those of the sidecar"
+        )
+    unknown = sorted(set(table) - set(names))
+    if unknown:
+        raise DataError(
+            f"{path} names {len(unknown)} rows that {view.beton.path} does not have, the first is {unknown[0]}; it "
+            "belongs to another set, or to another version of this one"
+        )
+    records = [table[names[row]] for row in view.rows.tolist()]
+    return {column: [record[column] for record in records] for column in columns}

@@ -1,0 +1,35 @@
+"""Batches of a second loader for an objective whose step needs more than the loop's batch."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.loader import EpochIterator, Loader
+
+
+class FurtherBatches(nn.Module):
+    """The loader's batches one after the other, epoch after epoch; a resumed run goes on where it stopped.
+
+    loader: its epochs are counted from 0 and are its own. A submodule of the objective, as it is saved with it.
+    """
+
+    def __init__(self, loader: Loader):
+        super().__init__()
+        self.loader = loader
+        self.step = 0  # on the host: asking a buffer would wait for the device in every step
+        self.batches: EpochIterator | None = None
+
+    def get_extra_state(self) -> int:
+        return self.step
+
+    def set_extra_state(self, state: int) -> None:
+        self.step = state
+
+    def take(self) -> Batch:
+        """The next batch."""
+        epoch, start = divmod(self.step, len(self.loader))
+        if self.batches is None or start == 0:
+            self.batches = self.loader.epoch(epoch, start)
+        self.step += 1
+        return next(self.batches)

@@ -1,0 +1,25 @@
+"""What a network answers, batch by batch, for methods that need more of it than accuracies and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from debeton.data.loader.batch import Batch
+from debeton.data.loader.loader import Loader
+from debeton.nets.models import evaluating
+from debeton.system import distributed
+from debeton.train.objective import Precision
+
+
+def judged(model: nn.Module, loader: Loader, precision: Precision) -> Iterator[tuple[Batch, Tensor]]:
+    """Every batch of a sequential loader with the model's logits, float32 [B, C], in evaluation mode and without
+    gradients; of this process's rows, with the main process's batch-norm statistics."""
+    distributed.sync_buffers(model)
+    with evaluating(model), loader.epoch(0) as batches:
+        for batch in batches:
+            with torch.no_grad(), precision.autocast():
+                logits = model(batch.image)
+            yield batch, logits.float()

@@ -1,0 +1,88 @@
+"""What an objective that weighs rows tells of its weights: means by group, and how they are spread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from debeton.data.loader.batch import Batch
+from debeton.data.views.view import View
+from debeton.system import distributed
+from debeton.system.log import logger
+
+BINS = 10
+COLLAPSED = 0.99  # share of the weights in the lowest or the highest bin at which they tell rows no longer apart
+
+
+class RowWeights(nn.Module):
+    """Sums of weights in [0, 1] since the last summary, by the set's own groups (`view.true_groups`).
+
+    weights: float64 [2, G], sum of weights and rows. spread: int64 [2, BINS], rows by weight, of aligned rows (or all,
+    where no row is aligned or conflicting) and of conflicting ones.
+    """
+
+    def __init__(self, view: View):
+        super().__init__()
+        true = view.true_groups or view
+        self.spec = true.spec
+        conflicting = np.zeros(len(view.beton), np.int64)
+        aligned = self.spec.is_aligned(np.array(true.label), np.array(true.attribute))
+        if aligned is not None:
+            conflicting = (~aligned).astype(np.int64)
+        self.register_buffer("group", torch.from_numpy(np.array(true.group)), persistent=False)
+        self.register_buffer("conflicting", torch.from_numpy(conflicting), persistent=False)
+        self.register_buffer("weights", torch.zeros(2, self.spec.num_groups, dtype=torch.float64))
+        self.register_buffer("spread", torch.zeros(2 * BINS, dtype=torch.int64))
+        self.group: Tensor
+        self.conflicting: Tensor
+        self.weights: Tensor
+        self.spread: Tensor
+
+    def update(self, row: Tensor, weight: Tensor) -> None:
+        """Add a batch: row int64 [B] of the beton, weight float [B]."""
+        self.weights[0].index_add_(0, self.group[row], weight.double())
+        self.weights[1].index_add_(0, self.group[row], torch.ones_like(weight, dtype=torch.float64))
+        bins = (weight * BINS).long().clamp(0, BINS - 1) + BINS * self.conflicting[row]
+        self.spread.index_add_(0, bins, torch.ones_like(bins))
+
+    def summary(self) -> dict[str, Any]:
+        """Mean weights and rows by weight in tenths, of the rows since the last summary; warns where nearly all weights
+        are alike at one end, with which training is that of one network, or none."""
+        total, rows = self.weights.cpu().numpy().copy()  # on a CPU these are the buffer itself
+        spread = self.spread.cpu().numpy().copy().reshape(2, BINS)
+        self.weights.zero_()
+        self.spread.zero_()
+        spec = self.spec
+
+        def mean(groups: Any) -> float | None:
+            return float(total[groups].sum() / rows[groups].sum()) if rows[groups].sum() else None
+
+        found: dict[str, Any] = {"weight_by_tenth": {"all": spread[0].tolist()}}
+        aligned = spec.aligned_groups()
+        if aligned is not None:
+            found = {"weight_aligned": mean(aligned), "weight_conflicting": mean(~aligned)}
+            found["weight_by_tenth"] = {"aligned": spread[0].tolist(), "conflicting": spread[1].tolist()}
+        ends = spread.sum(0)[[0, -1]] / max(1, spread.sum())
+        if ends.max() >= COLLAPSED:
+            logger.warning(
+                "warning: %.1f %% of the weights are %s 0.%d; they tell no rows apart any more",
+                100 * ends.max(),
+                *(("below", 1) if ends[0] > ends[1] else ("above", 9)),
+            )
+        by_group = {name: mean([g]) for g, name in enumerate(spec.group_names) if g not in spec.missing}
+        return {**found, "weight_by_group": by_group}
+
+
+def rows_of_all(batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [B] and values [K, B] of the batch over all processes, in the order one process would have them.
+
+    Gathered as float64, which holds row numbers and float32 exactly.
+    """
+    if distributed.world_size() == 1:
+        return batch.row, values
+    mine = torch.cat([batch.row[None].double(), values.double()]).T
+    everything = distributed.gather_rows(mine, batch.share).T
+    return everything[0].long(), everything[1:].to(values.dtype)

@@ -1,0 +1,24 @@
+"""A second network beside the model, for methods that train two at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from debeton.nets.models import make_model
+from debeton.train.run import Run
+
+
+def second_network(run: Run) -> nn.Module:
+    """A network of the model's architecture with weights of its own, made after the model.
+
+    Its weights are drawn where the model's end: the same seed, and another network, as in LfF's and DebiAN's code.
+    """
+    config = run.config
+    network = make_model(
+        config.model.arch,
+        run.views["train"].spec.num_classes,
+        pretrained=config.model.pretrained,
+    )
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    return network.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]

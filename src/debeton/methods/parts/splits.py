@@ -1,0 +1,19 @@
+"""Splits that a method needs beside the training split."""
+
+from __future__ import annotations
+
+from debeton.data.views.view import View
+from debeton.system.errors import UsageError
+from debeton.train.run import Run
+
+HOW = {
+    "val": "write one, or hold some training rows out with --data.val_fraction 0.1",
+    "target": "cut one off with --data.bias_rule scale, or give one with --data.target_path",
+}
+
+
+def view_of(run: Run, split: str, why: str) -> View:
+    """The run's view of a split; UsageError, which begins with `why`, where there is none."""
+    if split not in run.views:
+        raise UsageError(f"{why}, but there is no such split; {HOW[split]}")
+    return run.views[split]

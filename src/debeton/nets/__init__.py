@@ -1,0 +1,1 @@
+"""Networks: models, heads, transfer, saliency and checkpoints. Nothing here trains."""

@@ -1,0 +1,129 @@
+"""Checkpoints: plain dictionaries of tensors and values, written to a temporary name and renamed."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core import multiarray as _multiarray
+from torch import nn
+
+from debeton.system.errors import DataError, UsageError
+from debeton.system.files import replacing
+
+# What the published bias-transfer code puts beside its tensors; none of these runs code when it is made.
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    SimpleNamespace,
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(kind)) for kind in "efdilqB?"),
+    *(
+        (getattr(_multiarray, name), f"numpy.{module}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for module in ("core", "_core")
+    ),
+]
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` so that `path` holds either the old checkpoint or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Through memory: on a full disk torch.save to a file ends in a RuntimeError about its position.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    # The view is released here: one that an error's traceback keeps crashes Python 3.12.1's garbage collector.
+    with replacing(path) as (partial,), buffer.getbuffer() as view:
+        partial.write_bytes(view)
+
+
+def load_network(path: Path) -> dict[str, Any]:
+    """A checkpoint of a run, with what rebuilds its network, 'model', and the weights, 'state_dict', among its keys.
+
+    Errors as in `load_checkpoint`, and DataError where these are not there.
+    """
+    content = load_checkpoint(path)
+    if not all(isinstance(content.get(key), Mapping) for key in ("model", "state_dict")):
+        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
+    return content
+
+
+def run_weights(path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch") -> dict[str, Any]:
+    """The weights in a run's checkpoint of the network that `expected` describes (arch, num_classes, mean, std).
+
+    key, arch_key: the settings that named the file and `arch`, for messages. UsageError where the network or its
+    normalisation is another, DataError where the file is no checkpoint of a run.
+    """
+    content = load_network(path)
+    remedies = {
+        "arch": f"set --{arch_key} to it",
+        "num_classes": "take a checkpoint of this data set",
+        "mean": "set --model.normalisation as that run did",
+        "std": "set --model.normalisation as that run did",
+        "blurpool": "set --model.blurpool as that run did",
+    }
+    for name, ours in expected.items():
+        theirs = content["model"].get(name, False if name == "blurpool" else None)
+        if theirs != ours:
+            raise UsageError(f"{key} {path}: its {name} is {theirs}, this run's is {ours}; {remedies[name]}")
+    return dict(content["state_dict"])
+
+
+def load_run_weights(
+    model: nn.Module, path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch"
+) -> None:
+    """Give the model the weights in a run's checkpoint; errors as in `run_weights`, and DataError where they do not
+    fit, as those of a head that a method put in the place of the network's own."""
+    load_weights(model, run_weights(path, expected, key, arch_key), path, expected["arch"])
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: str) -> None:
+    """Give the model weights that were read from `path`; DataError where they are not those of `arch`."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{path} does not hold the weights of {arch}: {reason}") from None
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running any code from it.
+
+    Raises FileNotFoundError when there is none, DataError when it is damaged or holds more than tensors, numbers,
+    arrays and plain values.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about pickles of other protocols: what follows says it
+            content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as a checkpoint ({_reason(error)}); it is damaged or was not made by this program"
+        ) from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds {type(content).__name__}, not a checkpoint dictionary")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, without torch's advice to read it in a way that runs its code."""
+    if name := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no file of tensors and plain values, and nothing of it is run"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+BEST_CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")  # of a run folder

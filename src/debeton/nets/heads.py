@@ -1,0 +1,45 @@
+"""Last layers that a method fits anew, in the place of a network's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from debeton.nets.models import named_head
+from debeton.system.errors import UsageError
+
+
+class RefittedHead(nn.Linear):
+    """A linear layer in float32 under autocast too: a folded scaler is a difference of large numbers.
+
+    normalise: divide each feature vector by its length first.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, normalise: bool):
+        super().__init__(in_features, out_features)
+        self.normalise = normalise
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits [B, C] of features [B, D]."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(normalised(input.float()) if self.normalise else input.float())
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Each row divided by its Euclidean length, [n, D]."""
+    return functional.normalize(features, dim=-1)
+
+
+def install_head(model: nn.Module, num_classes: int, *, normalise: bool) -> RefittedHead:
+    """Give the model a `RefittedHead` in place of its head; UsageError where that is a convolution (SqueezeNet)."""
+    name, head = named_head(model)
+    if not isinstance(head, nn.Linear):
+        raise UsageError(
+            f"the head of {type(model).__name__} is a {type(head).__name__} inside the network, which logistic "
+            "regression cannot replace; take an architecture that ends in a linear layer"
+        )
+    fresh = RefittedHead(head.in_features, num_classes, normalise=normalise).to(head.weight.device)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, fresh)
+    return fresh

@@ -1,0 +1,179 @@
+"""Models by name: every torchvision classifier, and the project's own networks.
+
+torchvision is imported where it is needed: it brings in torch's compiler, for which --list and errors need not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from debeton.nets.networks import (
+    EfficientNetLite0,
+    SmallConvNet,
+    SmallResNet,
+    add_blurpool,
+    efficientnet_lite0_weights,
+)
+from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.registry import Registry
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network.
+
+    build: (num_classes, pretrained) -> model; a pretrained model of another number of classes gets a new head.
+    mean, std: what its published weights expect, of images in [0, 1].
+    """
+
+    build: Callable[[int, bool], nn.Module]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+MODELS: Registry[Architecture] = Registry("model")
+
+
+def make_model(arch: str, num_classes: int, *, pretrained: bool = False, blurpool: bool = False) -> nn.Module:
+    """The network called `arch` with `num_classes` outputs. Weights are drawn from torch's global generator.
+
+    blurpool: see `networks.add_blurpool`.
+    """
+    model = architecture(arch).build(num_classes, pretrained)
+    if blurpool:
+        add_blurpool(model)
+    return model
+
+
+def architecture(arch: str) -> Architecture:
+    """How to build `arch`: one of our own, or any torchvision classifier; UsageError names the nearest."""
+    if arch in MODELS:
+        return MODELS.get(arch)
+    if arch in torchvision_names():
+        return Architecture(lambda num_classes, pretrained: _torchvision(arch, num_classes, pretrained))
+    known = model_names()
+    raise UsageError(f"unknown model '{arch}'{nearest(arch, known)} see --list models for all {len(known)}")
+
+
+def torchvision_names() -> list[str]:
+    """torchvision's classifiers for images."""
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def model_names() -> list[str]:
+    """All names, sorted."""
+    return sorted({*MODELS.names(), *torchvision_names()})
+
+
+def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
+    import torchvision
+
+    if not pretrained:
+        model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
+        _drop_auxiliary_heads(model)
+        return model
+    try:
+        model = torchvision.models.get_model(arch, weights="DEFAULT")
+    except OSError as error:
+        raise DataError(
+            f"the weights of {arch} could not be downloaded ({error}); fetch them once where there is a network (they "
+            f"go to {torch.hub.get_dir()}/checkpoints) or use the packaged efficientnet_lite0"
+        ) from None
+    _drop_auxiliary_heads(model)
+    replace_head(model, num_classes)
+    return model
+
+
+def _drop_auxiliary_heads(model: nn.Module) -> None:
+    """Remove the side classifiers of GoogLeNet and Inception, with which training would return tuples."""
+    if getattr(model, "aux_logits", False):
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(model, name):
+                setattr(model, name, None)
+        model.aux_logits = False  # type: ignore[assignment]
+
+
+def named_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """The last classifying layer, a Linear or (SqueezeNet) a 1x1 convolution, and its dotted name."""
+    convolutional_head = model.__class__.__name__ == "SqueezeNet"
+    kinds = nn.Conv2d if convolutional_head else nn.Linear
+    candidates: Iterator[tuple[str, Any]] = ((n, m) for n, m in model.named_modules() if isinstance(m, kinds))
+    found = list(candidates)
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no linear layer that could be its head")
+    return found[-1]
+
+
+def replace_head(model: nn.Module, num_classes: int, *, fresh: bool = False) -> None:
+    """Give the model a new last layer of num_classes outputs; where it has as many already, only if `fresh`."""
+    name, head = named_head(model)
+    outputs = head.out_features if isinstance(head, nn.Linear) else head.out_channels
+    if outputs == num_classes and not fresh:
+        return
+    new: nn.Module
+    if isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, num_classes)
+    else:
+        new = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
+        model.num_classes = num_classes  # type: ignore[assignment]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Put every batch-norm layer in evaluation mode: running statistics are used and no longer move."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _small(name: str, network: Callable[[int], nn.Module]) -> Architecture:
+    def build(num_classes: int, pretrained: bool) -> nn.Module:
+        if pretrained:
+            raise UsageError(f"{name} has no published weights; use --model.pretrained false")
+        return network(num_classes)
+
+    return Architecture(build)
+
+
+def _efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
+    if not pretrained:
+        return EfficientNetLite0(num_classes)
+    model = EfficientNetLite0()
+    model.load_state_dict(efficientnet_lite0_weights())
+    replace_head(model, num_classes)
+    return model
+
+
+MODELS.add(
+    "small_resnet", _small("small_resnet", SmallResNet), "three residual blocks, 0.3 M parameters; trains on a CPU"
+)
+MODELS.add(
+    "small_convnet", _small("small_convnet", SmallConvNet), "five convolutions, 0.4 M parameters; trains on a CPU"
+)
+MODELS.add(
+    "efficientnet_lite0",
+    Architecture(_efficientnet_lite0, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+    "4.7 M parameters; --model.pretrained true loads the packaged ImageNet weights",
+)

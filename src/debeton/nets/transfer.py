@@ -1,0 +1,165 @@
+"""Transfer: the body of a trained source network under a fresh head, with the body frozen (FIXED) or not (FULL).
+
+Salman et al. 2022 (arXiv 2207.02842). A source is a checkpoint of a run, one that the published code wrote, or an
+architecture's published weights. Unlike the published code, which trains batch norm in FIXED too, a frozen body is in
+evaluation mode unless model.bn_mode says 'train'; and the head takes the place of the last layer alone, so that
+alexnet, vgg and densenet keep what lies before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from debeton.config import Config
+from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from debeton.nets.checkpoint import load_checkpoint, load_weights
+from debeton.nets.models import architecture, make_model, named_head, replace_head
+from debeton.system.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network: what rebuilds it, the normalisation of its inputs, its weights, and what it was trained on
+    (`describe_training`), where its checkpoint says that."""
+
+    arch: str
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: Mapping[str, Tensor]
+    blurpool: bool = False
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+
+
+def describe_training(config: Config) -> dict[str, Any]:
+    """What a network was trained on, as checkpoints carry it for those that start from them."""
+    spurious = config.spurious
+    planted = spurious.spurious_perc > 0 and spurious.splits != "test"
+    return {
+        "dataset": config.data.dataset,
+        "seed": config.training.seed,
+        "trigger": spurious.spurious_type if planted else "none",
+        "trigger_classes": spurious.spurious_file if planted else "",
+        "trigger_rate": spurious.spurious_perc if planted else 0.0,
+    }
+
+
+def describe_source(config: Config) -> dict[str, Any] | None:
+    """What a run's network starts from: a checkpoint and what that was trained on, or published weights; None for
+    fresh weights."""
+    model = config.model
+    if model.checkpoint and model.transfer != "NONE":
+        return {"checkpoint": model.checkpoint, **read_source(Path(model.checkpoint)).trained_on}
+    return {"published": model.arch} if model.pretrained else None
+
+
+def check_transfer(config: Config) -> None:
+    """UsageError where model.transfer has nothing to start from, or something else than the configured network; a
+    checkpoint goes before published weights."""
+    model = config.model
+    if model.transfer != "NONE" and not (model.checkpoint or model.pretrained):
+        raise UsageError(
+            f"model.transfer {model.transfer} needs a source: a run's checkpoint (--model.checkpoint FILE) or "
+            "published weights (--model.pretrained true); to train from scratch, use --model.transfer NONE"
+        )
+    if model.transfer != "NONE" and model.checkpoint:
+        _fitting_source(config)
+
+
+def body_is_still(config: Config) -> bool:
+    """Whether everything but the head stays as it is, batch norm included."""
+    return bool(config.model.transfer == "FIXED" and config.model.bn_mode != "train")
+
+
+def transferred(config: Config, num_classes: int) -> nn.Module:
+    """The source's body under a fresh head of num_classes; with FIXED nothing else is trainable.
+
+    The head is drawn from torch's global generator.
+    """
+    name, checkpoint = config.model.arch, config.model.checkpoint
+    if checkpoint:
+        source = _fitting_source(config)
+        model = make_model(name, source.num_classes, blurpool=source.blurpool)
+        load_weights(model, source.weights, Path(checkpoint), name)
+    else:
+        model = make_model(name, num_classes, pretrained=True, blurpool=config.model.blurpool)
+    replace_head(model, num_classes, fresh=True)
+    if config.model.transfer == "FIXED":
+        model.requires_grad_(False)
+        named_head(model)[1].requires_grad_(True)
+    return model
+
+
+def _fitting_source(config: Config) -> Source:
+    """The source in model.checkpoint; UsageError where it is not the configured network."""
+    checkpoint = config.model.checkpoint
+    source = read_source(Path(checkpoint))
+    if source.arch != config.model.arch:
+        raise UsageError(
+            f"model.checkpoint {checkpoint} holds a {source.arch}, and model.arch is {config.model.arch}; "
+            f"set --model.arch {source.arch}"
+        )
+    if source.blurpool != config.model.blurpool:
+        raise UsageError(
+            f"model.checkpoint {checkpoint} was trained with model.blurpool {source.blurpool}, and it is "
+            f"{config.model.blurpool} here; set --model.blurpool {source.blurpool}"
+        )
+    return source
+
+
+def hold_body(model: nn.Module) -> None:
+    """Everything but the head in evaluation mode: statistics are used and do not move, nothing is dropped."""
+    model.eval()
+    named_head(model)[1].train()
+
+
+def source_normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std that the source was trained with; None where nothing is transferred or pretrained."""
+    if config.model.transfer != "NONE" and config.model.checkpoint:
+        source = read_source(Path(config.model.checkpoint))
+        return source.mean, source.std
+    if config.model.pretrained:
+        published = architecture(config.model.arch)
+        return published.mean, published.std
+    return None
+
+
+def read_source(path: Path) -> Source:
+    """The network in a checkpoint of a run or of the published bias-transfer code; DataError where it is neither."""
+    content = load_checkpoint(path)
+    weights, ours, theirs = (content.get(key) for key in ("state_dict", "model", "run_metadata"))
+    if isinstance(weights, Mapping) and isinstance(ours, Mapping):
+        arch, num_classes, mean, std = (ours[key] for key in ("arch", "num_classes", "mean", "std"))
+        blurpool, trained_on = bool(ours.get("blurpool", False)), content.get("trained_on") or {}
+        return Source(arch, num_classes, tuple(mean), tuple(std), dict(weights), blurpool, trained_on)
+    if isinstance(weights, Mapping) and isinstance(theirs, Mapping) and "model_building_args" in theirs:
+        return _published_source(weights, theirs["model_building_args"])
+    raise DataError(
+        f"{path} is no checkpoint of a run: it does not say which model it holds; expected checkpoint_latest.pt or "
+        "checkpoint_best.pt of a run folder"
+    )
+
+
+def _published_source(weights: Mapping[str, Tensor], built: Mapping[str, Any]) -> Source:
+    """A checkpoint of MadryLab/bias-transfer, whose sources saw ImageNet's normalisation.
+
+    Its transferred networks number the layers of the body (backbone.0, ...) and call the head fc.
+    """
+    params = built["params"]
+    arch, num_classes = str(params["arch"]), int(params["num_classes"])
+    if built["model_stage"] == "transfer":
+        model = make_model(arch, num_classes)
+        names = [name for name, _ in model.named_children()]
+        head = named_head(model)[0]
+        renamed = {}
+        for key, value in weights.items():
+            part, _, rest = key.partition(".")
+            number, _, inner = rest.partition(".")
+            renamed[f"{names[int(number)]}.{inner}" if part == "backbone" else f"{head}.{rest}"] = value
+        weights = renamed
+    return Source(arch, num_classes, IMAGENET_MEAN, IMAGENET_STD, dict(weights))

@@ -1,0 +1,95 @@
+"""Files appear under their final names whole or not at all, and a full disk is a sentence."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from debeton.system.errors import DataError
+
+
+@contextmanager
+def naming_full_disk(*paths: Path) -> Iterator[None]:
+    """A full disk or quota while writing `paths` becomes a DataError that says where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        names = ", ".join(path.name for path in paths)
+        raise DataError(
+            f"the disk under {paths[0].parent} is full: {names} could not be written, and nothing half-written was "
+            "left behind; free some space, or write elsewhere"
+        ) from error
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
+    """Names to write to; when the block ends well they are flushed and renamed to `paths`, in this order.
+
+    Their folders are made. On any error what was half-written is removed, folders included, and `paths` keep what they
+    held. What a process that was killed left of the same files is removed first.
+    """
+    partials = [path.with_name(f"{path.name}.{_process(os.getpid())}.partial") for path in paths]
+    with naming_full_disk(*paths):
+        for path in paths:
+            _remove_abandoned(path)
+        made = _make_folders(path.parent for path in paths)
+        try:
+            yield partials
+            for partial in partials:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+            for partial, path in zip(partials, paths):
+                os.replace(partial, path)
+        except BaseException:
+            for partial in partials:
+                partial.unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):  # somebody else's file lies in it by now
+                    folder.rmdir()
+            raise
+
+
+def _process(pid: int | str) -> str:
+    """A process as partial files are named after it: process numbers mean nothing on another machine."""
+    return f"{socket.gethostname()}.{pid}"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the partial files of `path` whose process, of this machine, no longer lives."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(_process(''))}*.partial"):
+        pid = partial.name.split(".")[-2]
+        if pid.isdecimal() and not _lives(int(pid)):
+            partial.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _make_folders(folders: Iterable[Path]) -> list[Path]:
+    """Make the folders; returns those that were not there, the innermost first."""
+    made: list[Path] = []
+    for folder in folders:
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        made = [*missing, *made]
+    return made
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write so that `path` holds either the old text or the whole new one."""
+    with replacing(path) as (partial,):
+        partial.write_text(text)

@@ -1,0 +1,1 @@
+"""Programs around training: the doctor, the probe and the export of a model."""

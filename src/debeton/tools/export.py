@@ -1,0 +1,161 @@
+"""A trained classifier to take along: weights as safetensors, what they are as JSON, and a card for people.
+
+safetensors: https://huggingface.co/docs/safetensors. The card has the sections of Mitchell et al. 2019 (Model Cards for
+Model Reporting, arXiv 1810.03993) that a run can fill in by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import save
+
+from debeton.nets.checkpoint import BEST_CHECKPOINT, load_checkpoint
+from debeton.nets.trained import CARD, WEIGHTS, Trained, load_trained
+from debeton.report.tables import to_markdown
+from debeton.system.files import replacing
+
+README = "README.md"
+KEPT = (
+    "dataset",
+    "method",
+    "seed",
+    "selection",
+    "selected_epoch",
+    "config_hash",
+    "versions",
+    "train_groups",
+    "dataset_options",
+    "val",
+    "test",
+    "other_tests",
+)
+SHOWN = {
+    "accuracy": "accuracy",
+    "adjusted_accuracy": "adjusted",
+    "mean_group_accuracy": "mean group",
+    "worst_group_accuracy": "worst group",
+    "bias_aligned_accuracy": "aligned",
+    "bias_conflicting_accuracy": "conflicting",
+}
+
+
+def export(path: Path, out: Path) -> Path:
+    """Write model.safetensors, model.json and README.md of a run folder's or checkpoint's classifier into `out`.
+
+    What the run measured is in them where its results.json is beside the checkpoint. All three are written or none.
+    Returns `out`. Errors as of `load_trained`.
+    """
+    checkpoint = path / BEST_CHECKPOINT if path.is_dir() else path
+    trained = load_trained(path)
+    content = load_checkpoint(checkpoint)
+    card = {
+        "model": dict(trained.network),
+        "inputs": dict(trained.inputs),
+        "phase": content.get("phase"),
+        "trained_on": content.get("trained_on"),
+        "run": _run(checkpoint),
+    }
+    weights = {name: value.contiguous() for name, value in trained.bare.state_dict().items()}
+    out.mkdir(parents=True, exist_ok=True)
+    files = {
+        WEIGHTS: save(weights, metadata={"format": "pt"}),
+        README: describe(trained, card).encode(),
+        CARD: json.dumps(card, indent=1).encode(),  # last: whoever sees it finds the others
+    }
+    with replacing(*(out / name for name in files)) as partials:
+        for partial, data in zip(partials, files.values(), strict=True):
+            partial.write_bytes(data)
+    return out
+
+
+def _run(checkpoint: Path) -> dict[str, Any] | None:
+    """What the run of a checkpoint measured; None where its results are not there."""
+    results = checkpoint.parent.parent / "results.json"
+    if not results.is_file():
+        return None
+    content = json.loads(results.read_text(encoding="utf-8"))
+    return {key: content.get(key) for key in KEPT}
+
+
+def describe(trained: Trained, card: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    network, inputs, run = card["model"], card["inputs"], card["run"]
+    parts = [
+        f"# {network['arch']} on {inputs['dataset']}",
+        f"A classifier of {len(trained.classes)} classes ({', '.join(trained.classes[:12])}"
+        f"{', ...' if len(trained.classes) > 12 else ''}), trained with debeton"
+        + (
+            f" by {run['method']}, seed {run['seed']}, epoch {run['selected_epoch']} selected by {run['selection']}."
+            if run
+            else "."
+        ),
+        "## Use",
+        "```\npython scripts/predict.py --checkpoint DIR --images IMAGES --out predictions.csv\n```",
+        f"Images are decoded by '{inputs['decoder']}' at {inputs['resolution']} px and normalised by mean "
+        f"{_numbers(network['mean'])} and deviation {_numbers(network['std'])} of values in [0, 1]"
+        + ("; logits are averaged over the image and its mirror image." if inputs["tta"] else "."),
+    ]
+    if run:
+        parts += ["## Results", "Percent.", to_markdown(_accuracies(run)).strip()]
+        parts += [
+            "## Groups",
+            _limits(run),
+            to_markdown(_groups(run)).strip(),
+            "## Made with",
+            ", ".join(f"{name} {version}" for name, version in (run["versions"] or {}).items())
+            + f"; configuration {run['config_hash']}.",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _numbers(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+def _tests(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    found = {"val": run["val"], "test": run["test"], **(run["other_tests"] or {})}
+    return {split: metrics for split, metrics in found.items() if metrics}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _accuracies(run: Mapping[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"split": split, **{title: _percent(metrics.get(key)) for key, title in SHOWN.items()}}
+            for split, metrics in _tests(run).items()
+        ]
+    )
+
+
+def _groups(run: Mapping[str, Any]) -> pd.DataFrame:
+    metrics = run["test"] or run["val"] or {"group_accuracy": {}, "group_count": {}}
+    return pd.DataFrame(
+        [
+            {
+                "group": name,
+                "training rows": (run["train_groups"] or {}).get(name, 0),
+                "evaluated": metrics["group_count"].get(name),
+                "accuracy": _percent(accuracy),
+            }
+            for name, accuracy in metrics["group_accuracy"].items()
+        ]
+    )
+
+
+def _limits(run: Mapping[str, Any]) -> str:
+    metrics = run["test"] or run["val"]
+    if not metrics or metrics["worst_group"] is None:
+        return "No group was measured."
+    return (
+        f"The worst group is '{metrics['worst_group']}', {_percent(metrics['worst_group_accuracy'])} % right, where "
+        f"all rows together are {_percent(metrics['accuracy'])} %. On images whose groups have other shares than these "
+        "the accuracy is another."
+    )

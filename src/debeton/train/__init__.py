@@ -1,0 +1,1 @@
+"""One run: phases, the loop, objectives, metrics and results."""

@@ -1,0 +1,34 @@
+"""What a command would do: the resolved configuration, every view's group counts, and a batch's shapes."""
+
+from __future__ import annotations
+
+from debeton.config import Config
+from debeton.data.loader.loader import first_shapes, make_loader
+from debeton.data.loader.options import LoaderOptions
+from debeton.data.views.view import View
+from debeton.nets.transfer import check_transfer
+from debeton.train.run_views import check_selection, prepare_views
+
+
+def describe(config: Config) -> str:
+    """Text for --dry-run. Opens the betons and decodes one batch; trains nothing and writes nothing."""
+    check_transfer(config)
+    views = prepare_views(config)
+    check_selection(config, views)
+    parts = [config.dump()]
+    parts += [_describe_view(view) for view in views.values()]
+    training = config.training
+    options = LoaderOptions(training.decoder_train, training.augment, config.resolution.val_res)
+    shapes = first_shapes(make_loader(views["train"], min(training.batch_size, len(views["train"])), options=options))
+    parts.append("one batch: " + ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
+    return "\n".join(parts)
+
+
+def _describe_view(view: View) -> str:
+    counts = view.counts_by_name()
+    width = max(map(len, counts))
+    lines = [f"view {view.name}: {len(view)} rows of {view.beton.path}, order {view.order}"]
+    if view.planted is not None:
+        planted = int(view.planted.mask[view.rows].sum())
+        lines.append(f"  trigger {view.planted.trigger.name} in {planted} rows")
+    return "\n".join(lines + [f"  {name:<{width}}  {count}" for name, count in counts.items()])

@@ -1,0 +1,173 @@
+"""Features: what a model's head is given, for every row of a view, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from debeton.data.loader.loader import Loader
+from debeton.data.triggers.trigger import Trigger
+from debeton.data.views.view import View
+from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
+from debeton.nets.models import evaluating, named_head
+from debeton.system import distributed
+from debeton.system.errors import DataError
+from debeton.system.log import logger
+from debeton.train.objective import Precision
+
+GATHERED_ROWS = 16384  # rows that processes exchange at once: 128 MiB of 2048 features
+SAMPLED_IMAGES, SAMPLED_BYTES = 256, 1 << 16  # how much of a beton's pixels a cache file's name answers for
+
+
+def feature_size(model: nn.Module) -> int:
+    """D, the number of values that the model's head is given."""
+    head = named_head(model)[1]
+    return int(head.in_features if isinstance(head, nn.Linear) else head.in_channels)  # type: ignore[arg-type]
+
+
+@torch.no_grad()  # not inference_mode: probes train on these tensors
+def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, progress: bool = False) -> Tensor:
+    """The input of the model's head (`models.named_head`), float32 [M, D] on the CPU, for the view's rows in order.
+
+    From a loader with T triggers [1 + T, M, D]: of the images without and with each.
+    loader: sequential and without augmentation, as `Run.eval_loader` makes it. Inputs [B, D, H, W] of a convolutional
+    head are averaged over space. The model evaluates as it does for accuracies: in evaluation mode, in `precision`,
+    with the main process's batch-norm statistics. Every one of several processes gets all rows.
+    """
+    if loader.view.order != "sequential":
+        raise ValueError(f"features need every row once; the order of view '{loader.view.name}' is {loader.view.order}")
+    distributed.sync_buffers(model)
+    rows, position = np.unique(loader.view.rows, return_inverse=True)
+    features = torch.zeros(1 + len(loader.triggers), len(rows), feature_size(model))
+    given: list[Tensor] = []
+    hook = named_head(model)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    try:
+        with evaluating(model), loader.epoch(0) as batches:
+            for batch in tqdm(
+                batches, desc=f"features of {loader.view.name}", unit="step", leave=False, disable=not progress
+            ):
+                place = np.searchsorted(rows, batch.row.cpu().numpy())
+                for form, image in zip(features, (batch.image, *batch.triggered), strict=True):
+                    with precision.autocast():
+                        model(image)
+                    value = given.pop()
+                    form[place] = (value.float().mean((2, 3)) if value.ndim == 4 else value.float()).cpu()
+    finally:
+        hook.remove()
+    features = torch.stack([_gathered(form, precision.device)[position] for form in features])
+    return features if loader.triggers else features[0]
+
+
+def _gathered(features: Tensor, device: torch.device) -> Tensor:
+    """The rows of all processes, each of which has filled its own and left the others at 0."""
+    if distributed.world_size() > 1:
+        for part in features.split(GATHERED_ROWS):
+            part.copy_(distributed.sum_over_processes(part.to(device, copy=True)))
+    return features
+
+
+def cached_features(
+    model: nn.Module, loader: Loader, precision: Precision, folder: Path, *, progress: bool = False
+) -> Tensor:
+    """`extract_features`, kept in `folder` so that no later run with the same weights and rows takes a forward pass.
+
+    The file's name is a hash of all that a feature depends on (`feature_key`). A damaged file is computed again.
+    """
+    path = folder / f"{loader.view.beton.path.stem}_{feature_key(model, loader, precision)}.pt"
+    forms = (1 + len(loader.triggers),) if loader.triggers else ()
+    shape = (*forms, len(loader.view), feature_size(model))
+    found = _read(path, shape)
+    # Forward passes are joint: where one process cannot read the file, all compute.
+    missing = distributed.max_over_processes(torch.tensor(int(found is None), device=precision.device))
+    if found is not None and not missing.item():
+        return found
+    features = extract_features(model, loader, precision, progress=progress)
+    if distributed.is_main():
+        save_checkpoint(path, {"features": features, "crc32": _crc32(features)})
+    distributed.barrier()
+    return features
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """The features in a cache file; None where there is none, or where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        content = load_checkpoint(path)
+        features = content["features"]
+        if tuple(features.shape) != shape or features.dtype != torch.float32 or _crc32(features) != content["crc32"]:
+            raise DataError(f"{path} does not hold what was written to it")
+    except (DataError, OSError, KeyError, AttributeError, TypeError) as error:
+        logger.warning("warning: %s; the features are computed again", error)
+        return None
+    return features  # type: ignore[no-any-return]
+
+
+def _crc32(features: Tensor) -> int:
+    return zlib.crc32(features.numpy().data)
+
+
+def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
+    """24 hex digits that change when a feature may.
+
+    They cover the network without its head (names and kinds of its modules, every weight and statistic), the rows,
+    the beton, how its images are decoded, sized, augmented, planted with a trigger and normalised, the number format
+    and the kind of device.
+    Of the pixels they cover a sample, so that a beton written anew with other pixels is noticed.
+    """
+    view, options = loader.view, loader.options
+    settings = {
+        "decoder": options.decoder,
+        "ops": options.ops,
+        "size": loader.image_size,
+        "normalise": options.normalise,
+        "channels_last": options.channels_last,
+        "image": str(options.dtype),
+        "mean": view.spec.mean,
+        "std": view.spec.std,
+        "precision": str(precision.dtype),
+        "device": precision.device.type,
+        "beton": view.beton.sidecar["checksum"],
+    }
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest.update(np.ascontiguousarray(view.rows, np.int64).data)
+    _add_pixels(digest, view)
+    for trigger in (*loader.triggers, *([] if view.planted is None else [view.planted.trigger])):
+        _add_trigger(digest, trigger, loader.image_size)
+    if view.planted is not None:
+        digest.update(view.planted.mask.data)
+    _add_network(digest, model)
+    return digest.hexdigest()[:24]
+
+
+def _add_pixels(digest: hashlib._Hash, view: View) -> None:
+    """Bytes of some images, evenly spaced: a beton's checksum says where its images lie, not what they show."""
+    chosen = view.rows[np.linspace(0, len(view) - 1, min(len(view), SAMPLED_IMAGES)).round().astype(np.int64)]
+    content = np.memmap(view.beton.path, np.uint8, "r")
+    for offset, size in zip(view.beton.offsets[chosen].tolist(), view.beton.sizes[chosen].tolist()):
+        digest.update(content[offset : offset + min(size, SAMPLED_BYTES)].data)
+
+
+def _add_trigger(digest: hashlib._Hash, trigger: Trigger, size: tuple[int, int]) -> None:
+    """What the trigger looks like in a frame of this size, which is all that its files and settings can change."""
+    layers, _ = trigger.drawn(*size)
+    digest.update(json.dumps([trigger.rounds, trigger.by_row, trigger.options.seed]).encode())
+    for values in layers:
+        digest.update(np.ascontiguousarray(values).data)
+
+
+def _add_network(digest: hashlib._Hash, model: nn.Module) -> None:
+    head, _ = named_head(model)
+    kinds = [(name, type(module).__qualname__) for name, module in model.named_modules() if name != head]
+    digest.update(json.dumps(kinds).encode())
+    for name, value in model.state_dict().items():
+        if name.rpartition(".")[0] != head:
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

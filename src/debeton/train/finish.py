@@ -1,0 +1,141 @@
+"""The end of a run: what is kept is measured as it is, clean and with every trigger, and written down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from debeton.data.triggers.trigger import Trigger
+from debeton.data.views.splits import evaluated
+from debeton.data.views.view import View
+from debeton.nets.checkpoint import save_checkpoint
+from debeton.nets.transfer import describe_source
+from debeton.system import distributed
+from debeton.system.files import write_text
+from debeton.train.attack import attack_metrics, rates_by
+from debeton.train.loop import Evaluation, Form
+from debeton.train.metrics import selection_score
+from debeton.train.planting import evaluation_triggers
+from debeton.train.results import prediction_result, versions
+from debeton.train.run import Run
+from debeton.train.run_folder import experiment_name
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on one split: as the split's images are, clean, and with each trigger in all of them, by its name."""
+
+    standard: Evaluation
+    clean: Evaluation
+    triggered: Mapping[str, Evaluation] = field(default_factory=dict)
+
+
+def finish(run: Run, model: nn.Module | None) -> dict[str, Any]:
+    """Evaluate the selected model on validation and every test, and write results.pt and results.json.
+
+    None, of a method that trains no classifier: there is nothing to evaluate.
+    """
+    began = time.perf_counter()
+    measured = {split: measure(run, model, split) for split in evaluated(run.views)} if model else {}
+    metrics = {split: found.standard.metrics for split, found in measured.items()}
+    run.timing["final_evaluation_seconds"] = time.perf_counter() - began
+    config, train = run.config, run.views["train"]
+    triggers = {split: describe_triggers(run.views[split], found) for split, found in measured.items()}
+    results = {
+        "name": experiment_name(config),
+        "dataset": config.data.dataset,
+        "method": config.training.method,
+        "method_sections": list(run.sections),
+        "seed": config.training.seed,
+        "selection": run.selection_rule,
+        "selected_epoch": run.selected_epoch,
+        "config_hash": config.identity_hash(),
+        "dataset_options": train.beton.sidecar["dataset_options"],
+        "versions": versions(),
+        "source": describe_source(config),
+        "train_groups": train.counts_by_name(),
+        **{split: metrics.get(split) for split in ("val", "test")},
+        "other_tests": {split: found for split, found in metrics.items() if split not in ("val", "test")},
+        **({"triggers": triggers} if any(triggers.values()) else {}),
+        **({"oracle": _oracle(run)} if config.training.oracle else {}),
+        "notes": run.notes,
+        "timing": run.timing,
+    }
+    if distributed.is_main():
+        _write(run, results, measured)
+    distributed.barrier()
+    return results
+
+
+def measure(run: Run, model: nn.Module, split: str) -> Measured:
+    """The model on a split in every form, all of one decoding of its images."""
+    view = run.views[split]
+    triggers = {trigger.name: trigger for trigger in evaluation_triggers(run.config)}
+    if not triggers and view.planted is None:
+        standard = run.evaluate(model, split)
+        return Measured(standard, standard)
+    shown: list[Trigger] = list(triggers.values())
+    everywhere = np.ones(len(view.beton), bool)
+    forms = [Form(), *(Form(k, everywhere) for k in range(len(shown)))]
+    if view.planted is not None:
+        shown = shown if view.planted.trigger in shown else [*shown, view.planted.trigger]
+        forms.append(Form(shown.index(view.planted.trigger), view.planted.mask))
+    clean, *others = run.evaluate_forms(model, replace(view, planted=None), forms, shown)
+    standard = others[-1] if view.planted is not None else clean
+    return Measured(standard, clean, dict(zip(triggers, others, strict=False)))
+
+
+def describe_triggers(view: View, measured: Measured) -> dict[str, Any]:
+    """What each trigger does, by its name: accuracies without and with it, `attack_metrics`, and rates by class and,
+    where there are any, by group."""
+    spec, label, group = view.spec, view.label[view.rows], view.group[view.rows]
+    clean = measured.clean.predicted.numpy()
+    found = {}
+    for name, evaluation in measured.triggered.items():
+        triggered = evaluation.predicted.numpy()
+        found[name] = {
+            **attack_metrics(label, clean, triggered, spec.classes),
+            "clean": measured.clean.metrics,
+            "triggered": evaluation.metrics,
+            "by_class": rates_by(label, spec.classes, label, clean, triggered),
+        }
+        if len(spec.attributes) > 1:
+            found[name]["by_group"] = rates_by(group, spec.group_names, label, clean, triggered)
+    return found
+
+
+def _write(run: Run, results: dict[str, Any], measured: Mapping[str, Measured]) -> None:
+    content: dict[str, Any] = {"args": run.config.nested()}
+    split = "test" if "test" in measured else "val"
+    if split in measured:
+        view, found = run.views[split], measured[split]
+        # results_spurious is the first trigger, as in the published code; others go by their names.
+        names = [f"spurious_{name}" if k else "spurious" for k, name in enumerate(found.triggered)]
+        forms = {
+            "standard": found.standard,
+            "clean": found.clean,
+            **dict(zip(names, found.triggered.values(), strict=True)),
+        }
+        label = torch.from_numpy(view.label[view.rows])
+        content["results"] = {
+            f"results_{name}": prediction_result(form.metrics, label, form.predicted) for name, form in forms.items()
+        }
+    save_checkpoint(run.folder / "results.pt", content)
+    # Last: this file says that the run is finished.
+    write_text(run.folder / "results.json", json.dumps(results, indent=1))
+
+
+def _oracle(run: Run) -> dict[str, Any] | None:
+    """The epoch of the last phase that the selection rule would keep by the test split; None without epochs."""
+    phase = list(run.timing["phases"])[-1]
+    lines = [line for line in run.log.read() if line["phase"] == phase and line["split"] == "test"]
+    rule = run.selection_rule if run.selection_rule != "last" else "worst_group"
+    best = max(lines, key=lambda line: selection_score(line["metrics"], rule), default=None)
+    return best and {"rule": rule, "epoch": best["epoch"], "test": best["metrics"]}

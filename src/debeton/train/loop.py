@@ -1,0 +1,318 @@
+"""The one training loop: `fit` runs epochs of an Objective over a Loader, `evaluate_forms` measures a model on one.
+
+Read `fit` from top to bottom: everything that happens in a step stands there. It knows no method.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from debeton.data.loader.loader import EpochIterator, Loader
+from debeton.data.spec import Ints
+from debeton.nets.models import evaluating
+from debeton.system import distributed
+from debeton.system.errors import DataError
+from debeton.system.log import logger
+from debeton.system.seed import restore_rng_state, rng_state
+from debeton.train.metrics import GroupMeter, Metrics
+from debeton.train.objective import Objective, Precision
+from debeton.train.optim import set_lr
+
+
+class Preempted(BaseException):
+    """The run was asked to stop, and has saved itself. `signum` is the signal; the same command resumes."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGUSR1 (SLURM's warning before the time limit), so that the loop can save and leave."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Catch the signals inside the context. Only a process's main thread may; elsewhere this does nothing."""
+
+        def note(signum: int, frame: object) -> None:
+            self.signum = signum
+
+        try:
+            before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        except ValueError:
+            before = {}
+        try:
+            yield self
+        finally:
+            for s, handler in before.items():
+                signal.signal(s, handler)
+
+    def agreed(self, step: int, every: int, device: torch.device) -> int:
+        """The signal that any process got, or 0. Several processes ask each other every `every` steps."""
+        if distributed.world_size() == 1:
+            return self.signum
+        if step % every:
+            return 0
+        return int(distributed.max_over_processes(torch.tensor(self.signum, device=device)).item())
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and how to step.
+
+    lr: step -> learning rate. resolution: epoch -> pixels, for decoders that resize. clip_grad: largest gradient
+    norm, 0 for none. hold: puts what does not train back into evaluation mode. log_every: steps between looks at the
+    loss. checkpoint: where the caller keeps the latest state, for messages.
+    """
+
+    epochs: int
+    lr: Callable[[int], float]
+    resolution: Callable[[int], int] | None = None
+    clip_grad: float = 0.0
+    hold: Callable[[nn.Module], None] | None = None
+    log_every: int = 50
+    progress: bool = False
+    checkpoint: str = ""
+
+
+@dataclass
+class TrainState:
+    """Everything that a step changes; saving and restoring it is resuming.
+
+    epoch: finished epochs. batch: finished batches of the running epoch. step: optimizer steps so far.
+    seconds: training time so far; waited: those of them in which the next batch was not ready. best: what the caller
+    keeps about the best epoch (plain values).
+    """
+
+    model: nn.Module
+    objective: Objective
+    optimizer: Optimizer
+    precision: Precision
+    meter: GroupMeter
+    averaged: AveragedModel | None = None
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+
+    _COUNTERS = ("epoch", "batch", "step", "seconds", "waited", "best")
+
+    def spend(self, seconds: float, waited: float) -> None:
+        """Count training time."""
+        self.seconds += seconds
+        self.waited += waited
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the training time so far that was spent waiting for batches, in [0, 1]."""
+        return self.waited / self.seconds if self.seconds else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values; 'state_dict' holds the model's weights."""
+        return {
+            "state_dict": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "meter": self.meter.state(),
+            "rng": rng_state(),
+            **{name: getattr(self, name) for name in self._COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()` of the same run."""
+        self.model.load_state_dict(state["state_dict"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.meter.restore(state["meter"])
+        restore_rng_state(state["rng"])
+        for name in self._COUNTERS:
+            setattr(self, name, state[name])
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy counts: the moving average where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """An exponential moving average of weights and batch-norm statistics; None for decay 0."""
+    if decay == 0:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def fit(
+    state: TrainState,
+    loader: Loader,
+    options: FitOptions,
+    *,
+    forward: nn.Module | None = None,
+    after_epoch: Callable[[Metrics, float], None] = lambda metrics, lr: None,
+    save: Callable[[], None] = lambda: None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Train until options.epochs epochs are finished, from wherever `state` stands.
+
+    forward: what the objective calls, the model itself or its DDP or compiled form.
+    after_epoch: called with the epoch's training metrics and last learning rate; evaluates and saves.
+    save: writes `state`; called when a stop was requested, before Preempted is raised.
+    Raises DataError when the loss is no longer finite.
+    """
+    forward = state.model if forward is None else forward
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    own = [p for p in state.objective.parameters() if p.requires_grad]
+    recent: list[tuple[Tensor, Tensor]] = []  # (loss, rows) of the steps since the last look
+    scaler = state.precision.scaler
+    while state.epoch < options.epochs:
+        if options.resolution is not None:
+            loader.resolution = options.resolution(state.epoch)
+        forward.train()
+        state.objective.train()
+        if options.hold is not None:
+            options.hold(state.model)
+        began, lr = time.perf_counter(), options.lr(state.step)
+        with loader.epoch(state.epoch, start=state.batch) as batches:
+            for batch in _progress(batches, state, options):
+                lr = options.lr(state.step)
+                set_lr(state.optimizer, lr)
+                state.optimizer.zero_grad(set_to_none=True)
+                output = state.objective.backward(forward, batch, state.precision)
+                distributed.average([p.grad for p in own if p.grad is not None])
+                if options.clip_grad > 0:
+                    scaler.unscale_(state.optimizer)
+                    nn.utils.clip_grad_norm_(parameters, options.clip_grad)
+                scaler.step(state.optimizer)
+                scaler.update()
+                if state.averaged is not None:
+                    state.averaged.update_parameters(state.model)
+                if output.logits is not None:
+                    state.meter.update(output.logits, batch.label, batch.group)
+                state.step += 1
+                state.batch += 1
+                recent.append((output.loss, batch.row))
+                if state.step % options.log_every == 0:
+                    _check_finite(recent, state, loader, options)
+                if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):
+                    state.spend(time.perf_counter() - began, batches.waited)
+                    save()
+                    raise Preempted(signum)
+        _check_finite(recent, state, loader, options)
+        metrics = state.meter.compute(loader.view.spec)
+        state.meter.reset()
+        state.spend(time.perf_counter() - began, batches.waited)
+        state.epoch, state.batch = state.epoch + 1, 0
+        after_epoch(metrics, lr)
+
+
+def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) -> Iterator[Any]:
+    bar = tqdm(
+        batches,
+        desc=f"epoch {state.epoch + 1}/{options.epochs}",
+        total=state.batch + len(batches),
+        initial=state.batch,
+        unit="step",
+        leave=False,
+        disable=not options.progress,
+    )
+    return iter(bar)
+
+
+def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader: Loader, options: FitOptions) -> None:
+    """DataError names the first step whose loss is not finite, and its rows; forgets the steps otherwise."""
+    losses = torch.stack([loss for loss, _ in recent]).cpu() if recent else torch.empty(0)
+    bad = torch.nonzero(~torch.isfinite(losses)).flatten()
+    if len(bad):
+        first = int(bad[0])
+        rows = recent[first][1].tolist()
+        shown = f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}"
+        kept = (
+            f"the state after epoch {state.epoch} is in {options.checkpoint}"
+            if state.epoch
+            else "no epoch is finished, so there is no checkpoint of it yet"
+        )
+        raise DataError(
+            f"the loss is {float(losses[first])} at step {state.step - len(recent) + first + 1} (epoch "
+            f"{state.epoch + 1}), on rows {shown} of {loader.view.beton.path}; lower --training.lr, clip gradients "
+            f"with --training.clip_grad or train in fp32; {kept}"
+        )
+    recent.clear()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics as in `metrics.group_metrics`; for the view's rows in order, on the CPU, predicted int64 [M] and loss
+    float32 [M], the cross-entropy in nats."""
+
+    metrics: Metrics
+    predicted: Tensor
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to show a view's images: with trigger number `trigger` of the loader in the rows of `mask`, bool [N] over
+    all rows of the beton; clean where it is None."""
+
+    trigger: int = 0
+    mask: NDArray[np.bool_] | None = None
+
+
+@torch.inference_mode()
+def evaluate_forms(
+    model: nn.Module,
+    loader: Loader,
+    precision: Precision,
+    forms: Sequence[Form],
+    *,
+    train_counts: Ints | None = None,
+    progress: bool = False,
+) -> list[Evaluation]:
+    """Measure the model on forms of the images of a sequential loader, decoded once and seen once without and with each
+    trigger; over several processes every row still counts exactly once."""
+    distributed.sync_buffers(model)
+    view, device = loader.view, precision.device
+    meters = [GroupMeter(view.spec.num_groups, view.spec.num_classes, device) for _ in forms]
+    predictions = torch.full((len(forms), len(view.beton)), -1, dtype=torch.int64, device=device)
+    losses = torch.full((len(forms), len(view.beton)), -1.0, device=device)
+    masks = [None if form.mask is None else torch.from_numpy(form.mask).to(device) for form in forms]
+    with evaluating(model), loader.epoch(0) as batches:
+        for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
+            with precision.autocast():
+                clean = model(batch.image)
+                triggered = [model(image) for image in batch.triggered]
+            for k, (form, mask) in enumerate(zip(forms, masks, strict=True)):
+                logits = clean if mask is None else clean.where(~mask[batch.row, None], triggered[form.trigger])
+                losses[k, batch.row] = meters[k].update(logits, batch.label, batch.group)
+                predictions[k, batch.row] = logits.argmax(1)
+    distributed.max_over_processes(predictions)
+    distributed.max_over_processes(losses)
+    rows = torch.from_numpy(view.rows).to(device)
+    found = []
+    for meter, predicted, loss in zip(meters, predictions, losses, strict=True):
+        found.append(Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu(), loss[rows].cpu()))
+    if found[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
+        logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
+    return found

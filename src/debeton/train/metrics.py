@@ -1,0 +1,189 @@
+"""Accuracy by group, counted on the device and never per step on the host.
+
+torchmetrics' group metrics are binary and renumber absent groups; these keep every group in its place and
+an empty one undefined (None), never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from debeton.data.spec import DatasetSpec, Ints
+from debeton.system.distributed import sum_over_processes
+
+Metrics = dict[str, Any]
+Floats = NDArray[np.float64]
+
+
+class GroupMeter:
+    """Counts correct predictions and adds up losses by group, and counts predictions by class.
+
+    Updates are scatter-adds: no host synchronisation, no loop over samples or groups.
+    """
+
+    def __init__(self, num_groups: int, num_classes: int, device: torch.device | str = "cpu"):
+        self.counts = torch.zeros(2, num_groups, dtype=torch.int64, device=device)  # correct, total
+        self.loss = torch.zeros(num_groups, dtype=torch.float64, device=device)
+        self.predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, label: Tensor, group: Tensor) -> Tensor:
+        """Add a batch: logits [B, C], label and group int64 [B]; returns its cross-entropies in nats, float32 [B]."""
+        loss = torch.nn.functional.cross_entropy(logits.float(), label, reduction="none")
+        self.update_predictions(logits.argmax(1), label, group, loss)
+        return loss
+
+    @torch.no_grad()
+    def update_predictions(self, predicted: Tensor, label: Tensor, group: Tensor, loss: Tensor) -> None:
+        """Add a batch: predicted, label and group int64 [B], loss float [B]."""
+        ones = torch.ones_like(group)
+        self.counts[0].index_add_(0, group, (predicted == label).to(torch.int64))
+        self.counts[1].index_add_(0, group, ones)
+        self.loss.index_add_(0, group, loss.double())
+        self.predicted.index_add_(0, predicted, ones)
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        for value in self.state().values():
+            value.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """The counts so far, for a checkpoint."""
+        return {"counts": self.counts, "loss": self.loss, "predicted": self.predicted}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        for name, value in self.state().items():
+            value.copy_(state[name])
+
+    def compute(self, spec: DatasetSpec, train_counts: Ints | None = None) -> Metrics:
+        """The metrics over all processes; see `group_metrics`. 'predicted_classes': how many were ever predicted."""
+        counts, loss = sum_over_processes(self.counts.clone()).cpu().numpy(), sum_over_processes(self.loss.clone())
+        predicted = sum_over_processes(self.predicted.clone()).cpu().numpy()
+        metrics = group_metrics(counts[0], counts[1], loss.cpu().numpy(), spec, train_counts)
+        return {**metrics, "predicted_classes": int((predicted > 0).sum())}
+
+
+def group_metrics(
+    correct: Ints, total: Ints, loss: Floats, spec: DatasetSpec, train_counts: Ints | None = None
+) -> Metrics:
+    """All summary metrics from counts by group; fractions in [0, 1], None where undefined.
+
+    accuracy: over all rows. mean_group_accuracy, worst_group_accuracy: over groups with rows (the 'adjusted'
+    and 'balanced' accuracy of other code bases is mean_group_accuracy). adjusted_accuracy: group accuracies
+    weighted by the groups' shares of the training rows, among groups with rows (Sagawa et al. 2020, Waterbirds).
+    mean_class_accuracy, worst_class_accuracy: over classes with rows. bias_aligned/conflicting_accuracy: over all
+    rows of those groups.
+    loss: mean cross-entropy in nats. shortcut_gaps: only where the set has several shortcuts; see `shortcut_gaps`.
+
+    correct, total: int64 [G]; loss: float64 [G], summed; train_counts: int64 [G], rows of the training view.
+    """
+    present = total > 0
+    accuracy = np.divide(correct, total, out=np.full(len(total), np.nan), where=present)
+    names = spec.group_names
+    worst = int(np.nanargmin(accuracy)) if present.any() else None
+    by_class = (correct.reshape(spec.num_classes, -1).sum(1), total.reshape(spec.num_classes, -1).sum(1))
+    shares = None if train_counts is None else np.where(present, train_counts, 0)
+    shown = [g for g in range(len(total)) if g not in spec.missing]
+    return {
+        "accuracy": _ratio(correct.sum(), total.sum()),
+        "adjusted_accuracy": None
+        if shares is None
+        else _ratio(np.nansum(shares * np.nan_to_num(accuracy)), shares.sum()),
+        "mean_group_accuracy": float(accuracy[present].mean()) if present.any() else None,
+        "mean_class_accuracy": _over_classes(*by_class, np.mean),
+        "worst_class_accuracy": _over_classes(*by_class, np.min),
+        "worst_group_accuracy": None if worst is None else float(accuracy[worst]),
+        "worst_group": None if worst is None else names[worst],
+        **_bias_accuracies(correct, total, spec),
+        "group_accuracy": {names[g]: float(accuracy[g]) if present[g] else None for g in shown},
+        "group_count": {names[g]: int(total[g]) for g in shown},
+        "loss": _ratio(loss.sum(), total.sum()),
+        **({"shortcut_gaps": shortcut_gaps(accuracy, spec)} if spec.factors else {}),
+    }
+
+
+def shortcut_gaps(accuracy: Floats, spec: DatasetSpec) -> Metrics:
+    """What each shortcut, and each set of them, costs when it misleads (Li et al. 2023, UrbanCars).
+
+    A cell is the groups in which the same factors conflict with the class; its accuracy is the mean over its groups
+    with rows. id_accuracy: over the cells, weighted as the training set was made, by the product over factors of the
+    rate where aligned and 1 - rate where conflicting. conflicting: by the names of the factors that conflict, joined
+    by '+', the cell's accuracy and its distance from id_accuracy in both conventions: drop = accuracy - id_accuracy
+    (Li et al.: negative), gap = id_accuracy - accuracy (Diffusing DeBias: lower is better). None where undefined.
+
+    accuracy: [G] by group, NaN without rows.
+    """
+    factors = spec.factors
+    label, attribute = np.divmod(np.arange(spec.num_groups), len(spec.attributes))
+    codes = np.unravel_index(attribute, [len(factor.values) for factor in factors])
+    conflicts = np.stack([code != np.asarray(f.aligned)[label] for f, code in zip(factors, codes, strict=True)])
+    cells, id_accuracy = {}, 0.0
+    for chosen in chain.from_iterable(combinations(factors, size) for size in range(len(factors) + 1)):
+        conflicting = np.array([factor in chosen for factor in factors])
+        members = accuracy[np.all(conflicts == conflicting[:, None], axis=0)]
+        members = members[~np.isnan(members)]
+        value = float(members.mean()) if len(members) else math.nan
+        weight = math.prod(1 - factor.rate if factor in chosen else factor.rate for factor in factors)
+        id_accuracy += weight * value if weight else 0.0  # a cell that training never has need not have rows
+        cells["+".join(factor.name for factor in chosen)] = value
+    return {
+        "id_accuracy": _defined(id_accuracy),
+        "conflicting": {
+            name: {key: _defined(v) for key, v in _compared(value, id_accuracy).items()}
+            for name, value in cells.items()
+            if name
+        },
+    }
+
+
+def _compared(accuracy: float, id_accuracy: float) -> dict[str, float]:
+    return {"accuracy": accuracy, "drop": accuracy - id_accuracy, "gap": id_accuracy - accuracy}
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole > 0 else None
+
+
+def _over_classes(correct: Ints, total: Ints, reduce: Callable[[Floats], np.floating[Any]]) -> float | None:
+    present = total > 0
+    return float(reduce(correct[present] / total[present])) if present.any() else None
+
+
+def _bias_accuracies(correct: Ints, total: Ints, spec: DatasetSpec) -> dict[str, float | None]:
+    aligned = spec.aligned_groups()
+    if aligned is None:
+        return {"bias_aligned_accuracy": None, "bias_conflicting_accuracy": None}
+    return {
+        "bias_aligned_accuracy": _ratio(correct[aligned].sum(), total[aligned].sum()),
+        "bias_conflicting_accuracy": _ratio(correct[~aligned].sum(), total[~aligned].sum()),
+    }
+
+
+SELECTION_RULES = {
+    "worst_group": "worst_group_accuracy",
+    "mean_group": "mean_group_accuracy",
+    "minority": "bias_conflicting_accuracy",
+    "worst_class": "worst_class_accuracy",
+    "mean_class": "mean_class_accuracy",
+    "average": "accuracy",
+    "loss": "loss",
+}
+
+
+def selection_score(metrics: Metrics, rule: str) -> tuple[float, float]:
+    """Larger is better: the rule's metric, then mean group accuracy to break ties."""
+    value = metrics[SELECTION_RULES[rule]]
+    return (-value if rule == "loss" else value), metrics["mean_group_accuracy"]

@@ -1,0 +1,166 @@
+"""Which images of a run carry a trigger, and with which triggers its models are measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+from fastargs import Param, Section
+
+from debeton.config import Config
+from debeton.config.checkers import Bool, Float, Int, OneOf, Text
+from debeton.data.spec import DatasetSpec, Ints
+from debeton.data.triggers.trigger import (
+    TRIGGERS,
+    Planted,
+    Trigger,
+    TriggerOptions,
+    chosen_rows,
+    make_trigger,
+)
+from debeton.data.views.splits import Views, evaluated
+from debeton.system.errors import DataError, UsageError, nearest
+
+Section("spurious", "a trigger planted in images (bias transfer); see --list triggers").params(
+    spurious_type=Param(Text(), "the trigger: square, gaussian, hat, overlay; none for no trigger", default="none"),
+    spurious_perc=Param(Float(0, 1), "share of the images of the chosen classes that carry it", default=0.0),
+    spurious_file=Param(
+        Text(),
+        "the classes that carry it: all, dogs, cats (of ImageNet), names or numbers 'a,b', or a file of them",
+        default="all",
+    ),
+    splits=Param(
+        OneOf("all", "train", "test"),
+        "where it is planted: everywhere, in training or in what is evaluated",
+        default="all",
+    ),
+    eval_types=Param(Text(), "triggers that models are measured with, 'square,hat'; empty: spurious_type", default=""),
+    size=Param(Text(), "of a square, hat or overlay: a fraction (0.25) or pixels (56px)", default=""),
+    position=Param(Text(), "of a square, hat or overlay: top_left, top, ... bottom_right, center", default=""),
+    colour=Param(Text(), "of a square: R,G,B", default="255,255,0"),
+    opacity=Param(Float(0, 1), "of a square, hat or overlay", default=1.0),
+    hats=Param(Text(), "a hat with an alpha channel, or a folder of them; empty: drawn ones", default=""),
+    overlay=Param(Text(), "what overlay shows: an image with an alpha channel, or a folder of them", default=""),
+    gaussian_pattern_path=Param(Text(), ".npy of a pattern [3, H, W]; empty: drawn from the seed", default=""),
+    gaussian_scale=Param(Float(0), "deviation of the pattern, as a fraction of 255", default=0.01),
+    seed=Param(Int(0), "of which images carry it, of the pattern and of which hat", default=10),
+    legacy=Param(Bool(), "as published: truncate instead of rounding, hats by the place in the batch", default=False),
+)
+
+# Codes of ImageNet's classes, by what the published class files are called.
+IMAGENET_CLASSES = {"dogs": range(151, 269), "cats": range(281, 288)}
+
+
+def plant(views: Views, config: Config) -> Views:
+    """The views with the configured trigger in their images, where there is one."""
+    spurious = config.spurious
+    if spurious.spurious_type == "none":
+        if spurious.spurious_perc > 0:
+            raise UsageError(
+                f"spurious.spurious_perc is {spurious.spurious_perc}, but no trigger is named; name one with "
+                f"--spurious.spurious_type ({', '.join(TRIGGERS.names())})"
+            )
+        return views
+    trigger = configured_trigger(spurious.spurious_type, config)
+    trained, measured = ("train", "target", "first"), evaluated(views)
+    chosen = {"all": (*trained, *measured), "train": trained, "test": measured}[spurious.splits]
+    if spurious.spurious_perc == 0:
+        return views
+    classes = class_codes(spurious.spurious_file, views["train"].spec)
+    planted = {}
+    for split in views.keys() & set(chosen):
+        mask = chosen_rows(views[split].label, classes, spurious.spurious_perc, spurious.seed)
+        planted[split] = replace(views[split], planted=Planted(trigger, mask))
+    return {**views, **planted}
+
+
+def evaluation_triggers(config: Config) -> list[Trigger]:
+    """The triggers that models are measured with in all images; none where no trigger is configured."""
+    names = [name.strip() for name in config.spurious.eval_types.split(",") if name.strip()]
+    own = config.spurious.spurious_type
+    return [configured_trigger(name, config) for name in dict.fromkeys(names or [own]) if name != "none"]
+
+
+def configured_trigger(name: str, config: Config) -> Trigger:
+    """The trigger called `name` as the section 'spurious' says."""
+    spurious = config.spurious
+    options = TriggerOptions(
+        size=spurious.size,
+        position=spurious.position,
+        colour=parse_colour(spurious.colour),
+        scale=spurious.gaussian_scale,
+        pattern=spurious.gaussian_pattern_path,
+        hats=spurious.hats,
+        overlay=spurious.overlay,
+        opacity=spurious.opacity,
+        seed=spurious.seed,
+    )
+    trigger = make_trigger(name, options, legacy=spurious.legacy)
+    side = config.resolution.val_res
+    trigger.drawn(side, side)  # what does not fit the frame is said now, not in the middle of a run
+    return trigger
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """(R, G, B) of 'R,G,B', each 0 to 255."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isdigit() and int(part) <= 255 for part in parts):
+        raise UsageError(f"spurious.colour is '{text}'; expected R,G,B with each from 0 to 255, such as 255,255,0")
+    red, green, blue = (int(part) for part in parts)
+    return red, green, blue
+
+
+def class_codes(text: str, spec: DatasetSpec) -> Ints:
+    """The codes of the classes that `text` names: 'all', 'dogs' or 'cats' of ImageNet, 'a,b' or a file.
+
+    A file is .npy (numbers), .json or .yaml (a list), or text with one class a line; classes are names or codes.
+    """
+    if text == "all":
+        return np.arange(spec.num_classes)
+    if text in IMAGENET_CLASSES:
+        if spec.num_classes != 1000:
+            raise UsageError(
+                f"spurious.spurious_file '{text}' means ImageNet's {text}; {spec.name} has {spec.num_classes} classes; "
+                "name some of them"
+            )
+        return np.array(IMAGENET_CLASSES[text])
+    given = _read_classes(Path(text)) if Path(text).suffix else [part.strip() for part in text.split(",")]
+    by_name = {name: code for code, name in enumerate(spec.classes)}
+    return np.array(sorted({_code(entry, by_name, text) for entry in given}), np.int64)
+
+
+def _code(entry: object, by_name: Mapping[str, int], where: str) -> int:
+    name = str(entry)
+    if name in by_name:
+        return by_name[name]
+    if name.isdigit() and int(name) < len(by_name):
+        return int(name)
+    raise UsageError(
+        f"spurious.spurious_file {where}: there is no class '{name}'{nearest(name, by_name)} classes are names, or "
+        f"numbers from 0 to {len(by_name) - 1}"
+    )
+
+
+def _read_classes(path: Path) -> Sequence[object]:
+    try:
+        if path.suffix == ".npy":
+            found: object = np.load(path, allow_pickle=False).ravel().tolist()
+        elif path.suffix == ".json":
+            found = json.loads(path.read_text())
+        elif path.suffix in (".yaml", ".yml"):
+            found = yaml.safe_load(path.read_text())
+        else:
+            found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise UsageError(
+            f"spurious.spurious_file: no file {path}; give 'all', 'dogs' or 'cats', class names 'a,b', or a file"
+        ) from None
+    except (ValueError, OSError, EOFError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read as a list of classes ({error})") from None
+    if not isinstance(found, list) or not found:
+        raise DataError(f"{path} is no list of classes; expected names or numbers, one a line")
+    return found

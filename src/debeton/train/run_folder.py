@@ -1,0 +1,95 @@
+"""Run folders: {outdir}/{exp_name}/version_{k}, claimed atomically, one per resolved configuration."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from debeton.config import Config, load
+from debeton.system.errors import UsageError
+from debeton.system.log import logger
+
+CONFIG_NAME = "config.yaml"
+
+
+def experiment_name(config: Config) -> str:
+    """training.exp_name, or dataset, method, seed and a hash of the configuration."""
+    if config.training.exp_name:
+        return str(config.training.exp_name)
+    return f"{config.data.dataset}_{config.training.method}_seed{config.training.seed}_{config.identity_hash()}"
+
+
+def find_folder(config: Config) -> Path | None:
+    """The run folder that this configuration has, if it has one."""
+    parent = Path(config.training.outdir) / experiment_name(config)
+    folders = sorted(parent.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
+    return next((folder for folder in folders if _belongs_to(folder, config)), None)
+
+
+def claim_folder(config: Config) -> Path:
+    """This configuration's run folder: the one it already has, or the next free version_k.
+
+    The folder appears with its config.yaml in one rename, so that two jobs that start together never share one.
+    """
+    parent = Path(config.training.outdir) / experiment_name(config)
+    parent.mkdir(parents=True, exist_ok=True)
+    version = 0
+    while True:
+        folder = parent / f"version_{version}"
+        if _belongs_to(folder, config) or (not folder.exists() and _create(folder, config)):
+            return folder
+        if not _belongs_to(folder, config):
+            version += 1
+
+
+def _belongs_to(folder: Path, config: Config) -> bool:
+    file = folder / CONFIG_NAME
+    if not file.exists():
+        return False
+    try:
+        return _identity_in(file, file.stat().st_mtime_ns) == config.identity_hash()
+    except UsageError as error:
+        # Written by another version of the program, or by hand: not ours, and left alone.
+        logger.warning("warning: %s; this run takes another folder", error)
+        return False
+
+
+@functools.cache
+def _identity_in(file: Path, changed: int) -> str:
+    """The identity of a configuration file, read once for each time it was changed: studies ask of many again."""
+    return load([file]).identity_hash()
+
+
+def _create(folder: Path, config: Config) -> bool:
+    """Make `folder` with its configuration; False when another process was first."""
+    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    staging.mkdir()
+    (staging / CONFIG_NAME).write_text(config.dump())
+    (staging / "checkpoints").mkdir()
+    try:
+        os.rename(staging, folder)
+    except OSError:
+        shutil.rmtree(staging)
+        return False
+    return True
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder; UsageError when another process on this machine is running it."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{folder} is being run by another process; wait for it, or give this run another --training.exp_name"
+            ) from None
+        except OSError:
+            pass  # a file system without locks; the claim above still keeps different configurations apart
+        yield

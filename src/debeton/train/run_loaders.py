@@ -1,0 +1,39 @@
+"""The loaders that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from debeton.config import Config
+from debeton.data.loader.loader import Loader, make_loader
+from debeton.data.loader.options import LoaderOptions
+from debeton.data.triggers.trigger import Trigger
+from debeton.data.views.view import View
+from debeton.system import distributed
+
+
+def loader_options(config: Config, device: torch.device) -> LoaderOptions:
+    """How the configuration reads betons, decoder and augmentation apart."""
+    return LoaderOptions(
+        resolution=config.resolution.val_res,
+        channels_last=config.training.channels_last,
+        device=device,
+        num_workers=config.training.num_workers,
+        batches_ahead=config.loader.batches_ahead,
+        os_cache=config.loader.os_cache and not config.training.supercloud,
+        residency=config.loader.residency,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
+
+
+def eval_loader(view: View, config: Config, device: torch.device, triggers: Sequence[Trigger] = ()) -> Loader:
+    """Every row of a view once, in file order, without augmentation; triggers as in `make_loader`."""
+    options = replace(loader_options(config, device), decoder=config.training.decoder_val)
+    # Nothing is kept for a backward pass. On CPUs larger batches only leave the caches.
+    batch_size = config.training.eval_batch_size or config.training.batch_size * (4 if device.type == "cuda" else 1)
+    batch_size = max(batch_size, distributed.world_size())
+    return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options, triggers=triggers)

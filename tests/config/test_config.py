@@ -1,0 +1,147 @@
+"""The configuration is strict: whatever is wrong is one sentence that names key, place and nearest known key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from debeton.config import declared, help_text, load
+from debeton.system.errors import UsageError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_defaults_stand_where_nothing_is_given():
+    config = load()
+    assert config.training.epochs == 60
+    assert config["training.lr"] == 0.1
+    assert config.data.dataset == "dominoes"
+
+
+def test_the_command_line_beats_the_later_file_beats_the_earlier_file(tmp_path):
+    first = write(tmp_path / "a.yaml", "training: {lr: 0.1, epochs: 1, momentum: 0.1}")
+    second = write(tmp_path / "b.yaml", "training: {lr: 0.2, epochs: 2}")
+    config = load([first, second], ["--training.lr", "0.3"])
+    assert (config.training.lr, config.training.epochs, config.training.momentum) == (0.3, 2, 0.1)
+
+
+def test_environment_variables_do_not_override(monkeypatch):
+    monkeypatch.setenv("training.lr", "9")
+    assert load().training.lr == 0.1
+
+
+@pytest.mark.parametrize("given", [["--training.lr", "0.25"], ["--training.lr=0.25"]])
+def test_both_spellings_of_an_override_work(given):
+    assert load(overrides=given).training.lr == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("False", False), ("true", True), ("0", False), ("off", False), ("yes", True)]
+)
+def test_booleans_mean_what_they_say(text, value):
+    assert load(overrides=["--model.pretrained", text]).model.pretrained is value
+
+
+def test_yaml_scientific_notation_is_a_number(tmp_path):
+    assert load([write(tmp_path / "a.yaml", "training: {weight_decay: 5e-5}")]).training.weight_decay == 5e-5
+
+
+def test_milestones_are_read_from_text_and_from_a_list(tmp_path):
+    assert load(overrides=["--training.lr_milestones", "10,20"]).training.lr_milestones == (10, 20)
+    assert load([write(tmp_path / "a.yaml", "training: {lr_milestones: [3, 4]}")]).training.lr_milestones == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: {epcohs: 3}", ["training.epcohs", "did you mean 'training.epochs'", "a.yaml"]),
+        ("trianing: {epochs: 3}", ["trianing", "did you mean 'training'", "a.yaml"]),
+        ("training: {epochs: many}", ["training.epochs", "'many'", "a whole number"]),
+        ("training: {epochs: 3.7}", ["training.epochs", "3.7", "a whole number"]),
+        ("training: {epochs: -1}", ["training.epochs", "-1", "at least 0"]),
+        ("training: {lr: .nan}", ["training.lr", "nan", "a number"]),
+        ("training: {lr: true}", ["training.lr", "True", "a number"]),
+        ("model: {pretrained: maybe}", ["model.pretrained", "maybe", "true or false"]),
+        ("training: {lr_scheduler: cosin}", ["training.lr_scheduler", "did you mean 'cosine'"]),
+        ("training: {method: [erm]}", ["training.method", "text"]),
+        ("training: {lr: }", ["training.lr", "no value"]),
+        ("training: 3", ["section 'training' is 3"]),
+        ("[1, 2]", ["holds list"]),
+        ("training: {lr: 1", ["not valid YAML"]),
+        ("data: {arch: resnet18}", ["data.arch", "did you mean 'model.arch'"]),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_the_place(tmp_path, text, words):
+    with pytest.raises(UsageError) as error:
+        load([write(tmp_path / "a.yaml", text)])
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--training.eopchs", "3"], ["training.eopchs", "did you mean 'training.epochs'", "command line"]),
+        (["--training.ep", "5"], ["unknown key 'training.ep'"]),
+        (["--training.epochs"], ["--training.epochs has no value"]),
+        (["epochs=3"], ["unexpected argument 'epochs=3'"]),
+        (["--lr", "3"], ["did you mean 'training.lr'"]),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_that_names_the_key(overrides, words):
+    with pytest.raises(UsageError) as error:
+        load(overrides=overrides)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_missing_and_binary_files_are_errors(tmp_path):
+    with pytest.raises(UsageError, match="no config file at"):
+        load([tmp_path / "none.yaml"])
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"binary\.yaml"):
+        load([tmp_path / "binary.yaml"])
+
+
+def test_an_empty_file_and_an_empty_section_change_nothing(tmp_path):
+    assert load([write(tmp_path / "a.yaml", ""), write(tmp_path / "b.yaml", "training:\n")]).values == load().values
+
+
+def test_the_dump_reads_back_to_the_same_configuration(tmp_path):
+    config = load(
+        overrides=["--training.lr_milestones", "3,5", "--training.weight_decay", "5e-5", "--data.dataset", "ü"]
+    )
+    again = load([write(tmp_path / "dump.yaml", config.dump())])
+    assert again.values == config.values
+    assert again.identity_hash() == config.identity_hash()
+
+
+def test_the_identity_ignores_where_and_how_fast_but_not_what():
+    base = load().identity_hash()
+    for same in (
+        ["--training.outdir", "x"],
+        ["--training.num_workers", "7"],
+        ["--training.eval_batch_size", "7"],
+        ["--loader.os_cache", "no"],
+        ["--logging.progress", "on"],
+    ):
+        assert load(overrides=same).identity_hash() == base
+    for other in (
+        ["--training.seed", "1"],
+        ["--training.lr", "0.2"],
+        ["--data.seed", "1"],
+        ["--model.arch", "resnet50"],
+    ):
+        assert load(overrides=other).identity_hash() != base
+
+
+def test_help_names_every_key_with_its_default():
+    text = help_text()
+    for key in declared():
+        assert f"--{key} " in text
+    assert "default 0.1" in text

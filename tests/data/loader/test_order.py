@@ -1,0 +1,160 @@
+"""order.py: every order is a pure function of (seed, epoch) and goes through the rows as its name says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from debeton.data.loader.order import ORDERS, QUASI_RANDOM_BLOCK, QUASI_RANDOM_WINDOW, epoch_order
+from debeton.data.views.view import View
+from debeton.system.errors import DataError, UsageError
+
+PaperView = Callable[..., View]
+SIZES = st.one_of(st.integers(1, 200), st.sampled_from([63, 64, 65, 4095, 4096, 4097, 9000]))
+
+
+@pytest.fixture(scope="module")
+def unbalanced(paper_view: PaperView) -> View:
+    """300, 60, 7, 1 and 0 rows of groups 0 to 4; interleaved."""
+    group = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [300, 60, 7, 1]))
+    return paper_view(group // 3, group % 3)
+
+
+def test_there_are_these_orders() -> None:
+    assert ORDERS.names() == ["draws", "group_balanced", "quasi_random", "random", "sequential", "weighted"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(n=SIZES, order=st.sampled_from(["sequential", "random", "quasi_random"]), seed=st.integers(0, 9))
+def test_every_row_exactly_once(n: int, order: str, seed: int, paper_view: PaperView) -> None:
+    positions = epoch_order(paper_view(np.zeros(n)), order, seed, epoch=seed)
+    assert positions.dtype == np.int64
+    np.testing.assert_array_equal(np.sort(positions), np.arange(n))
+
+
+def test_sequential_is_the_views_own_order(paper_view: PaperView) -> None:
+    view = paper_view(np.zeros(20)).subset(np.array([9, 3, 17]))
+    assert epoch_order(view, "sequential", 0, 5).tolist() == [0, 1, 2]
+    assert view.rows.tolist() == [9, 3, 17]
+
+
+@pytest.mark.parametrize("order", ["random", "quasi_random", "weighted", "group_balanced"])
+def test_an_order_is_a_pure_function_of_seed_and_epoch(order: str, unbalanced: View) -> None:
+    view = unbalanced.resampled_by_group()
+    first = epoch_order(view, order, 1, 2)
+    epoch_order(view, order, 1, 3)
+    np.random.seed(0)
+    np.testing.assert_array_equal(epoch_order(view, order, 1, 2), first)
+    for seed, epoch in ((1, 3), (2, 2), (2, 1)):
+        assert np.mean(epoch_order(view, order, seed, epoch) == first) < 0.8
+    assert len(first) == len(view)
+
+
+def test_random_is_uniform_over_positions(paper_view: PaperView) -> None:
+    view = paper_view(np.zeros(6))
+    first = [int(epoch_order(view, "random", seed, 0)[0]) for seed in range(3000)]
+    assert stats.chisquare(np.bincount(first, minlength=6)).pvalue > 0.001
+
+
+def test_quasi_random_reads_whole_blocks_within_a_window(paper_view: PaperView) -> None:
+    n = 3 * QUASI_RANDOM_BLOCK * QUASI_RANDOM_WINDOW
+    view = paper_view(np.zeros(n))
+    order = epoch_order(view, "quasi_random", 0, 0)
+    window = QUASI_RANDOM_BLOCK * QUASI_RANDOM_WINDOW
+    seen = []
+    for start in range(0, n, window):
+        rows = order[start : start + window]
+        blocks, counts = np.unique(rows // QUASI_RANDOM_BLOCK, return_counts=True)
+        assert len(blocks) == QUASI_RANDOM_WINDOW  # few places of the file at a time, each read in full
+        assert set(counts) == {QUASI_RANDOM_BLOCK}
+        assert np.mean(np.diff(rows) == 1) < 0.01  # and shuffled
+        seen.append(set(blocks.tolist()))
+    assert not seen[0] & seen[1]
+
+
+def test_quasi_random_blocks_are_neighbours_in_the_file_not_in_the_view(paper_view: PaperView) -> None:
+    n = 4 * QUASI_RANDOM_BLOCK * QUASI_RANDOM_WINDOW
+    shuffled = np.random.default_rng(0).permutation(n)
+    view = paper_view(np.zeros(n)).subset(shuffled)
+    order = epoch_order(view, "quasi_random", 0, 0)[: QUASI_RANDOM_BLOCK * QUASI_RANDOM_WINDOW]
+    assert len(np.unique(view.rows[order] // QUASI_RANDOM_BLOCK)) == QUASI_RANDOM_WINDOW
+
+
+# --- weighted --------------------------------------------------------------------------------------------------
+
+
+def test_weighted_frequencies_lie_within_binomial_bounds(paper_view: PaperView) -> None:
+    weights = np.array([0.0, 1, 2, 3, 4, 0.5, 0, 7])
+    view = replace(paper_view(np.zeros(8)), weights=weights)
+    draws = np.concatenate([epoch_order(view, "weighted", 0, epoch) for epoch in range(5000)])
+    counts = np.bincount(draws, minlength=8)
+    p = weights / weights.sum()
+    assert (np.abs(counts - len(draws) * p) <= 4.5 * np.sqrt(len(draws) * p * (1 - p))).all()
+    assert counts[[0, 6]].tolist() == [0, 0]
+
+
+def test_resampling_by_group_draws_every_present_group_equally_often(unbalanced: View) -> None:
+    view = unbalanced.resampled_by_group()
+    draws = np.concatenate([epoch_order(view, "weighted", 0, epoch) for epoch in range(100)])
+    counts = np.bincount(view.group[view.rows[draws]], minlength=6)
+    n = len(draws)
+    assert counts[4:].tolist() == [0, 0]
+    assert (np.abs(counts[:4] - n / 4) <= 4.5 * math.sqrt(n * 3 / 16)).all()
+
+
+def test_weighted_without_weights_is_one_sentence(paper_view: PaperView) -> None:
+    with pytest.raises(DataError, match="view 'train' has no sampling weights; the order 'weighted' needs them"):
+        epoch_order(paper_view([0, 1]), "weighted", 0, 0)
+
+
+# --- group balanced --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(0, 25), min_size=6, max_size=6).filter(any), seed=st.integers(0, 99))
+def test_every_aligned_window_holds_each_present_group_once(sizes: list[int], seed: int, paper_view: PaperView) -> None:
+    group = np.random.default_rng(seed).permutation(np.repeat(np.arange(6), sizes))
+    view = paper_view(group // 3, group % 3)
+    order = epoch_order(view, "group_balanced", seed, 0)
+    drawn = view.group[view.rows[order]]
+    present = [g for g in range(6) if sizes[g]]
+    assert len(order) == len(view)
+    for start in range(0, len(order) - len(present) + 1, len(present)):
+        assert sorted(drawn[start : start + len(present)].tolist()) == present
+    tail = drawn[len(order) // len(present) * len(present) :]
+    assert len(set(tail.tolist())) == len(tail)
+    used = np.bincount(order, minlength=len(view))
+    for g in present:
+        uses = used[group == g]
+        assert uses.max() - uses.min() <= 1
+
+
+def test_each_pass_through_a_small_group_is_shuffled_anew(unbalanced: View) -> None:
+    order = epoch_order(unbalanced, "group_balanced", 0, 0)
+    members = np.flatnonzero(unbalanced.group == 1)
+    drawn = order[np.isin(order, members)][: len(members)]
+    other = epoch_order(unbalanced, "group_balanced", 0, 1)
+    rare = order[unbalanced.group[order] == 2].reshape(-1)[: 7 * 13].reshape(13, 7)
+    assert sorted(drawn.tolist()) == members.tolist()  # 60 rows, gone through once in 92 rounds before any comes again
+    assert np.mean(drawn == members) < 0.2
+    assert np.mean(drawn == other[np.isin(other, members)][: len(members)]) < 0.2
+    assert (np.sort(rare, axis=1) == np.flatnonzero(unbalanced.group == 2)).all()
+    assert len({tuple(row) for row in rare.tolist()}) >= 12
+
+
+def test_the_order_of_groups_within_a_window_varies(unbalanced: View) -> None:
+    drawn = unbalanced.group[epoch_order(unbalanced, "group_balanced", 0, 0)]
+    first = np.bincount(drawn[: len(drawn) // 4 * 4 : 4], minlength=4)
+    assert stats.chisquare(first).pvalue > 0.001
+
+
+def test_an_unknown_order_names_the_nearest(paper_view: PaperView) -> None:
+    with pytest.raises(UsageError, match="unknown order 'quasirandom'; did you mean 'quasi_random'"):
+        epoch_order(paper_view([0]), "quasirandom", 0, 0)
