@@ -70,8 +70,8 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
     from debeton.system.distributed import is_main
     from debeton.system.log import logger, set_up_logging
     from debeton.train.finish import finish
-    from debeton.train.loop import Preempted
     from debeton.train.run import open_run
+    from debeton.train.stop import Preempted
 
     set_up_logging(is_main=int(os.environ.get("RANK", 0)) == 0)
     config = load(args.config_file, overrides)
@@ -85,7 +85,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
         if run is None:
             return 0
         try:
-            finish(run, train_method(run))
+            finish(run, train_method(run), METHODS.get(config.training.method).sections)
         except Preempted as stop:
             logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
             return 128 + stop.signum

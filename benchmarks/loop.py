@@ -147,7 +147,7 @@ def _made(size: Size, device: torch.device) -> tuple[Any, Any, Any]:
 
 
 def _loop(size: Size, device: torch.device, batches: list[Batch]) -> Callable[[], float]:
-    from debeton.train.loop import FitOptions, TrainState, fit
+    from debeton.train.loop import FitOptions, TrainState, train_epochs
     from debeton.train.metrics import GroupMeter
     from debeton.train.objective import CrossEntropy
 
@@ -158,7 +158,7 @@ def _loop(size: Size, device: torch.device, batches: list[Batch]) -> Callable[[]
 
     def measure() -> float:
         start = time.perf_counter()
-        fit(state, loader, FitOptions(epochs=state.epoch + 1, lr=lambda step: 1e-3))
+        train_epochs(state, loader, FitOptions(epochs=state.epoch + 1, lr=lambda step: 1e-3))
         _finish(device)
         return 1000 * (time.perf_counter() - start) / size.steps
 

@@ -21,8 +21,8 @@ from debeton.data.raw.generated import generated_rows
 from debeton.generate.generators.generator import folder_hash
 from debeton.methods import train
 from debeton.nets.checkpoint import load_checkpoint
-from debeton.train.loop import Preempted, StopRequest
 from debeton.train.run import open_run
+from debeton.train.stop import Preempted, StopRequest
 
 SMALL = [
     "--training.method",

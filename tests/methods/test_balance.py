@@ -25,6 +25,7 @@ from debeton.methods import METHODS
 from debeton.methods.parts.balance import balancing_weights
 from debeton.methods.reweight import WeightedCrossEntropy
 from debeton.system.errors import DataError, UsageError
+from debeton.train import training
 from debeton.train.finish import finish
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import open_run
@@ -59,21 +60,27 @@ def usb_view(tmp_path_factory: pytest.TempPathFactory) -> View:
 
 
 class FakeRun(SimpleNamespace):
-    """A run that notes what it was asked to fit."""
+    """A run without a folder or a network."""
 
     def __init__(self, view: View, *overrides: str):
         config: Config = load([], overrides)
-        super().__init__(views={"train": view}, config=config, fitted=None)
+        super().__init__(views={"train": view}, config=config, device=torch.device("cpu"))
 
-    def fit(self, view: View, objective: Any, **_: Any) -> torch.nn.Module:
-        self.fitted = (view, objective)
+    def network(self) -> torch.nn.Module:
         return torch.nn.Identity()
+
+    def phase(self, name: str, model: torch.nn.Module, work: Callable[[], Any]) -> Any:
+        return work()
 
 
 def fitted(method: str, view: View, *overrides: str) -> tuple[View, Any]:
-    run = FakeRun(view, *overrides)
-    METHODS.get(method).run(run)  # type: ignore[arg-type]
-    return run.fitted
+    """Return the view and the objective that a method hands to the training loop."""
+    handed_over: list[tuple[View, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        train = training.__name__ + "._train"
+        patch.setattr(train, lambda run, view, objective, *_: handed_over.append((view, objective)))
+        METHODS.get(method).run(FakeRun(view, *overrides))  # type: ignore[arg-type]
+    return handed_over[0]
 
 
 def rows_of(view: View, rows: np.ndarray, logits: torch.Tensor) -> Batch:

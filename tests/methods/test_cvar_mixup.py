@@ -18,8 +18,8 @@ from debeton.methods.mixup import Mixup
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import UsageError
 from debeton.train.finish import finish
-from debeton.train.loop import Preempted, StopRequest
 from debeton.train.run import open_run
+from debeton.train.stop import Preempted, StopRequest
 
 
 def batch_of(image: torch.Tensor, label: torch.Tensor) -> Batch:

@@ -189,5 +189,5 @@ def test_two_processes_take_the_step_of_one_in_both_networks(debian_args, two_pr
 def weights_before_training(args: list[str], tmp_path: Path) -> dict[str, torch.Tensor]:
     """The discoverer's parameters as `debian` draws them: after those of the model, with the same seed."""
     with open_run(load([], [*args, "--training.outdir", str(tmp_path / "fresh")])) as opened:
-        opened.make_model()
+        opened.network()
         return {name: p.detach().clone() for name, p in second_network(opened).named_parameters()}

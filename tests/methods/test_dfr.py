@@ -37,8 +37,8 @@ from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
 from debeton.nets.heads import RefittedHead, install_head
 from debeton.nets.models import make_model
 from debeton.system.errors import DataError, UsageError
-from debeton.train.loop import Preempted
 from debeton.train.run import open_run
+from debeton.train.stop import Preempted
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")
 

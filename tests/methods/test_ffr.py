@@ -23,8 +23,8 @@ from debeton.data.spec import DatasetSpec, Rows
 from debeton.methods import train
 from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
 from debeton.train.finish import finish
-from debeton.train.loop import Preempted, StopRequest
 from debeton.train.run import open_run
+from debeton.train.stop import Preempted, StopRequest
 
 CELEBA = DatasetSpec(
     "celeba_hq",

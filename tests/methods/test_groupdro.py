@@ -21,10 +21,11 @@ from debeton.methods import METHODS, groupdro
 from debeton.methods.groupdro import GroupDRO, GroupDROOptions, exponentiated_step, greedy_weights
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import UsageError
+from debeton.train.evaluation import evaluate
 from debeton.train.finish import finish
-from debeton.train.loop import Preempted, StopRequest
 from debeton.train.objective import StepOutput
 from debeton.train.run import open_run
+from debeton.train.stop import Preempted, StopRequest
 
 ROOT = Path(__file__).parents[2]
 COUNTS = np.array([500, 0, 80, 300, 7, 113])  # group 1 does not exist
@@ -299,7 +300,7 @@ def test_automatic_adjustments_are_validation_minus_training_losses(train, toy_b
             modes = [module.training for module in model.modules()]
             found = measure(precision)
             assert modes == [module.training for module in model.modules()]
-            metrics = run.evaluate(model, "val").metrics  # a second way to the same losses, weighted by their rows
+            metrics = evaluate(run, model, "val").metrics  # a second way to the same losses, weighted by their rows
             seen.append((found, metrics))
             return found
 

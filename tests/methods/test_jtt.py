@@ -24,7 +24,7 @@ from debeton.methods.jtt import ERROR_SET, error_set, identify_settings, report_
 from debeton.methods.parts.marked_rows import describe_marks, kept, write_table
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import DataError
-from debeton.train.loop import Evaluation
+from debeton.train.evaluation import Evaluation
 from debeton.train.run import open_run
 
 SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
@@ -235,7 +235,7 @@ def test_a_run_repeats_the_errors_of_the_first_network_and_says_how_many_conflic
 
 def test_the_errors_are_those_of_the_first_phase_s_last_weights(finished, train_path, jtt_args, tmp_path):
     with open_run(load([], [*jtt_args, "--training.outdir", str(tmp_path)])) as opened:
-        model = opened.make_model()
+        model = opened.network()
         model.load_state_dict(load_checkpoint(finished / "checkpoints/phase_identify.pt")["state_dict"])
         predicted = opened.evaluate(model, "train").predicted.numpy()
     label = open_beton(train_path).label

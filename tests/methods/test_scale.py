@@ -35,10 +35,10 @@ from debeton.nets.checkpoint import load_checkpoint
 from debeton.nets.models import make_model, named_head
 from debeton.system.errors import DataError
 from debeton.train.finish import finish
-from debeton.train.loop import Preempted, StopRequest
 from debeton.train.objective import CrossEntropy, Precision
 from debeton.train.optim import make_optimizer
 from debeton.train.run import open_run
+from debeton.train.stop import Preempted, StopRequest
 
 ARCHITECTURES = ("resnet18", "resnet50", "efficientnet_b0", "vgg11", "vit_b_16")
 CPU = torch.device("cpu")

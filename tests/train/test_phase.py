@@ -17,10 +17,14 @@ from debeton.data.loader.producer import Producer
 from debeton.data.views.row_lists import by_marks
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import DataError
-from debeton.train.loop import Form, Preempted
+from debeton.train.evaluation import evaluate, evaluate_view
+from debeton.train.finish import timing_of
 from debeton.train.objective import CrossEntropy, StepOutput
 from debeton.train.results import ResultLog
 from debeton.train.run import Run, open_run
+from debeton.train.run_loaders import eval_loader
+from debeton.train.stop import Preempted
+from debeton.train.training import fit
 
 
 class Stopping(CrossEntropy):
@@ -53,9 +57,9 @@ def opened(toy_args: list[str]) -> Iterator[Callable[[], Run]]:
 
 def two_phases(run: Run, stop_after: int = 0) -> torch.nn.Module:
     train = run.views["train"]
-    first = run.fit(train, CrossEntropy(), phase="first", settings={"epochs": 1, "lr": 0.01})
+    first = fit(run, train, CrossEntropy(), phase="first", settings={"epochs": 1, "lr": 0.01})
     objective = Stopping(run, stop_after) if stop_after else CrossEntropy()
-    return run.fit(train, objective, phase="second", model=first)
+    return fit(run, train, objective, phase="second", model=first)
 
 
 def lines(run: Run) -> list[tuple[str, int]]:
@@ -76,13 +80,13 @@ def test_a_stopped_second_phase_resumes_and_the_first_is_not_repeated(opened, tm
     assert lines(run) == [("first", 1), ("second", 1), ("second", 2)]
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
-    assert set(run.timing["phases"]) == {"first", "second"}
-    assert run.timing["train_seconds"] == pytest.approx(sum(run.timing["phases"].values()))
+    assert set(timing_of(run)["phases"]) == {"first", "second"}
+    assert timing_of(run)["train_seconds"] == pytest.approx(sum(timing_of(run)["phases"].values()))
 
 
 def test_a_phase_has_its_own_settings(opened):
     run = opened()
-    run.fit(run.views["train"], CrossEntropy(), phase="first", settings={"epochs": 1, "lr": 0.0})
+    fit(run, run.views["train"], CrossEntropy(), phase="first", settings={"epochs": 1, "lr": 0.0})
     assert lines(run) == [("first", 1)]
 
 
@@ -98,7 +102,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_rows(opened):
 
     run, objective = opened(), Breaking()
     with pytest.raises(DataError) as error:
-        run.fit(run.views["train"], objective)
+        fit(run, run.views["train"], objective)
     shown = ", ".join(map(str, objective.rows[:8]))
     said = str(error.value)
     assert f"the loss is nan at step 6 (epoch 1), on rows {shown}, ... of {run.views['train'].beton.path}" in said
@@ -108,7 +112,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_rows(opened):
     objective = Breaking()
     objective.step = -8  # 8 steps an epoch
     with pytest.raises(DataError) as error:
-        run.fit(run.views["train"], objective)
+        fit(run, run.views["train"], objective)
     kept = run.folder / "checkpoints" / "checkpoint_latest.pt"
     shown = ", ".join(map(str, objective.rows[:8]))
     assert f"the loss is nan at step 14 (epoch 2), on rows {shown}, ..." in str(error.value)
@@ -138,21 +142,21 @@ def test_waiting_for_batches_is_measured_and_kept_across_a_stop(opened, monkeypa
         two_phases(opened(), stop_after=11)
     run = opened()
     two_phases(run)
-    wait = run.timing["data_wait"]
+    wait = timing_of(run)["data_wait"]
     assert set(wait) == {"first", "second"}
     # Nothing is ready at the start of its two epochs, and when the second goes on after the stop.
-    assert 0.55 < wait["second"] * run.timing["phases"]["second"] < run.timing["phases"]["second"]
+    assert 0.55 < wait["second"] * timing_of(run)["phases"]["second"] < timing_of(run)["phases"]["second"]
 
 
 def test_groups_that_the_training_rows_do_not_have_are_not_weighted_by_them(opened):
     run = opened()
-    model, val = run.make_model(), run.views["val"]
-    own = run.evaluate_forms(model, val, [Form()])[0].metrics
+    model, val = run.network(), run.views["val"]
+    own = evaluate_view(run, model, val).metrics
     assert own["adjusted_accuracy"] is not None
     pseudo = by_marks(val, np.arange(len(val)) % 3 == 0)  # four groups, as many as the set has
     thirds = val.regrouped(np.arange(len(val.beton)) % 3, ("a", "b", "c"), [(0,)] * 2)
     for view in (pseudo, thirds):
-        found = run.evaluate_forms(model, view, [Form()])[0].metrics
+        found = evaluate_view(run, model, view).metrics
         assert found["adjusted_accuracy"] is None
         assert found["accuracy"] == own["accuracy"]
         assert len(found["group_accuracy"]) == view.spec.num_groups
@@ -160,10 +164,10 @@ def test_groups_that_the_training_rows_do_not_have_are_not_weighted_by_them(open
 
 def test_the_batches_of_an_evaluation_are_those_of_training_unless_told_otherwise(opened, toy_args):
     run = opened()
-    val, model = run.views["val"], run.make_model()
-    assert run.eval_loader(val).batch_size == run.config.training.batch_size == 64
-    found = run.evaluate(model, "val")
+    val, model = run.views["val"], run.network()
+    assert eval_loader(val, run.config, run.device).batch_size == run.config.training.batch_size == 64
+    found = evaluate(run, model, "val")
     toy_args += ["--training.eval_batch_size", "100"]
     run = opened()
-    assert run.eval_loader(val).batch_size == 100
-    assert torch.allclose(run.evaluate(model, "val").loss, found.loss, atol=1e-5)
+    assert eval_loader(val, run.config, run.device).batch_size == 100
+    assert torch.allclose(evaluate(run, model, "val").loss, found.loss, atol=1e-5)

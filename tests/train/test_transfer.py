@@ -17,7 +17,7 @@ from debeton.data.loader.options import LoaderOptions
 from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
 from debeton.nets.models import make_model, named_head
 from debeton.nets.transfer import hold_body, read_source, transferred
-from debeton.train.feature_loader import why_not
+from debeton.train.feature_loader import reason_against_cache
 from debeton.train.results import ResultLog
 from debeton.train.run_views import prepare_views
 
@@ -368,14 +368,16 @@ def test_files_that_are_no_source_are_one_sentence_and_run_no_code(fixed_args, s
 
 def test_what_keeps_a_head_from_training_on_features_is_named():
     network, options = make_model("small_convnet", 2), LoaderOptions("simple", "flip")
-    assert why_not(network, options, prog_resizing=False, ema=0, tta=False) == ""
-    assert "prog_resizing" in why_not(network, options, prog_resizing=True, ema=0, tta=False)
-    assert "training.tta" in why_not(network, options, prog_resizing=False, ema=0, tta=True)
-    assert "training.ema" in why_not(network, options, prog_resizing=False, ema=0.9, tta=False)
-    assert "cutout:4" in why_not(
+    assert reason_against_cache(network, options, prog_resizing=False, ema=0, tta=False) == ""
+    assert "prog_resizing" in reason_against_cache(network, options, prog_resizing=True, ema=0, tta=False)
+    assert "training.tta" in reason_against_cache(network, options, prog_resizing=False, ema=0, tta=True)
+    assert "training.ema" in reason_against_cache(network, options, prog_resizing=False, ema=0.9, tta=False)
+    assert "cutout:4" in reason_against_cache(
         network, LoaderOptions("simple", "flip,cutout:4"), prog_resizing=False, ema=0, tta=False
     )
-    assert "SqueezeNet" in why_not(make_model("squeezenet1_1", 2), options, prog_resizing=False, ema=0, tta=False)
+    assert "SqueezeNet" in reason_against_cache(
+        make_model("squeezenet1_1", 2), options, prog_resizing=False, ema=0, tta=False
+    )
 
 
 def test_the_results_say_what_was_transferred(fixed, source):

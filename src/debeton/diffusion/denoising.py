@@ -23,6 +23,7 @@ class Denoising(Objective):
     Noise, times and dropped conditions come from torch's generator, which a checkpoint keeps.
     """
 
+    classifies = False
     calls_once = True
 
     def __init__(

@@ -28,6 +28,7 @@ from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.system.seed import seed_everything
 from debeton.train.run import Run
+from debeton.train.training import fit, phase_settings, train_loader
 
 OWN = (
     "epochs",
@@ -103,14 +104,14 @@ def train_diffusion(run: Run, view: View) -> None:
     schedule = make_schedule(settings.prediction, settings.steps)
     # On a CPU a step of this network takes 1.4 to 2 times as long in channels_last, other than the classifiers'.
     own["channels_last"] = run.config.training.channels_last and run.device.type == "cuda"
-    size = run.train_loader(view, run.phase_settings(own)).image_size
+    size = train_loader(run, view, phase_settings(run.config, own)).image_size
     seed_everything(run.config.training.seed)
     layout = torch.channels_last if own["channels_last"] else torch.contiguous_format
     network = make_network(len(conditions.cells), size, shape).to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )
-    run.fit(view, objective, phase="cdpm", model=network, settings=own, classifies=False, arch=type(network).__name__)
+    fit(run, view, objective, phase="cdpm", model=network, settings=own, arch=type(network).__name__)
     if distributed.is_main():
         save_model(run.folder / IN_RUN, network, schedule, conditions)
     distributed.barrier()

@@ -14,6 +14,7 @@ from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 Section("cvar", "CVaR-DRO (Levy et al. 2020)").params(
     alpha=Param(Float(0, 1), "share of a batch's rows, those of largest loss, that is averaged; above 0", default=0.1),
@@ -64,4 +65,4 @@ class CVaR(Objective):
 )
 def cvar(run: Run) -> nn.Module:
     """One phase of CVaR on the training view."""
-    return run.fit(run.views["train"], CVaR(run.config.cvar.alpha, run.config.training.label_smoothing))
+    return fit(run, run.views["train"], CVaR(run.config.cvar.alpha, run.config.training.label_smoothing))

@@ -37,10 +37,12 @@ from debeton.methods.parts.amplifier import (
 )
 from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
+from debeton.methods.parts.second_network import check_plain_losses
 from debeton.methods.parts.synthetic_set import describe_images, draw_images, synthetic_view
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier").params(
     cdpm=Param(Text(), "draw from the diffusion model of this run folder, instead of training one", default=""),
@@ -95,7 +97,7 @@ SCORES, COLUMN = "amplifier_scores.csv", "ddb"
 
 
 def check(run: Run) -> None:
-    """UsageError for what cannot be, before hours of training."""
+    """Raise UsageError for settings that do not fit, before hours of training."""
     settings = run.config.ddb
     for name in ("amplifier", "pseudo_labels", "oracle"):
         path = getattr(settings, name)
@@ -110,6 +112,19 @@ def check(run: Run) -> None:
             "cdpm.condition is 'group', and images of groups would not be biased; Diffusing DeBias asks for classes: "
             "use --cdpm.condition label"
         )
+
+
+def check_ddb2(run: Run) -> None:
+    """Raise UsageError for what recipe II cannot use, before hours of training."""
+    check(run)
+    if run.config.ddb.pseudo_labels:
+        raise UsageError("ddb.pseudo_labels are groups, and ddb2 needs losses; give ddb.amplifier, or take ddb1")
+    check_plain_losses(run)
+
+
+def note_given(run: Run) -> None:
+    """Note which results of phases are given, and log what that means for runs of several seeds."""
+    settings = run.config.ddb
     given = [name for name in ("cdpm", "images", "amplifier", "pseudo_labels") if getattr(settings, name)]
     run.notes["ddb"] = {"given": given}
     if given:
@@ -225,10 +240,11 @@ def pseudo_groups(view: View, marked: Mask) -> View:
     needs="label",
     paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)",
     sections=("ddb", "cdpm", "amplifier", "groupdro"),
+    check=check,
 )
 def ddb1(run: Run) -> nn.Module:
-    """Phases 'cdpm', 'amplifier' and 'train', each left out where its result is given."""
-    check(run)
+    """Train phases 'cdpm', 'amplifier' and 'train'; leave out each whose result is given."""
+    note_given(run)
     settings, view = run.config.ddb, run.views["train"]
     if settings.pseudo_labels:
         marked = read_marks(Path(settings.pseudo_labels), view, run.config.data.pseudo_column)
@@ -246,18 +262,12 @@ def ddb1(run: Run) -> nn.Module:
     needs="label",
     paper="Ciranni et al. 2025 (Diffusing DeBias, recipe II)",
     sections=("ddb", "cdpm", "amplifier"),
+    check=check_ddb2,
 )
 def ddb2(run: Run) -> nn.Module:
-    """Phases 'cdpm', 'amplifier' and 'train', the first two left out where their results are given."""
-    check(run)
+    """Train phases 'cdpm', 'amplifier' and 'train'; leave out the first two where their results are given."""
+    note_given(run)
     settings, view = run.config.ddb, run.views["train"]
-    if settings.pseudo_labels:
-        raise UsageError("ddb.pseudo_labels are groups, and ddb2 needs losses; give ddb.amplifier, or take ddb1")
-    if run.config.training.label_smoothing:
-        raise UsageError(
-            f"training.label_smoothing is {run.config.training.label_smoothing}, and ddb2 compares the plain losses of "
-            "two networks; use --training.label_smoothing 0"
-        )
     found = judge(run)
     losses = torch.zeros(len(view.beton))
     losses[torch.from_numpy(view.rows)] = torch.from_numpy(found.scores.loss)
@@ -271,4 +281,4 @@ def ddb2(run: Run) -> nn.Module:
         class_norm=settings.class_norm,
         **hard,  # type: ignore[arg-type]
     )
-    return run.fit(view, objective, val=found.val)
+    return fit(run, view, objective, val=found.val)

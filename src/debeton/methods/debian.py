@@ -26,6 +26,7 @@ from debeton.system import distributed
 from debeton.system.seed import derive_seed
 from debeton.train.objective import Objective, Precision, StepOutput
 from debeton.train.run import Run
+from debeton.train.training import fit, phase_settings, train_loader
 
 Section("debian", "DebiAN: a network that discovers the bias").params(
     penalty=Param(Float(0), "of assigning all rows of a class to one side (lambda)", default=1.0),
@@ -154,14 +155,14 @@ class AlternateNetworks(Objective):
 def debian(run: Run) -> nn.Module:
     """Both networks at once, each from weights of its own; the model is evaluated and returned."""
     config, view = run.config, run.views["train"]
-    model = run.make_model()
-    again = run.phase_settings({"seed": derive_seed(config.training.seed, "discoverer")})
+    model = run.network()
+    again = phase_settings(run.config, {"seed": derive_seed(config.training.seed, "discoverer")})
     objective = AlternateNetworks(
         second_network(run),
         view,
-        run.train_loader(view, again),
+        train_loader(run, view, again),
         penalty=config.debian.penalty,
         label_smoothing=config.training.label_smoothing,
         freeze_bn=config.model.bn_mode == "eval",
     )
-    return run.fit(view, objective, model=model)
+    return fit(run, view, objective, model=model)

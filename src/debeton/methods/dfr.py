@@ -19,8 +19,9 @@ from torch import nn
 
 from debeton.config.checkers import Bool, FloatList, Int, OneOf, Text
 from debeton.data.views.view import View
-from debeton.methods.method import METHODS, register_method
+from debeton.methods.method import METHODS, Method, register_method
 from debeton.methods.parts.balance import check_attribute
+from debeton.methods.parts.first_phase import begin
 from debeton.methods.parts.logistic_head import (
     Candidate,
     FeatureSet,
@@ -34,7 +35,7 @@ from debeton.methods.parts.logistic_head import (
     grid,
 )
 from debeton.methods.parts.splits import view_of
-from debeton.nets.checkpoint import load_run_weights, save_checkpoint
+from debeton.nets.checkpoint import BEST_NAME, load_run_weights, save_checkpoint
 from debeton.nets.describe import describe_inputs, describe_network
 from debeton.nets.heads import install_head, normalised
 from debeton.nets.models import make_model, named_head
@@ -43,10 +44,10 @@ from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
 from debeton.train.features import cached_features, extract_features, feature_size
-from debeton.train.loop import Preempted
 from debeton.train.objective import Precision
-from debeton.train.phase import PhaseRecords
+from debeton.train.phase import PhaseRecord
 from debeton.train.run import Run
+from debeton.train.run_loaders import eval_loader
 
 PHASE = "dfr"
 PRETRAINED = "pretrained"
@@ -82,36 +83,42 @@ Section("dfr", "deep feature reweighting: the last layer fitted anew").params(
 )
 
 
+def check_dfr(run: Run) -> None:
+    """Raise UsageError or DataError for what would stop the method after hours of training its features."""
+    views = head_views(run)
+    _check_groups(run, views["fit"], halved="tune" not in views and len(head_candidates(run)) > 1)
+    with torch.device("meta"):  # a head that cannot be replaced
+        install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
+    base = base_method(run)
+    if base is not None:
+        base.check(run)
+
+
 @register_method(
     "dfr",
     "a base method, then its last layer fitted anew on balanced groups",
     paper="Kirichenko et al. 2023 (DFR)",
     needs="label, attribute of the validation or target split",
+    check=check_dfr,
+    begins_itself=True,
 )
 def dfr(run: Run) -> nn.Module:
     """Train dfr.base, then replace its last layer by the mean of logistic regressions on group-balanced subsets."""
-    views = _views(run)
-    candidates = grid(run.config.dfr.c_grid, run.config.dfr.class_weights, views["fit"].spec.num_classes)
-    _check_groups(run, views["fit"], halved="tune" not in views and len(candidates) > 1)
-    with torch.device("meta"):  # a head that cannot be replaced shows before hours of training
-        install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
-    model = _base_model(run)
-    install_head(model, views["fit"].spec.num_classes, normalise=run.config.dfr.normalise_features)
-    records = PhaseRecords(run.folder / "checkpoints")
-    done = records.take_over(PHASE, model, run.device)
-    if done is None:
-        done = _refit_phase(run, model, views, candidates, records)
-    else:
-        logger.info("phase '%s' is finished; its last layer is used", PHASE)
-    run.notes["dfr"] = done["notes"]
-    seconds = run.timing.setdefault("phases", {})
-    seconds[PHASE] = done["seconds"]
-    run.timing["train_seconds"] = sum(seconds.values())
+    model = base_model(run)
+    install_head(model, run.views["train"].spec.num_classes, normalise=run.config.dfr.normalise_features)
+    record = run.phase(PHASE, model, lambda: refit(run, model))
+    run.notes["dfr"] = dict(record.notes)
     return model
 
 
-def _views(run: Run) -> dict[str, View]:
-    """'fit': what the head is fitted on; 'tune': what chooses C, where that is a split of its own."""
+def head_candidates(run: Run) -> list[Candidate]:
+    """Return the grid of C and class weights."""
+    settings = run.config.dfr
+    return grid(settings.c_grid, settings.class_weights, head_views(run)["fit"].spec.num_classes)
+
+
+def head_views(run: Run) -> dict[str, View]:
+    """Return the view that the head is fitted on ('fit'), and the one that chooses C if that is another ('tune')."""
     settings = run.config.dfr
     if settings.data == "val" and settings.tune == "val":
         raise UsageError(
@@ -151,58 +158,62 @@ def _check_groups(run: Run, view: View, *, halved: bool) -> None:
         )
 
 
-def _base_model(run: Run) -> nn.Module:
-    """The network whose features are kept: trained here, read from a checkpoint, or as it was published."""
+def base_method(run: Run) -> Method | None:
+    """Return the method that trains the features; None where they come from elsewhere.
+
+    Raise UsageError for a base that trains no classifier, and for the features of random weights.
+    """
     settings = run.config.dfr
     if settings.checkpoint:
-        return _load_base(run, Path(settings.checkpoint))
+        return None
     if settings.base == PRETRAINED:
         if not run.config.model.pretrained:
             raise UsageError(
                 "dfr.base is 'pretrained', but model.pretrained is false, so that the features would be those of "
                 "random weights; add --model.pretrained true"
             )
-        return run.make_model()
+        return None
     if settings.base == PHASE:
         raise UsageError("dfr.base is 'dfr' itself; name the method that trains the features, such as erm")
     base = METHODS.get(settings.base)
     if not base.classifies:
         raise UsageError(f"dfr.base is '{settings.base}', which trains no classifier; name one that does, such as erm")
-    model = base.run(run)
+    return base
+
+
+def base_model(run: Run) -> nn.Module:
+    """Return the network whose features are kept: read from a checkpoint, trained here, or as published."""
+    if run.config.dfr.checkpoint:
+        return _load_base(run, Path(run.config.dfr.checkpoint))
+    base, run = base_method(run), begin(run)
+    model = run.network() if base is None else base.run(run)
     assert model is not None
     return model
 
 
 def _load_base(run: Run, path: Path) -> nn.Module:
-    model, expected = run.new_network(), describe_network(run.config, run.views["train"].spec)
+    model, expected = run.fresh_network(), describe_network(run.config, run.views["train"].spec)
     load_run_weights(model, path, expected, "dfr.checkpoint")
     logger.info("features of %s", path)
     return model
 
 
-def _refit_phase(
-    run: Run, model: nn.Module, views: Mapping[str, View], candidates: list[Candidate], records: PhaseRecords
-) -> dict[str, Any]:
-    """Fit the head and save the model as this phase's; every process ends with the same weights."""
-    began = time.perf_counter()
+def refit(run: Run, model: nn.Module) -> PhaseRecord:
+    """Fit the head in the main process and save the model as the run's best checkpoint."""
+    began, views = time.perf_counter(), head_views(run)
     data = {role: _features(run, model, view) for role, view in views.items()}
     scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.dfr.scaler)
     scaling = Scaling.of(None if scaled_by is None else _features(run, model, scaled_by).x, feature_size(model))
-    _leave_if_asked(run)
-    record: dict[str, Any] = {}
+    run.leave_if_asked()  # the features are on disk
+    notes: dict[str, Any] = {}
     if distributed.is_main():
-        notes = _fit_head(run, model, data, scaling, candidates)
-        record = {"selected_epoch": None, "seconds": time.perf_counter() - began, "images": 0, "notes": notes}
-        _save(run, model, records)
-    records.finish(PHASE, record)
-    _leave_if_asked(run)
-    done = records.take_over(PHASE, model, run.device)
-    assert done is not None
-    return done
+        notes = _fit_head(run, model, data, scaling, head_candidates(run))
+        _save(run, model)
+    return PhaseRecord(seconds=time.perf_counter() - began, notes=notes)
 
 
 def _features(run: Run, model: nn.Module, view: View) -> FeatureSet:
-    loader, precision = run.eval_loader(view), Precision(run.config.training.precision, run.device)
+    loader, precision = eval_loader(view, run.config, run.device), Precision(run.config.training.precision, run.device)
     if run.config.dfr.cache:
         folder = Path(run.config.training.outdir) / "features"
         features = cached_features(model, loader, precision, folder, progress=run.progress)
@@ -211,12 +222,6 @@ def _features(run: Run, model: nn.Module, view: View) -> FeatureSet:
     if run.config.dfr.normalise_features:
         features = normalised(features)
     return FeatureSet(features.numpy(), view.label[view.rows], view.group[view.rows], view.spec)
-
-
-def _leave_if_asked(run: Run) -> None:
-    """Raise Preempted in all processes when one was asked to stop; the features, or the phase, are on disk."""
-    if signum := run.stop.agreed(0, 1, run.device):
-        raise Preempted(signum)
 
 
 def _fit_head(
@@ -277,8 +282,8 @@ def _choose(
     return choose(candidates, fit_on, choose_by, settings.criterion, solver)
 
 
-def _save(run: Run, model: nn.Module, records: PhaseRecords) -> None:
-    """The refitted model as the run's best checkpoint, which `PhaseRecords.finish` keeps as this phase's."""
+def _save(run: Run, model: nn.Module) -> None:
+    """Save the refitted model as the run's best checkpoint, which `Run.phase` keeps as this phase's."""
     spec = run.views["train"].spec
     building = {
         "arch": run.config.model.arch,
@@ -293,4 +298,4 @@ def _save(run: Run, model: nn.Module, records: PhaseRecords) -> None:
         "model": building,
         "inputs": describe_inputs(run.config, spec),
     }
-    save_checkpoint(records.folder / "checkpoint_best.pt", {**content, "state_dict": model.state_dict()})
+    save_checkpoint(run.checkpoints / BEST_NAME, {**content, "state_dict": model.state_dict()})

@@ -26,6 +26,8 @@ from debeton.system.log import logger
 from debeton.system.seed import make_rng
 from debeton.train.objective import CrossEntropy, Precision
 from debeton.train.run import Run
+from debeton.train.run_loaders import eval_loader
+from debeton.train.training import fit
 
 OWN = ("lr", "weight_decay", "optimizer")
 
@@ -85,7 +87,8 @@ def gradients_of(run: Run, model: nn.Module, view: View) -> tuple[Tensor, Tensor
     """`scale_gradient` of the view's rows in order, float32 [M], and their labels, on the device; equal in every
     process."""
     found = torch.zeros(len(view.beton), device=run.device)
-    for batch, logits in judged(model, run.eval_loader(view), Precision(run.config.training.precision, run.device)):
+    precision, loader = Precision(run.config.training.precision, run.device), eval_loader(view, run.config, run.device)
+    for batch, logits in judged(model, loader, precision):
         found[batch.row] = scale_gradient(logits, batch.label)
     rows = torch.from_numpy(view.rows).to(run.device)
     return distributed.sum_over_processes(found)[rows], torch.from_numpy(view.label[view.rows]).to(run.device)
@@ -117,7 +120,7 @@ def eiil(run: Run) -> nn.Module:
     environment) from fresh weights of the same seed."""
     settings: dict[str, Any] = {**own_settings(run.config.eiil, ("epochs", *OWN)), "selection": "last"}
     view = run.views["train"]
-    first = run.fit(view, CrossEntropy(run.config.training.label_smoothing), phase="identify", settings=settings)
+    first = fit(run, view, CrossEntropy(run.config.training.label_smoothing), phase="identify", settings=settings)
     marked = infer(run, first)
     del first  # its memory is the second network's
     found = describe_marks(view, marked, "conflicting_row")

@@ -7,9 +7,10 @@ from torch import nn
 from debeton.methods.method import register_method
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 
 @register_method("erm", "mean cross-entropy over all rows", paper="Vapnik 1992", needs="label")
 def erm(run: Run) -> nn.Module:
     """One phase of cross-entropy on the training view."""
-    return run.fit(run.views["train"], CrossEntropy(run.config.training.label_smoothing))
+    return fit(run, run.views["train"], CrossEntropy(run.config.training.label_smoothing))

@@ -20,13 +20,15 @@ from debeton.data.loader.batch import Batch
 from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
-from debeton.methods.parts.balance import view_by_group
+from debeton.methods.parts.balance import check_groups, view_by_group
 from debeton.methods.parts.logits import judged
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.objective import Objective, Precision, StepOutput
 from debeton.train.run import Run
+from debeton.train.run_loaders import eval_loader
+from debeton.train.training import fit, train_loader
 
 Section("groupdro", "GroupDRO (Sagawa et al. 2020)").params(
     robust=Param(Bool(), "off: the plain mean of the losses, on the same sampling", default=True),
@@ -212,10 +214,10 @@ class AutomaticGroupDRO(GroupDRO):
         return super().backward(model, batch, precision)
 
 
-def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Precision], Tensor]:
-    """A function that measures the model's mean cross-entropy on the validation rows of each group of `view`, [G].
+def validation_groups(run: Run, view: View) -> tuple[Ints, Ints]:
+    """Return the validation group that each group of `view` is compared with, and its rows: int64 [G] each.
 
-    Groups by source have the loss of the real validation rows of their (label, attribute). UsageError where the
+    Groups by source are compared with the real validation rows of their (label, attribute). Raise UsageError where the
     validation split lacks a group.
     """
     train, val = run.views["train"], run.views.get("val")
@@ -235,8 +237,14 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
             f"({'; '.join(empty[:5])}{'; ...' if len(empty) > 5 else ''}); give the adjustment itself with "
             "--groupdro.generalization_adjustment"
         )
-    loader, rows = run.eval_loader(val), torch.from_numpy(np.maximum(counts, 1)).to(run.device)
-    index = torch.from_numpy(group).to(run.device)
+    return group, counts
+
+
+def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Precision], Tensor]:
+    """Return a function that measures the model's mean cross-entropy on validation rows by group of `view`, [G]."""
+    group, counts = validation_groups(run, view)
+    val, rows = run.views["val"], torch.from_numpy(np.maximum(counts, 1)).to(run.device)
+    loader, index = eval_loader(val, run.config, run.device), torch.from_numpy(group).to(run.device)
 
     @torch.no_grad()
     def measure(precision: Precision) -> Tensor:
@@ -249,19 +257,27 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
     return measure
 
 
+def check_groupdro(run: Run) -> None:
+    """Raise UsageError or DataError without attributes, without rows of a group, or for settings that do not fit."""
+    check_groups(run)
+    if run.config.groupdro.automatic_adjustment:
+        validation_groups(run, view_by_group(run))
+
+
 @register_method(
     "groupdro",
     "group losses weighted towards the worst group",
     paper="Sagawa et al. 2020",
     needs="label, attribute",
+    check=check_groupdro,
 )
 def groupdro(run: Run) -> nn.Module:
-    """One phase of GroupDRO on the training view's groups, drawn equally often unless groupdro.sampler is shuffled."""
+    """Train by GroupDRO on the training view's groups, drawn equally often unless groupdro.sampler is shuffled."""
     return train_groupdro(run, view_by_group(run))
 
 
 def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
-    """GroupDRO over the groups of a view that have rows, as section 'groupdro' says; val as in `Run.fit`."""
+    """Train by GroupDRO over the groups of a view that have rows, as section 'groupdro' says; val as in `fit`."""
     settings = vars(run.config.groupdro)
     options = GroupDROOptions(**{field.name: settings[field.name] for field in fields(GroupDROOptions)})
     counts, names = view.group_counts(), view.spec.group_names
@@ -276,14 +292,14 @@ def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
         view = view.resampled_by_group()
     smoothing = run.config.training.label_smoothing
     if not settings["automatic_adjustment"]:
-        return run.fit(view, GroupDRO(counts, names, options, smoothing), val=val)
-    model = run.make_model()
+        return fit(run, view, GroupDRO(counts, names, options, smoothing), val=val)
+    model = run.network()
     objective = AutomaticGroupDRO(
         counts,
         names,
         options,
         smoothing,
         validation_loss=validation_losses(run, view, model),
-        steps_per_epoch=len(run.train_loader(view)),
+        steps_per_epoch=len(train_loader(run, view)),
     )
-    return run.fit(view, objective, model=model, val=val)
+    return fit(run, view, objective, model=model, val=val)

@@ -17,8 +17,10 @@ from debeton.methods.method import register_method
 from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
 from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.system.log import logger
+from debeton.train.evaluation import evaluate
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 OWN = ("lr", "weight_decay", "optimizer")
 
@@ -52,7 +54,7 @@ def error_set(run: Run, model: nn.Module) -> Mask:
     view = run.views["train"]
 
     def find() -> dict[str, list[int]]:
-        wrong = run.evaluate(model, "train").predicted.numpy() != view.label[view.rows]
+        wrong = evaluate(run, model, "train").predicted.numpy() != view.label[view.rows]
         return {COLUMN: wrong.astype(int).tolist()}
 
     return kept(run.folder / ERROR_SET, view, find, partial(read_marks, column=COLUMN))
@@ -87,8 +89,8 @@ def jtt(run: Run) -> nn.Module:
     which each error row occurs lambda times more (Liu et al. 2021, Alg. 1)."""
     config, view = run.config, run.views["train"]
     smoothing = config.training.label_smoothing
-    first = run.fit(view, CrossEntropy(smoothing), phase="identify", settings=identify_settings(config))
+    first = fit(run, view, CrossEntropy(smoothing), phase="identify", settings=identify_settings(config))
     error = error_set(run, first)
     run.notes["jtt"] = report_errors(view, error)
     del first  # its memory is the second network's
-    return run.fit(upweighted(view, error, config.jtt.upweight), CrossEntropy(smoothing))
+    return fit(run, upweighted(view, error, config.jtt.upweight), CrossEntropy(smoothing))

@@ -15,12 +15,12 @@ from debeton.data.views.view import View
 from debeton.methods.method import register_method
 from debeton.methods.parts.relative_difficulty import LossAverages, relative_difficulty
 from debeton.methods.parts.row_weights import RowWeights, rows_of_all
-from debeton.methods.parts.second_network import second_network
+from debeton.methods.parts.second_network import check_plain_losses, second_network
 from debeton.nets.models import freeze_batch_norm
 from debeton.system import distributed
-from debeton.system.errors import UsageError
 from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 Section("lff", "Learning from Failure").params(
     q=Param(Float(0, 1), "how much the biased network prefers what it already gets right", default=0.7),
@@ -88,17 +88,13 @@ class LearningFromFailure(Objective):
     "rows that a deliberately biased network fails on weigh more",
     paper="Nam et al. 2020 (LfF)",
     needs="label",
+    check=check_plain_losses,
 )
 def lff(run: Run) -> nn.Module:
-    """Both networks at once, each from weights of its own; the debiased one is evaluated and returned."""
+    """Train both networks at once, each from weights of its own; evaluate and return the debiased one."""
     config, view = run.config, run.views["train"]
-    if config.training.label_smoothing:
-        raise UsageError(
-            f"training.label_smoothing is {config.training.label_smoothing}, and lff compares the plain losses of two "
-            "networks; use --training.label_smoothing 0"
-        )
-    model = run.make_model()
+    model = run.network()
     objective = LearningFromFailure(
         second_network(run), view, q=config.lff.q, alpha=config.lff.alpha, freeze_bn=config.model.bn_mode == "eval"
     )
-    return run.fit(view, objective, model=model)
+    return fit(run, view, objective, model=model)

@@ -1,7 +1,6 @@
-"""Methods, one module each; importing this package registers them all.
+"""The registry of methods, and `train`, which runs one.
 
-A method is a short function of a Run that returns the trained model. Adding one is a new module here that
-calls `register_method`; nothing else names it.
+A method is a short function of a Run: a list of phases, read from top to bottom. It returns the trained model.
 """
 
 from __future__ import annotations
@@ -13,22 +12,36 @@ from typing import Any, TypeVar
 from torch import nn
 
 from debeton.config import imply
+from debeton.methods.parts.first_phase import begin
 from debeton.system.errors import UsageError
 from debeton.system.registry import Registry
 from debeton.train.run import Run
 
 
+def _accept(run: Run) -> None:
+    """Accept every run."""
+
+
 @dataclass(frozen=True)
 class Method:
-    """paper: where it comes from. needs: which columns of the training rows it looks at. classifies: off for one that
-    trains no classifier, and whose `run` returns None. sections: of the configuration, beside one of its own name, that
-    say what it does."""
+    """A registered method.
+
+    run: trains through the method's phases; returns the model, or None if the method trains no classifier.
+    paper: the publication.
+    needs: the columns of the training rows that the method looks at.
+    check: raises UsageError or DataError for a run that the method cannot train; called before the first phase.
+    classifies: False for a method that trains no classifier.
+    sections: sections of settings that belong to the method, beside the one with its name.
+    begins_itself: the method calls `begin` by itself, because its training may begin elsewhere (dfr.checkpoint).
+    """
 
     run: Callable[[Run], nn.Module | None]
     paper: str
     needs: str
+    check: Callable[[Run], object] = _accept
     classifies: bool = True
     sections: tuple[str, ...] = ()
+    begins_itself: bool = False
 
 
 Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
@@ -41,17 +54,22 @@ def register_method(
     *,
     paper: str,
     needs: str,
+    check: Callable[[Run], object] = _accept,
     classifies: bool = True,
     sections: tuple[str, ...] = (),
+    begins_itself: bool = False,
     implies: Mapping[str, Any] | None = None,
 ) -> Callable[[Trainer], Trainer]:
-    """Decorator that registers `run -> trained model` under `name`.
+    """Return a decorator that registers `run -> trained model`.
 
-    sections: see `Method`. implies: settings of other sections that are the method, such as {'synthetic.mode': 'ffr'}.
+    name: the value of training.method.
+    summary: one line for --list methods.
+    paper, needs, check, classifies, sections, begins_itself: see `Method`.
+    implies: settings of other sections that come with the method, such as {'synthetic.mode': 'ffr'}.
     """
 
     def decorate(run: Trainer) -> Trainer:
-        METHODS.add(name, Method(run, paper, needs, classifies, sections), summary)
+        METHODS.add(name, Method(run, paper, needs, check, classifies, sections, begins_itself), summary)
         if implies:
             imply("training.method", name, implies)
         return run
@@ -60,16 +78,15 @@ def register_method(
 
 
 def train(run: Run) -> nn.Module | None:
-    """The model that the run's method trains, from the weights of a first phase where the views have one (FFR)."""
-    from debeton.methods.ffr import first_phase
+    """Train the configured method and return its model; None for a method that trains no classifier.
 
+    Where synthetic.mode asks for a first phase on synthetic rows, the method's networks begin with its weights.
+    """
     method = METHODS.get(run.config.training.method)
-    run.sections = method.sections
-    if "first" in run.views:
-        if not method.classifies:
-            raise UsageError(
-                f"synthetic.mode {run.config.synthetic.mode} trains a classifier first, and "
-                f"{run.config.training.method} trains none; use --synthetic.mode none, usb, asb or only"
-            )
-        run.before = lambda: first_phase(run)
-    return method.run(run)
+    if "first" in run.views and not method.classifies:
+        raise UsageError(
+            f"synthetic.mode {run.config.synthetic.mode} trains a classifier first, and {run.config.training.method} "
+            "trains none; use --synthetic.mode none, usb, asb or only"
+        )
+    method.check(run)
+    return method.run(run if method.begins_itself else begin(run))

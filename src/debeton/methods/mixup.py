@@ -14,6 +14,7 @@ from debeton.system import distributed
 from debeton.system.seed import make_rng
 from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 Section("mixup", "mixup (Zhang et al. 2018)").params(
     alpha=Param(Float(0), "of the distribution Beta(alpha, alpha) of the mixing weight; 0 mixes nothing", default=0.2),
@@ -71,4 +72,4 @@ class Mixup(Objective):
 def mixup(run: Run) -> nn.Module:
     """One phase of mixup on the training view."""
     training = run.config.training
-    return run.fit(run.views["train"], Mixup(run.config.mixup.alpha, training.seed, training.label_smoothing))
+    return fit(run, run.views["train"], Mixup(run.config.mixup.alpha, training.seed, training.label_smoothing))

@@ -12,9 +12,10 @@ from torch.nn import functional
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import Ints
 from debeton.methods.method import register_method
-from debeton.methods.parts.balance import balancing_weights, view_by_class, view_by_group
+from debeton.methods.parts.balance import balancing_weights, check_classes, check_groups, view_by_class, view_by_group
 from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 
 class WeightedCrossEntropy(Objective):
@@ -53,12 +54,13 @@ def _weights(counts: Ints) -> Tensor:
     "each row's loss weighted by 1 / group size",
     paper="Shimodaira 2000; as in Yang et al. 2023 (ReWeight)",
     needs="label, attribute",
+    check=check_groups,
 )
 def reweight(run: Run) -> nn.Module:
     """ERM on every row once an epoch, with loss weights N / (G n_g)."""
     view = view_by_group(run)
     weights = _weights(view.group_counts())
-    return run.fit(view, WeightedCrossEntropy(weights, "group", run.config.training.label_smoothing))
+    return fit(run, view, WeightedCrossEntropy(weights, "group", run.config.training.label_smoothing))
 
 
 @register_method(
@@ -66,9 +68,10 @@ def reweight(run: Run) -> nn.Module:
     "each row's loss weighted by 1 / class size",
     paper="Shimodaira 2000",
     needs="label",
+    check=check_classes,
 )
 def reweight_class(run: Run) -> nn.Module:
     """ERM on every row once an epoch, with loss weights N / (C n_y)."""
     view = view_by_class(run)
     weights = _weights(np.bincount(view.label[view.rows], minlength=view.spec.num_classes))
-    return run.fit(view, WeightedCrossEntropy(weights, "label", run.config.training.label_smoothing))
+    return fit(run, view, WeightedCrossEntropy(weights, "label", run.config.training.label_smoothing))

@@ -19,6 +19,7 @@ from torch.nn import functional
 from debeton.config.checkers import Int, OneOf
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
+from debeton.data.views.view import View
 from debeton.methods.method import register_method
 from debeton.methods.parts.further_batches import FurtherBatches
 from debeton.methods.parts.mixing import MAPPINGS, make_mixer
@@ -30,6 +31,7 @@ from debeton.system.log import logger
 from debeton.system.seed import derive_seed
 from debeton.train.objective import CrossEntropy, Objective, Precision, StepOutput
 from debeton.train.run import Run
+from debeton.train.training import fit, phase_settings, train_loader
 
 Section("scale", "SCALE: gradients of a train and a target set, mixed by parameter group").params(
     group_size=Param(Int(0), "convolution kernels of a parameter group; 0: each tensor is one group", default=64),
@@ -134,36 +136,47 @@ def swapped_head(model: nn.Module, name: str, head: nn.Module) -> Iterator[None]
         setattr(place, child, own)
 
 
+def target_view(run: Run) -> View:
+    """Return the target view. Raise UsageError where there is none."""
+    return view_of(run, "target", f"{run.config.training.method} learns from a target split")
+
+
+def check_scale(run: Run) -> None:
+    """Raise UsageError for a frozen body, which has no gradients to mix, and without a target view."""
+    if run.config.model.transfer == "FIXED":
+        raise UsageError(
+            "scale mixes the gradients of the body, and model.transfer FIXED gives it none; use FULL, or "
+            "--training.method erm_target for a head on the target set"
+        )
+    target_view(run)
+
+
 @register_method(
     "scale",
     "a biased set helps a target set where their gradients agree",
     paper="SCALE 2023 (auxiliary learning)",
     needs="label; label of the target split",
+    check=check_scale,
 )
 def scale(run: Run) -> nn.Module:
-    """One phase on the training view, each step with a batch drawn anew from the target view; the target head stays."""
+    """Train on the training view, each step with a batch drawn anew from the target view; keep the target head."""
     config, settings = run.config, run.config.scale
-    if config.model.transfer == "FIXED":
-        raise UsageError(
-            "scale mixes the gradients of the body, and model.transfer FIXED gives it none; use FULL, or "
-            "--training.method erm_target for a head on the target set"
-        )
-    train, target = run.views["train"], view_of(run, "target", "scale learns from a target split")
+    train, target = run.views["train"], target_view(run)
     size = min(config.training.batch_size, len(target))
     if size < config.training.batch_size:
         logger.info("scale: the target split has %d rows, so its batches have no more", size)
-    steps = len(run.train_loader(train))
-    of_target = run.phase_settings({"batch_size": size, "seed": derive_seed(config.training.seed, "target")})
-    model = run.make_model()
+    steps = len(train_loader(run, train))
+    of_target = phase_settings(run.config, {"batch_size": size, "seed": derive_seed(config.training.seed, "target")})
+    model = run.network()
     objective = MixedGradients(
         model,
-        run.train_loader(target.in_draws(steps, size), of_target),
+        train_loader(run, target.in_draws(steps, size), of_target),
         group_size=settings.group_size,
         mapping=settings.mapping,
         combine=settings.combine,
         label_smoothing=config.training.label_smoothing,
     )
-    return run.fit(train, objective, model=model)
+    return fit(run, train, objective, model=model)
 
 
 @register_method(
@@ -171,8 +184,8 @@ def scale(run: Run) -> nn.Module:
     "mean cross-entropy over the target set alone",
     paper="SCALE 2023 (its method 1)",
     needs="label of the target split",
+    check=target_view,
 )
 def erm_target(run: Run) -> nn.Module:
-    """One phase of cross-entropy on the target view; the training view is not looked at."""
-    target = view_of(run, "target", "erm_target trains on a target split")
-    return run.fit(target, CrossEntropy(run.config.training.label_smoothing))
+    """Train by cross-entropy on the target view alone."""
+    return fit(run, target_view(run), CrossEntropy(run.config.training.label_smoothing))

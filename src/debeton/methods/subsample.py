@@ -6,9 +6,10 @@ from torch import nn
 
 from debeton.data.views.subsets import balanced
 from debeton.methods.method import register_method
-from debeton.methods.parts.balance import view_by_class, view_by_group
+from debeton.methods.parts.balance import check_classes, check_groups, view_by_class, view_by_group
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 
 @register_method(
@@ -16,11 +17,12 @@ from debeton.train.run import Run
     "each group cut to the size of the smallest",
     paper="Idrissi et al. 2022 (SUBG)",
     needs="label, attribute",
+    check=check_groups,
 )
 def subg(run: Run) -> nn.Module:
     """ERM on one subset with equally many rows of every group, drawn once by data.seed."""
     view = balanced(view_by_group(run), "group", run.config.data.seed)
-    return run.fit(view, CrossEntropy(run.config.training.label_smoothing))
+    return fit(run, view, CrossEntropy(run.config.training.label_smoothing))
 
 
 @register_method(
@@ -28,8 +30,9 @@ def subg(run: Run) -> nn.Module:
     "each class cut to the size of the smallest",
     paper="Idrissi et al. 2022 (SUBY)",
     needs="label",
+    check=check_classes,
 )
 def suby(run: Run) -> nn.Module:
     """ERM on one subset with equally many rows of every class, drawn once by data.seed."""
     view = balanced(view_by_class(run), "class", run.config.data.seed)
-    return run.fit(view, CrossEntropy(run.config.training.label_smoothing))
+    return fit(run, view, CrossEntropy(run.config.training.label_smoothing))

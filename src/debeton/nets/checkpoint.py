@@ -35,6 +35,10 @@ _PLAIN: list[Any] = [
     ),
 ]
 
+# The files of a run folder. FOLDER/LATEST_NAME resumes a phase; FOLDER/BEST_NAME holds the selected weights.
+CHECKPOINT_FOLDER, LATEST_NAME, BEST_NAME = "checkpoints", "checkpoint_latest.pt", "checkpoint_best.pt"
+BEST_CHECKPOINT = Path(CHECKPOINT_FOLDER, BEST_NAME)
+
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` so that `path` holds either the old checkpoint or the whole new one."""
@@ -124,6 +128,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "it is no file of tensors and plain values, and nothing of it is run"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-BEST_CHECKPOINT = Path("checkpoints", "checkpoint_best.pt")  # of a run folder

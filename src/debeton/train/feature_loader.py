@@ -53,8 +53,10 @@ class HeadOnly(nn.Module):
         return self.network.load_state_dict(*args, **kwargs)
 
 
-def why_not(network: nn.Module, options: LoaderOptions, *, prog_resizing: bool, ema: float, tta: bool) -> str:
-    """Why training this network's head on features is not the same as on images; empty where it is.
+def reason_against_cache(
+    network: nn.Module, options: LoaderOptions, *, prog_resizing: bool, ema: float, tta: bool
+) -> str:
+    """Return the reason why training this network's head on features differs from training on images; empty if none.
 
     options: of the training loader. prog_resizing, ema, tta: settings of the configuration.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from debeton.nets.transfer import describe_source
 from debeton.system import distributed
 from debeton.system.files import write_text
 from debeton.train.attack import attack_metrics, rates_by
-from debeton.train.loop import Evaluation, Form
+from debeton.train.evaluation import CLEAN, Evaluation, Presentation, evaluate, evaluate_presentations
 from debeton.train.metrics import selection_score
 from debeton.train.planting import evaluation_triggers
 from debeton.train.results import prediction_result, versions
@@ -37,22 +37,23 @@ class Measured:
     triggered: Mapping[str, Evaluation] = field(default_factory=dict)
 
 
-def finish(run: Run, model: nn.Module | None) -> dict[str, Any]:
+def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate the selected model on validation and every test, and write results.pt and results.json.
 
-    None, of a method that trains no classifier: there is nothing to evaluate.
+    model: None for a method that trains no classifier; then nothing is evaluated.
+    method_sections: sections of settings that belong to the method, beside the one with its name.
     """
     began = time.perf_counter()
     measured = {split: measure(run, model, split) for split in evaluated(run.views)} if model else {}
     metrics = {split: found.standard.metrics for split, found in measured.items()}
-    run.timing["final_evaluation_seconds"] = time.perf_counter() - began
+    timing = {**timing_of(run), "final_evaluation_seconds": time.perf_counter() - began}
     config, train = run.config, run.views["train"]
     triggers = {split: describe_triggers(run.views[split], found) for split, found in measured.items()}
     results = {
         "name": experiment_name(config),
         "dataset": config.data.dataset,
         "method": config.training.method,
-        "method_sections": list(run.sections),
+        "method_sections": list(method_sections),
         "seed": config.training.seed,
         "selection": run.selection_rule,
         "selected_epoch": run.selected_epoch,
@@ -66,7 +67,7 @@ def finish(run: Run, model: nn.Module | None) -> dict[str, Any]:
         **({"triggers": triggers} if any(triggers.values()) else {}),
         **({"oracle": _oracle(run)} if config.training.oracle else {}),
         "notes": run.notes,
-        "timing": run.timing,
+        "timing": timing,
     }
     if distributed.is_main():
         _write(run, results, measured)
@@ -74,20 +75,32 @@ def finish(run: Run, model: nn.Module | None) -> dict[str, Any]:
     return results
 
 
+def timing_of(run: Run) -> dict[str, Any]:
+    """Return the times of a run's phases, as results.json has them: seconds, shares, images per second."""
+    trained = [record for record in run.phases.values() if record.images]
+    waits = {name: record.data_wait for name, record in run.phases.items() if record.data_wait is not None}
+    return {
+        "phases": {name: record.seconds for name, record in run.phases.items()},
+        "data_wait": waits,
+        "train_seconds": sum(record.seconds for record in run.phases.values()),
+        **({"train_images_per_second": trained[-1].images / max(trained[-1].seconds, 1e-9)} if trained else {}),
+    }
+
+
 def measure(run: Run, model: nn.Module, split: str) -> Measured:
     """The model on a split in every form, all of one decoding of its images."""
     view = run.views[split]
     triggers = {trigger.name: trigger for trigger in evaluation_triggers(run.config)}
     if not triggers and view.planted is None:
-        standard = run.evaluate(model, split)
+        standard = evaluate(run, model, split)
         return Measured(standard, standard)
     shown: list[Trigger] = list(triggers.values())
     everywhere = np.ones(len(view.beton), bool)
-    forms = [Form(), *(Form(k, everywhere) for k in range(len(shown)))]
+    presentations = [CLEAN, *(Presentation(everywhere, k) for k in range(len(shown)))]
     if view.planted is not None:
         shown = shown if view.planted.trigger in shown else [*shown, view.planted.trigger]
-        forms.append(Form(shown.index(view.planted.trigger), view.planted.mask))
-    clean, *others = run.evaluate_forms(model, replace(view, planted=None), forms, shown)
+        presentations.append(Presentation(view.planted.mask, shown.index(view.planted.trigger)))
+    clean, *others = evaluate_presentations(run, model, replace(view, planted=None), presentations, shown)
     standard = others[-1] if view.planted is not None else clean
     return Measured(standard, clean, dict(zip(triggers, others, strict=False)))
 
@@ -134,7 +147,7 @@ def _write(run: Run, results: dict[str, Any], measured: Mapping[str, Measured]) 
 
 def _oracle(run: Run) -> dict[str, Any] | None:
     """The epoch of the last phase that the selection rule would keep by the test split; None without epochs."""
-    phase = list(run.timing["phases"])[-1]
+    phase = list(run.phases)[-1]
     lines = [line for line in run.log.read() if line["phase"] == phase and line["split"] == "test"]
     rule = run.selection_rule if run.selection_rule != "last" else "worst_group"
     best = max(lines, key=lambda line: selection_score(line["metrics"], rule), default=None)

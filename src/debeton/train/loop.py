@@ -1,75 +1,29 @@
-"""The one training loop: `fit` runs epochs of an Objective over a Loader, `evaluate_forms` measures a model on one.
+"""The training loop: `train_epochs` runs epochs of an Objective over a Loader.
 
-Read `fit` from top to bottom: everything that happens in a step stands there. It knows no method.
+Read `train_epochs` from top to bottom: everything that happens in a step stands there. It knows no method.
 """
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from debeton.data.loader.loader import EpochIterator, Loader
-from debeton.data.spec import Ints
-from debeton.nets.models import evaluating
 from debeton.system import distributed
 from debeton.system.errors import DataError
-from debeton.system.log import logger
 from debeton.system.seed import restore_rng_state, rng_state
 from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import Objective, Precision
 from debeton.train.optim import set_lr
-
-
-class Preempted(BaseException):
-    """The run was asked to stop, and has saved itself. `signum` is the signal; the same command resumes."""
-
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
-
-
-class StopRequest:
-    """Notes SIGTERM and SIGUSR1 (SLURM's warning before the time limit), so that the loop can save and leave."""
-
-    def __init__(self) -> None:
-        self.signum = 0
-
-    @contextmanager
-    def listening(self) -> Iterator[StopRequest]:
-        """Catch the signals inside the context. Only a process's main thread may; elsewhere this does nothing."""
-
-        def note(signum: int, frame: object) -> None:
-            self.signum = signum
-
-        try:
-            before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGUSR1)}
-        except ValueError:
-            before = {}
-        try:
-            yield self
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
-
-    def agreed(self, step: int, every: int, device: torch.device) -> int:
-        """The signal that any process got, or 0. Several processes ask each other every `every` steps."""
-        if distributed.world_size() == 1:
-            return self.signum
-        if step % every:
-            return 0
-        return int(distributed.max_over_processes(torch.tensor(self.signum, device=device)).item())
+from debeton.train.stop import Preempted, StopRequest
 
 
 @dataclass(frozen=True)
@@ -164,7 +118,7 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
-def fit(
+def train_epochs(
     state: TrainState,
     loader: Loader,
     options: FitOptions,
@@ -259,60 +213,3 @@ def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader
             f"with --training.clip_grad or train in fp32; {kept}"
         )
     recent.clear()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """metrics as in `metrics.group_metrics`; for the view's rows in order, on the CPU, predicted int64 [M] and loss
-    float32 [M], the cross-entropy in nats."""
-
-    metrics: Metrics
-    predicted: Tensor
-    loss: Tensor
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way to show a view's images: with trigger number `trigger` of the loader in the rows of `mask`, bool [N] over
-    all rows of the beton; clean where it is None."""
-
-    trigger: int = 0
-    mask: NDArray[np.bool_] | None = None
-
-
-@torch.inference_mode()
-def evaluate_forms(
-    model: nn.Module,
-    loader: Loader,
-    precision: Precision,
-    forms: Sequence[Form],
-    *,
-    train_counts: Ints | None = None,
-    progress: bool = False,
-) -> list[Evaluation]:
-    """Measure the model on forms of the images of a sequential loader, decoded once and seen once without and with each
-    trigger; over several processes every row still counts exactly once."""
-    distributed.sync_buffers(model)
-    view, device = loader.view, precision.device
-    meters = [GroupMeter(view.spec.num_groups, view.spec.num_classes, device) for _ in forms]
-    predictions = torch.full((len(forms), len(view.beton)), -1, dtype=torch.int64, device=device)
-    losses = torch.full((len(forms), len(view.beton)), -1.0, device=device)
-    masks = [None if form.mask is None else torch.from_numpy(form.mask).to(device) for form in forms]
-    with evaluating(model), loader.epoch(0) as batches:
-        for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
-            with precision.autocast():
-                clean = model(batch.image)
-                triggered = [model(image) for image in batch.triggered]
-            for k, (form, mask) in enumerate(zip(forms, masks, strict=True)):
-                logits = clean if mask is None else clean.where(~mask[batch.row, None], triggered[form.trigger])
-                losses[k, batch.row] = meters[k].update(logits, batch.label, batch.group)
-                predictions[k, batch.row] = logits.argmax(1)
-    distributed.max_over_processes(predictions)
-    distributed.max_over_processes(losses)
-    rows = torch.from_numpy(view.rows).to(device)
-    found = []
-    for meter, predicted, loss in zip(meters, predictions, losses, strict=True):
-        found.append(Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu(), loss[rows].cpu()))
-    if found[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
-        logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
-    return found

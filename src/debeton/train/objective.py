@@ -1,4 +1,7 @@
-"""What a step minimises. A method's per-step hook is an Objective; its state lives in buffers and submodules."""
+"""Objectives: the loss of one step, and how its gradient is left in the parameters.
+
+A method's hook into the training loop is an Objective. Its state lives in buffers and submodules.
+"""
 
 from __future__ import annotations
 
@@ -16,52 +19,64 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """The number format of the forward pass: autocast for bf16 and fp16, gradient scaling for fp16 on a GPU."""
+    """The number format of the forward pass: autocast for bf16 and fp16, gradient scaling for fp16 on a GPU.
+
+    name: fp32, bf16 or fp16.
+    """
 
     def __init__(self, name: str, device: torch.device):
         self.device, self.dtype = device, _DTYPES[name]
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16" and device.type == "cuda")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of forward passes."""
+        """Return the context in which forward passes run."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss as it enters backward()."""
+        """Return the loss as `backward()` must receive it."""
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """loss: scalar, to be minimised. logits: [B, C] of the batch, for the training metrics; None where the model is no
-    classifier."""
+    """The result of one step.
+
+    loss: scalar, to be minimised.
+    logits: [B, C] of the batch, for the training metrics; None if the model is no classifier.
+    """
 
     loss: Tensor
     logits: Tensor | None
 
 
 class Objective(nn.Module):
-    """Base of all objectives: subclasses give `forward`, or override `backward` where one loss is not enough.
+    """Base of all objectives. A subclass defines `forward`, or overrides `backward` where one loss is not enough.
 
-    Buffers and submodules are saved, moved and resumed with the run. averages_gradients: `backward` itself averages the
-    model's gradients over processes (it needs more of them than the one that DDP sees). takes_features: the model is
-    only ever called on the batch's images as they are, so that the head of a still body may be trained on features.
-    calls_once: `model` is called once in a step, so that it may be replayed as a CUDA graph.
+    Buffers and submodules are saved, moved and resumed with the run. Class attributes:
+
+    classifies: False for a model without logits. Nothing then evaluates it, and its last epoch is kept.
+    averages_gradients: `backward` averages the model's gradients over processes by itself, because it needs more
+        gradients than the one that DDP sees.
+    takes_features: the model is only called on the batch's images as they are. Then the head of a frozen body may be
+        trained on cached features.
+    calls_once: the model is called once in a step. Then it may be replayed as a CUDA graph.
     """
 
+    classifies = True
     averages_gradients = False
     takes_features = False
     calls_once = False
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """The loss of a batch."""
+        """Return the loss of a batch, and the logits."""
         raise TypeError(f"{type(self).__name__} defines neither forward nor backward")
 
     def backward(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
-        """Compute the loss and leave gradients in the parameters; returns detached values.
+        """Compute the loss and leave gradients in the parameters. Return detached values.
 
-        The loss is a mean over this process's rows; times batch.share, DDP's average is the mean over all rows.
+        The loss is a mean over this process's rows. It is multiplied by batch.share, so that DDP's average over
+        processes is the mean over all rows.
         """
         with precision.autocast():
             output: StepOutput = self(model, batch)
@@ -69,13 +84,18 @@ class Objective(nn.Module):
         return StepOutput(output.loss.detach(), None if output.logits is None else output.logits.detach())
 
     def summary(self) -> dict[str, Any]:
-        """Plain values that results.jsonl keeps beside each training epoch, e.g. weights by group; 'loss' where the
-        model is no classifier."""
+        """Return plain values that results.jsonl keeps beside each training epoch, such as weights by group.
+
+        'loss' is the training loss of a model that is no classifier.
+        """
         return {}
 
 
 class CrossEntropy(Objective):
-    """Mean cross-entropy with label smoothing in [0, 1): empirical risk minimisation."""
+    """The mean cross-entropy over the rows of a batch: empirical risk minimisation.
+
+    label_smoothing: in [0, 1).
+    """
 
     takes_features = True
     calls_once = True

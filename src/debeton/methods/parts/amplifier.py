@@ -28,9 +28,10 @@ from debeton.nets.models import make_model
 from debeton.nets.networks import Coarsened
 from debeton.system.log import logger
 from debeton.system.seed import seed_everything
-from debeton.train.loop import Form
+from debeton.train.evaluation import evaluate_view
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 OWN = (
     "epochs",
@@ -106,7 +107,7 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
     own = {"decoder_train": run.config.training.decoder_val, **own_settings(settings, OWN)}
     own |= {"selection": "last", "oracle": False}
     objective, model = CrossEntropy(settings.label_smoothing), make_amplifier(run)
-    return run.fit(train, objective, phase=PHASE, model=model, settings=own, arch=settings.arch, val=held_out)
+    return fit(run, train, objective, phase=PHASE, model=model, settings=own, arch=settings.arch, val=held_out)
 
 
 def load_amplifier(run: Run, path: Path) -> nn.Module:
@@ -125,7 +126,7 @@ def as_shown(run: Run, amplifier: nn.Module) -> nn.Module:
 
 def score(run: Run, amplifier: nn.Module, view: View) -> Scores:
     """The amplifier's predictions and losses on a view's rows, in evaluation mode and without augmentation."""
-    found = run.evaluate_forms(amplifier, view, [Form()])[0]
+    found = evaluate_view(run, amplifier, view)
     return Scores(view.label[view.rows], found.predicted.numpy(), found.loss.numpy())
 
 

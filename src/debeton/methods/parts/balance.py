@@ -71,14 +71,24 @@ def _check(view: View, counts: Mapping[str, int], kind: str, on_empty: str) -> N
         )
 
 
+def check_groups(run: Run) -> None:
+    """Raise UsageError without attributes, and DataError for a group without rows unless empty groups are ignored."""
+    check_every_group(run.views["train"], run.config.training.empty_groups)
+
+
+def check_classes(run: Run) -> None:
+    """Raise DataError for a class without rows, unless empty ones are ignored."""
+    check_every_class(run.views["train"], run.config.training.empty_groups)
+
+
 def view_by_group(run: Run) -> View:
     """The training view in the groups that are to be balanced, none of them empty unless that is to be ignored.
 
     Where it holds real and synthetic rows and `balance.by_source` is on, these are (label, attribute, source), as in
     the USB and ASB baselines of From Fake to Real (arXiv 2308.04553); those without a row are no groups.
     """
+    check_groups(run)
     view = run.views["train"]
-    check_every_group(view, run.config.training.empty_groups)
     synthetic = view.beton.source[view.rows] == 1
     if run.config.balance.by_source and synthetic.any() and not synthetic.all():
         view = view.split_by_source()
@@ -91,9 +101,8 @@ def view_by_group(run: Run) -> View:
 
 def view_by_class(run: Run) -> View:
     """The training view, no class of it empty unless that is to be ignored."""
-    view = run.views["train"]
-    check_every_class(view, run.config.training.empty_groups)
-    return view
+    check_classes(run)
+    return run.views["train"]
 
 
 def balancing_weights(counts: Ints) -> NDArray[np.float64]:

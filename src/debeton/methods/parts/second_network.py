@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from debeton.nets.models import make_model
+from debeton.system.errors import UsageError
 from debeton.train.run import Run
 
 
@@ -22,3 +23,13 @@ def second_network(run: Run) -> nn.Module:
     )
     layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
     return network.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+def check_plain_losses(run: Run) -> None:
+    """Raise UsageError for label smoothing, under which the losses of two networks cannot be compared."""
+    smoothing = run.config.training.label_smoothing
+    if smoothing:
+        raise UsageError(
+            f"training.label_smoothing is {smoothing}, and {run.config.training.method} compares the plain losses of "
+            "two networks; use --training.label_smoothing 0"
+        )

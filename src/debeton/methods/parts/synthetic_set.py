@@ -26,7 +26,7 @@ from debeton.nets.transfer import read_source
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
-from debeton.train.loop import Form, Preempted
+from debeton.train.evaluation import evaluate_view
 from debeton.train.run import Run
 from debeton.train.run_loaders import loader_options
 
@@ -70,8 +70,7 @@ def draw_images(run: Run, model: Path) -> Path:
         progress=run.progress,
         stopped=lambda: bool(run.stop.signum),
     )
-    if signum := run.stop.agreed(0, 1, run.device):
-        raise Preempted(signum)
+    run.leave_if_asked()
     distributed.barrier()
     if distributed.is_main():
         write_sheets(ImageSet(run.folder / FOLDER, described, shard))
@@ -137,7 +136,7 @@ def oracle_says(run: Run, synthetic: View, path: Path) -> dict[str, Any]:
     load_weights(network, source.weights, path, source.arch)
     asked = synthetic.with_task(spec.attribute_name, spec.label_name)  # the attribute is what it answers
     asked = replace(asked, spec=replace(asked.spec, mean=source.mean, std=source.std))
-    attribute = run.evaluate_forms(network.to(run.device), asked, [Form()])[0].predicted.numpy()
+    attribute = evaluate_view(run, network.to(run.device), asked).predicted.numpy()
     aligned = spec.is_aligned(synthetic.label, attribute)
     assert aligned is not None
     by_class = {name: float(aligned[synthetic.label == k].mean()) for k, name in enumerate(spec.classes)}

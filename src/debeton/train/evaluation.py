@@ -1,0 +1,145 @@
+"""Evaluation: a model measured on a view, as its images are and with triggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from debeton.data.loader.loader import Loader
+from debeton.data.spec import Ints
+from debeton.data.triggers.trigger import Trigger
+from debeton.data.views.view import View
+from debeton.nets.models import evaluating
+from debeton.nets.networks import MirrorAveraged
+from debeton.system import distributed
+from debeton.system.log import logger
+from debeton.train.feature_loader import FeatureStore, HeadOnly
+from debeton.train.metrics import GroupMeter, Metrics
+from debeton.train.objective import Precision
+from debeton.train.run import Run
+from debeton.train.run_loaders import eval_loader
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of measuring a model on the M rows of a view, on the CPU.
+
+    metrics: as `metrics.group_metrics` returns them.
+    predicted: int64 [M], the predicted classes, in the order of the view's rows.
+    loss: float32 [M], the cross-entropy in nats.
+    """
+
+    metrics: Metrics
+    predicted: Tensor
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """How images are shown in an evaluation: clean, or with a trigger in some rows.
+
+    mask: bool [N] over all rows of the beton, true for the rows with the trigger; None shows every image clean.
+    trigger: the number of the trigger among those of the loader.
+    """
+
+    mask: NDArray[np.bool_] | None = None
+    trigger: int = 0
+
+
+CLEAN = Presentation()
+
+
+def evaluate(run: Run, model: nn.Module, split: str) -> Evaluation:
+    """Measure a model on one of the run's views, 'val' or 'test' for example."""
+    return evaluate_view(run, model, run.views[split])
+
+
+def evaluate_view(run: Run, model: nn.Module, view: View, *, features: FeatureStore | None = None) -> Evaluation:
+    """Measure a model on the images of a view.
+
+    features: of the phase that trains the model now, if it trains on cached features.
+    """
+    return evaluate_presentations(run, model, view, [CLEAN], features=features)[0]
+
+
+def evaluate_presentations(
+    run: Run,
+    model: nn.Module,
+    view: View,
+    presentations: Sequence[Presentation],
+    triggers: Sequence[Trigger] = (),
+    *,
+    features: FeatureStore | None = None,
+) -> list[Evaluation]:
+    """Measure a model on several presentations of a view's images, each of which is decoded once.
+
+    presentations: one evaluation each, in order.
+    triggers: the triggers that presentations name by number.
+    features: as in `evaluate_view`; the features of the last finished phase are used where they are the model's.
+    """
+    loader = eval_loader(view, run.config, run.device, triggers)
+    cached = features or _features_of_last_phase(run)
+    if cached is not None and cached.serves(model):
+        model, loader = HeadOnly(cached.network), cached.evaluation(loader)
+    model = MirrorAveraged(model) if run.config.training.tta else model
+    precision, train = Precision(run.config.training.precision, run.device), run.views["train"]
+    # Pseudo-groups of a view are no groups of the training rows, so these cannot weight them.
+    has_training_groups = view.spec.group_names == (train.true_groups or train).spec.group_names
+    counts = train.real_counts() if has_training_groups else None
+    return measure(model, loader, precision, presentations, train_counts=counts, progress=run.progress)
+
+
+def _features_of_last_phase(run: Run) -> FeatureStore | None:
+    records = list(run.phases.values())
+    return records[-1].features if records else None
+
+
+@torch.inference_mode()
+def measure(
+    model: nn.Module,
+    loader: Loader,
+    precision: Precision,
+    presentations: Sequence[Presentation] = (CLEAN,),
+    *,
+    train_counts: Ints | None = None,
+    progress: bool = False,
+) -> list[Evaluation]:
+    """Measure a model on the images of a sequential loader: decode each image once, show it clean and with triggers.
+
+    With several processes each row still counts once.
+
+    presentations: one evaluation each, in order.
+    train_counts: int64 [G], training rows by group, for the adjusted accuracy; None leaves it out.
+    progress: show a progress bar.
+    """
+    distributed.sync_buffers(model)
+    view, device = loader.view, precision.device
+    meters = [GroupMeter(view.spec.num_groups, view.spec.num_classes, device) for _ in presentations]
+    predictions = torch.full((len(presentations), len(view.beton)), -1, dtype=torch.int64, device=device)
+    losses = torch.full((len(presentations), len(view.beton)), -1.0, device=device)
+    masks = [None if shown.mask is None else torch.from_numpy(shown.mask).to(device) for shown in presentations]
+    with evaluating(model), loader.epoch(0) as batches:
+        for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
+            with precision.autocast():
+                clean = model(batch.image)
+                triggered = [model(image) for image in batch.triggered]
+            for k, (shown, mask) in enumerate(zip(presentations, masks, strict=True)):
+                logits = clean if mask is None else clean.where(~mask[batch.row, None], triggered[shown.trigger])
+                losses[k, batch.row] = meters[k].update(logits, batch.label, batch.group)
+                predictions[k, batch.row] = logits.argmax(1)
+    distributed.max_over_processes(predictions)
+    distributed.max_over_processes(losses)
+    rows = torch.from_numpy(view.rows).to(device)
+    evaluations = [
+        Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu(), loss[rows].cpu())
+        for meter, predicted, loss in zip(meters, predictions, losses, strict=True)
+    ]
+    if evaluations[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
+        logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
+    return evaluations

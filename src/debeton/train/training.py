@@ -1,0 +1,279 @@
+"""Training by gradient: `fit` trains a model through one phase of a run.
+
+Read `fit` from top to bottom: it takes over a finished phase, or runs the loop (`loop.py`) from the phase's latest
+checkpoint to its end. What a phase is trained with is section 'training', with values of the phase's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from debeton.config import Config
+from debeton.data.loader.loader import Loader, make_loader
+from debeton.data.loader.options import LoaderOptions, Tail
+from debeton.data.views.view import View
+from debeton.nets.checkpoint import LATEST_NAME
+from debeton.nets.describe import describe_inputs, describe_network
+from debeton.nets.models import freeze_batch_norm
+from debeton.nets.transfer import body_is_still, describe_training, hold_body
+from debeton.system import distributed
+from debeton.system.log import logger
+from debeton.train.evaluation import evaluate_view
+from debeton.train.feature_loader import FeatureStore, HeadOnly, reason_against_cache, refuse_cache
+from debeton.train.graphs import graphed
+from debeton.train.keeper import PhaseKeeper
+from debeton.train.loop import FitOptions, TrainState, make_average, train_epochs
+from debeton.train.metrics import GroupMeter, Metrics
+from debeton.train.objective import Objective, Precision
+from debeton.train.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
+from debeton.train.phase import PhaseRecord
+from debeton.train.run import Run
+from debeton.train.run_loaders import loader_options
+
+# An epoch on features takes less time than writing down the whole network after it.
+EPOCHS_OF_FEATURES_SAVED_AT_ONCE = 10
+
+
+def fit(
+    run: Run,
+    view: View,
+    objective: Objective,
+    *,
+    phase: str = "train",
+    model: nn.Module | None = None,
+    settings: Mapping[str, Any] | None = None,
+    arch: str = "",
+    val: View | None = None,
+) -> nn.Module:
+    """Train through one phase, resume it, or take over its result. Return the model of the selected epoch.
+
+    view: the training rows.
+    objective: the loss of one step.
+    phase: a name, unique in the run.
+    model: the model to train; None for the run's network.
+    settings: values of section 'training' that are this phase's own, such as {'epochs': 1}, and 'resolution'.
+    arch: the architecture, for a model that is not the configured one.
+    val: the rows that select the epoch; None for the view 'val'.
+    """
+    training = phase_settings(run.config, settings)
+    if val is None and objective.classifies:
+        val = run.views.get("val")
+    model = run.network() if model is None else model
+    run.phase(phase, model, lambda: _train(run, view, objective.to(run.device), phase, model, training, arch, val))
+    return model
+
+
+def phase_settings(config: Config, own: Mapping[str, Any] | None = None) -> Any:
+    """Return section 'training' and the resolution, with a phase's own values in place of the configuration's."""
+    common = {**vars(config.training), "resolution": config.resolution.val_res}
+    return SimpleNamespace(**{**common, **(own or {})})
+
+
+def train_loader(run: Run, view: View, training: Any = None) -> Loader:
+    """Make the training batches of a view: shuffled or drawn by weight, with augmentation.
+
+    training: the settings of a phase (`phase_settings`); None for those of the configuration.
+    """
+    training = training or phase_settings(run.config)
+    batch_size = min(training.batch_size, len(view))
+    if batch_size < training.batch_size:
+        given = training.batch_size
+        logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, len(view), batch_size, given)
+    tail: Tail = "drop" if training.drop_last else "share"
+    return make_loader(view, batch_size, seed=training.seed, tail=tail, options=_train_options(run, training))
+
+
+def _train_options(run: Run, training: Any) -> LoaderOptions:
+    return replace(
+        loader_options(run.config, run.device),
+        decoder=training.decoder_train,
+        ops=training.augment,
+        resolution=training.resolution,
+        channels_last=training.channels_last,
+    )
+
+
+def _train(
+    run: Run,
+    view: View,
+    objective: Objective,
+    phase: str,
+    model: nn.Module,
+    training: Any,
+    arch: str,
+    val: View | None,
+) -> PhaseRecord:
+    """Train from the phase's latest checkpoint to its end, and leave the selected weights in checkpoint_best.pt."""
+    loader = train_loader(run, view, training)
+    features = None if arch else _feature_store(run, model, objective, training)
+    if features is not None:
+        loader, model = features.training(loader), HeadOnly(model)
+    state = _initial_state(run, view, objective, model, training)
+    keeper = _keeper(run, view, state, phase, training, arch, val, features)
+    if keeper.restore(run.device):
+        logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
+    train_epochs(
+        state,
+        loader,
+        _fit_options(run, training, len(loader), configured=not arch),
+        forward=_forward(run, model, objective, phase, training),
+        after_epoch=keeper.after_epoch,
+        save=keeper.save,
+        stop=run.stop,
+    )
+    return PhaseRecord(
+        seconds=state.seconds,
+        selected_epoch=keeper.select(),
+        images=state.step * loader.batch_size,
+        data_wait=state.data_wait,
+        features=features,
+    )
+
+
+def _feature_store(run: Run, model: nn.Module, objective: Objective, training: Any) -> FeatureStore | None:
+    """Return the cached features to train on; None where training on them is not the same as on the images."""
+    wanted = run.config.model.cache
+    if wanted == "off" or not (body_is_still(run.config) and objective.takes_features):
+        return None
+    prog_resizing = run.config.resolution.prog_resizing
+    reason = reason_against_cache(
+        model, _train_options(run, training), prog_resizing=prog_resizing, ema=training.ema, tta=training.tta
+    )
+    if reason and wanted == "on":
+        raise refuse_cache(reason)
+    if reason:
+        return None
+    folder = Path(run.config.training.outdir) / "features"
+    return FeatureStore(model, Precision(training.precision, run.device), folder, progress=run.progress)
+
+
+def _initial_state(run: Run, view: View, objective: Objective, model: nn.Module, training: Any) -> TrainState:
+    # An objective may have networks of its own, which the same optimizer trains.
+    optimizer = make_optimizer(
+        nn.ModuleList([model, objective]),
+        training.optimizer,
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        decay_norm=training.decay_norm,
+    )
+    return TrainState(
+        model,
+        objective,
+        optimizer,
+        Precision(training.precision, run.device),
+        GroupMeter(view.spec.num_groups, view.spec.num_classes, run.device),
+        make_average(model, training.ema),
+    )
+
+
+def _keeper(
+    run: Run,
+    view: View,
+    state: TrainState,
+    phase: str,
+    training: Any,
+    arch: str,
+    val: View | None,
+    features: FeatureStore | None,
+) -> PhaseKeeper:
+    def accuracy_on(view: View) -> Callable[[nn.Module], Metrics]:
+        return lambda model: evaluate_view(run, model, view, features=features).metrics
+
+    measures_test = state.objective.classifies and training.oracle
+    return PhaseKeeper(
+        name=phase,
+        state=state,
+        folder=run.checkpoints,
+        log=run.log,
+        identity=_identity(run, view, training.resolution, arch),
+        evaluate=None if val is None else accuracy_on(val),
+        rule="last" if val is None else training.selection,
+        epochs=training.epochs,
+        eval_epochs=training.eval_epochs,
+        lead=leading_metric(run),
+        save_every=EPOCHS_OF_FEATURES_SAVED_AT_ONCE if features else 1,
+        oracle=accuracy_on(run.views["test"]) if measures_test else None,
+    )
+
+
+def leading_metric(run: Run) -> str:
+    """Return the accuracy that the log leads with: by training.granularity, or the data set's own metric."""
+    kind = run.config.training.granularity
+    if kind == "auto":
+        kind = "per_class" if run.views["train"].spec.metric == "mean_per_class" else "global"
+    return "mean_class_accuracy" if kind == "per_class" else "accuracy"
+
+
+def _identity(run: Run, view: View, resolution: int, arch: str) -> dict[str, Any]:
+    """Return the plain values of every checkpoint: the configuration's hash, and what rebuilds the model and inputs."""
+    network = describe_network(run.config, view.spec)
+    return {
+        "config_hash": run.config.identity_hash(),
+        "model": {**network, **({"arch": arch} if arch else {})},
+        "inputs": describe_inputs(run.config, view.spec, resolution),
+        "trained_on": describe_training(run.config),
+    }
+
+
+def _fit_options(run: Run, training: Any, steps_per_epoch: int, *, configured: bool) -> FitOptions:
+    """Return the options of the loop. Sections 'model' and 'resolution' apply to the configured network alone."""
+    res = run.config.resolution
+    ramp = {"min_res": res.min_res, "max_res": res.max_res, "start": res.start_ramp, "end": res.end_ramp}
+    if res.prog_resizing:
+        check_resolution_ramp(list(ramp.values()))
+    spec = ScheduleSpec(
+        epochs=training.epochs,
+        steps_per_epoch=steps_per_epoch,
+        lr_peak_epoch=training.lr_peak_epoch,
+        step_size=training.step_size,
+        milestones=tuple(training.lr_milestones),
+        gamma=training.gamma,
+        warmup_epochs=training.warmup_epochs,
+    )
+    schedule = SCHEDULES.get(training.lr_scheduler)
+    return FitOptions(
+        epochs=training.epochs,
+        lr=lambda step: training.lr * schedule(step, spec),
+        resolution=(lambda epoch: ramped_resolution(epoch, **ramp)) if res.prog_resizing and configured else None,
+        clip_grad=training.clip_grad,
+        hold=_hold(run) if configured else None,
+        log_every=training.log_every,
+        progress=run.progress,
+        checkpoint=str(run.checkpoints / LATEST_NAME),
+    )
+
+
+def _hold(run: Run) -> Callable[[nn.Module], None] | None:
+    """Return the function that puts the frozen part of a network back into evaluation mode; None if none is frozen."""
+    if body_is_still(run.config):
+        return hold_body
+    frozen = (run.start is not None and run.start.freeze_bn) or run.config.model.bn_mode == "eval"
+    return freeze_batch_norm if frozen else None
+
+
+def _forward(run: Run, model: nn.Module, objective: Objective, phase: str, training: Any) -> nn.Module:
+    """Return the model as the objective calls it: over all processes, compiled, or as a CUDA graph."""
+    forward = distributed.parallel(
+        model, run.device, sync_bn=run.config.dist.sync_bn, average_gradients=not objective.averages_gradients
+    )
+    if training.compile:
+        forward = torch.compile(forward)  # type: ignore[assignment]
+    if training.cuda_graphs:
+        forward = graphed(
+            forward,
+            phase,
+            on_gpu=run.device.type == "cuda",
+            processes=distributed.world_size(),
+            compiled=training.compile,
+            calls_once=objective.calls_once,
+        )
+    return forward
