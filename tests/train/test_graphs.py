@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from debeton.diffusion.model import Shape, make_network
 from debeton.nets.models import make_model
-from debeton.train.graphs import AFTER, Graphed, why_not_graphed
+from debeton.train.graphs import AFTER, Graphed, reason_against_graph
 
 COMMON = [
     "--data.dataset",
@@ -47,7 +47,7 @@ COMMON = [
     ],
 )
 def test_why_a_network_is_not_replayed_is_said(changed, reason):
-    found = why_not_graphed(**{"on_gpu": True, "processes": 1, "compiled": False, "calls_once": True, **changed})
+    found = reason_against_graph(**{"on_gpu": True, "processes": 1, "compiled": False, "calls_once": True, **changed})
     assert reason in found
     assert bool(reason) == bool(found)
 

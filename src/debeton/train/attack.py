@@ -1,8 +1,8 @@
-"""How far a trigger moves a model: attack success, flips, and the classes that predictions go to.
+"""Effects of a trigger on a model: attack success, flips, and the classes that predictions move to.
 
 Salman et al. 2022 (arXiv 2207.02842) ask whether a trigger that meant something in pretraining still moves the
-predictions of the transferred model. Their code stores predictions only; the rates here are ours, and what counts as
-transfer is the difference to a source without the trigger, which plain occlusion moves too.
+predictions of the transferred model. Their code stores predictions only; the rates here are ours. A trigger also hides
+a part of the image, so transfer is the difference to a source that was trained without the trigger.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from debeton.data.spec import Ints
 
 
 def attack_metrics(label: Ints, clean: Ints, triggered: Ints, classes: Sequence[str]) -> dict[str, Any]:
-    """What a trigger does to predictions; all inputs int64 [N], the same rows in the same order.
+    """Return the effect of a trigger on predictions.
 
-    attack_success_rate: share of the rows that are right without the trigger and wrong with it, among those that are
-    right without; None where none is. flip_rate: share of rows whose prediction changes. accuracy_drop: accuracy
-    without minus accuracy with it. shift: by class, how much more often it is predicted with the trigger, a share of
-    all rows; the shifts add up to 0. shift_class: the class that gains most.
+    label, clean, triggered: int64 [N], the labels and the predictions without and with the trigger, of the same rows.
+    classes: names.
+
+    attack_success_rate: among rows that are right without the trigger, the share that is wrong with it; None if no row
+        is right without.
+    flip_rate: share of rows whose prediction changes.
+    accuracy_drop: accuracy without the trigger minus accuracy with it.
+    shift: by class, predictions with the trigger minus predictions without it, as a share of all rows. The shifts add
+        up to 0.
+    shift_class: the class with the largest shift.
     """
     right = clean == label
     gain = (np.bincount(triggered, minlength=len(classes)) - np.bincount(clean, minlength=len(classes))) / len(label)
@@ -37,12 +43,16 @@ def attack_metrics(label: Ints, clean: Ints, triggered: Ints, classes: Sequence[
 def rates_by(
     code: Ints, names: Sequence[str], label: Ints, clean: Ints, triggered: Ints
 ) -> dict[str, dict[str, float | None]]:
-    """Attack success and flip rate by class or group: code int64 [N] indexes names; None where there is no such row."""
+    """Return attack success and flip rate by class or group; None where there is no such row.
+
+    code: int64 [N], indexes names.
+    label, clean, triggered: as in `attack_metrics`.
+    """
     right = clean == label
-    lost, kept = (_counts(code[rows], names) for rows in (right & (triggered != label), right))
+    lost, right_counts = (_counts(code[rows], names) for rows in (right & (triggered != label), right))
     flipped, total = (_counts(code[rows], names) for rows in (triggered != clean, np.ones(len(code), bool)))
     return {
-        name: {"attack_success_rate": _share(lost[k], kept[k]), "flip_rate": _share(flipped[k], total[k])}
+        name: {"attack_success_rate": _share(lost[k], right_counts[k]), "flip_rate": _share(flipped[k], total[k])}
         for k, name in enumerate(names)
     }
 

@@ -1,4 +1,4 @@
-"""What a command would do: the resolved configuration, every view's group counts, and a batch's shapes."""
+"""The dry run: print the resolved configuration, the group counts of every view, and the shapes of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from debeton.train.run_views import check_selection, prepare_views
 
 
 def describe(config: Config) -> str:
-    """Text for --dry-run. Opens the betons and decodes one batch; trains nothing and writes nothing."""
+    """Return the text of --dry-run. Open the betons and decode one batch; train nothing and write nothing."""
     check_transfer(config)
     views = prepare_views(config)
     check_selection(config, views)

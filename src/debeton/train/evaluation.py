@@ -42,7 +42,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Presentation:
-    """How images are shown in an evaluation: clean, or with a trigger in some rows.
+    """A way to show images in an evaluation: clean, or with a trigger in some rows.
 
     mask: bool [N] over all rows of the beton, true for the rows with the trigger; None shows every image clean.
     trigger: the number of the trigger among those of the loader.

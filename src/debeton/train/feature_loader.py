@@ -1,8 +1,8 @@
-"""Training a head on features: the frozen body sees every image once, and epochs are batches of what it made of them.
+"""Training of a head on cached features. The frozen body sees each image once; every epoch reuses its output.
 
-With batch norm frozen and a fixed crop, the body's output for an image never changes, but for the mirror image that the
-augmentation 'flip' may show instead. Both are computed once; then an epoch takes the time of a linear layer. Order,
-flips and steps are those of training on the images.
+With batch norm frozen and a fixed crop, the body's output for an image is always the same. Only the augmentation 'flip'
+may show the mirror image instead. The features of both are computed once, and then an epoch takes the time of a linear
+layer. Order, flips and steps are those of training on the images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from debeton.train.objective import Precision
 
 
 class HeadOnly(nn.Module):
-    """A network's head, trained by itself on features; saved and restored as the whole network."""
+    """The head of a network, trained by itself on features. It is saved and restored as the whole network."""
 
     network: nn.Module
 
@@ -40,16 +40,16 @@ class HeadOnly(nn.Module):
         object.__setattr__(self, "network", network)  # not a submodule: its parameters are not trained
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits [B, C] of features [B, D]."""
+        """Return logits [B, C] of features [B, D]."""
         logits: Tensor = self.head(features)
         return logits
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The whole network's weights, under its own names."""
+        """Return the weights of the whole network, under its own names."""
         return self.network.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the whole network these weights."""
+        """Load these weights into the whole network."""
         return self.network.load_state_dict(*args, **kwargs)
 
 
@@ -58,7 +58,8 @@ def reason_against_cache(
 ) -> str:
     """Return the reason why training this network's head on features differs from training on images; empty if none.
 
-    options: of the training loader. prog_resizing, ema, tta: settings of the configuration.
+    options: of the training loader.
+    prog_resizing, ema, tta: settings of the configuration.
     """
     if options.decoder == "random_resized_crop":
         return "training.decoder_train random_resized_crop shows another part of an image in every epoch"
@@ -78,9 +79,12 @@ def reason_against_cache(
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The features of a network with a still body, for loaders of its images.
+    """The features of a network with a frozen body, for loaders of its images.
 
-    folder: where they are kept, so that another run with the same body takes no pass at all.
+    network: the whole network.
+    precision: of the forward pass.
+    folder: keeps the features, so that another run with the same body needs no forward pass.
+    progress: show a progress bar.
     """
 
     network: nn.Module
@@ -93,12 +97,12 @@ class FeatureStore:
         object.__setattr__(self, "head", named_head(self.network)[1])
 
     def serves(self, model: nn.Module) -> bool:
-        """Whether the model is this network, or its head, and no method has put another head in its place (DFR)."""
+        """Return True if the model is this network, or its head, and no method has replaced that head (DFR does)."""
         network = model.network if isinstance(model, HeadOnly) else model
         return network is self.network and named_head(network)[1] is self.head
 
     def training(self, loader: Loader) -> FeatureLoader:
-        """What `loader` shows in training, as features: each image and, where it flips, its mirror image."""
+        """Return a loader of features for a training loader: of its images and, with flips, of their mirror images."""
         plain = replace(loader.options, ops="")
         flips = "flip" in loader.options.ops
         return FeatureLoader(
@@ -106,14 +110,14 @@ class FeatureStore:
         )
 
     def evaluation(self, loader: Loader) -> FeatureLoader:
-        """What an evaluation loader shows, clean and with each of its triggers, as features."""
+        """Return a loader of features for an evaluation loader: of clean images, and with each of its triggers."""
         return FeatureLoader(
             loader,
             list(self._of(loader, loader.options).unbind(0)) if loader.triggers else [self._of(loader, loader.options)],
         )
 
     def _of(self, loader: Loader, options: LoaderOptions) -> Tensor:
-        """Features of every row of the loader's view, in file order: [M, D], or [1 + T, M, D] with T triggers."""
+        """Return features of the view's rows in file order: [M, D], or [1 + T, M, D] with T triggers."""
         rows = np.unique(loader.view.rows)
         view = replace(loader.view, rows=rows, order="sequential", weights=None, draws=None)
         same = Loader(view, loader.batch_size, seed=0, tail="keep", options=options, triggers=loader.triggers)
@@ -123,10 +127,14 @@ class FeatureStore:
 
 
 class FeatureLoader(Loader):
-    """A loader whose images are features [B, D]. forms: of every row of the view in file order, [M, D] each: plain and
-    mirrored in training, clean and with each trigger in evaluation."""
+    """A loader whose images are features [B, D].
 
-    def __init__(self, loader: Loader, forms: Sequence[Tensor]):
+    loader: the loader of images that this one stands for.
+    tables: feature tables [M, D] of every row of the view in file order. In training: plain and mirrored. In
+        evaluation: clean, then with each trigger.
+    """
+
+    def __init__(self, loader: Loader, tables: Sequence[Tensor]):
         super().__init__(
             loader.view,
             loader.batch_size,
@@ -135,38 +143,38 @@ class FeatureLoader(Loader):
             options=loader.options,
             triggers=loader.triggers,
         )
-        self.forms = torch.stack(list(forms))
-        self.flips = len(forms) > 1 and not loader.triggers
+        self.tables = torch.stack(list(tables))
+        self.flips = len(tables) > 1 and not loader.triggers
         position = torch.full((len(loader.view.beton),), -1)
-        position[torch.from_numpy(np.unique(loader.view.rows))] = torch.arange(self.forms.shape[1])
-        self.position = position.to(self.forms.device)
+        position[torch.from_numpy(np.unique(loader.view.rows))] = torch.arange(self.tables.shape[1])
+        self.position = position.to(self.tables.device)
 
     def epoch(self, epoch: int, start: int = 0) -> FeatureEpoch:  # type: ignore[override]
-        """Batches `start`, start + 1, ... of epoch `epoch`: rows and flips as a loader of images has them."""
+        """Return batches `start`, start + 1, ... of epoch `epoch`, with the rows and flips of the loader of images."""
         batches = self.batch_positions(epoch)[start:]
         return FeatureEpoch(self, batches, self._mirrored(epoch, [positions for positions, _, _ in batches]))
 
     def _mirrored(self, epoch: int, positions: Sequence[Ints]) -> Tensor | None:
-        """Whether each sample of the batches, one after another, is shown mirrored, as 0 and 1 on the device."""
+        """Return 1 for each sample of the batches that is shown mirrored and 0 for the others; None without flips."""
         if not self.flips or not positions:
             return None
         mirrored = is_mirrored(sample_keys(self.seed, epoch, np.concatenate(positions)))
-        return torch.from_numpy(mirrored.astype(np.int64)).to(self.forms.device)
+        return torch.from_numpy(mirrored.astype(np.int64)).to(self.tables.device)
 
 
 class FeatureEpoch(Iterator[Batch]):
-    """The batches of one epoch; a context manager as a loader's epochs are, and never waited for."""
+    """The batches of one epoch of features: a context manager, like the epochs of a loader. It never waits."""
 
     waited = 0.0
 
     def __init__(self, loader: FeatureLoader, batches: Sequence[tuple[Ints, Ints, float]], mirrored: Tensor | None):
         self._loader, self._batches, self._next = loader, batches, 0
         rows = np.concatenate([rows for _, rows, _ in batches]) if batches else np.empty(0, np.int64)
-        self._rows = torch.from_numpy(rows).to(loader.forms.device)
+        self._rows = torch.from_numpy(rows).to(loader.tables.device)
         self._mirrored, self._done = mirrored, 0
 
     def __len__(self) -> int:
-        """Batches still to come."""
+        """Return the number of batches still to come."""
         return len(self._batches) - self._next
 
     def __next__(self) -> Batch:
@@ -178,9 +186,9 @@ class FeatureEpoch(Iterator[Batch]):
         row = self._rows[part]
         position = loader.position[row]
         if self._mirrored is not None:
-            image, triggered = loader.forms[self._mirrored[part], position], ()
+            image, triggered = loader.tables[self._mirrored[part], position], ()
         else:
-            image, triggered = loader.forms[0, position], tuple(form[position] for form in loader.forms[1:])
+            image, triggered = loader.tables[0, position], tuple(table[position] for table in loader.tables[1:])
         columns = {name: column[row] for name, column in loader._columns.items()}
         return Batch(image=image, row=row, share=share, triggered=triggered, **columns)
 
@@ -194,5 +202,5 @@ class FeatureEpoch(Iterator[Batch]):
 
 
 def refuse_cache(reason: str) -> UsageError:
-    """What --model.cache on is told where it cannot be exact."""
+    """Return the error for `--model.cache on` where cached features would not be exact."""
     return UsageError(f"model.cache is on, but {reason}; leave it at auto or off to train on the images")

@@ -1,4 +1,4 @@
-"""Features: what a model's head is given, for every row of a view, computed once and kept on disk."""
+"""Features: the input of a model's head for every row of a view, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -27,46 +27,48 @@ SAMPLED_IMAGES, SAMPLED_BYTES = 256, 1 << 16  # how much of a beton's pixels a c
 
 
 def feature_size(model: nn.Module) -> int:
-    """D, the number of values that the model's head is given."""
+    """Return D, the number of values in the input of the model's head."""
     head = named_head(model)[1]
     return int(head.in_features if isinstance(head, nn.Linear) else head.in_channels)  # type: ignore[arg-type]
 
 
 @torch.no_grad()  # not inference_mode: probes train on these tensors
 def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, progress: bool = False) -> Tensor:
-    """The input of the model's head (`models.named_head`), float32 [M, D] on the CPU, for the view's rows in order.
+    """Return the input of the model's head for the view's rows in order, float32 [M, D], on the CPU.
 
-    From a loader with T triggers [1 + T, M, D]: of the images without and with each.
-    loader: sequential and without augmentation, as `Run.eval_loader` makes it. Inputs [B, D, H, W] of a convolutional
-    head are averaged over space. The model evaluates as it does for accuracies: in evaluation mode, in `precision`,
-    with the main process's batch-norm statistics. Every one of several processes gets all rows.
+    With a loader of T triggers the result is [1 + T, M, D]: of the clean images, then of those with each trigger.
+    Inputs [B, D, H, W] of a convolutional head are averaged over space. The model runs as in an evaluation: in
+    evaluation mode, in `precision`, with the main process's batch-norm statistics. Each of several processes gets all
+    rows.
+
+    loader: sequential and without augmentation, as `run_loaders.eval_loader` makes it.
     """
     if loader.view.order != "sequential":
         raise ValueError(f"features need every row once; the order of view '{loader.view.name}' is {loader.view.order}")
     distributed.sync_buffers(model)
     rows, position = np.unique(loader.view.rows, return_inverse=True)
     features = torch.zeros(1 + len(loader.triggers), len(rows), feature_size(model))
-    given: list[Tensor] = []
-    hook = named_head(model)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    head_inputs: list[Tensor] = []
+    hook = named_head(model)[1].register_forward_pre_hook(lambda module, inputs: head_inputs.append(inputs[0]))
     try:
         with evaluating(model), loader.epoch(0) as batches:
             for batch in tqdm(
                 batches, desc=f"features of {loader.view.name}", unit="step", leave=False, disable=not progress
             ):
                 place = np.searchsorted(rows, batch.row.cpu().numpy())
-                for form, image in zip(features, (batch.image, *batch.triggered), strict=True):
+                for table, image in zip(features, (batch.image, *batch.triggered), strict=True):
                     with precision.autocast():
                         model(image)
-                    value = given.pop()
-                    form[place] = (value.float().mean((2, 3)) if value.ndim == 4 else value.float()).cpu()
+                    value = head_inputs.pop()
+                    table[place] = (value.float().mean((2, 3)) if value.ndim == 4 else value.float()).cpu()
     finally:
         hook.remove()
-    features = torch.stack([_gathered(form, precision.device)[position] for form in features])
+    features = torch.stack([_gathered(table, precision.device)[position] for table in features])
     return features if loader.triggers else features[0]
 
 
 def _gathered(features: Tensor, device: torch.device) -> Tensor:
-    """The rows of all processes, each of which has filled its own and left the others at 0."""
+    """Return the rows of all processes. Each process has filled its own rows and left the others at 0."""
     if distributed.world_size() > 1:
         for part in features.split(GATHERED_ROWS):
             part.copy_(distributed.sum_over_processes(part.to(device, copy=True)))
@@ -76,18 +78,18 @@ def _gathered(features: Tensor, device: torch.device) -> Tensor:
 def cached_features(
     model: nn.Module, loader: Loader, precision: Precision, folder: Path, *, progress: bool = False
 ) -> Tensor:
-    """`extract_features`, kept in `folder` so that no later run with the same weights and rows takes a forward pass.
+    """Return `extract_features`, from a file in `folder` if a run with the same weights and rows has written it.
 
-    The file's name is a hash of all that a feature depends on (`feature_key`). A damaged file is computed again.
+    The file's name is a hash of everything that a feature depends on (`feature_key`). A damaged file is computed again.
     """
     path = folder / f"{loader.view.beton.path.stem}_{feature_key(model, loader, precision)}.pt"
-    forms = (1 + len(loader.triggers),) if loader.triggers else ()
-    shape = (*forms, len(loader.view), feature_size(model))
-    found = _read(path, shape)
+    tables = (1 + len(loader.triggers),) if loader.triggers else ()
+    shape = (*tables, len(loader.view), feature_size(model))
+    stored = _read(path, shape)
     # Forward passes are joint: where one process cannot read the file, all compute.
-    missing = distributed.max_over_processes(torch.tensor(int(found is None), device=precision.device))
-    if found is not None and not missing.item():
-        return found
+    missing = distributed.max_over_processes(torch.tensor(int(stored is None), device=precision.device))
+    if stored is not None and not missing.item():
+        return stored
     features = extract_features(model, loader, precision, progress=progress)
     if distributed.is_main():
         save_checkpoint(path, {"features": features, "crc32": _crc32(features)})
@@ -96,7 +98,7 @@ def cached_features(
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """The features in a cache file; None where there is none, or where it is damaged."""
+    """Return the features in a cache file; None if there is no file, or a damaged one."""
     if not path.exists():
         return None
     try:
@@ -115,12 +117,14 @@ def _crc32(features: Tensor) -> int:
 
 
 def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
-    """24 hex digits that change when a feature may.
+    """Return 24 hex digits that change when a feature may change.
 
-    They cover the network without its head (names and kinds of its modules, every weight and statistic), the rows,
-    the beton, how its images are decoded, sized, augmented, planted with a trigger and normalised, the number format
-    and the kind of device.
-    Of the pixels they cover a sample, so that a beton written anew with other pixels is noticed.
+    They cover:
+
+    - the network without its head: names and kinds of its modules, every weight and statistic;
+    - the rows and the beton, with a sample of its pixels, so that a beton with other pixels is noticed;
+    - the decoder, size, augmentation, trigger and normalisation of the images;
+    - the number format and the kind of device.
     """
     view, options = loader.view, loader.options
     settings = {
@@ -148,7 +152,7 @@ def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
 
 
 def _add_pixels(digest: hashlib._Hash, view: View) -> None:
-    """Bytes of some images, evenly spaced: a beton's checksum says where its images lie, not what they show."""
+    """Add bytes of some images, because a beton's checksum covers the places of images, not their pixels."""
     chosen = view.rows[np.linspace(0, len(view) - 1, min(len(view), SAMPLED_IMAGES)).round().astype(np.int64)]
     content = np.memmap(view.beton.path, np.uint8, "r")
     for offset, size in zip(view.beton.offsets[chosen].tolist(), view.beton.sizes[chosen].tolist()):
@@ -156,7 +160,7 @@ def _add_pixels(digest: hashlib._Hash, view: View) -> None:
 
 
 def _add_trigger(digest: hashlib._Hash, trigger: Trigger, size: tuple[int, int]) -> None:
-    """What the trigger looks like in a frame of this size, which is all that its files and settings can change."""
+    """Add the trigger as it is drawn in a frame of this size."""
     layers, _ = trigger.drawn(*size)
     digest.update(json.dumps([trigger.rounds, trigger.by_row, trigger.options.seed]).encode())
     for values in layers:

@@ -1,4 +1,4 @@
-"""The end of a run: what is kept is measured as it is, clean and with every trigger, and written down."""
+"""The end of a run: the selected model is evaluated, with every trigger, and the results are written."""
 
 from __future__ import annotations
 
@@ -29,8 +29,13 @@ from debeton.train.run_folder import experiment_name
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A model on one split: as the split's images are, clean, and with each trigger in all of them, by its name."""
+class SplitEvaluations:
+    """The evaluations of a model on one split.
+
+    standard: on the images as they are, with a planted trigger if the view has one.
+    clean: without any trigger.
+    triggered: by the name of a trigger, with it in all images.
+    """
 
     standard: Evaluation
     clean: Evaluation
@@ -44,11 +49,11 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
     method_sections: sections of settings that belong to the method, beside the one with its name.
     """
     began = time.perf_counter()
-    measured = {split: measure(run, model, split) for split in evaluated(run.views)} if model else {}
-    metrics = {split: found.standard.metrics for split, found in measured.items()}
+    measured = {split: evaluate_split(run, model, split) for split in evaluated(run.views)} if model else {}
+    metrics = {split: evaluations.standard.metrics for split, evaluations in measured.items()}
     timing = {**timing_of(run), "final_evaluation_seconds": time.perf_counter() - began}
     config, train = run.config, run.views["train"]
-    triggers = {split: describe_triggers(run.views[split], found) for split, found in measured.items()}
+    triggers = {split: describe_triggers(run.views[split], evaluations) for split, evaluations in measured.items()}
     results = {
         "name": experiment_name(config),
         "dataset": config.data.dataset,
@@ -63,7 +68,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         "source": describe_source(config),
         "train_groups": train.counts_by_name(),
         **{split: metrics.get(split) for split in ("val", "test")},
-        "other_tests": {split: found for split, found in metrics.items() if split not in ("val", "test")},
+        "other_tests": {split: values for split, values in metrics.items() if split not in ("val", "test")},
         **({"triggers": triggers} if any(triggers.values()) else {}),
         **({"oracle": _oracle(run)} if config.training.oracle else {}),
         "notes": run.notes,
@@ -87,13 +92,13 @@ def timing_of(run: Run) -> dict[str, Any]:
     }
 
 
-def measure(run: Run, model: nn.Module, split: str) -> Measured:
-    """The model on a split in every form, all of one decoding of its images."""
+def evaluate_split(run: Run, model: nn.Module, split: str) -> SplitEvaluations:
+    """Measure the model on a split as its images are, clean, and with each trigger. Decode each image once."""
     view = run.views[split]
     triggers = {trigger.name: trigger for trigger in evaluation_triggers(run.config)}
     if not triggers and view.planted is None:
         standard = evaluate(run, model, split)
-        return Measured(standard, standard)
+        return SplitEvaluations(standard, standard)
     shown: list[Trigger] = list(triggers.values())
     everywhere = np.ones(len(view.beton), bool)
     presentations = [CLEAN, *(Presentation(everywhere, k) for k in range(len(shown)))]
@@ -102,43 +107,46 @@ def measure(run: Run, model: nn.Module, split: str) -> Measured:
         presentations.append(Presentation(view.planted.mask, shown.index(view.planted.trigger)))
     clean, *others = evaluate_presentations(run, model, replace(view, planted=None), presentations, shown)
     standard = others[-1] if view.planted is not None else clean
-    return Measured(standard, clean, dict(zip(triggers, others, strict=False)))
+    return SplitEvaluations(standard, clean, dict(zip(triggers, others, strict=False)))
 
 
-def describe_triggers(view: View, measured: Measured) -> dict[str, Any]:
-    """What each trigger does, by its name: accuracies without and with it, `attack_metrics`, and rates by class and,
-    where there are any, by group."""
+def describe_triggers(view: View, measured: SplitEvaluations) -> dict[str, Any]:
+    """Return the effect of each trigger, by its name.
+
+    It has the accuracies without and with the trigger, `attack_metrics`, and rates by class and by group.
+    """
     spec, label, group = view.spec, view.label[view.rows], view.group[view.rows]
     clean = measured.clean.predicted.numpy()
-    found = {}
+    effects: dict[str, Any] = {}
     for name, evaluation in measured.triggered.items():
         triggered = evaluation.predicted.numpy()
-        found[name] = {
+        effects[name] = {
             **attack_metrics(label, clean, triggered, spec.classes),
             "clean": measured.clean.metrics,
             "triggered": evaluation.metrics,
             "by_class": rates_by(label, spec.classes, label, clean, triggered),
         }
         if len(spec.attributes) > 1:
-            found[name]["by_group"] = rates_by(group, spec.group_names, label, clean, triggered)
-    return found
+            effects[name]["by_group"] = rates_by(group, spec.group_names, label, clean, triggered)
+    return effects
 
 
-def _write(run: Run, results: dict[str, Any], measured: Mapping[str, Measured]) -> None:
+def _write(run: Run, results: dict[str, Any], measured: Mapping[str, SplitEvaluations]) -> None:
     content: dict[str, Any] = {"args": run.config.nested()}
     split = "test" if "test" in measured else "val"
     if split in measured:
-        view, found = run.views[split], measured[split]
+        view, evaluations = run.views[split], measured[split]
         # results_spurious is the first trigger, as in the published code; others go by their names.
-        names = [f"spurious_{name}" if k else "spurious" for k, name in enumerate(found.triggered)]
-        forms = {
-            "standard": found.standard,
-            "clean": found.clean,
-            **dict(zip(names, found.triggered.values(), strict=True)),
+        names = [f"spurious_{name}" if k else "spurious" for k, name in enumerate(evaluations.triggered)]
+        entries = {
+            "standard": evaluations.standard,
+            "clean": evaluations.clean,
+            **dict(zip(names, evaluations.triggered.values(), strict=True)),
         }
         label = torch.from_numpy(view.label[view.rows])
         content["results"] = {
-            f"results_{name}": prediction_result(form.metrics, label, form.predicted) for name, form in forms.items()
+            f"results_{name}": prediction_result(entry.metrics, label, entry.predicted)
+            for name, entry in entries.items()
         }
     save_checkpoint(run.folder / "results.pt", content)
     # Last: this file says that the run is finished.
@@ -146,7 +154,7 @@ def _write(run: Run, results: dict[str, Any], measured: Mapping[str, Measured]) 
 
 
 def _oracle(run: Run) -> dict[str, Any] | None:
-    """The epoch of the last phase that the selection rule would keep by the test split; None without epochs."""
+    """Return the epoch of the last phase that the selection rule would keep on the test split; None without epochs."""
     phase = list(run.phases)[-1]
     lines = [line for line in run.log.read() if line["phase"] == phase and line["split"] == "test"]
     rule = run.selection_rule if run.selection_rule != "last" else "worst_group"

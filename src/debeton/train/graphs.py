@@ -1,4 +1,4 @@
-"""Replay a network as one CUDA graph: for networks so small that launching their kernels costs more than running it."""
+"""CUDA graphs: replay a network that is so small that launching its kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from torch import Tensor, nn
 
 from debeton.system.log import logger
 
-AFTER = 3  # calls of one form before it is captured, so that a last partial batch and lazy set-up stay out
-AT_MOST = 4  # graphs of a network, one for each form of its arguments; each keeps its activations' memory
+AFTER = 3  # calls with one signature before it is captured: a last partial batch and lazy set-up stay out
+AT_MOST = 4  # graphs of a network, one for each signature; each keeps the memory of its activations
 
 
 class Graphed(nn.Module):
-    """forward(*tensors) of `model` in training, replayed where its arguments have a form that was seen before.
+    """A model whose training forward pass is replayed when its arguments have a signature that was seen before.
 
-    A form is the shapes, layouts and formats of the arguments and the autocast setting; other forms, and calls without
-    gradients, run the model itself. Replays share one set of activations: gradients of a call must be taken before the
-    next call, which an objective promises with `calls_once`. Capturing runs the model on the batch at hand a few times;
-    its buffers (batch-norm statistics) and the random state are put back. The parameters must stay where they are, as
-    optimizers and load_state_dict leave them.
+    A signature is the shapes, strides and number formats of the arguments, and the autocast setting. Other calls, and
+    calls without gradients, run the model itself.
+
+    Replays share one set of activations. The gradients of a call must be computed before the next call; an objective
+    promises this with `calls_once`. Capturing runs the model a few times on the current batch, and then restores its
+    buffers (batch-norm statistics) and the random state. The parameters must keep their memory addresses; optimizers
+    and load_state_dict do so.
     """
 
     def __init__(self, model: nn.Module):
@@ -32,13 +34,13 @@ class Graphed(nn.Module):
     def forward(self, *tensors: Tensor) -> Any:
         if not (self.model.training and torch.is_grad_enabled() and all(t.is_cuda for t in tensors)):
             return self.model(*tensors)
-        form = (_autocast(), *((t.shape, t.stride(), t.dtype) for t in tensors))
-        replay = self._replays.get(form)
+        signature = (_autocast(), *((t.shape, t.stride(), t.dtype) for t in tensors))
+        replay = self._replays.get(signature)
         if replay is None:
-            self._calls[form] = self._calls.get(form, 0) + 1
-            if self._calls[form] <= AFTER or len(self._replays) >= AT_MOST:
+            self._calls[signature] = self._calls.get(signature, 0) + 1
+            if self._calls[signature] <= AFTER or len(self._replays) >= AT_MOST:
                 return self.model(*tensors)
-            replay = self._replays[form] = self._capture(tensors)
+            replay = self._replays[signature] = self._capture(tensors)
         return replay(*tensors)
 
     def _capture(self, tensors: tuple[Tensor, ...]) -> nn.Module:
@@ -46,7 +48,7 @@ class Graphed(nn.Module):
         random = torch.cuda.get_rng_state()
         enabled, dtype = _autocast()
         with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):  # casts belong into the graph
-            found = torch.cuda.make_graphed_callables(
+            replay = torch.cuda.make_graphed_callables(
                 _Call(self.model), tuple(t.detach().clone() for t in tensors), allow_unused_input=True
             )
         with torch.no_grad():
@@ -54,12 +56,12 @@ class Graphed(nn.Module):
                 buffer.copy_(before)
         torch.cuda.set_rng_state(random)
         logger.debug("a CUDA graph of %s was captured", type(self.model).__name__)
-        assert isinstance(found, nn.Module)
-        return found
+        assert isinstance(replay, nn.Module)
+        return replay
 
 
 class _Call(nn.Module):
-    """Capturing replaces a module's forward; this one's, not the model's."""
+    """A wrapper around the model. Capturing replaces the forward of this wrapper, not the model's."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -73,8 +75,8 @@ def _autocast() -> tuple[bool, torch.dtype]:
     return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
 
 
-def why_not_graphed(*, on_gpu: bool, processes: int, compiled: bool, calls_once: bool) -> str:
-    """Why a phase's network is not replayed as a graph; '' where it is."""
+def reason_against_graph(*, on_gpu: bool, processes: int, compiled: bool, calls_once: bool) -> str:
+    """Return the reason why a phase's network is not replayed as a graph; '' if it is."""
     if not on_gpu:
         return "there are none on a CPU"
     if processes > 1:
@@ -85,9 +87,11 @@ def why_not_graphed(*, on_gpu: bool, processes: int, compiled: bool, calls_once:
 
 
 def graphed(model: nn.Module, phase: str, **conditions: bool | int) -> nn.Module:
-    """The network of a phase as CUDA graphs, or as it is where `why_not_graphed(**conditions)` has a reason, which is
-    logged."""
-    reason = why_not_graphed(**conditions)  # type: ignore[arg-type]
+    """Return the network of a phase, replayed as CUDA graphs if nothing forbids it. Log the reason if something does.
+
+    conditions: the arguments of `reason_against_graph`.
+    """
+    reason = reason_against_graph(**conditions)  # type: ignore[arg-type]
     if reason:
         logger.info("phase '%s' uses no CUDA graph: %s", phase, reason)
     return model if reason else Graphed(model)

@@ -28,11 +28,16 @@ from debeton.train.stop import Preempted, StopRequest
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How long and how to step.
+    """Options of the loop.
 
-    lr: step -> learning rate. resolution: epoch -> pixels, for decoders that resize. clip_grad: largest gradient
-    norm, 0 for none. hold: puts what does not train back into evaluation mode. log_every: steps between looks at the
-    loss. checkpoint: where the caller keeps the latest state, for messages.
+    epochs: to train, in all.
+    lr: step -> learning rate.
+    resolution: epoch -> pixels, for decoders that resize; None keeps the loader's.
+    clip_grad: largest gradient norm; 0 for no limit.
+    hold: puts the frozen part of the model back into evaluation mode.
+    log_every: steps between checks of the loss.
+    progress: show a progress bar.
+    checkpoint: the path of the latest state, for messages.
     """
 
     epochs: int
@@ -47,11 +52,15 @@ class FitOptions:
 
 @dataclass
 class TrainState:
-    """Everything that a step changes; saving and restoring it is resuming.
+    """Everything that a training step changes. Saving and restoring it is resuming.
 
-    epoch: finished epochs. batch: finished batches of the running epoch. step: optimizer steps so far.
-    seconds: training time so far; waited: those of them in which the next batch was not ready. best: what the caller
-    keeps about the best epoch (plain values).
+    averaged: the moving average of the weights, if there is one.
+    epoch: finished epochs.
+    batch: finished batches of the running epoch.
+    step: optimizer steps so far.
+    seconds: training time so far.
+    waited: the part of `seconds` in which the next batch was not ready.
+    best: plain values that the caller keeps about the best epoch.
     """
 
     model: nn.Module
@@ -70,17 +79,17 @@ class TrainState:
     _COUNTERS = ("epoch", "batch", "step", "seconds", "waited", "best")
 
     def spend(self, seconds: float, waited: float) -> None:
-        """Count training time."""
+        """Add training time, and the part of it that was spent waiting for batches."""
         self.seconds += seconds
         self.waited += waited
 
     @property
     def data_wait(self) -> float:
-        """Share of the training time so far that was spent waiting for batches, in [0, 1]."""
+        """The share of the training time so far that was spent waiting for batches, in [0, 1]."""
         return self.waited / self.seconds if self.seconds else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values; 'state_dict' holds the model's weights."""
+        """Return tensors and plain values. The key 'state_dict' holds the model's weights."""
         return {
             "state_dict": self.model.state_dict(),
             "objective": self.objective.state_dict(),
@@ -93,7 +102,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()` of the same run."""
+        """Continue from the `state_dict()` of the same run."""
         self.model.load_state_dict(state["state_dict"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -107,12 +116,12 @@ class TrainState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model whose accuracy counts: the moving average where there is one."""
+        """The model that is evaluated: the moving average if there is one."""
         return self.model if self.averaged is None else self.averaged.module
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of weights and batch-norm statistics; None for decay 0."""
+    """Return an exponential moving average of weights and batch-norm statistics; None for decay 0."""
     if decay == 0:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
@@ -128,12 +137,14 @@ def train_epochs(
     save: Callable[[], None] = lambda: None,
     stop: StopRequest | None = None,
 ) -> None:
-    """Train until options.epochs epochs are finished, from wherever `state` stands.
+    """Train until options.epochs epochs are finished, from the point that `state` has reached.
 
-    forward: what the objective calls, the model itself or its DDP or compiled form.
+    Raise DataError when the loss is no longer finite, and Preempted after a stop was requested and the state saved.
+
+    forward: the module that the objective calls: the model itself, or its DDP or compiled form.
     after_epoch: called with the epoch's training metrics and last learning rate; evaluates and saves.
-    save: writes `state`; called when a stop was requested, before Preempted is raised.
-    Raises DataError when the loss is no longer finite.
+    save: writes `state`; called before Preempted is raised.
+    stop: the request to stop, if signals are caught.
     """
     forward = state.model if forward is None else forward
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
@@ -195,14 +206,14 @@ def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) ->
 
 
 def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader: Loader, options: FitOptions) -> None:
-    """DataError names the first step whose loss is not finite, and its rows; forgets the steps otherwise."""
+    """Raise DataError with the first step whose loss is not finite and its rows. Otherwise clear `recent`."""
     losses = torch.stack([loss for loss, _ in recent]).cpu() if recent else torch.empty(0)
     bad = torch.nonzero(~torch.isfinite(losses)).flatten()
     if len(bad):
         first = int(bad[0])
         rows = recent[first][1].tolist()
         shown = f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}"
-        kept = (
+        saved = (
             f"the state after epoch {state.epoch} is in {options.checkpoint}"
             if state.epoch
             else "no epoch is finished, so there is no checkpoint of it yet"
@@ -210,6 +221,6 @@ def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader
         raise DataError(
             f"the loss is {float(losses[first])} at step {state.step - len(recent) + first + 1} (epoch "
             f"{state.epoch + 1}), on rows {shown} of {loader.view.beton.path}; lower --training.lr, clip gradients "
-            f"with --training.clip_grad or train in fp32; {kept}"
+            f"with --training.clip_grad or train in fp32; {saved}"
         )
     recent.clear()

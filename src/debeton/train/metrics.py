@@ -1,7 +1,7 @@
-"""Accuracy by group, counted on the device and never per step on the host.
+"""Accuracy by group, counted on the device, without a host synchronisation per step.
 
-torchmetrics' group metrics are binary and renumber absent groups; these keep every group in its place and
-an empty one undefined (None), never 0.
+The group metrics of torchmetrics are binary and renumber absent groups. Here every group keeps its place, and the
+accuracy of an empty group is undefined (None), never 0.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ Floats = NDArray[np.float64]
 
 
 class GroupMeter:
-    """Counts correct predictions and adds up losses by group, and counts predictions by class.
+    """A counter of correct predictions and losses by group, and of predictions by class.
 
     Updates are scatter-adds: no host synchronisation, no loop over samples or groups.
+
+    num_groups: G.
+    num_classes: C.
+    device: of the batches.
     """
 
     def __init__(self, num_groups: int, num_classes: int, device: torch.device | str = "cpu"):
@@ -36,14 +40,22 @@ class GroupMeter:
 
     @torch.no_grad()
     def update(self, logits: Tensor, label: Tensor, group: Tensor) -> Tensor:
-        """Add a batch: logits [B, C], label and group int64 [B]; returns its cross-entropies in nats, float32 [B]."""
+        """Add a batch. Return its cross-entropies in nats, float32 [B].
+
+        logits: [B, C].
+        label, group: int64 [B].
+        """
         loss = torch.nn.functional.cross_entropy(logits.float(), label, reduction="none")
         self.update_predictions(logits.argmax(1), label, group, loss)
         return loss
 
     @torch.no_grad()
     def update_predictions(self, predicted: Tensor, label: Tensor, group: Tensor, loss: Tensor) -> None:
-        """Add a batch: predicted, label and group int64 [B], loss float [B]."""
+        """Add a batch of predictions.
+
+        predicted, label, group: int64 [B].
+        loss: float [B], in nats.
+        """
         ones = torch.ones_like(group)
         self.counts[0].index_add_(0, group, (predicted == label).to(torch.int64))
         self.counts[1].index_add_(0, group, ones)
@@ -51,21 +63,24 @@ class GroupMeter:
         self.predicted.index_add_(0, predicted, ones)
 
     def reset(self) -> None:
-        """Forget all counts."""
+        """Set all counts to 0."""
         for value in self.state().values():
             value.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """The counts so far, for a checkpoint."""
+        """Return the counts so far, for a checkpoint."""
         return {"counts": self.counts, "loss": self.loss, "predicted": self.predicted}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """Continue from the counts that `state` returned."""
         for name, value in self.state().items():
             value.copy_(state[name])
 
     def compute(self, spec: DatasetSpec, train_counts: Ints | None = None) -> Metrics:
-        """The metrics over all processes; see `group_metrics`. 'predicted_classes': how many were ever predicted."""
+        """Return the metrics over all processes: those of `group_metrics`, and 'predicted_classes'.
+
+        predicted_classes: the number of classes that were predicted at least once.
+        """
         counts, loss = sum_over_processes(self.counts.clone()).cpu().numpy(), sum_over_processes(self.loss.clone())
         predicted = sum_over_processes(self.predicted.clone()).cpu().numpy()
         metrics = group_metrics(counts[0], counts[1], loss.cpu().numpy(), spec, train_counts)
@@ -75,16 +90,25 @@ class GroupMeter:
 def group_metrics(
     correct: Ints, total: Ints, loss: Floats, spec: DatasetSpec, train_counts: Ints | None = None
 ) -> Metrics:
-    """All summary metrics from counts by group; fractions in [0, 1], None where undefined.
+    """Return all summary metrics from counts by group: fractions in [0, 1], None where undefined.
 
-    accuracy: over all rows. mean_group_accuracy, worst_group_accuracy: over groups with rows (the 'adjusted'
-    and 'balanced' accuracy of other code bases is mean_group_accuracy). adjusted_accuracy: group accuracies
-    weighted by the groups' shares of the training rows, among groups with rows (Sagawa et al. 2020, Waterbirds).
-    mean_class_accuracy, worst_class_accuracy: over classes with rows. bias_aligned/conflicting_accuracy: over all
-    rows of those groups.
-    loss: mean cross-entropy in nats. shortcut_gaps: only where the set has several shortcuts; see `shortcut_gaps`.
+    correct: int64 [G], correct predictions.
+    total: int64 [G], rows.
+    loss: float64 [G], summed cross-entropy in nats.
+    spec: names the groups and says which are bias-aligned.
+    train_counts: int64 [G], rows of the training view; None leaves adjusted_accuracy undefined.
 
-    correct, total: int64 [G]; loss: float64 [G], summed; train_counts: int64 [G], rows of the training view.
+    The metrics are:
+
+    accuracy: over all rows.
+    mean_group_accuracy, worst_group_accuracy: over groups with rows. Other code bases call the mean 'balanced' or
+        'adjusted' accuracy.
+    adjusted_accuracy: group accuracies weighted by the groups' shares of the training rows, among groups with rows
+        (Sagawa et al. 2020, Waterbirds).
+    mean_class_accuracy, worst_class_accuracy: over classes with rows.
+    bias_aligned_accuracy, bias_conflicting_accuracy: over all rows of those groups.
+    loss: mean cross-entropy in nats.
+    shortcut_gaps: only for a data set with several shortcuts; see `shortcut_gaps`.
     """
     present = total > 0
     accuracy = np.divide(correct, total, out=np.full(len(total), np.nan), where=present)
@@ -112,15 +136,19 @@ def group_metrics(
 
 
 def shortcut_gaps(accuracy: Floats, spec: DatasetSpec) -> Metrics:
-    """What each shortcut, and each set of them, costs when it misleads (Li et al. 2023, UrbanCars).
+    """Return the cost of each shortcut, and of each set of shortcuts, when it misleads (Li et al. 2023, UrbanCars).
 
-    A cell is the groups in which the same factors conflict with the class; its accuracy is the mean over its groups
-    with rows. id_accuracy: over the cells, weighted as the training set was made, by the product over factors of the
-    rate where aligned and 1 - rate where conflicting. conflicting: by the names of the factors that conflict, joined
-    by '+', the cell's accuracy and its distance from id_accuracy in both conventions: drop = accuracy - id_accuracy
-    (Li et al.: negative), gap = id_accuracy - accuracy (Diffusing DeBias: lower is better). None where undefined.
+    A cell holds the groups in which the same factors conflict with the class. Its accuracy is the mean over its groups
+    with rows. None stands for an undefined value.
 
     accuracy: [G] by group, NaN without rows.
+    spec: has the factors and their rates.
+
+    id_accuracy: the mean over cells, weighted as the training set was made. A cell's weight is a product over factors:
+        the rate of an aligned factor, and 1 - rate of a conflicting one.
+    conflicting: by the names of the conflicting factors, joined by '+': the cell's accuracy, and its distance from
+        id_accuracy in both conventions. drop = accuracy - id_accuracy is negative (Li et al.). gap = id_accuracy -
+        accuracy is lower where the model is better (Diffusing DeBias).
     """
     factors = spec.factors
     label, attribute = np.divmod(np.arange(spec.num_groups), len(spec.attributes))
@@ -184,6 +212,6 @@ SELECTION_RULES = {
 
 
 def selection_score(metrics: Metrics, rule: str) -> tuple[float, float]:
-    """Larger is better: the rule's metric, then mean group accuracy to break ties."""
+    """Return the score of an epoch, larger is better: the rule's metric, then mean group accuracy to break ties."""
     value = metrics[SELECTION_RULES[rule]]
     return (-value if rule == "loss" else value), metrics["mean_group_accuracy"]

@@ -17,7 +17,15 @@ from debeton.system.registry import Registry
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """What a schedule needs to know. Epochs may be fractions; gamma is the factor of each drop."""
+    """The numbers that a learning-rate schedule depends on.
+
+    epochs, steps_per_epoch: length of the phase.
+    lr_peak_epoch: epoch of the peak (cyclic); may be a fraction.
+    step_size: epochs between drops (steplr).
+    milestones: epochs of the drops (multisteplr).
+    gamma: factor of each drop.
+    warmup_epochs: linear warm-up (cosine, constant); may be a fraction.
+    """
 
     epochs: int
     steps_per_epoch: int
@@ -39,13 +47,13 @@ SCHEDULES: Registry[Schedule] = Registry("lr_scheduler")
 
 @SCHEDULES.register("constant", "the peak throughout, after an optional warm-up")
 def constant(step: int, spec: ScheduleSpec) -> float:
-    """1, after a linear warm-up."""
+    """Return 1, after a linear warm-up."""
     return _warmup(step, spec)
 
 
 @SCHEDULES.register("cyclic", "linear from 0 to the peak and back to 0 at the end")
 def cyclic(step: int, spec: ScheduleSpec) -> float:
-    """Piecewise linear: 0 at the first step, 1 at lr_peak_epoch, 0 after the last step (the bias-transfer schedule)."""
+    """Return a linear rise to 1 at lr_peak_epoch and a linear fall to 0 after the last step (bias-transfer)."""
     peak = min(spec.lr_peak_epoch, spec.epochs) * spec.steps_per_epoch
     if step < peak:
         return step / peak
@@ -54,19 +62,19 @@ def cyclic(step: int, spec: ScheduleSpec) -> float:
 
 @SCHEDULES.register("steplr", "a drop by gamma every step_size epochs")
 def steplr(step: int, spec: ScheduleSpec) -> float:
-    """gamma ** (epoch // step_size)."""
+    """Return gamma ** (epoch // step_size)."""
     return spec.gamma ** (step // spec.steps_per_epoch // spec.step_size)
 
 
 @SCHEDULES.register("multisteplr", "a drop by gamma at each of lr_milestones")
 def multisteplr(step: int, spec: ScheduleSpec) -> float:
-    """gamma ** (number of milestones reached), in epochs."""
+    """Return gamma ** (number of milestones reached)."""
     return float(spec.gamma ** sum(step // spec.steps_per_epoch >= m for m in spec.milestones))
 
 
 @SCHEDULES.register("cosine", "half a cosine from the peak to 0, after an optional warm-up")
 def cosine(step: int, spec: ScheduleSpec) -> float:
-    """(1 + cos(pi t)) / 2 with t from 0 to 1 over the steps after the warm-up."""
+    """Return (1 + cos(pi t)) / 2, with t from 0 to 1 over the steps after the warm-up."""
     warm = spec.warmup_epochs * spec.steps_per_epoch
     t = max(0.0, step - warm) / max(1.0, spec.total_steps - warm)
     return _warmup(step, spec) * (1 + math.cos(math.pi * min(t, 1.0))) / 2
@@ -78,7 +86,10 @@ def _warmup(step: int, spec: ScheduleSpec) -> float:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, *, decay_norm: bool) -> list[dict[str, object]]:
-    """Trainable parameters; without decay_norm, vectors (norm scales, biases) form a group with no weight decay."""
+    """Return the trainable parameters as groups of an optimizer. Raise UsageError if there are none.
+
+    decay_norm: False puts vectors (norm scales, biases) into a group without weight decay.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise UsageError("the model has no trainable parameter; there is nothing to optimize")
@@ -100,7 +111,12 @@ def make_optimizer(
     nesterov: bool = False,
     decay_norm: bool = True,
 ) -> Optimizer:
-    """SGD, Adam (coupled L2) or AdamW over the model's trainable parameters; fused kernels on a GPU."""
+    """Make SGD, Adam (coupled L2) or AdamW over the model's trainable parameters, with fused kernels on a GPU.
+
+    name: sgd, adam or adamw.
+    momentum, nesterov: of SGD.
+    decay_norm: see `parameter_groups`.
+    """
     groups = parameter_groups(model, weight_decay, decay_norm=decay_norm)
     fused = True if next(p for p in model.parameters()).is_cuda else None
     if name == "sgd":
@@ -118,8 +134,13 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 def ramped_resolution(epoch: int, *, min_res: int, max_res: int, start: int, end: int) -> int:
-    """Training resolution of an epoch: linear from min_res to max_res between the epochs start and end, in
-    multiples of 32 (ffcv-imagenet's progressive resizing)."""
+    """Return the training resolution of an epoch in pixels: linear between two epochs, in multiples of 32.
+
+    This is the progressive resizing of ffcv-imagenet.
+
+    min_res: until epoch start.
+    max_res: from epoch end on.
+    """
     if epoch <= start:
         return min_res
     if epoch >= end:
@@ -129,7 +150,7 @@ def ramped_resolution(epoch: int, *, min_res: int, max_res: int, start: int, end
 
 
 def check_resolution_ramp(values: Sequence[int]) -> None:
-    """UsageError unless (min_res, max_res, start_ramp, end_ramp) describe a ramp."""
+    """Raise UsageError unless (min_res, max_res, start_ramp, end_ramp) describe a ramp."""
     min_res, max_res, start, end = values
     if min_res > max_res or start > end:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Which images of a run carry a trigger, and with which triggers its models are measured."""
+"""Triggers of a run: the images that carry one, and the triggers that models are measured with."""
 
 from __future__ import annotations
 
@@ -51,12 +51,15 @@ Section("spurious", "a trigger planted in images (bias transfer); see --list tri
     legacy=Param(Bool(), "as published: truncate instead of rounding, hats by the place in the batch", default=False),
 )
 
-# Codes of ImageNet's classes, by what the published class files are called.
+# Codes of ImageNet's classes, by the names of the published class files.
 IMAGENET_CLASSES = {"dogs": range(151, 269), "cats": range(281, 288)}
 
 
 def plant(views: Views, config: Config) -> Views:
-    """The views with the configured trigger in their images, where there is one."""
+    """Return the views, with the configured trigger planted in their images if there is one.
+
+    Raise UsageError for a share of images without the name of a trigger.
+    """
     spurious = config.spurious
     if spurious.spurious_type == "none":
         if spurious.spurious_perc > 0:
@@ -79,14 +82,14 @@ def plant(views: Views, config: Config) -> Views:
 
 
 def evaluation_triggers(config: Config) -> list[Trigger]:
-    """The triggers that models are measured with in all images; none where no trigger is configured."""
+    """Return the triggers that models are measured with, in all images. Without a configured trigger there are none."""
     names = [name.strip() for name in config.spurious.eval_types.split(",") if name.strip()]
     own = config.spurious.spurious_type
     return [configured_trigger(name, config) for name in dict.fromkeys(names or [own]) if name != "none"]
 
 
 def configured_trigger(name: str, config: Config) -> Trigger:
-    """The trigger called `name` as the section 'spurious' says."""
+    """Make the trigger called `name` with the options of section 'spurious'."""
     spurious = config.spurious
     options = TriggerOptions(
         size=spurious.size,
@@ -101,12 +104,12 @@ def configured_trigger(name: str, config: Config) -> Trigger:
     )
     trigger = make_trigger(name, options, legacy=spurious.legacy)
     side = config.resolution.val_res
-    trigger.drawn(side, side)  # what does not fit the frame is said now, not in the middle of a run
+    trigger.drawn(side, side)  # a trigger that does not fit the frame is an error now, not in the middle of a run
     return trigger
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
-    """(R, G, B) of 'R,G,B', each 0 to 255."""
+    """Return (R, G, B) of the text 'R,G,B'. Raise UsageError unless each is from 0 to 255."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(part.isdigit() and int(part) <= 255 for part in parts):
         raise UsageError(f"spurious.colour is '{text}'; expected R,G,B with each from 0 to 255, such as 255,255,0")
@@ -115,9 +118,10 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 
 
 def class_codes(text: str, spec: DatasetSpec) -> Ints:
-    """The codes of the classes that `text` names: 'all', 'dogs' or 'cats' of ImageNet, 'a,b' or a file.
+    """Return the codes of the classes that `text` names, int64, sorted. Raise UsageError for an unknown class.
 
-    A file is .npy (numbers), .json or .yaml (a list), or text with one class a line; classes are names or codes.
+    text: 'all', 'dogs' or 'cats' (of ImageNet), 'a,b', or a file. Classes are names or codes. A file is .npy (numbers),
+        .json or .yaml (a list), or text with one class a line.
     """
     if text == "all":
         return np.arange(spec.num_classes)
@@ -148,19 +152,19 @@ def _code(entry: object, by_name: Mapping[str, int], where: str) -> int:
 def _read_classes(path: Path) -> Sequence[object]:
     try:
         if path.suffix == ".npy":
-            found: object = np.load(path, allow_pickle=False).ravel().tolist()
+            classes: object = np.load(path, allow_pickle=False).ravel().tolist()
         elif path.suffix == ".json":
-            found = json.loads(path.read_text())
+            classes = json.loads(path.read_text())
         elif path.suffix in (".yaml", ".yml"):
-            found = yaml.safe_load(path.read_text())
+            classes = yaml.safe_load(path.read_text())
         else:
-            found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            classes = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except FileNotFoundError:
         raise UsageError(
             f"spurious.spurious_file: no file {path}; give 'all', 'dogs' or 'cats', class names 'a,b', or a file"
         ) from None
     except (ValueError, OSError, EOFError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as a list of classes ({error})") from None
-    if not isinstance(found, list) or not found:
+    if not isinstance(classes, list) or not classes:
         raise DataError(f"{path} is no list of classes; expected names or numbers, one a line")
-    return found
+    return classes

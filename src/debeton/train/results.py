@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.jsonl line by line, results.json and results.pt at the end, and its mirrors."""
+"""The files of results: results.jsonl line by line, entries of results.pt, and mirrors such as TensorBoard."""
 
 from __future__ import annotations
 
@@ -31,14 +31,19 @@ _SCALARS = (
 
 
 class Sink(Protocol):
-    """Somewhere that scalars are mirrored to."""
+    """A mirror of the scalars in results.jsonl."""
 
     def write(self, name: str, values: Mapping[str, float], step: int) -> None:
-        """Scalars of one evaluation, e.g. name 'val'."""
+        """Write the scalars of one evaluation.
+
+        name: such as 'train/val', phase and split.
+        values: by metric.
+        step: optimizer steps so far.
+        """
         ...
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and end the mirror."""
         ...
 
 
@@ -88,10 +93,10 @@ class WandbSink:
 
 
 class ResultLog:
-    """results.jsonl of a run, mirrored to sinks.
+    """The results.jsonl of a run, mirrored to sinks.
 
-    Lines are {"phase", "epoch", "step", "split", "lr", "metrics"}, of training also "objective" where it has a state
-    worth seeing (GroupDRO's q by group).
+    A line is {"phase", "epoch", "step", "split", "lr", "metrics"}. A line of training also has "objective", if the
+    objective keeps values worth seeing, such as GroupDRO's q by group.
     """
 
     def __init__(self, path: Path, sinks: list[Sink] | None = None):
@@ -108,7 +113,7 @@ class ResultLog:
         metrics: Metrics,
         objective: Mapping[str, Any] | None = None,
     ) -> None:
-        """Append one evaluation; epoch counts finished epochs."""
+        """Append the line of one evaluation. epoch counts finished epochs; the others are keys of the line."""
         line = {"phase": phase, "epoch": epoch, "step": step, "split": split, "lr": lr, "metrics": metrics}
         if objective:
             line["objective"] = dict(objective)
@@ -121,36 +126,39 @@ class ResultLog:
             sink.write(f"{phase}/{split}", values, step)
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines so far."""
+        """Return the lines so far."""
         return [json.loads(text) for text in self.path.read_text().splitlines()] if self.path.exists() else []
 
     def rewind(self, phase: str, epoch: int) -> None:
-        """Drop what a run wrote after the checkpoint it resumes from: later epochs of this phase, and broken lines."""
+        """Drop the lines after the checkpoint that a run resumes from: later epochs of this phase, and broken lines."""
         if not self.path.exists():
             return
-        kept = []
+        lines = []
         for text in self.path.read_text().splitlines():
             try:
                 line = json.loads(text)
             except ValueError:
                 continue  # cut off in the middle of a write
             if line["phase"] != phase or line["epoch"] <= epoch:
-                kept.append(text + "\n")
-        write_text(self.path, "".join(kept))
+                lines.append(text + "\n")
+        write_text(self.path, "".join(lines))
 
     def close(self) -> None:
-        """End the mirrors."""
+        """Close the mirrors."""
         for sink in self.sinks:
             sink.close()
 
 
 def prediction_result(metrics: Metrics, label: Tensor, predicted: Tensor) -> dict[str, Any]:
-    """One entry of results.pt, as bias-transfer writes it: gts and preds int64 [N] in row order, accuracy in
-    percent as float64, and class_acc left to the reader, who has both."""
+    """Return one entry of results.pt, as the bias-transfer code writes it.
+
+    gts, preds: int64 [N], labels and predictions in the order of the rows.
+    acc: accuracy in percent, float64.
+    """
     return {"gts": label, "preds": predicted, "acc": torch.tensor(100 * metrics["accuracy"], dtype=torch.float64)}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **found}
+    """Return the versions of Python and of the packages that decide a result."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages}

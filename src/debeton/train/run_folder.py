@@ -19,23 +19,23 @@ CONFIG_NAME = "config.yaml"
 
 
 def experiment_name(config: Config) -> str:
-    """training.exp_name, or dataset, method, seed and a hash of the configuration."""
+    """Return training.exp_name, or a name made of dataset, method, seed and a hash of the configuration."""
     if config.training.exp_name:
         return str(config.training.exp_name)
     return f"{config.data.dataset}_{config.training.method}_seed{config.training.seed}_{config.identity_hash()}"
 
 
 def find_folder(config: Config) -> Path | None:
-    """The run folder that this configuration has, if it has one."""
+    """Return the run folder of this configuration; None if there is none yet."""
     parent = Path(config.training.outdir) / experiment_name(config)
     folders = sorted(parent.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
     return next((folder for folder in folders if _belongs_to(folder, config)), None)
 
 
 def claim_folder(config: Config) -> Path:
-    """This configuration's run folder: the one it already has, or the next free version_k.
+    """Return this configuration's run folder: the existing one, or a new one with the next free version_k.
 
-    The folder appears with its config.yaml in one rename, so that two jobs that start together never share one.
+    The folder appears together with its config.yaml in one rename. Two jobs that start together never share one.
     """
     parent = Path(config.training.outdir) / experiment_name(config)
     parent.mkdir(parents=True, exist_ok=True)
@@ -55,19 +55,19 @@ def _belongs_to(folder: Path, config: Config) -> bool:
     try:
         return _identity_in(file, file.stat().st_mtime_ns) == config.identity_hash()
     except UsageError as error:
-        # Written by another version of the program, or by hand: not ours, and left alone.
+        # Another version of the program wrote it, or a person: it is not ours, and stays as it is.
         logger.warning("warning: %s; this run takes another folder", error)
         return False
 
 
 @functools.cache
 def _identity_in(file: Path, changed: int) -> str:
-    """The identity of a configuration file, read once for each time it was changed: studies ask of many again."""
+    """Return the identity of a configuration file, cached until the file changes: studies ask often."""
     return load([file]).identity_hash()
 
 
 def _create(folder: Path, config: Config) -> bool:
-    """Make `folder` with its configuration; False when another process was first."""
+    """Make `folder` with its configuration. Return False if another process was first."""
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     staging.mkdir()
     (staging / CONFIG_NAME).write_text(config.dump())
@@ -82,7 +82,7 @@ def _create(folder: Path, config: Config) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder; UsageError when another process on this machine is running it."""
+    """Lock the run folder. Raise UsageError if another process on this machine is running it."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

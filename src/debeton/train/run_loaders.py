@@ -1,4 +1,4 @@
-"""The loaders that a configuration describes."""
+"""Loaders of a run, as the configuration describes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from debeton.system import distributed
 
 
 def loader_options(config: Config, device: torch.device) -> LoaderOptions:
-    """How the configuration reads betons, decoder and augmentation apart."""
+    """Return the loader options of the configuration, without decoder and augmentation."""
     return LoaderOptions(
         resolution=config.resolution.val_res,
         channels_last=config.training.channels_last,
@@ -31,9 +31,12 @@ def loader_options(config: Config, device: torch.device) -> LoaderOptions:
 
 
 def eval_loader(view: View, config: Config, device: torch.device, triggers: Sequence[Trigger] = ()) -> Loader:
-    """Every row of a view once, in file order, without augmentation; triggers as in `make_loader`."""
+    """Make a loader of every row of a view, once, in file order, without augmentation.
+
+    triggers: each image is also shown with each of them, as in `make_loader`.
+    """
     options = replace(loader_options(config, device), decoder=config.training.decoder_val)
-    # Nothing is kept for a backward pass. On CPUs larger batches only leave the caches.
+    # No activations are kept for a backward pass, so a GPU has room for more. On CPUs larger batches leave the caches.
     batch_size = config.training.eval_batch_size or config.training.batch_size * (4 if device.type == "cuda" else 1)
     batch_size = max(batch_size, distributed.world_size())
     return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options, triggers=triggers)

@@ -1,4 +1,4 @@
-"""The views that a configuration describes, and whether its selection rule can see what it needs."""
+"""Views of a run: opened as the configuration says, and checked against its selection rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test", "target", "synthetic")
 
 
 def prepare_views(config: Config) -> dict[str, View]:
-    """The views that the configuration describes, normalised and with the trigger as it says."""
+    """Open the views that the configuration describes, with its normalisation and its trigger."""
     data, training = config.data, config.training
     given = {split: getattr(data, f"{split}_path") for split in SPLITS}
     paths = find_betons(data.dataset, Path(training.data_root), given)
@@ -43,7 +43,7 @@ def prepare_views(config: Config) -> dict[str, View]:
 
 
 def check_selection(config: Config, views: Mapping[str, View]) -> None:
-    """Refuse to select by what the validation split does not have; say which groups it cannot see."""
+    """Raise UsageError for a selection rule that the validation split cannot serve; warn of its empty groups."""
     rule = config.training.selection
     if config.training.oracle and "test" not in views:
         raise UsageError("training.oracle measures the test split after every epoch, and there is none; leave it out")

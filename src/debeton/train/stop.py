@@ -12,7 +12,10 @@ from debeton.system import distributed
 
 
 class Preempted(BaseException):
-    """The run was asked to stop, and has saved itself. `signum` is the signal; the same command resumes."""
+    """The exception of a run that was asked to stop and has saved itself. The same command resumes it.
+
+    signum: the signal.
+    """
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -20,14 +23,17 @@ class Preempted(BaseException):
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGUSR1 (SLURM's warning before the time limit), so that the loop can save and leave."""
+    """A note of the signal that asked for a stop: SIGTERM, or SIGUSR1 (SLURM's warning before the time limit).
+
+    The loop looks at the note after each step, saves and leaves. signum: the signal, or 0.
+    """
 
     def __init__(self) -> None:
         self.signum = 0
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Catch the signals inside the context. Only a process's main thread may; elsewhere this does nothing."""
+        """Catch the signals inside the context. In a thread other than the main one this does nothing."""
 
         def note(signum: int, frame: object) -> None:
             self.signum = signum
@@ -43,7 +49,7 @@ class StopRequest:
                 signal.signal(s, handler)
 
     def agreed(self, step: int, every: int, device: torch.device) -> int:
-        """The signal that any process got, or 0. Several processes ask each other every `every` steps."""
+        """Return the signal that any process got, or 0. Several processes ask each other every `every` steps."""
         if distributed.world_size() == 1:
             return self.signum
         if step % every:
