@@ -54,7 +54,8 @@ def faults(node: ast.AST, *, is_test: bool) -> Iterator[str]:
         yield f"has {words(first)} words in its first line; at most {FIRST_LINE}"
     for sentence in ENDS.split(docstring):
         if words(sentence) > SENTENCE:
-            yield f"has a sentence of {words(sentence)} words: '{' '.join(sentence.split()[:8])} ...'; at most {SENTENCE}"
+            start = " ".join(sentence.split()[:8])
+            yield f"has a sentence of {words(sentence)} words: '{start} ...'; at most {SENTENCE}"
 
 
 def check(path: Path) -> list[str]:
