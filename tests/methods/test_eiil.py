@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.running import folder_of, lines_of, run
 from torch.nn import functional
 
-from debeton.methods.eiil import ENVIRONMENTS, environments, scale_gradient, violation
+from debeton.methods.eiil import ENVIRONMENTS, infer_environments, scale_gradient, violation
 
 t = torch.tensor
 
@@ -40,19 +40,19 @@ def test_the_violation_is_half_the_sum_of_squared_mean_gradients_of_both_environ
 def test_environments_end_as_the_signs_of_the_gradients():
     rng = np.random.default_rng(0)
     gradient, label = rng.normal(-0.2, 1, 200), rng.integers(3, size=200)
-    found = environments(t(gradient), t(label), steps=4000, step_size=0.01, seed=1)
+    found = infer_environments(t(gradient), t(label), steps=4000, step_size=0.01, seed=1)
     assert found.tolist() == (gradient > 0).tolist()
 
 
 def test_other_seeds_start_elsewhere_and_the_same_seed_ends_the_same():
     rng = np.random.default_rng(0)
     gradient, label = t(rng.normal(0, 1, 200)), t(rng.integers(2, size=200))
-    short = [environments(gradient, label, steps=1, step_size=1e-3, seed=seed).tolist() for seed in (1, 1, 2)]
+    short = [infer_environments(gradient, label, steps=1, step_size=1e-3, seed=seed).tolist() for seed in (1, 1, 2)]
     assert short[0] == short[1] != short[2]
 
 
 def test_a_class_whose_rows_are_all_on_one_side_is_one_environment():
-    found = environments(t([-1.0, -2.0, -0.5, 3.0]), t([0, 0, 0, 1]), steps=4000, step_size=0.01, seed=0)
+    found = infer_environments(t([-1.0, -2.0, -0.5, 3.0]), t([0, 0, 0, 1]), steps=4000, step_size=0.01, seed=0)
     assert found.tolist() in ([False] * 3 + [True], [True] * 3 + [True])  # an environment without rows has no mean
 
 

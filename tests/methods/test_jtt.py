@@ -21,7 +21,7 @@ from debeton.data.views.row_lists import pseudo_grouped, read_marks
 from debeton.data.views.view import View
 from debeton.methods import METHODS
 from debeton.methods.jtt import ERROR_SET, error_set, identify_settings, report_errors, upweighted
-from debeton.methods.parts.marked_rows import describe_marks, kept, write_table
+from debeton.methods.parts.marked_rows import describe_marks, read_or_write_table, write_table
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import DataError
 from debeton.train.evaluation import Evaluation
@@ -143,7 +143,7 @@ def test_an_error_set_of_other_rows_is_refused(tmp_path, change, paper_view):
     view, path = paper_view([0], [0]), tmp_path / ERROR_SET
     path.write_text("path,label,attribute,error\n" + change)
     with pytest.raises(DataError, match="belongs to another run: remove it"):
-        kept(path, view, dict, partial(read_marks, column="error"))
+        read_or_write_table(path, view, dict, partial(read_marks, column="error"))
 
 
 # --- what is found out ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import nn
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
-from debeton.methods.lff import LearningFromFailure, amplified_cross_entropy, rows_of_all
+from debeton.methods.lff import LearningFromFailure, amplified_cross_entropy, rows_of_all_processes
 from debeton.methods.parts.relative_difficulty import LossAverages, relative_difficulty
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system import distributed
@@ -240,7 +240,7 @@ def test_every_process_sees_all_rows_in_the_order_of_one_process(monkeypatch, si
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         mine = t(rows[rank::2])
         batch = Batch(*[mine] * 6, share=len(mine) * 2 / size)
-        row, found = rows_of_all(batch, values[:, rank::2])
+        row, found = rows_of_all_processes(batch, values[:, rank::2])
     assert row.tolist() == rows
     assert torch.equal(found, values)
 

@@ -1,6 +1,6 @@
-"""Methods, one module each. Importing this package registers them all.
+"""The methods, one module each. Importing this package registers all of them.
 
-Adding a method is one new module here that calls `register_method` (`methods/method.py`); nothing else names it.
+A new method is one new module here that calls `register_method` (`methods/method.py`). No other file names it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A conditional diffusion model of the training rows: no classifier, but images for the methods that need some."""
+"""The method that trains a conditional diffusion model of the training rows.
+
+It gives images to the methods that need some, and no classifier.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ Section("cdpm", "the project's own conditional diffusion model").params(
 
 
 def parse_widths(text: str) -> tuple[int, ...]:
-    """'32,64' -> (32, 64); UsageError unless all are positive."""
+    """Return the channels of each level: '32,64' gives (32, 64). Raise UsageError unless all are positive integers."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"cdpm.widths is '{text}'; expected channels of each level, such as 64,128,256")
@@ -68,7 +71,10 @@ def parse_widths(text: str) -> tuple[int, ...]:
 
 
 def conditions_of(view: View, kind: str) -> Conditions:
-    """Names of the classes (or cells) of a view, and which of them it has rows of."""
+    """Return the names of the view's conditions, and which of them have rows.
+
+    kind: 'label' for the classes, 'group' for the cells (label, attribute).
+    """
     spec = view.spec
     if kind == "label":
         cells: list[tuple[str, str | None]] = [(label, None) for label in spec.classes]
@@ -88,21 +94,21 @@ def conditions_of(view: View, kind: str) -> Conditions:
     classifies=False,
 )
 def cdpm(run: Run) -> nn.Module | None:
-    """One phase on the training view; the model goes to the folder 'cdpm' of the run. Returns no classifier."""
+    """Train phase 'cdpm' on the training view and write the model to the run's folder 'cdpm'. Return no classifier."""
     train_diffusion(run, run.views["train"])
     return None
 
 
 def train_diffusion(run: Run, view: View) -> None:
-    """Train on `view` through the phase 'cdpm', and write what it gives."""
+    """Train a diffusion model of `view` through phase 'cdpm', and write it to the run's folder 'cdpm'."""
     settings, own = run.config.cdpm, own_settings(run.config.cdpm, OWN)
     view = replace(view, spec=replace(view.spec, mean=(0.5,) * 3, std=(0.5,) * 3))  # pixels in [-1, 1]
     conditions = conditions_of(view, settings.condition)
     if unseen := conditions.untrained:
-        logger.warning("warning: no training row is of %s; the model cannot be asked for it", "; ".join(unseen))
+        logger.warning("warning: no training row is of %s; the model cannot draw images of it", "; ".join(unseen))
     shape = Shape(parse_widths(settings.widths), settings.layers, settings.attention)
     schedule = make_schedule(settings.prediction, settings.steps)
-    # On a CPU a step of this network takes 1.4 to 2 times as long in channels_last, other than the classifiers'.
+    # On a CPU, channels_last makes a step of this network 1.4 to 2 times as long, unlike a step of the classifiers.
     own["channels_last"] = run.config.training.channels_last and run.device.type == "cuda"
     size = train_loader(run, view, phase_settings(run.config, own)).image_size
     seed_everything(run.config.training.seed)

@@ -1,4 +1,4 @@
-"""CVaR-DRO: minimise the mean of the largest losses of each batch; needs no attribute."""
+"""CVaR-DRO: training by the mean of the largest losses of each batch. It needs no attribute."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ Section("cvar", "CVaR-DRO (Levy et al. 2020)").params(
 
 
 def cvar_weights(loss: Tensor, alpha: float) -> Tensor:
-    """Weights [B], summing to 1, under which `loss` [B] averages to the mean of its largest alpha B values.
+    """Return weights [B] under which `loss` [B] averages to the mean of its largest alpha B values.
 
-    1 / (alpha B) for each of the largest floor(alpha B), what is left for the next, 0 for the others; 1 for the
-    largest alone where alpha B < 1. The maximiser of Levy et al. 2020's batch risk, as their fast-dro finds it.
+    The weights sum to 1. Each of the largest floor(alpha B) losses has 1 / (alpha B), the next one has the rest, and
+    the others have 0. Where alpha B < 1, the largest loss alone has 1. These weights maximise the batch risk of Levy et
+    al. 2020, as in their code fast-dro.
     """
     size = alpha * len(loss)
     by_rank = (size - torch.arange(len(loss), device=loss.device, dtype=loss.dtype)).clamp(0, 1) / size
@@ -35,7 +36,10 @@ def cvar_weights(loss: Tensor, alpha: float) -> Tensor:
 class CVaR(Objective):
     """The mean of the largest alpha B losses of a batch of B rows, over all processes.
 
-    Written as a mean over rows with weights B p_i, so that batch.share and DDP make it that of one process.
+    The loss is written as a mean over rows with weights B p_i. So batch.share and DDP make it the loss of one process.
+
+    alpha: share of the batch's rows, in (0, 1].
+    label_smoothing: in [0, 1).
     """
 
     takes_features = True
@@ -52,9 +56,9 @@ class CVaR(Objective):
         loss = functional.cross_entropy(
             logits.float(), batch.label, reduction="none", label_smoothing=self.label_smoothing
         )
-        whole = distributed.gather_rows(loss.detach(), batch.share)
-        weight = cvar_weights(whole, self.alpha)[distributed.rank() :: distributed.world_size()]
-        return StepOutput((len(whole) * weight * loss).mean(), logits)
+        all_losses = distributed.gather_rows(loss.detach(), batch.share)
+        weight = cvar_weights(all_losses, self.alpha)[distributed.rank() :: distributed.world_size()]
+        return StepOutput((len(all_losses) * weight * loss).mean(), logits)
 
 
 @register_method(
@@ -64,5 +68,5 @@ class CVaR(Objective):
     needs="label",
 )
 def cvar(run: Run) -> nn.Module:
-    """One phase of CVaR on the training view."""
+    """Train by CVaR on the training view, in one phase."""
     return fit(run, run.views["train"], CVaR(run.config.cvar.alpha, run.config.training.label_smoothing))

@@ -1,7 +1,7 @@
-"""DebiAN: a second network discovers the attribute along which the model is unfair; the model weighs rows by it.
+"""DebiAN: a second network discovers an attribute that the model is unfair along, and the model weighs rows by it.
 
-Li et al. 2022, "Discover and Mitigate Unknown Biases with Debiasing Alternate Networks" (arXiv 2207.10077), as released
-(zhihengli-UR/DebiAN).
+Li et al. 2022, "Discover and Mitigate Unknown Biases with Debiasing Alternate Networks" (arXiv 2207.10077), as in the
+released code (zhihengli-UR/DebiAN).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from debeton.data.loader.loader import Loader
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
 from debeton.methods.parts.further_batches import FurtherBatches
-from debeton.methods.parts.row_weights import RowWeights, rows_of_all
+from debeton.methods.parts.row_weights import RowWeights, rows_of_all_processes
 from debeton.methods.parts.second_network import second_network
 from debeton.nets.models import evaluating, freeze_batch_norm
 from debeton.system import distributed
@@ -36,30 +36,38 @@ EPSILON = 1e-6
 
 
 def class_sums(side: Tensor, probability: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """For every class, of the rows of a batch over all processes: how many there are, and the sums of s, of p and of
-    s p, with s in [0, 1] a row's place between the two sides and p the probability that the model gives its label.
+    """Return the number of rows and the sums of s, p and s p, by class over all processes, float64 [4, C].
 
-    side (s), probability (p): [B]; label: int64 [B]. The result is float64 [4, C], as differences of mean probabilities
-    are small at first and their logarithm is taken. Its gradient is that of this process's rows.
+    They are float64, because differences of mean probabilities are small at first and their logarithm is taken. The
+    gradient is that of this process's rows.
+
+    side: s, the row's position between the two sides, [B] in [0, 1].
+    probability: p, the model's probability of the row's label, [B].
+    label: int64 [B].
+    num_classes: C.
     """
     side, probability = side.double(), probability.double()
     values = torch.stack([torch.ones_like(side), side, probability, side * probability])
-    mine = values.new_zeros(4, num_classes).index_add(1, label, values)
-    everyone = distributed.sum_over_processes(mine.detach().clone())
-    return mine + (everyone - mine.detach())
+    of_this_process = values.new_zeros(4, num_classes).index_add(1, label, values)
+    of_all = distributed.sum_over_processes(of_this_process.detach().clone())
+    return of_this_process + (of_all - of_this_process.detach())
 
 
 def mean_probabilities(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """The model's mean probability of the label on the side s = 1 and on the side s = 0 of every class, [C] each."""
-    rows, side, probability, both = sums
-    return both / (side + EPSILON), (probability - both) / (rows - side + EPSILON)
+    """Return the model's mean probability of the label on side s = 1 and on side s = 0 of each class, [C] each."""
+    rows, side, probability, product = sums
+    return product / (side + EPSILON), (probability - product) / (rows - side + EPSILON)
 
 
 def discovery_loss(sums: Tensor, penalty: float) -> Tensor:
-    """The mean over the classes in the batch of -log |p+ - p-| - lambda log(1 - |mean s - mean (1 - s)|).
+    """Return the discoverer's loss: the mean of -log |p+ - p-| - lambda log(1 - |mean s - mean (1 - s)|) over classes.
 
-    The first term is small where the model serves the two sides of a class unequally (equal opportunity is violated,
-    Li et al. 2022, Eq. 2), the second where both have rows (unbalanced assignment, Eq. 3). sums: as `class_sums`.
+    The classes are those in the batch. The first term is small where the model serves the two sides of a class
+    unequally, so that equal opportunity is violated (Li et al. 2022, Eq. 2). The second term is small where both sides
+    have rows (Eq. 3, unbalanced assignment).
+
+    sums: from `class_sums`.
+    penalty: lambda, at least 0.
     """
     rows, side = sums[0], sums[1]
     positive, negative = mean_probabilities(sums)
@@ -70,18 +78,25 @@ def discovery_loss(sums: Tensor, penalty: float) -> Tensor:
 
 
 def disadvantage(side: Tensor, sums: Tensor, label: Tensor) -> Tensor:
-    """How far each row is on the side of its class that the model serves worse, in [0, 1]: s or 1 - s, [B]."""
+    """Return how far each row is on the side of its class that the model serves worse: s or 1 - s, [B] in [0, 1]."""
     positive, negative = mean_probabilities(sums)
     return torch.where((negative < positive)[label], 1 - side, side)
 
 
 class AlternateNetworks(Objective):
-    """Cross-entropy with weights 1 + `disadvantage` for the model; on a further batch `discovery_loss` for the other
-    network, the model standing still (Li et al. 2022, Eq. 4, Alg. 1).
+    """Cross-entropy with weights 1 + `disadvantage` for the model, and `discovery_loss` for the discoverer.
 
-    discoverer: a network like the model with an output for every class, of which the label's counts, through a
-    sigmoid. further: the second loader. Both networks move in one optimizer step, so the discoverer looks at the model
-    as it was before it (the released code: after it). Sums go over the batches of all processes.
+    Li et al. 2022, Eq. 4 and Alg. 1. The discoverer learns on a further batch, while the model is held fixed. Both
+    networks move in one optimizer step, so the discoverer looks at the model before that step; in the released code,
+    after it. Sums go over the batches of all processes.
+
+    discoverer: a network like the model, with an output for every class. The output of the row's label counts, through
+        a sigmoid.
+    view: the training rows.
+    further: the loader of the discoverer's batches.
+    penalty: lambda of `discovery_loss`.
+    label_smoothing: of the model's loss, in [0, 1).
+    freeze_bn: keep the discoverer's batch-norm statistics.
     """
 
     def __init__(
@@ -113,7 +128,7 @@ class AlternateNetworks(Objective):
                 logits = model(further.image)
             side = self._side(further)
         loss = discovery_loss(self._sums(side, logits, further), self.penalty)
-        # The loss is one of all processes' rows, and the loop averages gradients.
+        # The loss is of the rows of all processes, and the loop averages gradients: so it is multiplied first.
         precision.scale(loss * distributed.world_size()).backward()  # type: ignore[no-untyped-call]
         return output
 
@@ -127,22 +142,22 @@ class AlternateNetworks(Objective):
         with torch.no_grad():
             sums = self._sums(side, logits, batch)
             worse = disadvantage(side, sums, batch.label)
-            row, of_all = rows_of_all(batch, worse[None])
-            self.weights.update(row, of_all[0])
+            row, worse_of_all = rows_of_all_processes(batch, worse[None])
+            self.weights.update(row, worse_of_all[0])
         return StepOutput(((1 + worse) * loss).mean(), logits)
 
     def _side(self, batch: Batch) -> Tensor:
-        """Where the discoverer puts each row of its class, [B] in [0, 1]."""
-        found = self.discoverer(batch.image).float()
-        return found.gather(1, batch.label[:, None])[:, 0].sigmoid()
+        """Return the side on which the discoverer puts each row, [B] in [0, 1]."""
+        output = self.discoverer(batch.image).float()
+        return output.gather(1, batch.label[:, None])[:, 0].sigmoid()
 
     def _sums(self, side: Tensor, logits: Tensor, batch: Batch) -> Tensor:
-        """`class_sums`; the model's logits take no part in a gradient."""
+        """Return `class_sums` of a batch. The model's logits take no part in the gradient."""
         probability = logits.detach().float().softmax(1).gather(1, batch.label[:, None])[:, 0]
         return class_sums(side, probability, batch.label, logits.shape[1])
 
     def summary(self) -> dict[str, Any]:
-        """`RowWeights.summary`, of the part of the weights above 1."""
+        """Return `RowWeights.summary` of the part of the weights above 1."""
         return self.weights.summary()
 
 
@@ -153,7 +168,7 @@ class AlternateNetworks(Objective):
     needs="label",
 )
 def debian(run: Run) -> nn.Module:
-    """Both networks at once, each from weights of its own; the model is evaluated and returned."""
+    """Train both networks at once, each from its own weights. Evaluate and return the model."""
     config, view = run.config, run.views["train"]
     model = run.network()
     again = phase_settings(run.config, {"seed": derive_seed(config.training.seed, "discoverer")})

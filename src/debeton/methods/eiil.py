@@ -1,7 +1,7 @@
 """EIIL: environments that break the invariance of a first network, and GroupDRO over them.
 
-Creager et al. 2021, "Environment Inference for Invariant Learning" (arXiv 2010.07249); environments inferred within
-each class and used by GroupDRO, as Li et al. 2023 do for UrbanCars (facebookresearch/Whac-A-Mole).
+Creager et al. 2021, "Environment Inference for Invariant Learning" (arXiv 2010.07249). Environments are inferred
+within each class and used by GroupDRO, as in Li et al. 2023 for UrbanCars (facebookresearch/Whac-A-Mole).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from debeton.data.views.row_lists import by_marks, read_marks
 from debeton.data.views.view import View
 from debeton.methods.groupdro import train_groupdro
 from debeton.methods.method import register_method
-from debeton.methods.parts.logits import judged
-from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
+from debeton.methods.parts.logits import logits_by_batch
+from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
 from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.system import distributed
 from debeton.system.log import logger
@@ -42,30 +42,44 @@ ENVIRONMENTS, COLUMN = "environments.csv", "environment"
 
 
 def scale_gradient(logits: Tensor, label: Tensor) -> Tensor:
-    """d CE(s z, y) / ds at s = 1, [B]: sum_c p_c z_c - z_y. Above 0 a row would rather have the logits smaller.
+    """Return the gradient of each row's cross-entropy for a factor s on its logits, at s = 1, float [B].
 
-    logits: [B, C]; label: int64 [B]. Its mean is what the penalty of IRMv1 squares (Arjovsky et al. 2019).
+    d CE(s z, y) / ds = sum_c p_c z_c - z_y. Where the gradient is above 0, smaller logits would lower the row's loss.
+    The penalty of IRMv1 is the square of its mean (Arjovsky et al. 2019).
+
+    logits: z, [B, C].
+    label: y, int64 [B].
     """
     expected = (logits.softmax(1) * logits).sum(1)
     return expected - logits.gather(1, label[:, None])[:, 0]
 
 
 def violation(assignment: Tensor, gradient: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-    """Half the sum over classes of (mean q g)^2 + (mean (1 - q) g)^2, q = sigmoid(assignment): what environments of
-    most different gradients make large (Creager et al. 2021, Eq. 5, with the penalty of IRMv1, by class).
+    """Return how strongly two soft environments break invariance, a scalar that EIIL maximises.
 
-    assignment, gradient: [N]; label: int64 [N]; counts: rows by class, [C], at least 1.
+    It is half the sum over classes of (mean q g)^2 + (mean (1 - q) g)^2, with q = sigmoid(assignment) and the gradient
+    g. This is Eq. 5 of Creager et al. 2021 with the penalty of IRMv1, by class.
+
+    assignment: float [N].
+    gradient: g, from `scale_gradient`, float [N].
+    label: int64 [N].
+    counts: rows of each class, [C], at least 1.
     """
     part = torch.stack([gradient * assignment.sigmoid(), gradient])
     one, both = gradient.new_zeros(2, len(counts)).index_add(1, label, part) / counts
     return (one.square() + (both - one).square()).sum() / 2
 
 
-def environments(gradient: Tensor, label: Tensor, *, steps: int, step_size: float, seed: int) -> Tensor:
-    """Which rows are in the environment whose gradients are the larger ones of their class, bool [N].
+def infer_environments(gradient: Tensor, label: Tensor, *, steps: int, step_size: float, seed: int) -> Tensor:
+    """Return the rows in the environment with the larger gradients of their class, bool [N].
 
-    Adam from normal assignments towards a large `violation`; in the limit that environment has the rows whose gradient
-    is positive. The method has two environments without an order: this one is called bias-conflicting.
+    Adam maximises `violation` from normal assignments. In the limit that environment has the rows whose gradient is
+    positive. The published environments have no order: this one is called bias-conflicting.
+
+    gradient: from `scale_gradient`, float [N].
+    label: int64 [N].
+    steps, step_size: of Adam.
+    seed: of the first assignments.
     """
     start = make_rng(seed, "environments").standard_normal(len(gradient))
     assignment = torch.from_numpy(start).to(gradient).requires_grad_()
@@ -75,37 +89,42 @@ def environments(gradient: Tensor, label: Tensor, *, steps: int, step_size: floa
     for _ in range(steps):
         (assignment.grad,) = torch.autograd.grad(violation(assignment, gradient, label, counts), assignment)
         optimizer.step()
-    first = assignment.detach() > 0
-    # By class, whether the first environment is the one of larger gradients; an empty one is.
-    side = torch.stack([first, ~first]).to(gradient)
-    sums = gradient.new_zeros(2, 2, num_classes).index_add(2, label, torch.stack([gradient * side, side]))
-    mean = sums[0] / sums[1].clamp(min=1)
-    return first == (mean[0] >= mean[1])[label]
+    in_first = assignment.detach() > 0
+    members = torch.stack([in_first, ~in_first]).to(gradient)
+    sums = gradient.new_zeros(2, 2, num_classes).index_add(2, label, torch.stack([gradient * members, members]))
+    mean = sums[0] / sums[1].clamp(min=1)  # gradient by environment and class, 0 where a class has no row in one
+    first_is_larger = mean[0] >= mean[1]
+    return in_first == first_is_larger[label]
 
 
-def gradients_of(run: Run, model: nn.Module, view: View) -> tuple[Tensor, Tensor]:
-    """`scale_gradient` of the view's rows in order, float32 [M], and their labels, on the device; equal in every
-    process."""
-    found = torch.zeros(len(view.beton), device=run.device)
+def row_gradients(run: Run, model: nn.Module, view: View) -> tuple[Tensor, Tensor]:
+    """Return `scale_gradient` of the view's rows in order, float32 [M], and their labels, int64 [M].
+
+    Both are on the device and equal in each process.
+    """
+    gradient = torch.zeros(len(view.beton), device=run.device)
     precision, loader = Precision(run.config.training.precision, run.device), eval_loader(view, run.config, run.device)
-    for batch, logits in judged(model, loader, precision):
-        found[batch.row] = scale_gradient(logits, batch.label)
+    for batch, logits in logits_by_batch(model, loader, precision):
+        gradient[batch.row] = scale_gradient(logits, batch.label)
     rows = torch.from_numpy(view.rows).to(run.device)
-    return distributed.sum_over_processes(found)[rows], torch.from_numpy(view.label[view.rows]).to(run.device)
+    return distributed.sum_over_processes(gradient)[rows], torch.from_numpy(view.label[view.rows]).to(run.device)
 
 
-def infer(run: Run, model: nn.Module) -> Mask:
-    """`environments` of the training rows, bool [M]; found once (`_marked_rows.kept`)."""
+def conflicting_environment(run: Run, model: nn.Module) -> Mask:
+    """Return the training rows in the environment called bias-conflicting, bool [M].
+
+    They are read from environments.csv of the run's folder, or inferred from the model's logits and written there.
+    """
     view, settings = run.views["train"], run.config.eiil
 
-    def find() -> dict[str, list[int]]:
-        gradient, label = gradients_of(run, model, view)
-        found = environments(
+    def infer() -> dict[str, list[int]]:
+        gradient, label = row_gradients(run, model, view)
+        conflicting = infer_environments(
             gradient, label, steps=settings.steps, step_size=settings.step_size, seed=run.config.training.seed
         )
-        return {COLUMN: found.int().tolist()}
+        return {COLUMN: conflicting.int().tolist()}
 
-    return kept(run.folder / ENVIRONMENTS, view, find, partial(read_marks, column=COLUMN))
+    return read_or_write_table(run.folder / ENVIRONMENTS, view, infer, partial(read_marks, column=COLUMN))
 
 
 @register_method(
@@ -116,15 +135,17 @@ def infer(run: Run, model: nn.Module) -> Mask:
     sections=("eiil", "groupdro"),
 )
 def eiil(run: Run) -> nn.Module:
-    """ERM for a few epochs, two environments of each class by what that network answers, and GroupDRO over (class,
-    environment) from fresh weights of the same seed."""
+    """Train ERM for a few epochs, infer two environments of each class, and train GroupDRO over (class, environment).
+
+    The environments come from the answers of the first network. The second network begins with fresh weights of the
+    same seed.
+    """
     settings: dict[str, Any] = {**own_settings(run.config.eiil, ("epochs", *OWN)), "selection": "last"}
     view = run.views["train"]
     first = fit(run, view, CrossEntropy(run.config.training.label_smoothing), phase="identify", settings=settings)
-    marked = infer(run, first)
-    del first  # its memory is the second network's
-    found = describe_marks(view, marked, "conflicting_row")
-    run.notes["eiil"] = found
-    known = "" if found["recall"] is None else f"; {100 * found['recall']:.1f} % of the bias-conflicting rows"
-    logger.info("the environment called bias-conflicting has %d of %d rows%s", marked.sum(), len(view), known)
-    return train_groupdro(run, by_marks(view, marked))
+    conflicting = conflicting_environment(run, first)
+    del first  # frees its memory for the second network
+    run.notes["eiil"] = description = describe_marks(view, conflicting, "conflicting_row")
+    recall = recall_text(description)
+    logger.info("the environment called bias-conflicting has %d of %d rows%s", conflicting.sum(), len(view), recall)
+    return train_groupdro(run, by_marks(view, conflicting))

@@ -12,5 +12,5 @@ from debeton.train.training import fit
 
 @register_method("erm", "mean cross-entropy over all rows", paper="Vapnik 1992", needs="label")
 def erm(run: Run) -> nn.Module:
-    """One phase of cross-entropy on the training view."""
+    """Train by cross-entropy on the training view, in one phase."""
     return fit(run, run.views["train"], CrossEntropy(run.config.training.label_smoothing))

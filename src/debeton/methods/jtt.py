@@ -1,4 +1,4 @@
-"""Just Train Twice: the rows that a first network gets wrong occur more often in the training of the second."""
+"""Just Train Twice: rows that a first network gets wrong occur more often in the training of a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from debeton.config.checkers import Int
 from debeton.data.views.row_lists import read_marks
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
-from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
+from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
 from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.system.log import logger
 from debeton.train.evaluation import evaluate
@@ -35,47 +35,52 @@ COLUMN = "error"
 
 
 def identify_settings(config: Config) -> dict[str, Any]:
-    """What the phase 'identify' has of its own among the settings of training; its last epoch is kept."""
+    """Return the settings of training that phase 'identify' has for itself. Its last epoch is kept."""
     return {**own_settings(config.jtt, ("epochs", *OWN)), "selection": "last"}
 
 
 def upweighted(view: View, error: Mask, upweight: int) -> View:
-    """The view followed by `upweight` more copies of its error rows; error: bool [M], by position in the view.
+    """Return the view followed by `upweight` more copies of its error rows.
 
-    An error row thus occurs upweight + 1 times, as in the released code with which the results were made (anniesch/jtt
-    appends the rows `up_weight` times to the training set); the paper's Algorithm 1 speaks of upweight times.
+    An error row thus occurs upweight + 1 times, as in the released code that made the results: anniesch/jtt appends the
+    rows `up_weight` times to the training set. Algorithm 1 of the paper says upweight times.
+
+    error: the error rows by position in the view, bool [M].
+    upweight: the number of further copies, lambda of the paper.
     """
     return view.subset(np.concatenate([np.arange(len(view)), np.tile(np.flatnonzero(error), upweight)]))
 
 
 def error_set(run: Run, model: nn.Module) -> Mask:
-    """Which rows of the training view the model gets wrong, bool [M]: in evaluation mode, without augmentation; found
-    once (`_marked_rows.kept`)."""
+    """Return the rows of the training view that the model gets wrong, bool [M].
+
+    They are read from error_set.csv of the run's folder, or computed and written there: in evaluation mode and without
+    augmentation.
+    """
     view = run.views["train"]
 
-    def find() -> dict[str, list[int]]:
+    def find_errors() -> dict[str, list[int]]:
         wrong = evaluate(run, model, "train").predicted.numpy() != view.label[view.rows]
         return {COLUMN: wrong.astype(int).tolist()}
 
-    return kept(run.folder / ERROR_SET, view, find, partial(read_marks, column=COLUMN))
+    return read_or_write_table(run.folder / ERROR_SET, view, find_errors, partial(read_marks, column=COLUMN))
 
 
 def report_errors(view: View, error: Mask) -> dict[str, Any]:
-    """`describe_marks`, told in the log; warns of an error set with which the second training is the first again."""
-    found = describe_marks(view, error, "error")
-    known = "" if found["recall"] is None else f"; {100 * found['recall']:.1f} % of the bias-conflicting rows"
-    logger.info("error set: %d of %d rows%s", found["errors"], len(view), known)
-    if not found["errors"]:
+    """Return `describe_marks` of the error set and log it. Warn if the second training would repeat the first one."""
+    description = describe_marks(view, error, "error")
+    logger.info("error set: %d of %d rows%s", description["errors"], len(view), recall_text(description))
+    if not description["errors"]:
         logger.warning(
-            "warning: the first network makes no error on the training rows, so jtt goes on as erm; stop it earlier "
-            "or hold it back: fewer --jtt.epochs, lower --jtt.lr, higher --jtt.weight_decay"
+            "warning: the first network makes no error on the training rows, so jtt goes on as erm; train the first "
+            "network less: fewer --jtt.epochs, lower --jtt.lr, higher --jtt.weight_decay"
         )
-    elif found["errors"] == len(view):
+    elif description["errors"] == len(view):
         logger.warning(
-            "warning: the first network gets every training row wrong, so all count the same and jtt goes on as erm "
-            "in longer epochs; look at its lines in results.jsonl, and train it longer or with another --jtt.lr"
+            "warning: the first network gets every training row wrong, so all rows count the same and jtt goes on as "
+            "erm in longer epochs; see its lines in results.jsonl, and train it longer or with another --jtt.lr"
         )
-    return found
+    return description
 
 
 @register_method(
@@ -85,12 +90,14 @@ def report_errors(view: View, error: Mask) -> dict[str, Any]:
     needs="label",
 )
 def jtt(run: Run) -> nn.Module:
-    """ERM for T epochs, its errors on the training rows, and ERM from fresh weights of the same seed on the view in
-    which each error row occurs lambda times more (Liu et al. 2021, Alg. 1)."""
+    """Train ERM for T epochs, find its error rows, and train ERM again with each error row lambda times more.
+
+    The second network begins with fresh weights of the same seed (Liu et al. 2021, Alg. 1).
+    """
     config, view = run.config, run.views["train"]
     smoothing = config.training.label_smoothing
     first = fit(run, view, CrossEntropy(smoothing), phase="identify", settings=identify_settings(config))
     error = error_set(run, first)
     run.notes["jtt"] = report_errors(view, error)
-    del first  # its memory is the second network's
+    del first  # frees its memory for the second network
     return fit(run, upweighted(view, error, config.jtt.upweight), CrossEntropy(smoothing))

@@ -1,4 +1,4 @@
-"""Learning from Failure: a network that is meant to be biased tells which rows the other one should learn from."""
+"""Learning from Failure: a second network, trained to be biased, shows which rows the model should learn from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from debeton.data.loader.batch import Batch
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
 from debeton.methods.parts.relative_difficulty import LossAverages, relative_difficulty
-from debeton.methods.parts.row_weights import RowWeights, rows_of_all
+from debeton.methods.parts.row_weights import RowWeights, rows_of_all_processes
 from debeton.methods.parts.second_network import check_plain_losses, second_network
 from debeton.nets.models import freeze_batch_norm
 from debeton.system import distributed
@@ -29,10 +29,14 @@ Section("lff", "Learning from Failure").params(
 
 
 def amplified_cross_entropy(logits: Tensor, label: Tensor, q: float) -> Tensor:
-    """Cross-entropy times q p^q, p the probability given to the label and no part of the gradient; [B].
+    """Return the cross-entropy times q p^q, [B], with the probability p of the label outside the gradient.
 
-    Its gradient is q times that of the generalised cross-entropy (1 - p^q) / q of Zhang and Sabuncu (2018), with which
-    Nam et al. (2020) amplify the bias; the factor is in their released code. logits: [B, C]; label: int64 [B].
+    Its gradient is q times that of the generalised cross-entropy (1 - p^q) / q of Zhang and Sabuncu (2018). With that,
+    Nam et al. (2020) amplify the bias; the factor q is in their released code.
+
+    logits: [B, C].
+    label: int64 [B].
+    q: in [0, 1].
     """
     loss = functional.cross_entropy(logits, label, reduction="none")
     probability = torch.exp(-loss.detach())
@@ -40,12 +44,17 @@ def amplified_cross_entropy(logits: Tensor, label: Tensor, q: float) -> Tensor:
 
 
 class LearningFromFailure(Objective):
-    """The biased network learns by `amplified_cross_entropy`, the model by cross-entropy weighted by W(x).
+    """The sum of the biased network's `amplified_cross_entropy` and the model's cross-entropy weighted by W(x).
 
-    biased: a network like the model, trained by the same optimizer; nothing evaluates it. freeze_bn: keep its
-    batch-norm statistics, as the loop does with the model's. The loss is the sum of the two means (Nam et al. 2020,
-    Alg. 1, and the released code, which normalises the averages by class before W). Both are plain means over rows, so
-    several processes average gradients as always; the averages are those of the rows of all processes.
+    Nam et al. 2020, Alg. 1, and the released code, which normalises the averages by class before W. Both terms are
+    means over rows, so several processes average gradients as always. The averages are those of the rows of all
+    processes.
+
+    biased: a network like the model, trained by the same optimizer. Nothing evaluates it.
+    view: the training rows.
+    q: of `amplified_cross_entropy`.
+    alpha: share of the old value in the moving averages of losses, in [0, 1].
+    freeze_bn: keep the biased network's batch-norm statistics, as the loop does with the model's.
     """
 
     def __init__(self, biased: nn.Module, view: View, *, q: float = 0.7, alpha: float = 0.7, freeze_bn: bool = False):
@@ -70,8 +79,11 @@ class LearningFromFailure(Objective):
 
     @torch.no_grad()
     def _weight(self, batch: Batch, losses: Tensor) -> Tensor:
-        """W of this process's rows, [B], after the averages have taken in the losses [2, B] of every process."""
-        row, losses = rows_of_all(batch, losses)
+        """Return W of this process's rows, [B], after an update of the averages with the losses of all processes.
+
+        losses: [2, B], of the biased network and of the model.
+        """
+        row, losses = rows_of_all_processes(batch, losses)
         self.averages.update(row, losses)
         biased, debiased = self.averages.normalised(row)
         weight = relative_difficulty(biased, debiased)
@@ -79,7 +91,7 @@ class LearningFromFailure(Objective):
         return weight[distributed.rank() :: distributed.world_size()]
 
     def summary(self) -> dict[str, Any]:
-        """`RowWeights.summary`, of W."""
+        """Return `RowWeights.summary` of W."""
         return self.weights.summary()
 
 
@@ -91,7 +103,7 @@ class LearningFromFailure(Objective):
     check=check_plain_losses,
 )
 def lff(run: Run) -> nn.Module:
-    """Train both networks at once, each from weights of its own; evaluate and return the debiased one."""
+    """Train both networks at once, each from its own weights. Evaluate and return the debiased one."""
     config, view = run.config, run.views["train"]
     model = run.network()
     objective = LearningFromFailure(

@@ -19,7 +19,7 @@ from debeton.train.run import Run
 
 
 def _accept(run: Run) -> None:
-    """Accept every run."""
+    """Accept every run: the check of a method that has no requirements."""
 
 
 @dataclass(frozen=True)

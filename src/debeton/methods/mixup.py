@@ -1,4 +1,4 @@
-"""Mixup: train on convex combinations of two images and of their losses."""
+"""Mixup: training on convex combinations of two images and of their losses."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ Section("mixup", "mixup (Zhang et al. 2018)").params(
 
 
 class Mixup(Objective):
-    """lam l(f(x), y) + (1 - lam) l(f(x), y') at x = lam x_i + (1 - lam) x_j, for a permutation j of the batch's rows.
+    """The mixup loss lam l(f(x), y_i) + (1 - lam) l(f(x), y_j) at the image x = lam x_i + (1 - lam) x_j.
 
-    lam = max(u, 1 - u) with one u ~ Beta(alpha, alpha) a batch, as published: swapping lam for 1 - lam inverts the
-    permutation, so this has the published distribution of a batch's loss, and the class of row i is always the one
-    that counts more. Training metrics are those of the mixed images, against that class and its group.
+    Zhang et al. 2018. j is a permutation of the batch's rows, and lam = max(u, 1 - u) with one u ~ Beta(alpha, alpha) a
+    batch. Swapping lam for 1 - lam inverts the permutation, so the batch's loss has the published distribution. The
+    class of row i always counts more. Training metrics are those of the mixed images, against that class and its group.
 
-    The draws are functions of (seed, step); the step is saved with the run. Several processes share u, and each mixes
-    its own rows among themselves, so the pairs differ from those of a single process.
+    The draws are functions of (seed, step), and the step is saved with the run. Several processes share u. Each process
+    mixes its own rows among themselves, so the pairs differ from those of a single process.
+
+    alpha: of the Beta distribution, at least 0. At 0, lam is 1.
+    seed: of the draws.
+    label_smoothing: in [0, 1).
     """
 
     calls_once = True
@@ -37,7 +41,7 @@ class Mixup(Objective):
     def __init__(self, alpha: float, seed: int, label_smoothing: float = 0.0):
         super().__init__()
         self.alpha, self.seed, self.label_smoothing = alpha, seed, label_smoothing
-        self.step = 0  # on the host: asking a buffer would wait for the device in every step
+        self.step = 0  # on the host: reading a buffer would wait for the device in every step
 
     def get_extra_state(self) -> int:
         return self.step
@@ -46,7 +50,7 @@ class Mixup(Objective):
         self.step = state
 
     def draw(self, rows: int) -> tuple[float, Tensor]:
-        """(lam in [1/2, 1], permutation int64 [rows] on the CPU) of the present step."""
+        """Return lam in [1/2, 1] and the permutation, int64 [rows] on the CPU, of the present step."""
         lam = make_rng(self.seed, "mixup", self.step).beta(self.alpha, self.alpha) if self.alpha > 0 else 1.0
         partner = make_rng(self.seed, "mixup pairs", self.step, distributed.rank()).permutation(rows)
         return max(lam, 1 - lam), torch.from_numpy(partner)
@@ -70,6 +74,6 @@ class Mixup(Objective):
     needs="label",
 )
 def mixup(run: Run) -> nn.Module:
-    """One phase of mixup on the training view."""
+    """Train by mixup on the training view, in one phase."""
     training = run.config.training
     return fit(run, run.views["train"], Mixup(run.config.mixup.alpha, training.seed, training.label_smoothing))

@@ -1,4 +1,4 @@
-"""Resampling: every group, or every class, is drawn equally often."""
+"""Resampling: each group, or each class, is drawn equally often."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from debeton.train.training import fit
     check=check_groups,
 )
 def resample(run: Run) -> nn.Module:
-    """ERM on rows drawn with probability 1 / (G n_g), G groups of n_g rows."""
+    """Train by ERM on rows drawn with probability 1 / (G n_g), for G groups of n_g rows."""
     return fit(run, view_by_group(run).resampled_by_group(), CrossEntropy(run.config.training.label_smoothing))
 
 
@@ -31,5 +31,5 @@ def resample(run: Run) -> nn.Module:
     check=check_classes,
 )
 def resample_class(run: Run) -> nn.Module:
-    """ERM on rows drawn with probability 1 / (C n_y), C classes of n_y rows."""
+    """Train by ERM on rows drawn with probability 1 / (C n_y), for C classes of n_y rows."""
     return fit(run, view_by_class(run).resampled_by_class(), CrossEntropy(run.config.training.label_smoothing))

@@ -1,4 +1,4 @@
-"""Reweighting: every row's loss counts inversely to the size of its group, or of its class."""
+"""Reweighting: the loss of each row counts inversely to the size of its group, or of its class."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from torch.nn import functional
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import Ints
 from debeton.methods.method import register_method
-from debeton.methods.parts.balance import balancing_weights, check_classes, check_groups, view_by_class, view_by_group
+from debeton.methods.parts.balance import check_classes, check_groups, view_by_class, view_by_group
 from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
 from debeton.train.training import fit
 
 
 class WeightedCrossEntropy(Objective):
-    """mean_i w[code_i] l_i over the rows of a batch, l_i the cross-entropy of row i.
+    """The weighted cross-entropy mean_i w[code_i] l_i over the rows of a batch.
 
-    The sum is divided by the number of rows, not by the batch's weights (as torch's `weight=` does): so a step is an
-    unbiased estimate of the mean over groups of their mean losses, and it is a mean over rows as batch.share expects.
+    l_i is the cross-entropy of row i. The sum is divided by the number of rows, not by the sum of the batch's weights
+    as with torch's `weight=`. So a step is an unbiased estimate of the mean over groups of their mean losses. It is
+    also a mean over rows, as batch.share expects.
 
-    weight: float [G] by group, or [C] by class. by: 'group' or 'label', the column of a batch that is the code.
+    weight: float [G] by group, or [C] by class.
+    by: 'group' or 'label', the column of a batch that is the code.
+    label_smoothing: in [0, 1).
     """
 
     weight: Tensor
@@ -45,7 +48,8 @@ class WeightedCrossEntropy(Objective):
         return StepOutput((self.weight[getattr(batch, self.by)] * loss).mean(), logits)
 
 
-def _weights(counts: Ints) -> Tensor:
+def _loss_weights(counts: Ints) -> Tensor:
+    """Return `balancing_weights` as a tensor."""
     return torch.from_numpy(balancing_weights(counts))
 
 
@@ -57,9 +61,9 @@ def _weights(counts: Ints) -> Tensor:
     check=check_groups,
 )
 def reweight(run: Run) -> nn.Module:
-    """ERM on every row once an epoch, with loss weights N / (G n_g)."""
+    """Train by ERM on each row once an epoch, with loss weights N / (G n_g)."""
     view = view_by_group(run)
-    weights = _weights(view.group_counts())
+    weights = _loss_weights(view.group_counts())
     return fit(run, view, WeightedCrossEntropy(weights, "group", run.config.training.label_smoothing))
 
 
@@ -71,7 +75,7 @@ def reweight(run: Run) -> nn.Module:
     check=check_classes,
 )
 def reweight_class(run: Run) -> nn.Module:
-    """ERM on every row once an epoch, with loss weights N / (C n_y)."""
+    """Train by ERM on each row once an epoch, with loss weights N / (C n_y)."""
     view = view_by_class(run)
-    weights = _weights(np.bincount(view.label[view.rows], minlength=view.spec.num_classes))
+    weights = _loss_weights(np.bincount(view.label[view.rows], minlength=view.spec.num_classes))
     return fit(run, view, WeightedCrossEntropy(weights, "label", run.config.training.label_smoothing))

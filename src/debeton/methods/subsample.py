@@ -1,4 +1,4 @@
-"""Subsampling: every group, or every class, is cut to the size of the smallest."""
+"""Subsampling: each group, or each class, is cut to the size of the smallest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from debeton.train.training import fit
     check=check_groups,
 )
 def subg(run: Run) -> nn.Module:
-    """ERM on one subset with equally many rows of every group, drawn once by data.seed."""
+    """Train by ERM on one subset with equally many rows of each group, drawn once by data.seed."""
     view = balanced(view_by_group(run), "group", run.config.data.seed)
     return fit(run, view, CrossEntropy(run.config.training.label_smoothing))
 
@@ -33,6 +33,6 @@ def subg(run: Run) -> nn.Module:
     check=check_classes,
 )
 def suby(run: Run) -> nn.Module:
-    """ERM on one subset with equally many rows of every class, drawn once by data.seed."""
+    """Train by ERM on one subset with equally many rows of each class, drawn once by data.seed."""
     view = balanced(view_by_class(run), "class", run.config.data.seed)
     return fit(run, view, CrossEntropy(run.config.training.label_smoothing))

@@ -1,4 +1,4 @@
-"""What the balancing methods share: which groups there are to balance, and weights that balance them."""
+"""The groups that a balancing method balances, checks of them, and the weights that balance them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN_COUNTS = 8
 
 
 def check_attribute(view: View) -> None:
-    """UsageError where the view's set has no spurious attribute, so that its groups are its classes."""
+    """Raise UsageError where the view's data set has no attribute, so that its groups are its classes."""
     if len(view.spec.attributes) > 1:
         return
     columns = sorted(set(view.spec.columns) - {view.spec.label_name})
@@ -43,18 +43,25 @@ def check_attribute(view: View) -> None:
 
 
 def check_every_group(view: View, on_empty: str) -> None:
-    """DataError that names the groups without a row, unless on_empty is 'ignore'; UsageError without attributes."""
+    """Raise DataError with the names of the groups without a row; UsageError where there are no attributes.
+
+    on_empty: 'error', or 'ignore' to accept groups without rows.
+    """
     check_attribute(view)
-    _check(view, view.counts_by_name(), "groups", on_empty)
+    _check_counts(view, view.counts_by_name(), "groups", on_empty)
 
 
 def check_every_class(view: View, on_empty: str) -> None:
-    """DataError that names the classes without a row, unless on_empty is 'ignore'."""
+    """Raise DataError with the names of the classes without a row.
+
+    on_empty: 'error', or 'ignore' to accept classes without rows.
+    """
     counts = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
-    _check(view, dict(zip(view.spec.classes, counts.tolist(), strict=True)), "classes", on_empty)
+    _check_counts(view, dict(zip(view.spec.classes, counts.tolist(), strict=True)), "classes", on_empty)
 
 
-def _check(view: View, counts: Mapping[str, int], kind: str, on_empty: str) -> None:
+def _check_counts(view: View, counts: Mapping[str, int], kind: str, on_empty: str) -> None:
+    """Raise DataError if a count is 0, unless on_empty is 'ignore'. kind: 'groups' or 'classes', for the message."""
     empty = [name for name, count in counts.items() if count == 0]
     if empty and on_empty == "error":
         shown = "; ".join(empty[:5]) + ("; ..." if len(empty) > 5 else "")
@@ -77,15 +84,16 @@ def check_groups(run: Run) -> None:
 
 
 def check_classes(run: Run) -> None:
-    """Raise DataError for a class without rows, unless empty ones are ignored."""
+    """Raise DataError for a class without rows, unless empty classes are ignored."""
     check_every_class(run.views["train"], run.config.training.empty_groups)
 
 
 def view_by_group(run: Run) -> View:
-    """The training view in the groups that are to be balanced, none of them empty unless that is to be ignored.
+    """Return the training view in the groups to balance. Raise DataError for an empty group unless these are ignored.
 
-    Where it holds real and synthetic rows and `balance.by_source` is on, these are (label, attribute, source), as in
-    the USB and ASB baselines of From Fake to Real (arXiv 2308.04553); those without a row are no groups.
+    Where the view holds real and synthetic rows and `balance.by_source` is on, groups are (label, attribute, source).
+    This is as in the USB and ASB baselines of From Fake to Real (arXiv 2308.04553). Those of them without a row do not
+    count as groups.
     """
     check_groups(run)
     view = run.views["train"]
@@ -93,22 +101,24 @@ def view_by_group(run: Run) -> View:
     if run.config.balance.by_source and synthetic.any() and not synthetic.all():
         view = view.split_by_source()
         logger.info(
-            "real and synthetic rows are balanced as groups of their own: %d groups with rows",
+            "real and synthetic rows are balanced as separate groups: %d groups with rows",
             len(view.counts_by_name()),
         )
     return view
 
 
 def view_by_class(run: Run) -> View:
-    """The training view, no class of it empty unless that is to be ignored."""
+    """Return the training view. Raise DataError for an empty class unless these are ignored."""
     check_classes(run)
     return run.views["train"]
 
 
 def balancing_weights(counts: Ints) -> NDArray[np.float64]:
-    """w_g = N / (G n_g) over the G groups that have rows, 0 for the others: of mean 1 over the N rows.
+    """Return the weights w_g = N / (G n_g) over the G groups that have rows, and 0 for the others.
 
-    counts: int64, rows n_g by group or by class.
+    Their mean over the N rows is 1.
+
+    counts: int64 [G] or [C], the rows n_g of each group or class.
     """
     present = counts > 0
     return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0)

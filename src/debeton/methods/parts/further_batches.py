@@ -9,15 +9,18 @@ from debeton.data.loader.loader import EpochIterator, Loader
 
 
 class FurtherBatches(nn.Module):
-    """The loader's batches one after the other, epoch after epoch; a resumed run goes on where it stopped.
+    """The batches of a further loader, one after the other, epoch after epoch.
 
-    loader: its epochs are counted from 0 and are its own. A submodule of the objective, as it is saved with it.
+    It is a submodule of the objective, so that its step is saved with the objective. A resumed run continues with the
+    next batch.
+
+    loader: has epochs of its own, counted from 0.
     """
 
     def __init__(self, loader: Loader):
         super().__init__()
         self.loader = loader
-        self.step = 0  # on the host: asking a buffer would wait for the device in every step
+        self.step = 0  # on the host: reading a buffer would wait for the device in every step
         self.batches: EpochIterator | None = None
 
     def get_extra_state(self) -> int:
@@ -27,7 +30,7 @@ class FurtherBatches(nn.Module):
         self.step = state
 
     def take(self) -> Batch:
-        """The next batch."""
+        """Return the next batch."""
         epoch, start = divmod(self.step, len(self.loader))
         if self.batches is None or start == 0:
             self.batches = self.loader.epoch(epoch, start)

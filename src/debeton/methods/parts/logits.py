@@ -1,4 +1,4 @@
-"""What a network answers, batch by batch, for methods that need more of it than accuracies and losses."""
+"""The logits of a network, batch by batch, for methods that need more than accuracies and losses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from debeton.system import distributed
 from debeton.train.objective import Precision
 
 
-def judged(model: nn.Module, loader: Loader, precision: Precision) -> Iterator[tuple[Batch, Tensor]]:
-    """Every batch of a sequential loader with the model's logits, float32 [B, C], in evaluation mode and without
-    gradients; of this process's rows, with the main process's batch-norm statistics."""
+def logits_by_batch(model: nn.Module, loader: Loader, precision: Precision) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield each batch of a sequential loader with the model's logits, float32 [B, C].
+
+    The model is in evaluation mode and has no gradients. Batches hold this process's rows, and each process takes the
+    main process's batch-norm statistics.
+    """
     distributed.sync_buffers(model)
     with evaluating(model), loader.epoch(0) as batches:
         for batch in batches:

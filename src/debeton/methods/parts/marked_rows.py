@@ -1,4 +1,4 @@
-"""Rows that a network marked: a table of them keyed by path, and how the marks meet the set's own groups."""
+"""Rows that a network marked: their table keyed by path, and their precision and recall by group."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ Mask = NDArray[np.bool_]
 
 
 def write_table(path: Path, view: View, columns: Mapping[str, Sequence[Any]]) -> None:
-    """A CSV of a line per row of the view: path, the names of label and attribute, and these columns, [M] each.
+    """Write a CSV with one line per row of the view: path, label, attribute, and the given columns.
 
-    `--data.pseudo_groups FILE --data.pseudo_column NAME` reads a column of 0 and 1 as pseudo-groups.
+    Label and attribute are names. `--data.pseudo_groups FILE --data.pseudo_column NAME` reads a column of 0 and 1 as
+    pseudo-groups.
+
+    columns: values by column name, [M] each, in the order of the view.
     """
     true, names = view.true_groups or view, view.beton.extra["path"]
     text = io.StringIO()
@@ -34,19 +37,24 @@ def write_table(path: Path, view: View, columns: Mapping[str, Sequence[Any]]) ->
     write_text(path, text.getvalue())
 
 
-Read = TypeVar("Read")
+Table = TypeVar("Table")
 
 
-def kept(
-    path: Path, view: View, find: Callable[[], Mapping[str, Sequence[Any]]], read: Callable[[Path, View], Read]
-) -> Read:
-    """What `read` makes of a table in the run's folder, which is written with what `find` finds unless it is there.
+def read_or_write_table(
+    path: Path, view: View, compute: Callable[[], Mapping[str, Sequence[Any]]], read: Callable[[Path, View], Table]
+) -> Table:
+    """Read a table from the run's folder; if it is not there, compute its columns and write it first.
 
-    So a resumed run trains on the same rows even where two evaluations of one network may differ by a rounding. `find`
-    is called by all processes or none. DataError where the table is not of the view's rows.
+    So a resumed run trains on the same rows, even where two evaluations of one network may differ by a rounding. Raise
+    DataError where the table is not of the view's rows.
+
+    path: of the table.
+    view: the rows of the table.
+    compute: returns the columns by name, [M] each; called by all processes or by none.
+    read: reads the table for the rows of the view.
     """
-    if not distributed.from_main("kept" if path.exists() else ""):
-        columns = find()
+    if not distributed.from_main("exists" if path.exists() else ""):
+        columns = compute()
         if distributed.is_main():
             write_table(path, view, columns)
         distributed.barrier()
@@ -54,45 +62,61 @@ def kept(
         return read(path, view)
     except (DataError, ValueError) as error:
         raise DataError(
-            f"{error}. {path} was changed, or belongs to another run: remove it, and it is made again"
+            f"{error}. {path} was changed, or belongs to another run: remove it, and this run writes it again"
         ) from None
 
 
 def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, Any]:
-    """How marked rows, bool [M], meet the set's own groups, plain values.
+    """Return plain values that compare marked rows with the data set's own groups, for results.json.
 
-    kind: what a mark is called, as in 'error'. errors: how many. precision: bias-conflicting rows among the errors;
-    recall: errors among the bias-conflicting rows; error_rate_aligned: errors among the aligned ones; all three None
-    where undefined. by_class: precision and recall of each class. by_group: rows and errors; error_rate = errors / rows
-    (of a conflicting group: its recall); share, of all errors.
+    rows: number of rows of the view.
+    errors: number of marked rows.
+    precision: share of the marked rows that are bias-conflicting.
+    recall: share of the bias-conflicting rows that are marked.
+    error_rate_aligned: share of the bias-aligned rows that are marked.
+    by_class: precision and recall of each class.
+    by_group: for each group its rows and errors; error_rate = errors / rows (the recall, for a conflicting group); and
+        share, its part of all errors.
+
+    All shares are in [0, 1], and None where undefined.
+
+    marked: bool [M], by position in the view.
+    kind: the word for a mark in these names, such as 'error'.
     """
     true = view.true_groups or view
-    rows, found_in = np.bincount(true.group[view.rows]), np.bincount(true.group[view.rows[marked]])
-    rows, found_in = (np.pad(n, (0, true.spec.num_groups - len(n))) for n in (rows, found_in))
+    groups = true.spec.num_groups
+    rows = np.bincount(true.group[view.rows], minlength=groups)
+    marked_rows = np.bincount(true.group[view.rows[marked]], minlength=groups)
     aligned = true.spec.is_aligned(true.label[view.rows], true.attribute[view.rows])
-    found: dict[str, Any] = {"rows": len(view), f"{kind}s": int(marked.sum())}
-    found |= dict.fromkeys(("precision", "recall", f"{kind}_rate_aligned"))
+    description: dict[str, Any] = {"rows": len(view), f"{kind}s": int(marked.sum())}
+    description |= dict.fromkeys(("precision", "recall", f"{kind}_rate_aligned"))
     if aligned is not None:
-        found["precision"] = share(~aligned[marked])
-        found["recall"], found[f"{kind}_rate_aligned"] = share(marked[~aligned]), share(marked[aligned])
-        found["by_class"] = {
-            name: {"precision": share(~aligned[marked & mine]), "recall": share(marked[~aligned & mine])}
+        description["precision"] = share(~aligned[marked])
+        description["recall"], description[f"{kind}_rate_aligned"] = share(marked[~aligned]), share(marked[aligned])
+        description["by_class"] = {
+            name: {"precision": share(~aligned[marked & of_class]), "recall": share(marked[~aligned & of_class])}
             for k, name in enumerate(true.spec.classes)
-            for mine in (true.label[view.rows] == k,)
+            for of_class in (true.label[view.rows] == k,)
         }
-    found["by_group"] = {
+    description["by_group"] = {
         name: {
             "rows": int(rows[g]),
-            f"{kind}s": int(found_in[g]),
-            f"{kind}_rate": float(found_in[g] / rows[g]) if rows[g] else None,
-            "share": float(found_in[g] / found_in.sum()) if found_in.sum() else None,
+            f"{kind}s": int(marked_rows[g]),
+            f"{kind}_rate": float(marked_rows[g] / rows[g]) if rows[g] else None,
+            "share": float(marked_rows[g] / marked_rows.sum()) if marked_rows.sum() else None,
         }
         for g, name in enumerate(true.spec.group_names)
         if g not in true.spec.missing
     }
-    return found
+    return description
+
+
+def recall_text(description: Mapping[str, Any]) -> str:
+    """Return the recall of `describe_marks` as the end of a log line; '' where it is undefined."""
+    recall = description["recall"]
+    return "" if recall is None else f"; {100 * recall:.1f} % of the bias-conflicting rows"
 
 
 def share(mask: Mask) -> float | None:
-    """The part of a mask that is true; None of an empty one."""
+    """Return the share of a mask that is true, in [0, 1]; None for an empty mask."""
     return float(mask.mean()) if len(mask) else None

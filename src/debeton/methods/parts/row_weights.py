@@ -1,4 +1,4 @@
-"""What an objective that weighs rows tells of its weights: means by group, and how they are spread."""
+"""A summary of the weights of rows, for objectives that weigh rows: means by group, and counts by tenth."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from debeton.system import distributed
 from debeton.system.log import logger
 
 BINS = 10
-COLLAPSED = 0.99  # share of the weights in the lowest or the highest bin at which they tell rows no longer apart
+COLLAPSED = 0.99  # share of the weights in the lowest or the highest bin from which they no longer tell rows apart
 
 
 class RowWeights(nn.Module):
-    """Sums of weights in [0, 1] since the last summary, by the set's own groups (`view.true_groups`).
+    """Sums of weights in [0, 1] since the last summary, by the data set's own groups (`view.true_groups`).
 
-    weights: float64 [2, G], sum of weights and rows. spread: int64 [2, BINS], rows by weight, of aligned rows (or all,
-    where no row is aligned or conflicting) and of conflicting ones.
+    weights: float64 [2, G], the sum of the weights and the number of rows.
+    spread: int64 [2 BINS], rows by weight: first BINS numbers of bias-aligned rows, then BINS of bias-conflicting ones.
+        Where the data set does not tell them apart, the first part counts all rows.
     """
 
     def __init__(self, view: View):
@@ -42,15 +43,22 @@ class RowWeights(nn.Module):
         self.spread: Tensor
 
     def update(self, row: Tensor, weight: Tensor) -> None:
-        """Add a batch: row int64 [B] of the beton, weight float [B]."""
+        """Add the weights of a batch.
+
+        row: int64 [B], rows of the beton.
+        weight: float [B], in [0, 1].
+        """
         self.weights[0].index_add_(0, self.group[row], weight.double())
         self.weights[1].index_add_(0, self.group[row], torch.ones_like(weight, dtype=torch.float64))
         bins = (weight * BINS).long().clamp(0, BINS - 1) + BINS * self.conflicting[row]
         self.spread.index_add_(0, bins, torch.ones_like(bins))
 
     def summary(self) -> dict[str, Any]:
-        """Mean weights and rows by weight in tenths, of the rows since the last summary; warns where nearly all weights
-        are alike at one end, with which training is that of one network, or none."""
+        """Return the mean weights by group and the rows by tenth of weight, of the rows since the last summary.
+
+        Warn if 99 % of the weights are in the lowest or the highest tenth: then they no longer tell rows apart. With
+        all weights near one end, the training is that of one network or of none.
+        """
         total, rows = self.weights.cpu().numpy().copy()  # on a CPU these are the buffer itself
         spread = self.spread.cpu().numpy().copy().reshape(2, BINS)
         self.weights.zero_()
@@ -60,29 +68,29 @@ class RowWeights(nn.Module):
         def mean(groups: Any) -> float | None:
             return float(total[groups].sum() / rows[groups].sum()) if rows[groups].sum() else None
 
-        found: dict[str, Any] = {"weight_by_tenth": {"all": spread[0].tolist()}}
+        summary: dict[str, Any] = {"weight_by_tenth": {"all": spread[0].tolist()}}
         aligned = spec.aligned_groups()
         if aligned is not None:
-            found = {"weight_aligned": mean(aligned), "weight_conflicting": mean(~aligned)}
-            found["weight_by_tenth"] = {"aligned": spread[0].tolist(), "conflicting": spread[1].tolist()}
+            summary = {"weight_aligned": mean(aligned), "weight_conflicting": mean(~aligned)}
+            summary["weight_by_tenth"] = {"aligned": spread[0].tolist(), "conflicting": spread[1].tolist()}
         ends = spread.sum(0)[[0, -1]] / max(1, spread.sum())
         if ends.max() >= COLLAPSED:
             logger.warning(
-                "warning: %.1f %% of the weights are %s 0.%d; they tell no rows apart any more",
+                "warning: %.1f %% of the weights are %s 0.%d; they no longer tell rows apart",
                 100 * ends.max(),
                 *(("below", 1) if ends[0] > ends[1] else ("above", 9)),
             )
         by_group = {name: mean([g]) for g, name in enumerate(spec.group_names) if g not in spec.missing}
-        return {**found, "weight_by_group": by_group}
+        return {**summary, "weight_by_group": by_group}
 
 
-def rows_of_all(batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [B] and values [K, B] of the batch over all processes, in the order one process would have them.
+def rows_of_all_processes(batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows [B] and values [K, B] of the batch over all processes, in the order of a single process.
 
-    Gathered as float64, which holds row numbers and float32 exactly.
+    They are gathered as float64, which holds row numbers and float32 exactly.
     """
     if distributed.world_size() == 1:
         return batch.row, values
-    mine = torch.cat([batch.row[None].double(), values.double()]).T
-    everything = distributed.gather_rows(mine, batch.share).T
-    return everything[0].long(), everything[1:].to(values.dtype)
+    of_this_process = torch.cat([batch.row[None].double(), values.double()]).T
+    of_all = distributed.gather_rows(of_this_process, batch.share).T
+    return of_all[0].long(), of_all[1:].to(values.dtype)

@@ -11,9 +11,10 @@ from debeton.train.run import Run
 
 
 def second_network(run: Run) -> nn.Module:
-    """A network of the model's architecture with weights of its own, made after the model.
+    """Return a network of the model's architecture with its own weights. Call it after the model is made.
 
-    Its weights are drawn where the model's end: the same seed, and another network, as in LfF's and DebiAN's code.
+    The draws of its weights continue those of the model's: the same seed gives another network, as in the code of LfF
+    and DebiAN.
     """
     config = run.config
     network = make_model(
