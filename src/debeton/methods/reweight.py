@@ -12,7 +12,7 @@ from torch.nn import functional
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import Ints
 from debeton.methods.method import register_method
-from debeton.methods.parts.balance import check_classes, check_groups, view_by_class, view_by_group
+from debeton.methods.parts.balance import balancing_weights, check_classes, check_groups, view_by_class, view_by_group
 from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
 from debeton.train.training import fit
