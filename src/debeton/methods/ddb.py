@@ -1,14 +1,13 @@
-"""Diffusing DeBias: a diffusion model of the biased set amplifies its bias, and what that shows removes it.
+"""Diffusing DeBias: a diffusion model of the biased set amplifies its bias, and a classifier shows the biased rows.
 
-Ciranni et al. 2025 (arXiv 2502.09564). Phases: `cdpm` (a diffusion model of the training rows), images of every class
-drawn from it, `amplifier` (a classifier of these alone), then `train`: recipe I is GroupDRO in the groups (class, what
-the amplifier calls bias-conflicting), recipe II weighs every row by how much harder the amplifier finds it than the
-model does. Section 'ddb' takes the result of any phase from elsewhere.
+Ciranni et al. 2025 (arXiv 2502.09564). Phase `cdpm` trains a diffusion model of the training rows, and images of every
+class are drawn from it. Phase `amplifier` trains a classifier of these images alone. Then comes phase `train`. Recipe I
+is GroupDRO in the groups (class, bias-conflicting or not, as the amplifier says). Recipe II weighs each row by how much
+harder the amplifier finds it than the model does. Section 'ddb' can name the result of any phase from elsewhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,14 @@ from debeton.methods.groupdro import train_groupdro
 from debeton.methods.method import register_method
 from debeton.methods.parts.amplifier import (
     Scores,
-    as_shown,
     describe_scores,
     load_amplifier,
-    score,
-    select,
+    score_rows,
+    select_conflicting,
     train_amplifier,
+    with_coarse_input,
 )
-from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
+from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.second_network import check_plain_losses
 from debeton.methods.parts.synthetic_set import describe_images, draw_images, synthetic_view
@@ -92,11 +91,11 @@ Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier"
     class_norm=Param(Bool(), "ddb2: divide losses by the largest of their class", default=False),
 )
 
-FEWEST = 8  # training rows of a class
+FEWEST = 8  # training rows of a class, for a diffusion model of them
 SCORES, COLUMN = "amplifier_scores.csv", "ddb"
 
 
-def check(run: Run) -> None:
+def check_ddb1(run: Run) -> None:
     """Raise UsageError for settings that do not fit, before hours of training."""
     settings = run.config.ddb
     for name in ("amplifier", "pseudo_labels", "oracle"):
@@ -115,123 +114,11 @@ def check(run: Run) -> None:
 
 
 def check_ddb2(run: Run) -> None:
-    """Raise UsageError for what recipe II cannot use, before hours of training."""
-    check(run)
+    """Raise UsageError for settings that do not fit recipe II, before hours of training."""
+    check_ddb1(run)
     if run.config.ddb.pseudo_labels:
         raise UsageError("ddb.pseudo_labels are groups, and ddb2 needs losses; give ddb.amplifier, or take ddb1")
     check_plain_losses(run)
-
-
-def note_given(run: Run) -> None:
-    """Note which results of phases are given, and log what that means for runs of several seeds."""
-    settings = run.config.ddb
-    given = [name for name in ("cdpm", "images", "amplifier", "pseudo_labels") if getattr(settings, name)]
-    run.notes["ddb"] = {"given": given}
-    if given:
-        logger.info(
-            "ddb.%s is given: runs of other seeds that take the same one share it, and their spread leaves out "
-            "what it would vary by",
-            given[-1],
-        )
-
-
-def amplifier_of(run: Run) -> nn.Module:
-    """The amplifier: of another run, or trained on the real rows, or on images given, drawn from a model given, or
-    from one trained here."""
-    settings = run.config.ddb
-    if settings.amplifier:
-        return load_amplifier(run, Path(settings.amplifier))
-    if settings.amplifier_data == "real":
-        return train_amplifier(run, run.views["train"])
-    folder = Path(settings.images) if settings.images else draw_images(run, _diffusion_model(run))
-    synthetic = synthetic_view(run, folder)
-    run.notes["ddb"]["images"] = describe_images(run, synthetic)
-    return train_amplifier(run, synthetic)
-
-
-def _diffusion_model(run: Run) -> Path:
-    if run.config.ddb.cdpm:
-        return Path(run.config.ddb.cdpm)
-    view = run.views["train"]
-    counts = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
-    few = [f"{name} has {n}" for name, n in zip(view.spec.classes, counts.tolist(), strict=True) if n < FEWEST]
-    if few:
-        raise DataError(
-            f"{view.beton.path}: too few training rows for a diffusion model of every class: {'; '.join(few[:5])}"
-            f"{'; ...' if len(few) > 5 else ''}. It cannot draw what it never saw, and repeats what it saw seldom: "
-            f"{FEWEST} is the least, and some hundred are reasonable. Choose other rows or classes"
-        )
-    train_diffusion(run, view)
-    return run.folder
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The phases before the last. amplifier: as it looks at real images. scores, marked: of the training rows in order,
-    marked bool [M] for those called bias-conflicting. val: what selects an epoch, as in `Run.fit`."""
-
-    amplifier: nn.Module
-    scores: Scores
-    marked: Mask
-    val: View | None
-
-
-def judge(run: Run) -> Judged:
-    """Have an amplifier, and what it makes of the training rows, which is kept in the run's folder."""
-    amplifier, view = as_shown(run, amplifier_of(run)), run.views["train"]
-
-    def find() -> dict[str, list[Any]]:
-        found = score(run, amplifier, view)
-        marked = select(found, run.config.ddb, view.spec.classes)
-        return {
-            "y": found.label.tolist(),
-            "prediction": found.predicted.tolist(),
-            "loss": found.loss.tolist(),
-            COLUMN: marked.astype(int).tolist(),
-        }
-
-    scores, marked = kept(run.folder / SCORES, view, find, read_scores)
-    found = {**describe_scores(view, scores), **describe_marks(view, marked, "conflicting_row")}
-    run.notes["ddb"]["training_rows"] = found
-    known = (
-        ""
-        if found["recall"] is None
-        else (
-            f": {100 * (found['precision'] or 0):.1f} % of them are, and {100 * found['recall']:.1f} % of all that are"
-        )
-    )
-    logger.info("the amplifier calls %d of %d rows bias-conflicting%s", marked.sum(), len(view), known)
-    return Judged(amplifier, scores, marked, validation(run, amplifier))
-
-
-def read_scores(path: Path, view: View) -> tuple[Scores, Mask]:
-    """What `judge` wrote, for the rows of the view in order."""
-    table = read_columns(path, view, ("y", "prediction", "loss"))
-    label, predicted = (np.array([int(value) for value in table[name]]) for name in ("y", "prediction"))
-    loss = np.array([float(value) for value in table["loss"]], np.float32)
-    return Scores(label, predicted, loss), read_marks(path, view, COLUMN)
-
-
-def validation(run: Run, amplifier: nn.Module) -> View | None:
-    """What selects an epoch: the validation rows in the groups that the amplifier sees in them, or in their own."""
-    val = run.views.get("val")
-    if val is None or run.config.ddb.validation == "own" or run.selection_rule == "last":
-        return val
-    return by_marks(val, select(score(run, amplifier, val), run.config.ddb, val.spec.classes))
-
-
-def pseudo_groups(view: View, marked: Mask) -> View:
-    """The view in groups (class, aligned or conflicting); tells of those without a row, which take no part."""
-    grouped = by_marks(view, marked)
-    empty = [name for name, n in grouped.counts_by_name().items() if n == 0]
-    if len(empty) >= grouped.spec.num_classes and not marked.any():
-        logger.warning(
-            "warning: the amplifier calls no row bias-conflicting, so that ddb1 balances classes alone; it may have "
-            "learnt more than the shortcut: fewer --amplifier.epochs, or --ddb.selector error_set"
-        )
-    elif empty:
-        logger.info("%d pseudo-groups have no row and take no part: %s", len(empty), "; ".join(empty[:5]))
-    return grouped
 
 
 @register_method(
@@ -240,20 +127,20 @@ def pseudo_groups(view: View, marked: Mask) -> View:
     needs="label",
     paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)",
     sections=("ddb", "cdpm", "amplifier", "groupdro"),
-    check=check,
+    check=check_ddb1,
 )
 def ddb1(run: Run) -> nn.Module:
-    """Train phases 'cdpm', 'amplifier' and 'train'; leave out each whose result is given."""
+    """Train phases 'cdpm', 'amplifier' and 'train'; leave out each phase whose result is given."""
     note_given(run)
-    settings, view = run.config.ddb, run.views["train"]
-    if settings.pseudo_labels:
-        marked = read_marks(Path(settings.pseudo_labels), view, run.config.data.pseudo_column)
-        run.notes["ddb"]["training_rows"] = describe_marks(view, marked, "conflicting_row")
-        return train_groupdro(run, pseudo_groups(view, marked))
-    found = judge(run)
-    grouped, val = pseudo_groups(view, found.marked), found.val
-    del found  # the amplifier's memory is the next network's
-    return train_groupdro(run, grouped, val)
+    view = run.views["train"]
+    if run.config.ddb.pseudo_labels:
+        return train_groupdro(run, pseudo_groups(view, given_conflicting_rows(run)))
+    images = amplifier_images(run)
+    amplifier = amplifier_of(run, images)
+    _, conflicting = score_training_rows(run, amplifier)
+    val = selection_view(run, amplifier)
+    del amplifier  # frees its memory for the next network
+    return train_groupdro(run, pseudo_groups(view, conflicting), val)
 
 
 @register_method(
@@ -267,18 +154,160 @@ def ddb1(run: Run) -> nn.Module:
 def ddb2(run: Run) -> nn.Module:
     """Train phases 'cdpm', 'amplifier' and 'train'; leave out the first two where their results are given."""
     note_given(run)
+    images = amplifier_images(run)
+    amplifier = amplifier_of(run, images)
+    scores, conflicting = score_training_rows(run, amplifier)
+    val = selection_view(run, amplifier)
+    objective = weighted_loss(run, amplifier, scores, conflicting)
+    return fit(run, run.views["train"], objective, val=val)
+
+
+def note_given(run: Run) -> None:
+    """Note which results of phases are given, and log how that limits a comparison of seeds."""
+    settings = run.config.ddb
+    given = [name for name in ("cdpm", "images", "amplifier", "pseudo_labels") if getattr(settings, name)]
+    run.notes["ddb"] = {"given": given}
+    if given:
+        logger.info(
+            "ddb.%s is given: runs of other seeds may share it, and their spread then leaves out how its training "
+            "varies",
+            given[-1],
+        )
+
+
+def amplifier_images(run: Run) -> View | None:
+    """Return the rows that the amplifier learns from; None if the amplifier is given (ddb.amplifier).
+
+    They are the training rows (ddb.amplifier_data real), the images of a folder (ddb.images), or images drawn from a
+    diffusion model: one of another run (ddb.cdpm), or the one that phase 'cdpm' trains. Raise DataError where a class
+    has fewer than FEWEST training rows for that phase.
+    """
+    settings, train = run.config.ddb, run.views["train"]
+    if settings.amplifier:
+        return None
+    if settings.amplifier_data == "real":
+        return train
+    if settings.images:
+        folder = Path(settings.images)
+    elif settings.cdpm:
+        folder = draw_images(run, Path(settings.cdpm))
+    else:
+        check_rows_of_classes(train)
+        train_diffusion(run, train)
+        folder = draw_images(run, run.folder)
+    synthetic = synthetic_view(run, folder)
+    run.notes["ddb"]["images"] = describe_images(run, synthetic)
+    return synthetic
+
+
+def check_rows_of_classes(view: View) -> None:
+    """Raise DataError where a class has fewer than FEWEST rows, too few for a diffusion model."""
+    counts = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
+    few = [f"{name} has {n}" for name, n in zip(view.spec.classes, counts.tolist(), strict=True) if n < FEWEST]
+    if few:
+        raise DataError(
+            f"{view.beton.path}: too few training rows for a diffusion model of every class: {'; '.join(few[:5])}"
+            f"{'; ...' if len(few) > 5 else ''}. The model cannot draw a class that it has not seen, and repeats the "
+            f"rows of a small one: {FEWEST} is the least, and some hundred are reasonable. Choose other rows or classes"
+        )
+
+
+def amplifier_of(run: Run, images: View | None) -> nn.Module:
+    """Return the amplifier that phase 'amplifier' trains on these rows, or for None the one of ddb.amplifier.
+
+    The returned network sees its images as coarse as amplifier.match_resolution says.
+    """
+    amplifier = load_amplifier(run, Path(run.config.ddb.amplifier)) if images is None else train_amplifier(run, images)
+    return with_coarse_input(run, amplifier)
+
+
+def score_training_rows(run: Run, amplifier: nn.Module) -> tuple[Scores, Mask]:
+    """Return the amplifier's scores of the training rows, and which rows it calls bias-conflicting, bool [M].
+
+    They are read from amplifier_scores.csv of the run's folder, or computed and written there. Log and note how well
+    they meet the rows that really are bias-conflicting.
+    """
+    view = run.views["train"]
+
+    def compute() -> dict[str, list[Any]]:
+        scores = score_rows(run, amplifier, view)
+        conflicting = select_conflicting(scores, run.config.ddb, view.spec.classes)
+        return {
+            "y": scores.label.tolist(),
+            "prediction": scores.predicted.tolist(),
+            "loss": scores.loss.tolist(),
+            COLUMN: conflicting.astype(int).tolist(),
+        }
+
+    scores, conflicting = read_or_write_table(run.folder / SCORES, view, compute, read_scores)
+    description = {**describe_scores(view, scores), **describe_marks(view, conflicting, "conflicting_row")}
+    run.notes["ddb"]["training_rows"] = description
+    precision, recall = description["precision"] or 0, description["recall"]
+    quality = "" if recall is None else f"; precision {100 * precision:.1f} %, recall {100 * recall:.1f} %"
+    logger.info("the amplifier calls %d of %d rows bias-conflicting%s", conflicting.sum(), len(view), quality)
+    return scores, conflicting
+
+
+def read_scores(path: Path, view: View) -> tuple[Scores, Mask]:
+    """Read the table of `score_training_rows` for the rows of the view in order."""
+    table = read_columns(path, view, ("y", "prediction", "loss"))
+    label, predicted = (np.array([int(value) for value in table[name]]) for name in ("y", "prediction"))
+    loss = np.array([float(value) for value in table["loss"]], np.float32)
+    return Scores(label, predicted, loss), read_marks(path, view, COLUMN)
+
+
+def given_conflicting_rows(run: Run) -> Mask:
+    """Read from ddb.pseudo_labels which training rows are called bias-conflicting, bool [M], and note their quality."""
+    view = run.views["train"]
+    conflicting = read_marks(Path(run.config.ddb.pseudo_labels), view, run.config.data.pseudo_column)
+    run.notes["ddb"]["training_rows"] = describe_marks(view, conflicting, "conflicting_row")
+    return conflicting
+
+
+def selection_view(run: Run, amplifier: nn.Module) -> View | None:
+    """Return the rows that select the epoch: the validation rows in the amplifier's groups, or in their own.
+
+    ddb.validation chooses. None where there is no validation split.
+    """
+    val = run.views.get("val")
+    if val is None or run.config.ddb.validation == "own" or run.selection_rule == "last":
+        return val
+    conflicting = select_conflicting(score_rows(run, amplifier, val), run.config.ddb, val.spec.classes)
+    return by_marks(val, conflicting)
+
+
+def pseudo_groups(view: View, conflicting: Mask) -> View:
+    """Return the view in groups (class, aligned or conflicting). Log the groups without a row, which take no part."""
+    grouped = by_marks(view, conflicting)
+    empty = [name for name, n in grouped.counts_by_name().items() if n == 0]
+    if len(empty) >= grouped.spec.num_classes and not conflicting.any():
+        logger.warning(
+            "warning: the amplifier calls no row bias-conflicting, so that ddb1 balances classes alone; it may have "
+            "learnt more than the shortcut: fewer --amplifier.epochs, or --ddb.selector error_set"
+        )
+    elif empty:
+        logger.info("%d pseudo-groups have no row and take no part: %s", len(empty), "; ".join(empty[:5]))
+    return grouped
+
+
+def weighted_loss(run: Run, amplifier: nn.Module, scores: Scores, conflicting: Mask) -> RelativeDifficulty:
+    """Return the objective of recipe II.
+
+    amplifier: gives the losses of the augmented images (ddb.amplifier_view same).
+    scores: of the training rows in order; give the losses of the rows as they are (ddb.amplifier_view clean).
+    conflicting: bool [M], by position in the training view.
+    """
     settings, view = run.config.ddb, run.views["train"]
-    found = judge(run)
     losses = torch.zeros(len(view.beton))
-    losses[torch.from_numpy(view.rows)] = torch.from_numpy(found.scores.loss)
-    hard = {"losses": losses} if settings.amplifier_view == "clean" else {"amplifier": found.amplifier}
+    losses[torch.from_numpy(view.rows)] = torch.from_numpy(scores.loss)
     marked = torch.zeros(len(view.beton), dtype=torch.bool)
-    marked[torch.from_numpy(view.rows[found.marked])] = True
-    objective = RelativeDifficulty(
+    marked[torch.from_numpy(view.rows[conflicting])] = True
+    clean = settings.amplifier_view == "clean"
+    return RelativeDifficulty(
         view,
         marked=marked,
+        amplifier=None if clean else amplifier,
+        losses=losses if clean else None,
         ema=settings.ema,
         class_norm=settings.class_norm,
-        **hard,  # type: ignore[arg-type]
     )
-    return fit(run, view, objective, val=found.val)

@@ -36,7 +36,7 @@ EPSILON = 1e-6
 
 
 def class_sums(side: Tensor, probability: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Return the number of rows and the sums of s, p and s p, by class over all processes, float64 [4, C].
+    """Return sums over the rows of all processes, by class: the rows, s, p and s p; float64 [4, C].
 
     They are float64, because differences of mean probabilities are small at first and their logarithm is taken. The
     gradient is that of this process's rows.
@@ -54,17 +54,17 @@ def class_sums(side: Tensor, probability: Tensor, label: Tensor, num_classes: in
 
 
 def mean_probabilities(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the model's mean probability of the label on side s = 1 and on side s = 0 of each class, [C] each."""
+    """Return the model's mean probability of the label, [C] for side s = 1 and [C] for side s = 0."""
     rows, side, probability, product = sums
     return product / (side + EPSILON), (probability - product) / (rows - side + EPSILON)
 
 
 def discovery_loss(sums: Tensor, penalty: float) -> Tensor:
-    """Return the discoverer's loss: the mean of -log |p+ - p-| - lambda log(1 - |mean s - mean (1 - s)|) over classes.
+    """Return the discoverer's loss, a mean over the classes in the batch.
 
-    The classes are those in the batch. The first term is small where the model serves the two sides of a class
-    unequally, so that equal opportunity is violated (Li et al. 2022, Eq. 2). The second term is small where both sides
-    have rows (Eq. 3, unbalanced assignment).
+    -log |p+ - p-| - lambda log(1 - |mean s - mean (1 - s)|), with p+ and p- from `mean_probabilities`. The first term
+    is small where the model serves the two sides of a class unequally, so that equal opportunity is violated (Li et al.
+    2022, Eq. 2). The second term is small where both sides have rows (Eq. 3, unbalanced assignment).
 
     sums: from `class_sums`.
     penalty: lambda, at least 0.
@@ -78,7 +78,7 @@ def discovery_loss(sums: Tensor, penalty: float) -> Tensor:
 
 
 def disadvantage(side: Tensor, sums: Tensor, label: Tensor) -> Tensor:
-    """Return how far each row is on the side of its class that the model serves worse: s or 1 - s, [B] in [0, 1]."""
+    """Return how far each row is on the worse served side of its class: s or 1 - s, [B]."""
     positive, negative = mean_probabilities(sums)
     return torch.where((negative < positive)[label], 1 - side, side)
 

@@ -1,7 +1,7 @@
-"""Deep feature reweighting: keep the features, fit the last layer anew on balanced groups.
+"""Deep feature reweighting: the features stay, and the last layer is fitted anew on balanced groups.
 
 Kirichenko, Izmailov and Wilson 2023, "Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations"
-(arXiv 2204.02937), as released in PolinaKirichenko/deep_feature_reweighting; with the variants of From Fake to Real
+(arXiv 2204.02937), as released in PolinaKirichenko/deep_feature_reweighting, with the variants of From Fake to Real
 (arXiv 2308.04553) and SCALE. dataset_configs/methods/ has a preset of each.
 """
 
@@ -84,10 +84,10 @@ Section("dfr", "deep feature reweighting: the last layer fitted anew").params(
 
 
 def check_dfr(run: Run) -> None:
-    """Raise UsageError or DataError for what would stop the method after hours of training its features."""
+    """Raise UsageError or DataError for problems that would otherwise appear after hours of training the features."""
     views = head_views(run)
     _check_groups(run, views["fit"], halved="tune" not in views and len(head_candidates(run)) > 1)
-    with torch.device("meta"):  # a head that cannot be replaced
+    with torch.device("meta"):  # raises for a head that cannot be replaced
         install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
     base = base_method(run)
     if base is not None:
@@ -118,34 +118,34 @@ def head_candidates(run: Run) -> list[Candidate]:
 
 
 def head_views(run: Run) -> dict[str, View]:
-    """Return the view that the head is fitted on ('fit'), and the one that chooses C if that is another ('tune')."""
+    """Return the view that the head is fitted on ('fit'), and that which chooses C if another ('tune')."""
     settings = run.config.dfr
     if settings.data == "val" and settings.tune == "val":
         raise UsageError(
-            "dfr.tune is 'val' and dfr.data too: C would be chosen on the rows that were fitted; use --dfr.tune half, "
-            "or fit on another split with --dfr.data"
+            "dfr.tune and dfr.data are both 'val': C would be chosen on the rows that were fitted; use "
+            "--dfr.tune half, or fit on another split with --dfr.data"
         )
-    chosen = {"fit": settings.data, **({"tune": "val"} if settings.tune == "val" else {})}
+    splits = {"fit": settings.data, **({"tune": "val"} if settings.tune == "val" else {})}
     keys = {"fit": "data", "tune": "tune"}
-    found = {role: view_of(run, split, f"dfr.{keys[role]} is '{split}'") for role, split in chosen.items()}
-    if settings.criterion == "minority" and not found["fit"].spec.aligned:
+    views = {role: view_of(run, split, f"dfr.{keys[role]} is '{split}'") for role, split in splits.items()}
+    if settings.criterion == "minority" and not views["fit"].spec.aligned:
         raise UsageError(
-            f"dfr.criterion is 'minority', but {found['fit'].spec.name} does not say which attribute goes with each "
+            f"dfr.criterion is 'minority', but {views['fit'].spec.name} does not say which attribute goes with each "
             "class; say it with --data.aligned 'class:attribute,...', or choose by worst_group"
         )
-    return found
+    return views
 
 
 def _check_groups(run: Run, view: View, *, halved: bool) -> None:
-    """DataError names classes without a row, and groups that are too small to be balanced (and halved)."""
+    """Raise DataError with the names of classes without a row, and of groups too small to be balanced (and halved)."""
     if run.config.dfr.balance:
         check_attribute(view)
     labels = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
     if not labels.all():
         missing = [name for name, n in zip(view.spec.classes, labels) if not n]
         raise DataError(
-            f"no row of {', '.join(missing[:5])} in view '{view.name}' of {view.beton.path}; the last layer cannot be "
-            "fitted without one of each class; choose another split with --dfr.data"
+            f"no row of {', '.join(missing[:5])} in view '{view.name}' of {view.beton.path}; the last layer needs rows "
+            "of every class; choose another split with --dfr.data"
         )
     need, counts = (2 if halved else 1), view.counts_by_name()
     short = [f"{name}: {n}" for name, n in counts.items() if n < need]
@@ -182,7 +182,7 @@ def base_method(run: Run) -> Method | None:
 
 
 def base_model(run: Run) -> nn.Module:
-    """Return the network whose features are kept: read from a checkpoint, trained here, or as published."""
+    """Return the network whose features are used: from a checkpoint, trained here, or with published weights."""
     if run.config.dfr.checkpoint:
         return _load_base(run, Path(run.config.dfr.checkpoint))
     base, run = base_method(run), begin(run)
@@ -192,6 +192,7 @@ def base_model(run: Run) -> nn.Module:
 
 
 def _load_base(run: Run, path: Path) -> nn.Module:
+    """Return the network of a checkpoint."""
     model, expected = run.fresh_network(), describe_network(run.config, run.views["train"].spec)
     load_run_weights(model, path, expected, "dfr.checkpoint")
     logger.info("features of %s", path)
@@ -213,6 +214,7 @@ def refit(run: Run, model: nn.Module) -> PhaseRecord:
 
 
 def _features(run: Run, model: nn.Module, view: View) -> FeatureSet:
+    """Return the features of a view's rows, from the cache if dfr.cache is on."""
     loader, precision = eval_loader(view, run.config, run.device), Precision(run.config.training.precision, run.device)
     if run.config.dfr.cache:
         folder = Path(run.config.training.outdir) / "features"
@@ -227,7 +229,7 @@ def _features(run: Run, model: nn.Module, view: View) -> FeatureSet:
 def _fit_head(
     run: Run, model: nn.Module, data: Mapping[str, FeatureSet], scaling: Scaling, candidates: list[Candidate]
 ) -> dict[str, Any]:
-    """Choose C, refit, average and put the result into the model; what was found, for the notes."""
+    """Choose C, refit, average, and put the result into the model. Return plain values for the notes."""
     settings, seed = run.config.dfr, run.config.data.seed
     workers = run.config.training.num_workers or available_cores()
     solver = Solver(settings.penalty, settings.max_iter, seed, workers)
@@ -269,7 +271,7 @@ def _fit_head(
 def _choose(
     run: Run, scaled: Mapping[str, FeatureSet], candidates: list[Candidate], solver: Solver
 ) -> tuple[Candidate, list[dict[str, Any]]]:
-    """The grid point to refit with, and the held-out accuracies of all; nothing is held out for a single one."""
+    """Return the grid point to refit with, and the held-out metrics of all. A single point needs no held-out rows."""
     if len(candidates) == 1:
         return candidates[0], []
     settings, seed = run.config.dfr, run.config.data.seed

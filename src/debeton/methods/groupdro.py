@@ -1,4 +1,4 @@
-"""GroupDRO: minimise a weighted mean of group losses, the weights moving towards the groups with high loss.
+"""GroupDRO: the minimum of a weighted mean of group losses, whose weights move towards the groups with high loss.
 
 Sagawa et al. 2020 (arXiv 1911.08731), Algorithm 1, with every setting of its released code (kohpangwei/group_DRO).
 """
@@ -21,7 +21,7 @@ from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
 from debeton.methods.parts.balance import check_groups, view_by_group
-from debeton.methods.parts.logits import judged
+from debeton.methods.parts.logits import logits_by_batch
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
@@ -54,7 +54,7 @@ Section("groupdro", "GroupDRO (Sagawa et al. 2020)").params(
 
 @dataclass(frozen=True)
 class GroupDROOptions:
-    """The settings of section 'groupdro' that shape a step."""
+    """The settings of section 'groupdro' that decide a step."""
 
     robust: bool = True
     step_size: float = 0.01
@@ -67,27 +67,44 @@ class GroupDROOptions:
 
 
 def exponentiated_step(q: Tensor, loss: Tensor, step_size: float) -> Tensor:
-    """q_g exp(step_size loss_g), renormalised: [G] from [G], in logarithms, so that no loss overflows.
+    """Return q_g exp(step_size loss_g), renormalised, [G].
 
-    A group that is absent from the batch comes with loss 0 and so loses weight to the others, as published.
+    It is computed in logarithms, so that no loss overflows. As published, a group that is absent from the batch has
+    loss 0 and so loses weight to the others.
+
+    q: the weights, [G].
+    loss: the group losses, [G].
+    step_size: at least 0.
     """
     return torch.softmax(q.log() + step_size * loss, 0)
 
 
 def greedy_weights(loss: Tensor, share: Tensor, alpha: float, minimum: float) -> Tensor:
-    """Weights [G] of CVaR over groups: share_g / alpha from the highest loss down until 1 is reached, 0 for the rest.
+    """Return the weights of CVaR over groups, [G].
 
-    loss: [G], what groups are ranked by. share: [G], of the training rows. minimum: mixes in share_g itself.
+    From the highest loss down, each group has share_g / alpha until the weights sum to 1. The other groups have 0.
+
+    loss: [G], ranks the groups.
+    share: [G], the groups' shares of the training rows.
+    alpha: in (0, 1].
+    minimum: the part of the result that is share_g itself, in [0, 1].
     """
     order = loss.argsort(descending=True, stable=True)
-    ranked = share[order]
-    before = ranked.cumsum(0) - ranked
-    weight = torch.minimum((alpha - before).clamp(min=0), ranked) / alpha
-    return torch.zeros_like(share).scatter_(0, order, minimum * ranked + (1 - minimum) * weight)
+    ranked_share = share[order]
+    share_before = ranked_share.cumsum(0) - ranked_share
+    weight = torch.minimum((alpha - share_before).clamp(min=0), ranked_share) / alpha
+    return torch.zeros_like(share).scatter_(0, order, minimum * ranked_share + (1 - minimum) * weight)
 
 
 def adjustments(values: Sequence[float], counts: Ints, names: Sequence[str]) -> Tensor:
-    """C_g / sqrt(n_g) float32 [G], 0 for groups without rows; UsageError unless there is one C, or one a group."""
+    """Return C_g / sqrt(n_g), float32 [G], and 0 for groups without rows.
+
+    Raise UsageError unless there is one C, or one for each group with rows.
+
+    values: C, for all groups or for each.
+    counts: n_g, int64 [G].
+    names: of the groups, for the message.
+    """
     present = counts > 0
     if len(values) not in (1, present.sum()):
         order = [name for name, here in zip(names, present) if here]
@@ -95,23 +112,28 @@ def adjustments(values: Sequence[float], counts: Ints, names: Sequence[str]) -> 
             f"groupdro.generalization_adjustment has {len(values)} values for {len(order)} groups with rows; give one "
             f"for all, or one for each, in this order: {'; '.join(order[:8])}{'; ...' if len(order) > 8 else ''}"
         )
-    found = np.zeros(len(counts))
-    found[present] = np.asarray(values) / np.sqrt(counts[present])
-    return torch.from_numpy(found).float()
+    adjustment = np.zeros(len(counts))
+    adjustment[present] = np.asarray(values) / np.sqrt(counts[present])
+    return torch.from_numpy(adjustment).float()
 
 
 class GroupDRO(Objective):
-    """sum_g q_g L_g, L_g the mean loss of the batch's rows of group g and 0 for an absent group.
+    """The weighted group loss sum_g q_g L_g.
 
-    First q_g <- q_g exp(step_size (L_g + C_g / sqrt(n_g))), renormalised; or, with btl, the weights of
-    `greedy_weights` by moving losses. Unlike the released code this adds the adjustment to q's update alone (there,
-    in place, it is in the reported loss too; the gradient is the same), and applies it where some C_g are 0 (there,
-    all are ignored then).
+    L_g is the mean loss of the batch's rows of group g, and 0 for an absent group. Each step first updates the weights:
+    q_g <- q_g exp(step_size (L_g + C_g / sqrt(n_g))), renormalised. With btl, they are the `greedy_weights` of the
+    moving losses instead.
 
-    The loss is a mean over rows with weights q_g N / N_g, with the N and N_g of the whole batch, over all processes:
-    so DDP's gradient is that of one process, and q is the same in each.
+    The released code differs in two points. There the adjustment is also in the reported loss; here it is in the update
+    of q alone (the gradient is the same). There all C_g are ignored if some are 0; here they apply.
 
-    counts: training rows by group, int64 [G]; those without any take no part. names: of the groups.
+    The loss is a mean over rows with weights q_g N / N_g, where N and N_g count the whole batch over all processes. So
+    DDP's gradient is that of one process, and q is the same in each process.
+
+    counts: training rows by group, int64 [G]. Groups without rows take no part.
+    names: of the groups.
+    options: the settings of a step.
+    label_smoothing: in [0, 1).
     """
 
     q: Tensor
@@ -148,57 +170,67 @@ class GroupDRO(Objective):
         total.index_add_(1, batch.group, torch.stack([loss.detach(), torch.ones_like(loss)]))
         loss_sum, count = distributed.sum_over_processes(total)
         group_loss = loss_sum / count.clamp(min=1)
-        self._note(group_loss, count > 0)
+        self._record(group_loss, count > 0)
         if not self.options.robust:
             return StepOutput(loss.mean(), logits)
         self.q.copy_(self._weights(group_loss))
         row_weight = self.q * count.sum() / count.clamp(min=1)
         return StepOutput((row_weight[batch.group] * loss).mean(), logits)
 
-    def _note(self, group_loss: Tensor, present: Tensor) -> None:
-        """Move the moving losses, the first batch of a group setting its own, and count absences."""
-        kept = torch.where(present, 1 - self.options.gamma, 1.0) * self.seen
-        self.moving_loss.copy_(kept * self.moving_loss + (1 - kept) * group_loss)
+    def _record(self, group_loss: Tensor, present: Tensor) -> None:
+        """Update the moving losses and count absences. The first batch of a group sets its moving loss."""
+        old_share = torch.where(present, 1 - self.options.gamma, 1.0) * self.seen
+        self.moving_loss.copy_(old_share * self.moving_loss + (1 - old_share) * group_loss)
         self.seen.logical_or_(present)
         self.absent.add_(~present)
         self.steps.add_(1)
 
     def _weights(self, group_loss: Tensor) -> Tensor:
+        """Return the weights q of this step, [G]."""
         options = self.options
         if options.btl:
-            ranked_by = self.moving_loss + self.adjustment
-            return greedy_weights(ranked_by, self.share, options.alpha, options.minimum_variational_weight)
+            ranking_loss = self.moving_loss + self.adjustment
+            return greedy_weights(ranking_loss, self.share, options.alpha, options.minimum_variational_weight)
         adjusted = group_loss + self.adjustment
         if options.normalize_loss:
             adjusted = adjusted / adjusted.sum()
         return exponentiated_step(self.q, adjusted, options.step_size)
 
     def summary(self) -> dict[str, Any]:
-        """By name, of the groups with training rows: q (the weights of the last step), loss (the moving mean of the
-        group's batch losses, None before its first row), absent_share (of the steps so far, those whose batch held no
-        row of the group), and, where there are any, adjustment (added to the group's loss in q's update)."""
+        """Return plain values by name of the groups with training rows.
+
+        q: weights of the last step.
+        loss: moving mean of the group's batch losses, None before its first row.
+        absent_share: share of the steps so far whose batch had no row of the group.
+        adjustment: added to the loss in q's update, if there is any.
+        """
         values = {
             "q": self.q.tolist(),
             "loss": [v if seen else None for v, seen in zip(self.moving_loss.tolist(), self.seen.tolist())],
             "absent_share": (self.absent / self.steps.clamp(min=1)).tolist(),
             **({"adjustment": self.adjustment.tolist()} if self.adjustment.any() else {}),
         }
-        exists = (self.share > 0).tolist()
-        return {key: {name: v for name, v, e in zip(self.names, column, exists) if e} for key, column in values.items()}
+        has_rows = (self.share > 0).tolist()
+        return {
+            key: {name: value for name, value, rows in zip(self.names, column, has_rows) if rows}
+            for key, column in values.items()
+        }
 
 
 class AutomaticGroupDRO(GroupDRO):
-    """GroupDRO whose adjustments are measured: before each epoch but the first, a group's validation loss minus its
-    moving training loss.
+    """GroupDRO with measured adjustments: a group's validation loss minus its moving training loss.
 
-    The released code's --automatic_adjustment is this, C_g = (validation - training loss) sqrt(n_g); it stops at its
-    first report of it. validation_loss: the losses of the network as it stands, float [G]. steps_per_epoch: when.
+    They are measured before each epoch but the first. This is --automatic_adjustment of the released code, with
+    C_g = (validation - training loss) sqrt(n_g). The released code stops when it first reports such an adjustment.
+
+    validation_loss: returns the group losses of the network as it is, float [G].
+    steps_per_epoch: number of steps between two measurements.
     """
 
     def __init__(self, *args: Any, validation_loss: Callable[[Precision], Tensor], steps_per_epoch: int, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.validation_loss, self.steps_per_epoch = validation_loss, steps_per_epoch
-        self.finished = 0  # steps, on the host: asking the buffer would wait for the device in every step
+        self.finished = 0  # steps, on the host: reading the buffer would wait for the device in every step
 
     def get_extra_state(self) -> int:
         return self.finished
@@ -241,7 +273,7 @@ def validation_groups(run: Run, view: View) -> tuple[Ints, Ints]:
 
 
 def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Precision], Tensor]:
-    """Return a function that measures the model's mean cross-entropy on validation rows by group of `view`, [G]."""
+    """Return a function that measures the model's mean cross-entropy on validation rows, by group of `view`, [G]."""
     group, counts = validation_groups(run, view)
     val, rows = run.views["val"], torch.from_numpy(np.maximum(counts, 1)).to(run.device)
     loader, index = eval_loader(val, run.config, run.device), torch.from_numpy(group).to(run.device)
@@ -249,7 +281,7 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
     @torch.no_grad()
     def measure(precision: Precision) -> Tensor:
         total = torch.zeros(val.spec.num_groups, dtype=torch.float64, device=run.device)
-        for batch, logits in judged(model, loader, precision):
+        for batch, logits in logits_by_batch(model, loader, precision):
             loss = functional.cross_entropy(logits, batch.label, reduction="none")
             total.index_add_(0, batch.group, loss.double())
         return distributed.sum_over_processes(total)[index] / rows
@@ -258,7 +290,7 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
 
 
 def check_groupdro(run: Run) -> None:
-    """Raise UsageError or DataError without attributes, without rows of a group, or for settings that do not fit."""
+    """Raise UsageError or DataError for missing attributes, groups without rows, or settings that do not fit."""
     check_groups(run)
     if run.config.groupdro.automatic_adjustment:
         validation_groups(run, view_by_group(run))
@@ -277,7 +309,10 @@ def groupdro(run: Run) -> nn.Module:
 
 
 def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
-    """Train by GroupDRO over the groups of a view that have rows, as section 'groupdro' says; val as in `fit`."""
+    """Train by GroupDRO over the groups of a view that have rows, as section 'groupdro' says.
+
+    val: the rows that select the epoch, as in `fit`.
+    """
     settings = vars(run.config.groupdro)
     options = GroupDROOptions(**{field.name: settings[field.name] for field in fields(GroupDROOptions)})
     counts, names = view.group_counts(), view.spec.group_names

@@ -22,11 +22,12 @@ Section("mixup", "mixup (Zhang et al. 2018)").params(
 
 
 class Mixup(Objective):
-    """The mixup loss lam l(f(x), y_i) + (1 - lam) l(f(x), y_j) at the image x = lam x_i + (1 - lam) x_j.
+    """The mixup loss lam l(f(x), y_i) + (1 - lam) l(f(x), y_j) of the mixed images x.
 
-    Zhang et al. 2018. j is a permutation of the batch's rows, and lam = max(u, 1 - u) with one u ~ Beta(alpha, alpha) a
-    batch. Swapping lam for 1 - lam inverts the permutation, so the batch's loss has the published distribution. The
-    class of row i always counts more. Training metrics are those of the mixed images, against that class and its group.
+    Zhang et al. 2018: x = lam x_i + (1 - lam) x_j. j is a permutation of the batch's rows, and lam = max(u, 1 - u) with
+    one u ~ Beta(alpha, alpha) a batch. Swapping lam for 1 - lam inverts the permutation, so the batch's loss has the
+    published distribution. The class of row i always counts more. Training metrics are those of the mixed images,
+    against that class and its group.
 
     The draws are functions of (seed, step), and the step is saved with the run. Several processes share u. Each process
     mixes its own rows among themselves, so the pairs differ from those of a single process.

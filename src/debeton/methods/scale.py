@@ -1,7 +1,7 @@
-"""SCALE: auxiliary learning on a large biased set beside a small target set, gradients mixed where they agree.
+"""SCALE: training on a large biased set beside a small target set, with gradients mixed where they agree.
 
 "Spurious Correlation via Auxiliary LEarning" (github.com/SpuriousCorrelationViaAuxiliaryLEarning/SCALE, train.py): its
-methods 1 (`erm_target`) and 2 (`scale`); method 0 is `erm`.
+methods 1 (`erm_target`) and 2 (`scale`). Its method 0 is `erm`.
 """
 
 from __future__ import annotations
@@ -47,15 +47,21 @@ Section("scale", "SCALE: gradients of a train and a target set, mixed by paramet
 
 
 class MixedGradients(Objective):
-    """Cross-entropy on a train batch through one head and on a target batch through the model's own, two backward
-    passes; the extractor's gradients are mixed by parameter group (`_mixing`), each head keeps its own.
+    """Cross-entropy on a train batch and on a target batch, with the two gradients mixed by parameter group.
 
-    The optimizer does the rest: so weight decay and momentum act on the mixed gradient, as published, and the learning
-    rate's schedule holds for all parts (in SCALE's code it leaves the extractor out). Batch norm sees each batch by
-    itself. Over several processes both gradients are averaged before they are compared, as one process would have them.
+    The train batch passes through a head of its own, and the target batch through the model's head. The extractor's
+    gradients are mixed (`parts/mixing.py`); each head keeps its own. Batch norm sees each batch separately. Training
+    metrics are those of the train head.
 
-    model: evaluated with its own head, the target head. target: a loader of draws; its epochs have as many batches as
-    those of the training loader. Training metrics are those of the train head.
+    The optimizer does the rest: weight decay and momentum act on the mixed gradient, as published. The learning rate's
+    schedule holds for all parts; in SCALE's code it leaves out the extractor. Several processes average both gradients
+    before they compare them, so the step is that of one process.
+
+    model: evaluated with its own head, the target head.
+    target: a loader of draws. Its epochs have as many batches as those of the training loader.
+    group_size, mapping: of `make_mixer`.
+    combine: 'sum' or 'mean' of the weighted train gradient and the target gradient.
+    label_smoothing: in [0, 1).
     """
 
     averages_gradients = True
@@ -74,29 +80,29 @@ class MixedGradients(Objective):
         self.target, self.label_smoothing = FurtherBatches(target), label_smoothing
         self.mix = make_mixer(self.extractor, group_size, mapping, scale={"sum": 1.0, "mean": 0.5}[combine])
         self.register_buffer("cosine", torch.zeros(len(trained), dtype=torch.float64))  # sums over steps, by tensor
-        self.summed = 0  # on the host: asking a buffer would wait for the device in every step
+        self.steps = 0  # of these sums, on the host: reading a buffer would wait for the device in every step
 
     def get_extra_state(self) -> int:
-        return self.summed
+        return self.steps
 
     def set_extra_state(self, state: int) -> None:
-        self.summed = state
+        self.steps = state
 
     def backward(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
         with swapped_head(self.model[0], self.head_name, self.train_head):
             train = self._loss(model, batch, precision)
-        of_train = self._gradients()
+        train_gradients = self._gradients()
         for parameter in self.extractor:
             parameter.grad = None
         target = self._loss(model, self.target.take(), precision)
-        of_target = self._gradients()
-        distributed.average([*of_train, *(p.grad for p in self.model[0].parameters() if p.grad is not None)])
-        self.cosine += self.mix(of_train, of_target).to(self.cosine)
-        self.summed += 1
+        target_gradients = self._gradients()
+        distributed.average([*train_gradients, *(p.grad for p in self.model[0].parameters() if p.grad is not None)])
+        self.cosine += self.mix(train_gradients, target_gradients).to(self.cosine)
+        self.steps += 1
         return StepOutput(train.loss + target.loss, train.logits)
 
     def _loss(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
-        """Forward and backward of one batch through the model with the head that it has now."""
+        """Run one batch forward and backward through the model with its present head. Return detached values."""
         with precision.autocast():
             logits = model(batch.image)
             loss = functional.cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)
@@ -104,7 +110,7 @@ class MixedGradients(Objective):
         return StepOutput(loss.detach(), logits.detach())
 
     def _gradients(self) -> list[Tensor]:
-        """The extractor's gradients, which lie in memory as their parameters do."""
+        """Return the extractor's gradients, each laid out in memory as its parameter."""
         for p in self.extractor:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -113,11 +119,13 @@ class MixedGradients(Objective):
         return [p.grad for p in self.extractor]  # type: ignore[misc]
 
     def summary(self) -> dict[str, Any]:
-        """The mean cosine of the two gradients since the last summary: of each layer's groups, and their mean over
-        the convolutions (all layers where there is none), as SCALE logs it."""
-        mean = (self.cosine / max(self.summed, 1)).tolist()
+        """Return the mean cosine of the two gradients since the last summary, of each layer's groups.
+
+        Also return their mean over the convolutions (over all layers where there is none), as SCALE logs it.
+        """
+        mean = (self.cosine / max(self.steps, 1)).tolist()
         self.cosine.zero_()
-        self.summed = 0
+        self.steps = 0
         layers = {n: c for n, p, c in zip(self.names, self.extractor, mean) if p.ndim > 1}
         convolutions = [layers[n] for n, p in zip(self.names, self.extractor) if p.ndim > 2] or list(layers.values())
         return {"cosine": {"mean": sum(convolutions) / len(convolutions), **layers}} if layers else {}
@@ -125,7 +133,7 @@ class MixedGradients(Objective):
 
 @contextmanager
 def swapped_head(model: nn.Module, name: str, head: nn.Module) -> Iterator[None]:
-    """The model with `head` in place of its own, called `name`."""
+    """Replace the model's head, called `name`, by another one within the context."""
     parent, _, child = name.rpartition(".")
     place = model.get_submodule(parent)
     own = getattr(place, child)
@@ -142,7 +150,7 @@ def target_view(run: Run) -> View:
 
 
 def check_scale(run: Run) -> None:
-    """Raise UsageError for a frozen body, which has no gradients to mix, and without a target view."""
+    """Raise UsageError for a frozen body, whose gradients are missing, and where there is no target view."""
     if run.config.model.transfer == "FIXED":
         raise UsageError(
             "scale mixes the gradients of the body, and model.transfer FIXED gives it none; use FULL, or "
@@ -159,7 +167,7 @@ def check_scale(run: Run) -> None:
     check=check_scale,
 )
 def scale(run: Run) -> nn.Module:
-    """Train on the training view, each step with a batch drawn anew from the target view; keep the target head."""
+    """Train on the training view, each step with a batch drawn anew from the target view. Keep the target head."""
     config, settings = run.config, run.config.scale
     train, target = run.views["train"], target_view(run)
     size = min(config.training.batch_size, len(target))

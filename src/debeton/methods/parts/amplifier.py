@@ -1,7 +1,7 @@
-"""The bias amplifier of Diffusing DeBias: a classifier of synthetic images alone, and what it thinks of the real ones.
+"""The bias amplifier of Diffusing DeBias: a classifier of synthetic images alone, and its scores of the real rows.
 
-Synthetic images of a model that learnt a biased set are more biased than the set, so a classifier of them takes the
-shortcut, and has never seen a real row that it could know by heart: what it gets wrong is bias-conflicting.
+Images from a model that learnt a biased set are more biased than the set. So a classifier of them takes the shortcut.
+It has never seen a real row, so it knows none by heart: the rows that it gets wrong are bias-conflicting.
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ Section("amplifier", "Diffusing DeBias: the classifier of synthetic images").par
 
 @dataclass(frozen=True)
 class Scores:
-    """What the amplifier makes of rows: label and predicted int64 [M], loss float32 [M], cross-entropy in nats."""
+    """The amplifier's scores of rows.
+
+    label, predicted: int64 [M].
+    loss: float32 [M], cross-entropy in nats.
+    """
 
     label: Ints
     predicted: Ints
@@ -85,11 +89,12 @@ class Scores:
 
     @property
     def wrong(self) -> Mask:
+        """The misclassified rows, bool [M]."""
         return self.predicted != self.label
 
 
 def make_amplifier(run: Run) -> nn.Module:
-    """The network of section 'amplifier' on the device, its weights drawn by the seed."""
+    """Return the network of section 'amplifier' on the device. The seed decides its new weights."""
     settings = run.config.amplifier
     seed_everything(run.config.training.seed)
     model = make_model(settings.arch, run.views["train"].spec.num_classes, pretrained=settings.pretrained)
@@ -98,12 +103,15 @@ def make_amplifier(run: Run) -> nn.Module:
 
 
 def train_amplifier(run: Run, synthetic: View) -> nn.Module:
-    """ERM on the synthetic rows through the phase 'amplifier'; its last epoch counts. Measured on those held out."""
+    """Train by ERM through phase 'amplifier', measure on held-out rows, and return the network of the last epoch.
+
+    synthetic: the rows to train on; the share amplifier.holdout of them is held out.
+    """
     settings = run.config.amplifier
     train, held_out = synthetic, None
     if settings.holdout > 0:
         train, held_out = synthetic.hold_out(settings.holdout, run.config.data.seed, "holdout")
-    # Unless told otherwise it sees synthetic images as it will see the real ones.
+    # By default the amplifier sees synthetic images as it will see the real ones.
     own = {"decoder_train": run.config.training.decoder_val, **own_settings(settings, OWN)}
     own |= {"selection": "last", "oracle": False}
     objective, model = CrossEntropy(settings.label_smoothing), make_amplifier(run)
@@ -111,64 +119,74 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
 
 
 def load_amplifier(run: Run, path: Path) -> nn.Module:
-    """An amplifier that another run has trained: its checkpoints/phase_amplifier.pt."""
+    """Return an amplifier that another run has trained.
+
+    path: checkpoints/phase_amplifier.pt of that run.
+    """
     model = make_amplifier(run)
     expected = {**describe_network(run.config, run.views["train"].spec), "arch": run.config.amplifier.arch}
     load_run_weights(model, path, expected, "ddb.amplifier", "amplifier.arch")
     return model
 
 
-def as_shown(run: Run, amplifier: nn.Module) -> nn.Module:
-    """The amplifier as it looks at real images."""
+def with_coarse_input(run: Run, amplifier: nn.Module) -> nn.Module:
+    """Return the amplifier with images made as coarse as amplifier.match_resolution; unchanged if that is not set."""
     side = run.config.amplifier.match_resolution
     return Coarsened(amplifier, (side, side)) if side else amplifier
 
 
-def score(run: Run, amplifier: nn.Module, view: View) -> Scores:
-    """The amplifier's predictions and losses on a view's rows, in evaluation mode and without augmentation."""
-    found = evaluate_view(run, amplifier, view)
-    return Scores(view.label[view.rows], found.predicted.numpy(), found.loss.numpy())
+def score_rows(run: Run, amplifier: nn.Module, view: View) -> Scores:
+    """Return the amplifier's predictions and losses of a view's rows, in evaluation mode and without augmentation."""
+    evaluation = evaluate_view(run, amplifier, view)
+    return Scores(view.label[view.rows], evaluation.predicted.numpy(), evaluation.loss.numpy())
 
 
 def loss_outliers(scores: Scores, gamma: float, statistics: str) -> Mask:
-    """Rows that are misclassified with a loss above mu_n + gamma sigma_n, bool [M].
+    """Return the misclassified rows whose loss is above mu_n + gamma sigma_n, bool [M].
 
-    mu_n, sigma_n: mean and deviation of the losses of class n, of its correctly classified rows ('correct') or of 'all'
-    (Diffusing DeBias, recipe I). In a class without correct rows every row is marked.
+    mu_n and sigma_n are the mean and deviation of the losses of class n (Diffusing DeBias, recipe I). In a class
+    without correct rows every row is marked.
+
+    gamma: number of deviations, at least 0.
+    statistics: the rows of the class that mu_n and sigma_n are taken over, 'correct' or 'all'.
     """
-    marked = scores.wrong.copy()
+    outlier = scores.wrong.copy()
     loss = scores.loss.astype(np.float64)
     for label in np.unique(scores.label):
         of_class = scores.label == label
         reference = of_class & ~scores.wrong if statistics == "correct" else of_class
         if reference.any():
-            marked[of_class] &= loss[of_class] > loss[reference].mean() + gamma * loss[reference].std()
-    return marked
+            outlier[of_class] &= loss[of_class] > loss[reference].mean() + gamma * loss[reference].std()
+    return outlier
 
 
-def select(scores: Scores, settings: Any, classes: Sequence[str]) -> Mask:
-    """The rows that are called bias-conflicting, bool [M], as section 'ddb' says.
+def select_conflicting(scores: Scores, settings: Any, classes: Sequence[str]) -> Mask:
+    """Return the rows that are called bias-conflicting, bool [M], as section 'ddb' says.
 
-    A class of which the filter leaves fewer than two rows has its whole error set, which is told in the log.
+    A class in which the filter leaves fewer than two rows has its whole error set instead. The log says so.
     """
     if settings.selector == "error_set":
         return scores.wrong
-    marked = loss_outliers(scores, settings.gamma, settings.statistics)
+    conflicting = loss_outliers(scores, settings.gamma, settings.statistics)
     for label in np.unique(scores.label):
         of_class = scores.label == label
-        if marked[of_class].sum() < 2 <= scores.wrong[of_class].sum():
+        if conflicting[of_class].sum() < 2 <= scores.wrong[of_class].sum():
             logger.info(
                 "class %s: fewer than 2 rows have a loss that high; its %d errors are called conflicting",
                 classes[label],
                 scores.wrong[of_class].sum(),
             )
-            marked[of_class] = scores.wrong[of_class]
-    return marked
+            conflicting[of_class] = scores.wrong[of_class]
+    return conflicting
 
 
 def describe_scores(view: View, scores: Scores) -> dict[str, Any]:
-    """How well the losses tell bias-conflicting rows: area under the ROC curve, of all rows and by class; None where a
-    class has one kind only, or the set defines none."""
+    """Return plain values: the accuracy, and how well the losses tell bias-conflicting rows from the others.
+
+    accuracy: share of the rows that the amplifier classifies correctly.
+    auroc: area under the ROC curve over all rows; None where the data set does not say which rows are bias-conflicting.
+    auroc_by_class: the same by class; None also where a class has one kind only.
+    """
     from sklearn.metrics import roc_auc_score
 
     true = view.true_groups or view

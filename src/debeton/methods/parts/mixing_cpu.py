@@ -1,4 +1,4 @@
-"""Gradient mixing on a CPU: one pass over both gradients, whole groups at a time, while they are in the cache."""
+"""Gradient mixing on a CPU: one pass over both gradients, by whole groups, while these are in the cache."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from debeton.methods.parts.mixing_layout import EPS, Layout, pieces_of, share_ou
 from debeton.system.jit import KERNEL_GUARD, use_threads
 
 Ints = NDArray[np.int64]
-RUN = 4096  # values that are added up in float32 before they go to a float64
-REASSOCIATE = {"reassoc", "contract", "nsz"}  # lanes of a sum, and nothing that hides a NaN
+RUN = 4096  # values that are added in float32 before their sum is added to a float64
+REASSOCIATE = {"reassoc", "contract", "nsz"}  # allows a sum in lanes, and nothing that hides a NaN
 
 
 @intrinsic
 def _floats_at(typingctx, address):
-    """A pointer to float32 from an address."""
+    """Return a pointer to float32 from an address."""
     pointer = types.CPointer(types.float32)  # type: ignore[attr-defined]
 
     def codegen(context, builder, signature, args):
@@ -49,12 +49,13 @@ def _add_dots(a, b, start, end, sums):
 
 @njit(nogil=True, cache=True)
 def _cosine(sums):
+    """Return the cosine of two gradients from `_add_dots`'s sums."""
     return sums[0] / (max(np.sqrt(sums[1]), EPS) * max(np.sqrt(sums[2]), EPS))
 
 
 @njit(nogil=True, cache=True)
 def _weight(c, mapping):
-    """phi(c); the numbers are those of `_mixing.MAPPINGS`."""
+    """Return phi(c). The numbers of the mappings are those of `mixing.MAPPINGS`."""
     if mapping == 0:
         return (c + 1) / 2
     if mapping == 1:
@@ -66,7 +67,7 @@ def _weight(c, mapping):
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def _apply(a, b, start, end, weight, scale):
-    """b = scale (weight a + b) over a contiguous run."""
+    """Set b = scale (weight a + b) over a contiguous run."""
     w, s = np.float32(weight), np.float32(scale)
     for j in range(start, end):
         b[j] = s * (w * a[j] + b[j])
@@ -74,7 +75,7 @@ def _apply(a, b, start, end, weight, scale):
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def _mix_scalars(a, b, start, end, mapping, scale):
-    """Groups of one element each; the sum of their cosines."""
+    """Mix groups of one element each. Return the sum of their cosines."""
     total, s, eps = 0.0, np.float32(scale), np.float32(EPS)
     for first in range(start, end, RUN):
         part: Any = np.float32(0)
@@ -88,7 +89,7 @@ def _mix_scalars(a, b, start, end, mapping, scale):
 
 @njit(nogil=True, cache=True)
 def _mix_runs(a, b, start, end, group, mapping, scale):
-    """Groups of `group` neighbouring elements each; the sum of their cosines."""
+    """Mix groups of `group` neighbouring elements each. Return the sum of their cosines."""
     total = 0.0
     for first in range(start, end, group):
         last = min(first + group, end)
@@ -117,9 +118,9 @@ def _add_run_dots(a, b, start, run, columns, elements, sums):
 
 @njit(nogil=True, cache=True)
 def _mix_rows(a, b, first, end, columns, elements, group, mapping, scale):
-    """Groups of `group` kernels over channels-last rows first to end; the sum of their cosines.
+    """Mix groups of `group` kernels over channels-last rows `first` to `end`. Return the sum of their cosines.
 
-    Element t of kernel `column` of a row is at t columns + column of the row's.
+    Element t of a row's kernel `column` is at t columns + column in the row.
     """
     sums = np.zeros((-(-(end - first) * columns // group), 3))
     k, left = 0, group
@@ -152,7 +153,10 @@ def _mix_rows(a, b, first, end, columns, elements, group, mapping, scale):
 
 @njit(nogil=True, cache=True, fastmath=REASSOCIATE)
 def _mix_columns(a, b, first, end, columns, elements, mapping, scale):
-    """Groups of one kernel each over channels-last rows first to end, a row at a time; the sum of their cosines."""
+    """Mix groups of one kernel each over channels-last rows `first` to `end`. Return the sum of their cosines.
+
+    The rows are mixed one at a time.
+    """
     ab, aa, bb = np.empty(columns, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
     total, s, eps = 0.0, np.float32(scale), np.float32(EPS)
     for row in range(first, end):
@@ -179,7 +183,10 @@ def _mix_columns(a, b, first, end, columns, elements, mapping, scale):
 
 @njit(parallel=True, nogil=True, cache=True)
 def _mix_units(train, target, tensors, units, shares, mapping, scale, cosines):
-    """Mix every unit (`_mixing.units_of`), thread by thread as `shares` says; cosines: their sum by unit."""
+    """Mix every unit (`mixing_layout.units_of`), and write the sum of its cosines to `cosines`.
+
+    shares: where each thread's units begin.
+    """
     for thread in prange(len(shares) - 1):
         for u in range(shares[thread], shares[thread + 1]):
             t, first, end = units[u, 0], units[u, 1], units[u, 2]
@@ -204,7 +211,10 @@ def _mix_units(train, target, tensors, units, shares, mapping, scale, cosines):
 
 @njit(parallel=True, nogil=True, cache=True)
 def _mix_pieces(train, target, tensors, pieces, mapping, scale, cosines):
-    """Mix tensors that are one group each, in pieces (tensor, start, end); the first one gets the cosine."""
+    """Mix tensors that are one group each, in pieces (tensor, start, end).
+
+    The first piece of a tensor gets its cosine.
+    """
     sums = np.zeros((len(pieces), 3))
     for p in prange(len(pieces)):
         t, size = pieces[p, 0], tensors[pieces[p, 0], 0]
@@ -228,9 +238,12 @@ def _mix_pieces(train, target, tensors, pieces, mapping, scale, cosines):
 
 
 class CpuMixer:
-    """Mixes float32 gradients of these layouts on torch's number of threads.
+    """The mixer of float32 gradients on torch's number of threads.
 
-    group_kernels: `_mixing.kernels_per_group` of each tensor. scale: 1 for the sum, 1/2 for the mean.
+    layouts: of the gradients.
+    group_kernels: `mixing_layout.kernels_per_group` of each tensor.
+    mapping: the number of phi in `mixing.MAPPINGS`.
+    scale: 1 for the sum, 1/2 for the mean.
     """
 
     def __init__(self, layouts: Sequence[Layout], group_kernels: Sequence[int], mapping: int, scale: float):
@@ -245,7 +258,10 @@ class CpuMixer:
         self.groups = np.array([-(-x.rows * x.columns // g) for x, g in zip(layouts, group_kernels)])
 
     def __call__(self, train: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """target = scale (phi(c_k) train + target) in every group k; the mean cosine of each tensor's groups, [T]."""
+        """Set target = scale (phi(c_k) train + target) in each group k.
+
+        Return the mean cosine of each tensor's groups, [T].
+        """
         addresses = [np.array([gradient.data_ptr() for gradient in side], np.int64) for side in (train, target)]
         shared = (*addresses, self.tensors)
         with KERNEL_GUARD:
@@ -253,6 +269,6 @@ class CpuMixer:
             _mix_units(*shared, self.units, self.shares, self.mapping, self.scale, self.cosines[0])
             _mix_pieces(*shared, self.pieces, self.mapping, self.scale, self.cosines[1])
         total = np.zeros(len(self.tensors))
-        for of, cosines in zip((self.units, self.pieces), self.cosines):
-            total += np.bincount(of[:, 0], cosines, minlength=len(total))
+        for parts, cosines in zip((self.units, self.pieces), self.cosines):
+            total += np.bincount(parts[:, 0], cosines, minlength=len(total))
         return torch.from_numpy(total / self.groups)

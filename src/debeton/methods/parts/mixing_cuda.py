@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """Gradient mixing on a CUDA device: two Triton kernels over all tensors, reached through a table of addresses.
 
-A program takes BLOCK kernels (convolution kernels, or single elements of other tensors), one a lane: neighbouring
-lanes read neighbouring elements in channels-last weights.
+A program takes BLOCK kernels, one a lane. They are convolution kernels, or single elements of other tensors.
+Neighbouring lanes read neighbouring elements in channels-last weights.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 from debeton.methods.parts.mixing_layout import EPS, Layout
 
 BLOCK = 256
-FIELDS = 7  # of a tensor's line in the table
+FIELDS = 7  # of a tensor's line in the table: kernels, columns, row size, strides of column and element, group, first
 
 
 @triton.jit
 def _lanes(table, programs, p, BLOCK: tl.constexpr, FIELDS: tl.constexpr):
-    """What program p works on: its tensor, kernels, which of them exist, where each one begins, and the line."""
+    """Return the work of program p: its tensor, kernels, which of them exist, their offsets, and the table's line."""
     t = tl.load(programs + 2 * p)
     line = table + t * FIELDS
     n = tl.load(programs + 2 * p + 1) + tl.arange(0, BLOCK)
@@ -44,10 +44,10 @@ def _add_dots(
     BLOCK: tl.constexpr,
     FIELDS: tl.constexpr,
 ):
-    """sums[3 k], [3 k + 1], [3 k + 2] += a.b, a.a, b.b of group k.
+    """Set sums[3 k], [3 k + 1], [3 k + 2] += a.b, a.a, b.b of group k.
 
-    GROUP: kernels of every group of these programs, a power of two that divides BLOCK; 0 where it is another number.
-    ELEMENTS: of each kernel.
+    GROUP: kernels of each group of these programs, a power of two that divides BLOCK; 0 where it is another number.
+    ELEMENTS: elements of each kernel.
     """
     t, n, exists, offset, line = _lanes(table, programs, tl.program_id(0), BLOCK, FIELDS)
     a = tl.load(train + t).to(tl.pointer_type(tl.float32)) + offset
@@ -103,7 +103,7 @@ def _apply(
     BLOCK: tl.constexpr,
     FIELDS: tl.constexpr,
 ):
-    """target = scale (phi(c) train + target); cosines[t] += the cosines of the program's share of groups."""
+    """Set target = scale (phi(c) train + target), and cosines[t] += the cosines of the program's share of groups."""
     t, n, exists, offset, line = _lanes(table, programs, tl.program_id(0), BLOCK, FIELDS)
     kernels, group = tl.load(line), tl.load(line + 5)
     at = sums + 3 * (tl.load(line + 6) + n // group)
@@ -131,9 +131,14 @@ def _apply(
 
 
 class CudaMixer:
-    """`_mixing.Mixer` in a few launches and without waiting for the device.
+    """The mixer of gradients on a CUDA device, in a few launches and without waiting for the device.
 
-    Where a group is shared by several programs its sums are atomic, so their last digits may differ from run to run.
+    Where several programs share a group its sums are atomic, so their last digits may differ from run to run.
+
+    layouts: of the gradients.
+    groups: kernels of a group, for each layout.
+    mapping: the number of phi in `mixing.MAPPINGS`.
+    scale: 1 for the sum, 1/2 for the mean.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The work of gradient mixing: where the elements of parameter groups lie in memory, and how threads share them."""
+"""The layout of gradient mixing: where the elements of parameter groups lie in memory, and how threads share them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-EPS = 1e-8  # the least that a norm counts as, so that a zero gradient has cosine 0
+EPS = 1e-8  # the least value of a norm, so that a zero gradient has cosine 0
 
 
 def kernels_per_group(shape: Sequence[int], group_size: int) -> int:
-    """How many consecutive kernels, the out x in slices of a weight [out, in, k, ...], are one parameter group.
+    """Return the number of consecutive kernels that form one parameter group.
 
-    Weights of more than two dimensions: `group_size` kernels; one output filter where there are 3 input channels (the
-    stem). Others (linear layers, norm scales, biases), and all where group_size is 0: the whole tensor. The last group
-    of a tensor holds what is left where the size does not divide it (SCALE's code stops there).
+    The kernels are the out x in slices of a weight [out, in, k, ...]. A weight of more than two dimensions has groups
+    of `group_size` kernels, or of one output filter where it has 3 input channels (the stem). Other tensors (linear
+    layers, norm scales, biases), and all where group_size is 0, are one group. The last group of a tensor is smaller
+    where the size does not divide it; there SCALE's code stops.
     """
     kernels = max(1, math.prod(shape[:2]))
     if len(shape) <= 2 or group_size == 0:
@@ -40,15 +41,17 @@ class Layout:
 
     @property
     def kernels(self) -> int:
+        """The number of kernels."""
         return self.rows * self.columns
 
     @property
     def size(self) -> int:
+        """The number of elements of the tensor."""
         return self.kernels * self.elements
 
 
 def layout_of(tensor: Tensor) -> Layout:
-    """The layout of a dense tensor; ValueError for one that is neither row-major nor channels last."""
+    """Return the layout of a dense tensor. Raise ValueError for one that is neither row-major nor channels last."""
     rows, columns, *others = (*tensor.shape, 1, 1)[: max(2, tensor.ndim)]
     layout = Layout(rows, columns, math.prod(others))
     if tensor.is_contiguous():
@@ -62,15 +65,17 @@ UNIT = 1 << 15  # elements that a thread mixes at a time: two gradients of that 
 
 
 def is_cut(layout: Layout, group: int) -> bool:
-    """Whether a tensor is one group, and too large for one thread."""
+    """Return whether a tensor is one group that is too large for one thread."""
     return group == layout.kernels and layout.size > 4 * UNIT
 
 
 def units_of(layouts: Sequence[Layout], groups: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pieces that hold whole groups, [U, 3] (tensor, first row, end row), and how many elements each has, [U].
+    """Return pieces that hold whole groups, [U, 3] (tensor, first row, end row), and their numbers of elements, [U].
 
-    Groups begin anew every g / gcd(g, columns) rows, so pieces of as many rows need nothing of each other. Tensors
+    Groups begin anew every g / gcd(g, columns) rows, so pieces of as many rows are independent of each other. Tensors
     that `is_cut` are left out.
+
+    groups: kernels of a group, for each layout.
     """
     units, sizes = [], []
     for tensor, (layout, group) in enumerate(zip(layouts, groups, strict=True)):
@@ -87,7 +92,10 @@ def units_of(layouts: Sequence[Layout], groups: Sequence[int]) -> tuple[NDArray[
 
 
 def pieces_of(layouts: Sequence[Layout], groups: Sequence[int]) -> NDArray[np.int64]:
-    """Pieces [P, 3] (tensor, first element, end element) of the tensors that `is_cut`, tensor after tensor."""
+    """Return pieces of the tensors that `is_cut`, [P, 3] (tensor, first element, end element).
+
+    They are in the order of the tensors.
+    """
     pieces = [
         (tensor, first, min(first + UNIT, layout.size))
         for tensor, (layout, group) in enumerate(zip(layouts, groups, strict=True))
@@ -100,7 +108,10 @@ def pieces_of(layouts: Sequence[Layout], groups: Sequence[int]) -> NDArray[np.in
 def share_out(
     units: NDArray[np.int64], sizes: NDArray[np.int64], threads: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(units in another order, [threads + 1] where each thread's share begins): the largest go to the idlest first."""
+    """Return the units in a new order, and [threads + 1] where each thread's share of them begins.
+
+    The largest units go first, each to the thread with the least work so far.
+    """
     members: list[list[int]] = [[] for _ in range(threads)]
     load = [0] * threads
     for unit in np.argsort(-sizes, kind="stable").tolist():

@@ -85,7 +85,7 @@ class RowWeights(nn.Module):
 
 
 def rows_of_all_processes(batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows [B] and values [K, B] of the batch over all processes, in the order of a single process.
+    """Return the rows [B] and values [K, B] of the whole batch, in the order of a single process.
 
     They are gathered as float64, which holds row numbers and float32 exactly.
     """

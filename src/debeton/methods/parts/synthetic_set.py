@@ -1,4 +1,4 @@
-"""The images that a run draws from its diffusion model, or is given, as a view of synthetic rows."""
+"""The synthetic images of a run, drawn from its diffusion model or given, as a view of rows."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ COMPARED_AT = 32  # pixels at which generated images are compared with training 
 
 
 def draw_images(run: Run, model: Path) -> Path:
-    """Draw the images that section 'ddb' asks for from the diffusion model of a folder; returns the set's folder.
+    """Draw the images of section 'ddb' from a diffusion model, and return the folder of the image set.
 
-    What is there already is kept (`generate/image_set.py`); processes draw a part each. Preempted where the run was
-    asked to stop.
+    Images that are there already stay (`generate/image_set.py`). Each process draws a part. Stop where the run was
+    asked to stop; the same command then draws the rest.
+
+    model: the folder of the diffusion model, or a run's folder that holds one.
     """
     settings, spec = run.config.ddb, _own_spec(run)
     maker = Diffusion(
@@ -79,9 +81,12 @@ def draw_images(run: Run, model: Path) -> Path:
 
 
 def synthetic_view(run: Run, folder: Path) -> View:
-    """The images of a folder (any layout of `data/generated.py`) as a view with the training view's labels.
+    """Return the images of a folder as a view with the training view's labels.
 
-    They are written to a beton in the run's folder first. DataError where a class has fewer than two images.
+    The images are written to a beton in the run's folder first. Raise DataError where a class has fewer than two
+    images.
+
+    folder: of any layout that `data/raw/generated.py` reads.
     """
     spec, path = _own_spec(run), run.folder / BETON
     if not folder.is_dir():
@@ -96,47 +101,52 @@ def synthetic_view(run: Run, folder: Path) -> View:
     if few:
         raise DataError(
             f"{folder} holds too few images: {'; '.join(few[:5])}{'; ...' if len(few) > 5 else ''}; an amplifier needs "
-            "some hundred of every class, and two at the least. Draw more with "
+            "some hundred images of every class, and at least two. Draw more with "
             "writers/generate_images.py --generator cdpm --blind --per-cell 1000"
         )
     return replace(view, spec=spec)
 
 
 def describe_images(run: Run, synthetic: View) -> dict[str, Any]:
-    """What is known of the images, plain values: how many, how near they are to training images (`copy_check`), and
-    with an oracle of the attribute the share that is bias-aligned, of all and by class."""
-    found: dict[str, Any] = {"rows": len(synthetic)}
+    """Return plain values about the images: how many, how many are copies, and how many are bias-aligned.
+
+    rows: the number of images.
+    copies and others: how near images are to training images (`copy_check`), if ddb.copy_check is on.
+    aligned_share, aligned_share_by_class: as an oracle of the attribute says, if ddb.oracle is given.
+    """
+    description: dict[str, Any] = {"rows": len(synthetic)}
     settings, train = run.config.ddb, run.views["train"]
     if settings.copy_check and distributed.is_main():
         options = loader_options(run.config, run.device)
         options = replace(options, decoder="resized", resolution=COMPARED_AT, rank=0, world=1)
-        found |= copy_check(train, synthetic, options, picture=run.folder / "nearest_images.png")
+        description |= copy_check(train, synthetic, options, picture=run.folder / "nearest_images.png")
         logger.info(
-            "images: %.1f %% are nearer to a training image than 99 %% of these are to each other",
-            100 * found["copies"],
+            "images: %.1f %% are nearer to a training image than 99 %% of the training images are to each other",
+            100 * description["copies"],
         )
     if settings.oracle:
-        found |= oracle_says(run, synthetic, Path(settings.oracle))
-    return found
+        description |= aligned_share(run, synthetic, Path(settings.oracle))
+    return description
 
 
-def oracle_says(run: Run, synthetic: View, path: Path) -> dict[str, Any]:
-    """The share of synthetic rows whose attribute, as an oracle sees it, goes with their class: bias-aligned.
+def aligned_share(run: Run, synthetic: View, path: Path) -> dict[str, Any]:
+    """Return the share of the synthetic rows that are bias-aligned by an oracle's attribute: of all, and by class.
 
-    The oracle is the checkpoint of a run with the attribute for its label. UsageError where it is none of this set's.
+    The oracle is the checkpoint of a run with the attribute as its label. Raise UsageError where it does not fit the
+    data set.
     """
     source, spec = read_source(path), synthetic.spec
     if not spec.aligned or source.num_classes != len(spec.attributes):
         raise UsageError(
-            f"ddb.oracle {path} tells {source.num_classes} values, and {spec.name} has {len(spec.attributes)} "
-            f"attributes{'' if spec.aligned else ', of which none is said to go with a class'}; train it with "
+            f"ddb.oracle {path} tells {source.num_classes} values apart, and {spec.name} has {len(spec.attributes)} "
+            f"attributes{'' if spec.aligned else ', none of which is said to go with a class'}; train the oracle with "
             f"--data.label {spec.attribute_name}"
         )
     network = make_model(source.arch, source.num_classes, blurpool=source.blurpool)
     load_weights(network, source.weights, path, source.arch)
-    asked = synthetic.with_task(spec.attribute_name, spec.label_name)  # the attribute is what it answers
-    asked = replace(asked, spec=replace(asked.spec, mean=source.mean, std=source.std))
-    attribute = evaluate_view(run, network.to(run.device), asked).predicted.numpy()
+    view = synthetic.with_task(spec.attribute_name, spec.label_name)  # the oracle predicts the attribute
+    view = replace(view, spec=replace(view.spec, mean=source.mean, std=source.std))
+    attribute = evaluate_view(run, network.to(run.device), view).predicted.numpy()
     aligned = spec.is_aligned(synthetic.label, attribute)
     assert aligned is not None
     by_class = {name: float(aligned[synthetic.label == k].mean()) for k, name in enumerate(spec.classes)}
@@ -145,6 +155,6 @@ def oracle_says(run: Run, synthetic: View, path: Path) -> dict[str, Any]:
 
 
 def _own_spec(run: Run) -> DatasetSpec:
-    """The training view's names under the set's own attributes."""
+    """Return the training view's specification with the data set's own attributes."""
     train = run.views["train"]
     return (train.true_groups or train).spec
