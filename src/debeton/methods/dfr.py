@@ -118,7 +118,7 @@ def head_candidates(run: Run) -> list[Candidate]:
 
 
 def head_views(run: Run) -> dict[str, View]:
-    """Return the view that the head is fitted on ('fit'), and that which chooses C if another ('tune')."""
+    """Return the view to fit the head on ('fit') and, if it is another, the one that chooses C ('tune')."""
     settings = run.config.dfr
     if settings.data == "val" and settings.tune == "val":
         raise UsageError(
