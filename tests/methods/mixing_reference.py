@@ -1,4 +1,4 @@
-"""SCALE's gradient mixing written out in float64, group by group, as the reference of its kernels."""
+"""A reference of SCALE's gradient mixing: written out in float64, group by group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ PHI = {
 
 
 def mixed(train: Tensor, target: Tensor, group_size: int, mapping: str, scale: float = 1.0) -> tuple[np.ndarray, float]:
-    """(scale (phi(c_k) train + target) of every group k, mean c_k); groups by the rules of the SCALE fact sheet."""
+    """Return scale (phi(c_k) train + target) of each group k, and the mean c_k.
+
+    Groups are those of the SCALE fact sheet.
+    """
     a, b = (x.detach().double().cpu().contiguous().numpy().reshape(-1) for x in (train, target))
     shape = tuple(train.shape)
     kernel = math.prod(shape[2:])
@@ -34,7 +37,7 @@ def mixed(train: Tensor, target: Tensor, group_size: int, mapping: str, scale: f
 
 
 def gradients(shapes, seed: int, *, channels_last: bool, agreement: float = 0.3) -> tuple[list[Tensor], list[Tensor]]:
-    """Random train and target gradients of these shapes, correlated, of very different sizes."""
+    """Return random train and target gradients of these shapes, correlated and of very different sizes."""
     rng = torch.Generator().manual_seed(seed)
     pairs = []
     for i, shape in enumerate(shapes):
@@ -48,7 +51,7 @@ def gradients(shapes, seed: int, *, channels_last: bool, agreement: float = 0.3)
 
 
 def assert_mixes(mixer, train, target, group_size: int, mapping: str, scale: float = 1.0) -> None:
-    """The mixer's result and cosines are the reference's, to single precision."""
+    """Check that the mixer's result and cosines are the reference's, to single precision."""
     expected = [mixed(a, b, group_size, mapping, scale) for a, b in zip(train, target, strict=True)]
     strides = [b.stride() for b in target]
     cosines = mixer(train, target)

@@ -1,4 +1,4 @@
-"""resample, reweight, subsample and what they share: what is balanced, how exactly, and what cannot be."""
+"""Tests of resample, reweight, subsample and their common parts: weights, draws, subsets, and refused views."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BY_GROUP, BY_CLASS = ("resample", "reweight", "subg", "groupdro"), ("resample_cl
 
 
 def write(path: Path, real: tuple[int, ...], synthetic: tuple[int, ...] = (0,) * 4) -> View:
-    """A training view whose real and synthetic rows are these many of each group, shuffled; 8x8 noise."""
+    """Return a training view with these many real and synthetic rows of each group, shuffled; 8x8 noise images."""
     counts = np.array([real, synthetic])
     cell = np.random.default_rng(0).permutation(np.repeat(np.arange(8), counts.reshape(-1)))
     pixels = np.random.default_rng(1).integers(0, 256, (len(cell), 8, 8, 3), dtype=np.uint8)
@@ -53,7 +53,7 @@ def real_view(tmp_path_factory: pytest.TempPathFactory) -> View:
 
 @pytest.fixture(scope="module")
 def usb_view(tmp_path_factory: pytest.TempPathFactory) -> View:
-    """Real rows topped up to 40 of each group."""
+    """Return real rows with synthetic rows added up to 40 of each group."""
     whole = write(tmp_path_factory.mktemp("mixed") / "toy_train.beton", REAL, SYNTHETIC)
     real = whole.subset(whole.beton.source == 0)
     return usb(real, synthetic_view(whole), Amount())
@@ -247,7 +247,7 @@ def test_balancing_by_source_can_be_switched_off_and_does_not_touch_real_data(us
         assert fitted(method, usb_view)[0].spec == usb_view.spec
 
 
-def test_a_cell_without_real_and_synthetic_rows_is_an_error_by_source_too(usb_view: View):
+def test_a_cell_without_real_and_synthetic_rows_is_also_an_error_by_source(usb_view: View):
     view = usb_view.subset(usb_view.group[usb_view.rows] != 1)
     with pytest.raises(DataError, match=r"1 of 4 groups .* \(left, light\)"):
         fitted("resample", view)
@@ -258,7 +258,7 @@ def test_a_cell_without_real_and_synthetic_rows_is_an_error_by_source_too(usb_vi
 
 @pytest.fixture
 def train(toy_args: list[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """train(method, *overrides): results of a run on one thread, with the objective's last summary."""
+    """Return train(method, *overrides): the results of a run on one thread, with the objective's last summary."""
     torch.set_num_threads(1)
 
     def run_method(method: str, *overrides: str) -> dict[str, Any]:
@@ -296,7 +296,7 @@ def test_a_usb_training_set_is_trained_on_by_every_balancing_method(train, usb_v
 
 
 def noisy_rows(n: int, aligned_share: float, seed: int) -> Rows:
-    """The toy set with a third of its signal: the label in the noise, the attribute beyond doubt."""
+    """Return the toy set with a third of its signal: noise hides the label, and the attribute is clear."""
     rng = np.random.default_rng(seed)
     label = np.arange(n) % 2
     attribute = np.where(rng.random(n) < aligned_share, label, 1 - label)

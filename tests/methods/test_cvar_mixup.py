@@ -1,4 +1,4 @@
-"""CVaR-DRO and mixup: the loss of one step in closed form, how it is drawn, and that a resumed run is the same run."""
+"""Tests of CVaR-DRO and mixup: the loss of one step in closed form, its draws, and resumed runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def test_cvar_takes_the_largest_losses_and_a_part_of_the_next():
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.35, 0.5, 1.0])
 def test_cvar_agrees_with_its_dual_over_random_batches(alpha: float):
-    """min over eta of eta + mean(max(loss - eta, 0)) / alpha (Rockafellar & Uryasev 2000), attained at a loss."""
+    """Check CVaR against min over eta of eta + mean(max(loss - eta, 0)) / alpha, which a loss attains.
+
+    Rockafellar & Uryasev 2000.
+    """
     rng = np.random.default_rng(0)
     for size in rng.integers(2, 40, 50):
         logits = torch.from_numpy(rng.normal(0, 3, (size, 4))).float()

@@ -1,4 +1,4 @@
-"""ddb1, ddb2: which rows are called conflicting, the weights of recipe II, and whole runs with every phase replaced."""
+"""Tests of ddb1 and ddb2: the rows called bias-conflicting, the weights of recipe II, and whole runs."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def scores(label: list[int], predicted: list[int], loss: list[float]) -> Scores:
 
 def test_outliers_are_errors_above_the_mean_of_their_class_by_gamma_deviations():
     # class 0: correct losses 0, 1, 2: mean 1, deviation sqrt(2/3) = 0.816; class 1: correct 0.5, 0.5: 0.5, 0
-    found = scores([0] * 6 + [1] * 4, [0, 0, 0, 1, 1, 1, 1, 1, 0, 0], [0, 1, 2, 1.8, 1.9, 5, 0.5, 0.5, 0.4, 0.6])
-    assert loss_outliers(found, 1.0, "correct").tolist() == [False] * 4 + [True, True] + [False] * 3 + [True]
+    row_scores = scores([0] * 6 + [1] * 4, [0, 0, 0, 1, 1, 1, 1, 1, 0, 0], [0, 1, 2, 1.8, 1.9, 5, 0.5, 0.5, 0.4, 0.6])
+    assert loss_outliers(row_scores, 1.0, "correct").tolist() == [False] * 4 + [True, True] + [False] * 3 + [True]
     # of all rows of class 0: mean 1.95, deviation 1.52, bound 3.47; of class 1: 0.5, 0.07, bound 0.57
-    assert loss_outliers(found, 1.0, "all").tolist() == [False] * 5 + [True] + [False] * 3 + [True]
-    assert loss_outliers(found, 0.0, "correct").sum() == 4
+    assert loss_outliers(row_scores, 1.0, "all").tolist() == [False] * 5 + [True] + [False] * 3 + [True]
+    assert loss_outliers(row_scores, 0.0, "correct").sum() == 4
 
 
-def test_a_high_loss_of_a_row_that_is_right_is_no_outlier():
+def test_a_correct_row_of_high_loss_is_no_outlier():
     assert not loss_outliers(scores([0, 0, 0], [0, 0, 0], [0, 0, 9]), 0.5, "all").any()
 
 
@@ -78,13 +78,13 @@ def test_without_a_correct_row_every_row_of_the_class_is_conflicting():
     assert loss_outliers(scores([0, 0, 1], [1, 1, 1], [1, 2, 0]), 3.0, "correct").tolist() == [True, True, False]
 
 
-def test_a_class_that_the_filter_leaves_one_row_has_its_error_set(caplog):
-    found = scores([0] * 5, [0, 0, 1, 1, 1], [1, 1.1, 1, 1, 9])
-    assert loss_outliers(found, 3.0, "correct").sum() == 1
+def test_a_class_with_one_outlier_has_its_whole_error_set(caplog):
+    row_scores = scores([0] * 5, [0, 0, 1, 1, 1], [1, 1.1, 1, 1, 9])
+    assert loss_outliers(row_scores, 3.0, "correct").sum() == 1
     with caplog.at_level("INFO", "debeton"):
-        assert select_conflicting(found, settings(gamma=3.0), ("a",)).tolist() == [False, False, True, True, True]
+        assert select_conflicting(row_scores, settings(gamma=3.0), ("a",)).tolist() == [False, False, True, True, True]
     assert "class a: fewer than 2 rows" in caplog.text
-    assert select_conflicting(found, settings(selector="error_set"), ("a",)).tolist() == [
+    assert select_conflicting(row_scores, settings(selector="error_set"), ("a",)).tolist() == [
         False,
         False,
         True,
@@ -97,7 +97,7 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(paper_view):
     label, attribute = [0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 0, 1]
     view: View = paper_view(label, attribute, SPEC)
     loss = [1.0, 3.0, 2.0, 4.0, 0.1, 0.1, 0.3]
-    found = describe_scores(view, scores(label, label, loss))
+    description = describe_scores(view, scores(label, label, loss))
     conflicting = [0, 0, 1, 1, 0, 1, 0]
 
     def pairs(rows: list[int]) -> float:
@@ -105,8 +105,11 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(paper_view):
         low = [loss[i] for i in rows if not conflicting[i]]
         return float(np.mean([(h > lo) + 0.5 * (h == lo) for h in high for lo in low]))
 
-    assert found["auroc"] == pytest.approx(pairs(list(range(7))))
-    assert found["auroc_by_class"] == {"a": pytest.approx(pairs([0, 1, 2, 3])), "b": pytest.approx(pairs([4, 5, 6]))}
+    assert description["auroc"] == pytest.approx(pairs(list(range(7))))
+    assert description["auroc_by_class"] == {
+        "a": pytest.approx(pairs([0, 1, 2, 3])),
+        "b": pytest.approx(pairs([4, 5, 6])),
+    }
     assert describe_scores(paper_view([0, 1], [0, 1], SPEC), scores([0, 1], [0, 0], [1, 1]))["auroc"] is None
 
 
@@ -114,7 +117,7 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(paper_view):
 
 
 class Table(nn.Module):
-    """Logits by the number that an image is."""
+    """A model whose image is a number, and whose logits are that row of a table."""
 
     def __init__(self, logits: torch.Tensor):
         super().__init__()
@@ -147,24 +150,26 @@ def test_recipe_2_is_the_published_weight_in_float64(paper_view, ema, class_norm
         ema=ema,
         class_norm=class_norm,
     )
-    kept: dict[int, tuple[float, float]] = {}
+    averages: dict[int, tuple[float, float]] = {}
     for rows in ([0, 1, 3, 4], [2, 5, 0, 3], [1, 0, 4, 5]):
         with torch.no_grad():
             model.logits.mul_(1.3)
-        found = objective(model, batch_of(view, rows)).loss
-        both = {}
+        loss = objective(model, batch_of(view, rows)).loss
+        model_loss = {}
         for row in rows:
             logits = [net.logits[row].detach().double() for net in (amplifier, model)]
             pair = [-float(values.log_softmax(0)[label[row]]) for values in logits]
-            old = kept.get(row)
+            old = averages.get(row)
             moved = pair if old is None else [ema * a + (1 - ema) * b for a, b in zip(old, pair)]
-            kept[row], both[row] = (moved[0], moved[1]), pair[1]
+            averages[row], model_loss[row] = (moved[0], moved[1]), pair[1]
         expected = 0.0
         for row in rows:
-            largest = [max(kept[r][k] for r in kept if label[r] == label[row]) if class_norm else 1.0 for k in (0, 1)]
-            hard, own = kept[row][0] / largest[0], kept[row][1] / largest[1]
-            expected += hard / (hard + own) * both[row] / len(rows)
-        assert float(found) == pytest.approx(expected, rel=1e-5)
+            largest = [
+                max(averages[r][k] for r in averages if label[r] == label[row]) if class_norm else 1.0 for k in (0, 1)
+            ]
+            hard, own = averages[row][0] / largest[0], averages[row][1] / largest[1]
+            expected += hard / (hard + own) * model_loss[row] / len(rows)
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_amplifier_is_not_trained_saved_or_put_in_training_mode(paper_view):
@@ -182,7 +187,7 @@ def test_the_amplifier_is_not_trained_saved_or_put_in_training_mode(paper_view):
         RelativeDifficulty(view, marked=marked)
 
 
-def test_nearly_all_weight_on_marked_rows_is_told_as_a_shortcut_that_may_turn_round(paper_view, caplog):
+def test_nearly_all_weight_on_marked_rows_warns_of_an_inverted_shortcut(paper_view, caplog):
     view: View = paper_view([0, 0, 0, 1], [0, 0, 1, 1], SPEC)
     marked, model = torch.tensor([False, False, True, False]), Table(torch.zeros(4, 2))  # a loss of log 2 everywhere
     for sure, inverting in ((1e-3, True), (0.3, False)):
@@ -193,26 +198,26 @@ def test_nearly_all_weight_on_marked_rows_is_told_as_a_shortcut_that_may_turn_ro
         weights = losses.double() / (losses.double() + np.log(2))
         caplog.clear()
         with caplog.at_level("WARNING", "debeton"):
-            found = objective.summary()["weight_share_of_marked"]
-        assert found == pytest.approx(float(weights[2] / weights.sum()), rel=1e-6)
+            share = objective.summary()["weight_share_of_marked"]
+        assert share == pytest.approx(float(weights[2] / weights.sum()), rel=1e-6)
         assert ("% of the weight is on rows called bias-conflicting" in caplog.text) == inverting
         assert objective.summary()["weight_share_of_marked"] is None
 
 
-def test_weights_are_told_by_group_and_tenth_and_forgotten(paper_view, caplog):
+def test_a_summary_has_weights_by_group_and_tenth_and_starts_anew(paper_view, caplog):
     view: View = paper_view([0, 0, 1, 1], [0, 1, 1, 0], SPEC)
     weights = RowWeights(view)
     weights.update(torch.tensor([0, 1, 2, 3, 1]), torch.tensor([0.05, 0.95, 0.15, 1.0, 0.85]))
-    found = weights.summary()
-    assert found["weight_aligned"] == pytest.approx(0.1)
-    assert found["weight_conflicting"] == pytest.approx((0.95 + 1.0 + 0.85) / 3)
-    assert found["weight_by_group"] == {
+    summary = weights.summary()
+    assert summary["weight_aligned"] == pytest.approx(0.1)
+    assert summary["weight_conflicting"] == pytest.approx((0.95 + 1.0 + 0.85) / 3)
+    assert summary["weight_by_group"] == {
         "a, x": pytest.approx(0.05),
         "a, y": pytest.approx(0.9),
         "b, x": pytest.approx(1.0),
         "b, y": pytest.approx(0.15),
     }
-    assert found["weight_by_tenth"] == {
+    assert summary["weight_by_tenth"] == {
         "aligned": [1, 1, 0, 0, 0, 0, 0, 0, 0, 0], "conflicting": [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
     }  # fmt: skip
     assert not caplog.records
@@ -227,7 +232,7 @@ def test_weights_are_told_by_group_and_tenth_and_forgotten(paper_view, caplog):
 
 @pytest.fixture(scope="module")
 def amplified(toy_betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of ddb1 with every phase of its own."""
+    """Return the folder of a finished run of ddb1 that trained every phase itself."""
     out = tmp_path_factory.mktemp("ddb")
     base = {
         "data.dataset": "toy",
@@ -312,7 +317,7 @@ def test_the_ablation_trains_the_amplifier_on_the_training_rows(toy_args, tmp_pa
 
 
 def test_a_stopped_run_goes_on_where_it_was(amplified, tmp_path):
-    """As after a kill during the last phase: results and its checkpoints are gone, and the same command makes them."""
+    """Resume as after a kill in the last phase, which leaves no results and no checkpoint of that phase."""
     copy = tmp_path / amplified.parent.name / amplified.name
     shutil.copytree(amplified, copy)
     before = load_checkpoint(copy / "checkpoints" / "phase_train.pt")["state_dict"]
@@ -355,7 +360,7 @@ def test_a_run_that_is_asked_to_stop_while_it_draws_goes_on_with_the_same_images
     [lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0]], lambda lines: lines[:-1]],
     ids=["a line without its last value", "a line less"],
 )
-def test_scores_of_a_stopped_run_that_were_changed_are_a_sentence(amplified, toy_args, tmp_path, capsys, damage):
+def test_changed_scores_of_a_stopped_run_are_refused(amplified, toy_args, tmp_path, capsys, damage):
     words = given({**TINY, "ddb.amplifier": amplified / "checkpoints" / "phase_amplifier.pt"})
     command = [*toy_args, *words, "--training.method", "ddb1"]
     assert run(command) == 0
@@ -378,7 +383,7 @@ def test_scores_of_a_stopped_run_that_were_changed_are_a_sentence(amplified, toy
         ({"training.label_smoothing": 0.1, "training.method": "ddb2"}, "ddb2 compares the plain losses"),
     ],
 )
-def test_what_cannot_be_is_a_sentence_and_status_2(toy_args, capsys, extra, words):
+def test_wrong_settings_end_with_a_sentence_and_status_2(toy_args, capsys, extra, words):
     assert run([*toy_args, *given({**TINY, "training.method": "ddb1", **extra})]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
 
@@ -392,8 +397,8 @@ def test_too_few_images_of_a_class_are_named(toy_args, capsys, tmp_path):
 
 def test_too_few_rows_for_a_diffusion_model_are_named_before_it_is_trained(toy_args, capsys, tmp_path):
     assert run([*toy_args, *given({**TINY, "training.method": "ddb1", "data.mini_dataset": 0.02})]) == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert "too few training rows for a diffusion model of every class: left has" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "too few training rows for a diffusion model of every class: left has" in message
     assert not list((tmp_path / "runs").rglob("phase_*.pt"))
 
 
@@ -401,8 +406,8 @@ def test_an_amplifier_of_another_architecture_is_refused(amplified, toy_args, ca
     path = amplified / "checkpoints" / "phase_amplifier.pt"
     words = given({**TINY, "ddb.amplifier": path, "amplifier.arch": "small_convnet"})
     assert run([*toy_args, *words, "--training.method", "ddb1"]) == 2
-    said = "its arch is small_resnet, this run's is small_convnet; set --amplifier.arch to it"
-    assert said in " ".join(capsys.readouterr().err.split())
+    message = "its arch is small_resnet, this run's is small_convnet; set --amplifier.arch to it"
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])

@@ -1,4 +1,4 @@
-"""debian: its sums and losses against a loop over classes, a step of both networks, resuming, two processes as one."""
+"""Tests of debian: sums and losses against a loop over classes, a step of both networks, resuming, two processes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ t = torch.tensor
 
 
 def sides_of_class(side: np.ndarray, probability: np.ndarray) -> tuple[float, float]:
-    """Mean probabilities of a class's rows on either side, each row counting by how much it is there."""
+    """Return the mean probabilities of a class's rows on either side, each row weighted by its position there."""
     positive = (side * probability).sum() / (side.sum() + EPSILON)
     return positive, ((1 - side) * probability).sum() / ((1 - side).sum() + EPSILON)
 
 
 def reference(side: np.ndarray, probability: np.ndarray, label: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
-    """Loss of the discoverer and disadvantage of each row, class after class in float64."""
+    """Return the discoverer's loss and the disadvantage of each row, class after class in float64."""
     losses, worse = [], side.copy()
     for k in np.unique(label):
         of_class = label == k
@@ -53,7 +53,7 @@ def test_loss_and_disadvantage_are_those_of_a_loop_over_classes(rows, classes, s
     torch.testing.assert_close(disadvantage(t(side), sums, t(label)), t(worse))
 
 
-def test_the_discoverer_gains_by_parting_the_rows_that_the_model_serves_unequally():
+def test_the_discoverer_gains_by_separating_rows_that_the_model_serves_unequally():
     probability, label = t([0.9, 0.9, 0.2, 0.2]), t([0, 0, 0, 0])
 
     def loss(side: list[float], penalty: float = 1.0) -> float:
@@ -67,7 +67,7 @@ def test_the_discoverer_gains_by_parting_the_rows_that_the_model_serves_unequall
 
 @pytest.fixture
 def step_of_two(paper_view):
-    """A function (weights' scale) that makes an objective of linear networks, the model and a batch of eight rows."""
+    """Return a function of the weights' scale that makes an objective, the model, and a batch of 8 rows."""
     view = paper_view([0, 1, 0, 1, 0, 1, 0, 0], [0, 1, 1, 0, 0, 1, 2, 2])
 
     class Further:
@@ -92,7 +92,7 @@ def step_of_two(paper_view):
 def test_a_step_gives_each_network_the_gradient_of_its_own_loss(step_of_two):
     objective, model, batch = step_of_two()
     cpu = torch.device("cpu")
-    found = objective.backward(model, batch, Precision("fp32", cpu))
+    output = objective.backward(model, batch, Precision("fp32", cpu))
     ours = [p.grad.clone() for p in (*model.parameters(), *objective.discoverer.parameters())]
 
     objective, model, batch = step_of_two()
@@ -108,7 +108,7 @@ def test_a_step_gives_each_network_the_gradient_of_its_own_loss(step_of_two):
     side = discoverer(batch.image)[row, label].sigmoid()
     loss_of_discoverer = discovery_loss(class_sums(side, probability, label, 2), 2.0).float()
     theirs += torch.autograd.grad(loss_of_discoverer, list(discoverer.parameters()))
-    torch.testing.assert_close(found.loss, loss.detach())
+    torch.testing.assert_close(output.loss, loss.detach())
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -187,7 +187,7 @@ def test_two_processes_take_the_step_of_one_in_both_networks(debian_args, two_pr
 
 
 def weights_before_training(args: list[str], tmp_path: Path) -> dict[str, torch.Tensor]:
-    """The discoverer's parameters as `debian` draws them: after those of the model, with the same seed."""
+    """Return the discoverer's parameters as `debian` draws them: after the model's, with the same seed."""
     with open_run(load([], [*args, "--training.outdir", str(tmp_path / "fresh")])) as opened:
         opened.network()
         return {name: p.detach().clone() for name, p in second_network(opened).named_parameters()}

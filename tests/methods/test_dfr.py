@@ -1,4 +1,4 @@
-"""DFR: its logistic regressions are scikit-learn's, its last layer is their mean, and the run resumes at once."""
+"""Tests of DFR: its regressions are scikit-learn's, its last layer is their mean, and a run resumes at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ONES = (1.0, 1.0)
 
 
 def features(n: int, size: int, spec: DatasetSpec, seed: int = 0) -> FeatureSet:
-    """Non-negative features; the first few say the label, the next few louder the attribute."""
+    """Return non-negative features: the first few hold the label, and the next few the attribute more strongly."""
     rng = np.random.default_rng(seed)
     label, attribute = rng.integers(0, spec.num_classes, n), rng.integers(0, 2, n)
     x = rng.normal(1, 1, (n, size))
@@ -156,7 +156,7 @@ def test_a_head_on_features_of_length_one_normalises_them_and_stays_in_float32()
         assert head(x).dtype == torch.float32
 
 
-def test_balanced_subsets_have_equal_groups_and_halves_share_out_every_group():
+def test_balanced_subsets_have_equal_groups_and_halves_split_every_group():
     group = np.repeat([0, 1, 3], [9, 4, 1])
     data = FeatureSet(np.arange(14, dtype=np.float32)[:, None], group // 2, group, SPEC)
     subset = data.subset(np.flatnonzero(group < 3)).balanced(np.random.default_rng(0))
@@ -202,7 +202,7 @@ DFR = ["--training.method", "dfr", "--dfr.c_grid", "1,0.1,0.01", "--dfr.refits",
 
 
 def _without_dfr(args: list[str]) -> list[str]:
-    """The arguments without DFR's own, which a preset gives."""
+    """Return the arguments without DFR's own, which a preset gives."""
     start = args.index(DFR[0])
     return args[:start] + args[start + len(DFR) :]
 
@@ -215,7 +215,7 @@ def results(outdir: Path, method: str = "dfr") -> tuple[dict, Path]:
 
 @pytest.fixture(scope="module")
 def finished(toy_betons, tmp_path_factory):
-    """(arguments, folder of the runs) after an ERM run and a DFR run on top of ERM."""
+    """Return the arguments and the folder of an ERM run and a DFR run on top of it."""
     outdir = tmp_path_factory.mktemp("dfr")
     settings = {
         "data.dataset": "toy",
@@ -241,7 +241,7 @@ def finished(toy_betons, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_erm(finished) -> list[str]:
-    """Arguments of a DFR run on the ERM run's checkpoint, which trains nothing."""
+    """Return the arguments of a DFR run on the ERM run's checkpoint, which trains nothing."""
     args, outdir = finished
     return [*args, *DFR, "--dfr.checkpoint", str(results(outdir, "erm")[1] / "checkpoints/checkpoint_best.pt")]
 

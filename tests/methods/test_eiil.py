@@ -1,4 +1,4 @@
-"""eiil: the gradient it parts rows by, its assignments against automatic differentiation, and a run from end to end."""
+"""Tests of eiil: the gradient against automatic differentiation, the assignments, and a whole run."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_the_violation_is_half_the_sum_of_squared_mean_gradients_of_both_environ
     q, gradient = t([0.25, 0.5, 0.75]), t([4.0, -2.0, 8.0])
     assignment, label = (q / (1 - q)).log(), t([0, 0, 2])
     # class 0: means (0.25 * 4 - 0.5 * 2) / 2 = 0 and (0.75 * 4 - 0.5 * 2) / 2 = 1; class 2: 6 and 2; class 1 has no row
-    found = violation(assignment, gradient, label, t([2.0, 1.0, 1.0]))
-    assert float(found) == pytest.approx((0 + 1 + 36 + 4) / 2)
+    value = violation(assignment, gradient, label, t([2.0, 1.0, 1.0]))
+    assert float(value) == pytest.approx((0 + 1 + 36 + 4) / 2)
 
 
 def test_environments_end_as_the_signs_of_the_gradients():
     rng = np.random.default_rng(0)
     gradient, label = rng.normal(-0.2, 1, 200), rng.integers(3, size=200)
-    found = infer_environments(t(gradient), t(label), steps=4000, step_size=0.01, seed=1)
-    assert found.tolist() == (gradient > 0).tolist()
+    conflicting = infer_environments(t(gradient), t(label), steps=4000, step_size=0.01, seed=1)
+    assert conflicting.tolist() == (gradient > 0).tolist()
 
 
 def test_other_seeds_start_elsewhere_and_the_same_seed_ends_the_same():
@@ -52,13 +52,16 @@ def test_other_seeds_start_elsewhere_and_the_same_seed_ends_the_same():
 
 
 def test_a_class_whose_rows_are_all_on_one_side_is_one_environment():
-    found = infer_environments(t([-1.0, -2.0, -0.5, 3.0]), t([0, 0, 0, 1]), steps=4000, step_size=0.01, seed=0)
-    assert found.tolist() in ([False] * 3 + [True], [True] * 3 + [True])  # an environment without rows has no mean
+    conflicting = infer_environments(t([-1.0, -2.0, -0.5, 3.0]), t([0, 0, 0, 1]), steps=4000, step_size=0.01, seed=0)
+    assert conflicting.tolist() in (
+        [False] * 3 + [True],
+        [True] * 3 + [True],
+    )  # an environment without rows has no mean
 
 
 @pytest.fixture(scope="module")
 def finished(toy_betons, write_toy, tmp_path_factory) -> Path:
-    """A run on 256 rows, 90 % aligned."""
+    """Return a finished run on 256 rows, 90 % of them bias-aligned."""
     train = tmp_path_factory.mktemp("train") / "train.beton"
     write_toy(train, 256, 0.9)
     outdir = tmp_path_factory.mktemp("eiil")
@@ -86,7 +89,7 @@ def finished(toy_betons, write_toy, tmp_path_factory) -> Path:
     return folder_of(outdir)
 
 
-def test_a_run_keeps_its_environments_by_path_and_says_how_they_meet_the_bias(finished):
+def test_a_run_writes_its_environments_by_path_and_reports_their_recall(finished):
     with (finished / ENVIRONMENTS).open() as file:
         records = list(csv.DictReader(file))
     marked = sum(record["environment"] == "1" for record in records)

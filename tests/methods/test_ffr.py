@@ -1,4 +1,4 @@
-"""ffr: the published counts by --dry-run, two phases of one seed, and stage 1 by itself."""
+"""Tests of ffr: the published counts in --dry-run, two phases of one seed, and the first phase by itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ CELEBA = DatasetSpec(
 
 
 def write_cells(path: Path, spec: DatasetSpec, split: str, real: list[int], synthetic: int = 0) -> None:
-    """A beton of 1 x 1 images: so many real rows of each cell that exists, and as many synthetic ones of each."""
+    """Write a beton of 1 x 1 images with these many real rows of each existing cell.
+
+    Each cell also gets the same number of synthetic rows.
+    """
     cells = [g for g in range(spec.num_groups) if g not in spec.missing]
     group = np.concatenate([np.repeat(cells, real), np.repeat(cells, synthetic)])
     source = np.repeat([0, 1], [sum(real), synthetic * len(cells)])
@@ -52,14 +55,14 @@ def write_cells(path: Path, spec: DatasetSpec, split: str, real: list[int], synt
 
 
 def counts_shown(text: str) -> dict[str, list[int]]:
-    """The counts of every view in --dry-run's text."""
-    found: dict[str, list[int]] = {}
+    """Return the counts of every view in --dry-run's text."""
+    counts_by_view: dict[str, list[int]] = {}
     for line in text.splitlines():
         if match := re.match(r"view (\w+): ", line):
-            counts = found.setdefault(match[1], [])
-        elif found and (match := re.match(r"  .*\s(\d+)$", line)):
+            counts = counts_by_view.setdefault(match[1], [])
+        elif counts_by_view and (match := re.match(r"  .*\s(\d+)$", line)):
             counts.append(int(match[1]))
-    return found
+    return counts_by_view
 
 
 def dry_run(folder: Path, spec: DatasetSpec, capsys, **settings: Any) -> dict[str, list[int]]:
@@ -142,10 +145,12 @@ def with_source(real: Rows, synthetic: Rows) -> Rows:
 
 @pytest.fixture(scope="module")
 def betons(tmp_path_factory) -> Path:
-    """The toy set, 97 % aligned, with 400 balanced synthetic rows whose images are a shade darker."""
+    """Return the toy set, 97 % bias-aligned, with 400 balanced synthetic rows of slightly darker images."""
     folder = tmp_path_factory.mktemp("ffr")
-    made = toy_rows(400, 0.5, 31)
-    darker = Rows(made.label, made.attribute, lambda i: (made.image(i) * 0.9).astype(np.uint8), made.names)
+    synthetic = toy_rows(400, 0.5, 31)
+    darker = Rows(
+        synthetic.label, synthetic.attribute, lambda i: (synthetic.image(i) * 0.9).astype(np.uint8), synthetic.names
+    )
     rows = with_source(toy_rows(300, 0.97, 30), darker)
     write_beton(folder / "toy_train.beton", rows, TOY_SPEC, "train", WriteOptions(mode="raw"))
     for seed, (split, n) in enumerate((("val", 128), ("test", 256)), start=32):
@@ -177,8 +182,8 @@ def test_ffr_trains_on_synthetic_then_on_real_rows_and_reports_the_first_stage(f
     assert results["method"] == "ffr"
     first = results["notes"]["first_phase"]
     assert first["rows"] == 240
-    kept = [x["metrics"] for x in lines_of(folder) if x["phase"] == "first" and x["split"] == "val"]
-    assert first["val"]["worst_group_accuracy"] == max(m["worst_group_accuracy"] for m in kept)
+    evaluations = [x["metrics"] for x in lines_of(folder) if x["phase"] == "first" and x["split"] == "val"]
+    assert first["val"]["worst_group_accuracy"] == max(m["worst_group_accuracy"] for m in evaluations)
     assert 0 <= first["test"]["worst_group_accuracy"] <= 1
     assert set(results["timing"]["phases"]) == {"first", "train"}
 
@@ -258,7 +263,7 @@ def test_an_interrupted_run_ends_bit_equal(ffr_args, tmp_path, monkeypatch, step
     assert results["test"] == again["test"]
 
 
-def test_ffr_learns_what_erm_on_the_biased_rows_does_not(ffr_args, tmp_path):
+def test_ffr_learns_a_task_that_erm_on_the_biased_rows_does_not(ffr_args, tmp_path):
     conflicting = {}
     for method in ("erm", "ffr"):
         words = ["--training.method", method, "--training.epochs", "4", "--training.outdir", tmp_path / method]

@@ -1,4 +1,4 @@
-"""GroupDRO: one step in closed form, 500 steps against a float64 reference, several processes, and its settings."""
+"""Tests of GroupDRO: one step in closed form, 500 steps against a float64 reference, two processes, and settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES = ("a", "b", "c", "d", "e", "f")
 
 
 def batch_of(logits: torch.Tensor, label: Any, group: Any, share: float = 1.0) -> Batch:
-    """A batch whose images are the logits, for a model that is the identity."""
+    """Return a batch whose images are the logits, for a model that is the identity."""
     label, group = torch.as_tensor(label), torch.as_tensor(group)
     zeros = torch.zeros(len(label), dtype=torch.int64)
     return Batch(logits, torch.arange(len(label)), label, zeros, group, zeros, share)
@@ -120,7 +120,7 @@ def test_not_robust_is_the_plain_mean_of_the_losses():
 
 
 class Reference:
-    """kohpangwei/group_DRO's rules, row by row and group by group, in float64."""
+    """A reference of the rules of kohpangwei/group_DRO: row by row and group by group, in float64."""
 
     def __init__(self, counts: np.ndarray, options: GroupDROOptions):
         self.groups = [g for g in range(len(counts)) if counts[g]]
@@ -241,7 +241,7 @@ def test_btl_with_no_share_of_rows_is_refused():
 
 @pytest.fixture
 def train(toy_args: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """train(name, *overrides): latest checkpoint and training lines of a run of that name, new or resumed."""
+    """Return train(name, *overrides): the latest checkpoint and training lines of a new or resumed run."""
     torch.set_num_threads(1)
 
     def run_named(name: str, *overrides: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -291,29 +291,29 @@ def test_an_interrupted_run_ends_bit_equal(train, monkeypatch, settings: tuple[s
 
 def test_automatic_adjustments_are_validation_minus_training_losses(train, toy_betons, monkeypatch):
     seen = []
-    made = groupdro.validation_losses
+    validation_losses = groupdro.validation_losses
 
-    def noting(run, view, model):
-        measure = made(run, view, model)
+    def recording(run, view, model):
+        measure = validation_losses(run, view, model)
 
-        def noted(precision):
+        def recorded(precision):
             modes = [module.training for module in model.modules()]
-            found = measure(precision)
+            losses = measure(precision)
             assert modes == [module.training for module in model.modules()]
             metrics = evaluate(run, model, "val").metrics  # a second way to the same losses, weighted by their rows
-            seen.append((found, metrics))
-            return found
+            seen.append((losses, metrics))
+            return losses
 
-        return noted
+        return recorded
 
-    monkeypatch.setattr(groupdro, "validation_losses", noting)
+    monkeypatch.setattr(groupdro, "validation_losses", recording)
     settings = ("--groupdro.automatic_adjustment", "true", "--training.epochs", "3", "--model.bn_mode", "eval")
     _, lines = train("automatic", *settings)
     assert len(seen) == 2  # before the second and the third epoch
-    for (found, metrics), line, later in zip(seen, lines, lines[1:], strict=False):
+    for (losses, metrics), line, later in zip(seen, lines, lines[1:], strict=False):
         rows = np.array(list(metrics["group_count"].values()))
-        assert float((found.numpy() * rows).sum() / rows.sum()) == pytest.approx(metrics["loss"], rel=1e-5)
-        gap = found.numpy() - np.array(list(line["objective"]["loss"].values()))
+        assert float((losses.numpy() * rows).sum() / rows.sum()) == pytest.approx(metrics["loss"], rel=1e-5)
+        gap = losses.numpy() - np.array(list(line["objective"]["loss"].values()))
         np.testing.assert_allclose(list(later["objective"]["adjustment"].values()), gap, rtol=1e-4, atol=1e-6)
     assert "adjustment" not in lines[0]["objective"]
 
@@ -380,7 +380,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """States after 30 steps, by objective: of one process, and of each of two."""
+    """Return the states after 30 steps, by objective: of one process, and of each of two."""
     folder = tmp_path_factory.mktemp("gloo")
     ending = """
 with distributed.process_group("gloo", CPU):

@@ -1,4 +1,4 @@
-"""jtt: only rows that the first network gets wrong are repeated, and a resumed run repeats the same ones."""
+"""Tests of jtt: only rows that the first network gets wrong are repeated, and a resumed run repeats the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def errors_of(folder: Path) -> list[int]:
 
 @pytest.fixture(scope="session")
 def paper_view(paper_view) -> Callable[..., View]:
-    """paper_view(label, attribute, spec): under this file's own spec; one path has a comma in it."""
+    """Return paper_view(label, attribute, spec) with this file's own spec; one path has a comma in it."""
 
     def make(label: list[int], attribute: list[int], spec: DatasetSpec = SPEC) -> View:
         names = [f"{i},odd/{i}.jpg" if i == 2 else f"dir/{i}.jpg" for i in range(len(label))]
@@ -48,7 +48,7 @@ def paper_view(paper_view) -> Callable[..., View]:
 
 @pytest.fixture(scope="module")
 def train_path(write_toy, tmp_path_factory) -> Path:
-    """256 rows, 90 % aligned."""
+    """Return a training set of 256 rows, 90 % of them bias-aligned."""
     path = tmp_path_factory.mktemp("train") / "train.beton"
     write_toy(path, 256, 0.9)
     return path
@@ -107,17 +107,18 @@ def test_upweight_0_and_an_empty_error_set_leave_the_view_as_it_is(paper_view):
         assert upweighted(view, np.array(error), upweight).rows.tolist() == view.rows.tolist()
 
 
-def test_the_error_set_is_what_is_misclassified_and_never_what_is_right(toy_args, tmp_path):
+def test_the_error_set_has_the_misclassified_rows_alone(toy_args, monkeypatch):
     with open_run(load([], toy_args)) as opened:
         view = opened.views["train"]
         predicted = view.label[view.rows].copy()
         wrong = np.zeros(len(view), bool)
         wrong[[3, 70, 511]] = True
         predicted[wrong] = 1 - predicted[wrong]
-        opened.evaluate = lambda model, split: Evaluation({}, torch.from_numpy(predicted), torch.empty(0))  # type: ignore[method-assign]
-        found = error_set(opened, torch.nn.Identity())
-        repeated = upweighted(view, found, 5)
-    assert np.flatnonzero(found).tolist() == [3, 70, 511]
+        evaluation = Evaluation({}, torch.from_numpy(predicted), torch.empty(0))
+        monkeypatch.setattr("debeton.methods.jtt.evaluate", lambda run, model, split: evaluation)
+        error = error_set(opened, torch.nn.Identity())
+        repeated = upweighted(view, error, 5)
+    assert np.flatnonzero(error).tolist() == [3, 70, 511]
     rows, counts = np.unique(repeated.rows, return_counts=True)
     assert rows[counts > 1].tolist() == [3, 70, 511]
     assert set(counts[counts > 1].tolist()) == {6}
@@ -153,32 +154,32 @@ def test_precision_and_recall_are_those_of_bias_conflicting_rows(paper_view):
     # groups ax: 3 rows, 1 error; ay: 2 rows, 1 error; bx: none; by: 3 rows, 1 error
     view = paper_view([0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1])
     error = np.array([1, 0, 0, 1, 0, 1, 0, 0], bool)
-    found = describe_marks(view, error, "error")
-    assert (found["rows"], found["errors"]) == (8, 3)
-    assert found["precision"] == pytest.approx(1 / 3)
-    assert found["recall"] == 0.5
-    assert found["error_rate_aligned"] == pytest.approx(2 / 6)
-    assert found["by_class"] == {"a": {"precision": 0.5, "recall": 0.5}, "b": {"precision": 0.0, "recall": None}}
-    assert found["by_group"]["a, y"] == {"rows": 2, "errors": 1, "error_rate": 0.5, "share": pytest.approx(1 / 3)}
-    assert found["by_group"]["b, x"] == {"rows": 0, "errors": 0, "error_rate": None, "share": 0.0}
-    json.dumps(found)
+    description = describe_marks(view, error, "error")
+    assert (description["rows"], description["errors"]) == (8, 3)
+    assert description["precision"] == pytest.approx(1 / 3)
+    assert description["recall"] == 0.5
+    assert description["error_rate_aligned"] == pytest.approx(2 / 6)
+    assert description["by_class"] == {"a": {"precision": 0.5, "recall": 0.5}, "b": {"precision": 0.0, "recall": None}}
+    assert description["by_group"]["a, y"] == {"rows": 2, "errors": 1, "error_rate": 0.5, "share": pytest.approx(1 / 3)}
+    assert description["by_group"]["b, x"] == {"rows": 0, "errors": 0, "error_rate": None, "share": 0.0}
+    json.dumps(description)
 
 
 def test_without_a_pairing_precision_and_recall_are_undefined(paper_view):
     view = paper_view([0, 1, 0], [0] * 3, DatasetSpec("plain", ("a", "b")))
-    found = describe_marks(view, np.array([True, False, False]), "error")
-    assert (found["precision"], found["recall"], found["error_rate_aligned"]) == (None, None, None)
-    assert "by_class" not in found
-    assert found["by_group"]["a"]["error_rate"] == 0.5
+    description = describe_marks(view, np.array([True, False, False]), "error")
+    assert (description["precision"], description["recall"], description["error_rate_aligned"]) == (None, None, None)
+    assert "by_class" not in description
+    assert description["by_group"]["a"]["error_rate"] == 0.5
 
 
 @pytest.mark.parametrize(("error", "words"), [(False, "makes no error"), (True, "gets every training row wrong")])
 def test_an_error_set_of_nothing_or_everything_warns(caplog, monkeypatch, error, words, paper_view):
     monkeypatch.setattr("debeton.system.log.logger.propagate", True)
-    found = report_errors(paper_view([0, 1, 0, 1], [0, 1, 1, 0]), np.full(4, error))
+    description = report_errors(paper_view([0, 1, 0, 1], [0, 1, 1, 0]), np.full(4, error))
     assert words in caplog.text
-    assert found["errors"] == 4 * error
-    assert found["precision"] == (0.5 if error else None)
+    assert description["errors"] == 4 * error
+    assert description["precision"] == (0.5 if error else None)
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ def test_the_preset_loads_over_a_data_set_s(preset):
 # --- whole runs ----------------------------------------------------------------------------------
 
 
-def test_a_run_repeats_the_errors_of_the_first_network_and_says_how_many_conflict(finished, train_path):
+def test_a_run_repeats_the_errors_of_the_first_network_and_reports_their_recall(finished, train_path):
     notes = json.loads((finished / "results.json").read_text())["notes"]["jtt"]
     lines = [json.loads(line) for line in (finished / "results.jsonl").read_text().splitlines()]
     train = [(line["phase"], line["epoch"], line["metrics"]) for line in lines if line["split"] == "train"]

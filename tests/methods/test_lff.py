@@ -1,4 +1,4 @@
-"""lff: closed forms of a step, an independent float64 account of 300 of them, resuming, and two processes as one."""
+"""Tests of lff: a step in closed form, 300 steps against a float64 reference, resuming, and two processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ t = torch.tensor
 
 @pytest.fixture(scope="session")
 def paper_view(paper_view) -> Callable[..., View]:
-    """paper_view(label, attribute, spec): under this file's own spec."""
+    """Return paper_view(label, attribute, spec) with this file's own spec."""
 
     def make(label: list[int], attribute: list[int], spec: DatasetSpec = SPEC) -> View:
         return paper_view(label, attribute, spec)
@@ -62,8 +62,8 @@ def test_with_q_1_the_amplified_gradient_is_that_of_minus_the_probability():
 
 
 def test_relative_difficulty_is_the_biased_network_s_share_of_the_loss():
-    found = relative_difficulty(t([3.0, 0.0, 1.0, 0.0]), t([1.0, 2.0, 1.0, 0.0]))
-    torch.testing.assert_close(found, t([0.75, 0.0, 0.5, 0.0]))
+    weight = relative_difficulty(t([3.0, 0.0, 1.0, 0.0]), t([1.0, 2.0, 1.0, 0.0]))
+    torch.testing.assert_close(weight, t([0.75, 0.0, 0.5, 0.0]))
 
 
 def test_the_first_loss_of_a_row_is_taken_as_it_is_and_the_next_averaged(paper_view):
@@ -128,7 +128,7 @@ def test_one_step_is_the_sum_of_both_means_and_its_weights_have_no_gradient(pape
 
 
 class Reference:
-    """Two linear networks, float64, one row at a time: the algorithm without tensors, autograd or scatter."""
+    """A reference in float64 of two linear networks, one row at a time: no tensors, autograd or scatter."""
 
     def __init__(self, w_b: np.ndarray, w_d: np.ndarray, label: np.ndarray, lr: float):
         self.w = [w_b.astype(np.float64), w_d.astype(np.float64)]
@@ -157,7 +157,7 @@ class Reference:
         return weights
 
 
-def test_300_random_steps_agree_with_an_independent_float64_account(paper_view):
+def test_300_random_steps_agree_with_a_float64_reference(paper_view):
     rng = np.random.default_rng(0)
     label, n = rng.integers(0, 3, 40), 40
     view = paper_view(label, rng.integers(0, 3, n))
@@ -180,36 +180,36 @@ def test_300_random_steps_agree_with_an_independent_float64_account(paper_view):
         np.testing.assert_allclose(objective.averages.ema[k].numpy(), expected, rtol=2e-4, atol=1e-6)
     np.testing.assert_allclose(biased.weight.detach().numpy(), reference.w[0], atol=2e-5)
     np.testing.assert_allclose(model.weight.detach().numpy(), reference.w[1], atol=2e-5)
-    found = objective.summary()
-    assert found["weight_aligned"] == pytest.approx(np.mean(seen[True]), rel=1e-5)
-    assert found["weight_conflicting"] == pytest.approx(np.mean(seen[False]), rel=1e-5)
+    summary = objective.summary()
+    assert summary["weight_aligned"] == pytest.approx(np.mean(seen[True]), rel=1e-5)
+    assert summary["weight_conflicting"] == pytest.approx(np.mean(seen[False]), rel=1e-5)
 
 
 # --- what it tells -------------------------------------------------------------------------------
 
 
-def test_the_summary_tells_mean_weights_since_the_last_one(paper_view):
+def test_a_summary_has_the_mean_weights_since_the_last_one(paper_view):
     view = paper_view([0, 0, 1], [0, 1, 1])
     objective, model = LearningFromFailure(nn.Linear(2, 3), view), nn.Linear(2, 3)
     objective(model, batch_of(view, [0, 2], torch.randn(2, 2)))
-    found = objective.summary()
-    json.dumps(found)
-    assert found["weight_aligned"] == pytest.approx(0.5)
-    assert found["weight_conflicting"] is None
-    assert found["weight_by_group"]["a, x"] == pytest.approx(0.5)
+    summary = objective.summary()
+    json.dumps(summary)
+    assert summary["weight_aligned"] == pytest.approx(0.5)
+    assert summary["weight_conflicting"] is None
+    assert summary["weight_by_group"]["a, x"] == pytest.approx(0.5)
     assert set(objective.summary()["weight_by_group"].values()) == {None}
 
 
-def test_the_summary_speaks_of_the_set_s_own_groups_and_of_no_pairing_where_there_is_none(paper_view):
+def test_a_summary_has_the_data_sets_own_groups_and_no_aligned_weights_without_a_pairing(paper_view):
     view = paper_view([0, 0, 1], [0, 1, 1], DatasetSpec("plain", ("a", "b"), ("x", "y")))
     objective = LearningFromFailure(nn.Linear(2, 2), view.regrouped(np.zeros(3, np.int64), ["one"]))
     objective(nn.Linear(2, 2), batch_of(view, [0, 1], torch.randn(2, 2)))
-    found = objective.summary()
-    assert list(found) == ["weight_by_tenth", "weight_by_group"]
-    assert [name for name, value in found["weight_by_group"].items() if value is not None] == ["a, x", "a, y"]
+    summary = objective.summary()
+    assert list(summary) == ["weight_by_tenth", "weight_by_group"]
+    assert [name for name, value in summary["weight_by_group"].items() if value is not None] == ["a, x", "a, y"]
 
 
-def test_a_frozen_batch_norm_stays_frozen_in_the_biased_network_too(paper_view):
+def test_a_frozen_batch_norm_also_stays_frozen_in_the_biased_network(paper_view):
     view, biased = paper_view([0], [0]), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
     for frozen in (True, False):
         objective = LearningFromFailure(biased, view, freeze_bn=frozen).train()
@@ -221,7 +221,7 @@ def test_a_frozen_batch_norm_stays_frozen_in_the_biased_network_too(paper_view):
 
 @pytest.fixture
 def _two_ranks(monkeypatch) -> None:
-    """Two processes acted one after the other: what the first puts into a sum, the second finds there."""
+    """Act two processes one after the other: the second finds in a sum the first one's values."""
     state: dict[str, torch.Tensor] = {}
 
     def add(tensor: torch.Tensor) -> torch.Tensor:
@@ -240,9 +240,9 @@ def test_every_process_sees_all_rows_in_the_order_of_one_process(monkeypatch, si
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         mine = t(rows[rank::2])
         batch = Batch(*[mine] * 6, share=len(mine) * 2 / size)
-        row, found = rows_of_all_processes(batch, values[:, rank::2])
+        row, gathered = rows_of_all_processes(batch, values[:, rank::2])
     assert row.tolist() == rows
-    assert torch.equal(found, values)
+    assert torch.equal(gathered, values)
 
 
 # --- whole runs ----------------------------------------------------------------------------------

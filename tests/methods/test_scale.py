@@ -1,4 +1,4 @@
-"""scale: gradients mixed as published, group by group; one optimizer for all parts; resumed and shared out exactly."""
+"""Tests of scale: gradients mixed as published by group, one optimizer for all parts, resuming, two processes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_parameter_groups_are_those_of_the_sheet(shape, group_size, kernels):
 
 
 def _shapes(arch: str) -> list[tuple[int, ...]]:
-    """Every parameter's shape; of the largest only so many output channels that the reference takes a moment."""
+    """Return the shape of every parameter; large ones have fewer output channels, so that the reference is quick."""
     with torch.device("meta"):
         shapes = [tuple(p.shape) for p in make_model(arch, 2).parameters()]
     cut = [(max(1, min(s[0], 300_000 // (np.prod(s[1:], dtype=int) or 1))), *s[1:]) for s in shapes]
@@ -131,7 +131,7 @@ def test_a_zero_gradient_changes_nothing_and_a_nan_stays_one():
     assert target[0].isnan().flatten(1).all(1).tolist() == [k == 3 for k in range(8)]  # its group, and no other
 
 
-def test_gradients_that_lie_neither_way_are_refused():
+def test_gradients_of_another_layout_are_refused():
     with pytest.raises(ValueError, match=r"gradient of shape \[4, 5, 3, 3\] and strides"):
         layout_of(torch.zeros(5, 4, 3, 3).transpose(0, 1))
 
@@ -180,7 +180,7 @@ def test_mixing_on_a_gpu_equals_the_reference(group_size):
 
 
 class Net(nn.Module):
-    """Two convolutions and a head; in float64 the reference's copy."""
+    """A network of two convolutions and a head. The reference has a copy in float64."""
 
     def __init__(self, classes: int = 3):
         super().__init__()
@@ -203,7 +203,7 @@ def batch_of(seed: int, rows: int = 12, classes: int = 3) -> Batch:
 
 
 class Targets:
-    """Stands in for the target loader: batch k of an endless list."""
+    """A substitute for the target loader: batch k of an endless list."""
 
     def __init__(self, steps: int, first_seed: int = 1000):
         self.steps, self.first_seed = steps, first_seed
@@ -221,7 +221,7 @@ def objective_of(model: nn.Module, targets: Any, **settings: Any) -> MixedGradie
 
 
 class Published:
-    """SCALE's step written out (B.2 of the sheet) in float64: own momentum, weight decay after mixing, any lr."""
+    """A reference of SCALE's step (B.2 of the sheet) in float64: own momentum, weight decay after mixing, any rate."""
 
     def __init__(self, model: Net, train_head: nn.Linear, momentum: float, wd: float, group_size: int, mapping: str):
         self.parts = {name: p.detach().double().clone() for name, p in model.named_parameters()}
@@ -272,8 +272,8 @@ def test_training_follows_the_published_update_with_a_schedule_for_every_part(ma
         optimizer.step()
         cosines.append(reference.step(batch_of(step), batch_of(1000 + step), lr))
     for name, expected in reference.parts.items():
-        found = dict(objective.train_head.named_parameters(prefix="train"))
-        value = found[name] if name in found else model.get_parameter(name)
+        head = dict(objective.train_head.named_parameters(prefix="train"))
+        value = head[name] if name in head else model.get_parameter(name)
         torch.testing.assert_close(value.double(), expected, rtol=2e-4, atol=2e-5, msg=name)
     summary = objective.summary()["cosine"]
     assert summary["mean"] == pytest.approx(np.mean(cosines), abs=1e-4)
@@ -390,7 +390,7 @@ def scale_args(betons, toy_args) -> list[str]:
     return [*args, "--training.num_workers", "1", "--training.selection", "minority"]
 
 
-def test_scale_learns_what_erm_cannot_and_says_how_gradients_agreed(scale_args, tmp_path):
+def test_scale_learns_a_task_that_erm_cannot_and_reports_the_cosines(scale_args, tmp_path):
     conflicting = {}
     for method in ("erm", "erm_target", "scale"):
         args = [

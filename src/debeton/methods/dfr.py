@@ -1,8 +1,8 @@
 """Deep feature reweighting: the features stay, and the last layer is fitted anew on balanced groups.
 
 Kirichenko, Izmailov and Wilson 2023, "Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations"
-(arXiv 2204.02937), as released in PolinaKirichenko/deep_feature_reweighting, with the variants of From Fake to Real
-(arXiv 2308.04553) and SCALE. dataset_configs/methods/ has a preset of each.
+(arXiv 2204.02937). It follows their PolinaKirichenko/deep_feature_reweighting, and has the variants of From Fake to
+Real (arXiv 2308.04553) and SCALE. dataset_configs/methods/ has a preset of each.
 """
 
 from __future__ import annotations
