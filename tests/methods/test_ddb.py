@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
 from debeton.generate.generators.cdpm import Diffusion
 from debeton.methods.ddb import SCORES
-from debeton.methods.parts.amplifier import Scores, describe_scores, loss_outliers, select
+from debeton.methods.parts.amplifier import Scores, Selector, describe_scores, loss_outliers, select
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.row_weights import RowWeights
 from debeton.nets.checkpoint import load_checkpoint
@@ -44,10 +43,6 @@ TINY = {
     "ddb.steps": 3,
     "ddb.generation_batch": 8,
 }
-
-
-def settings(**values: object) -> SimpleNamespace:
-    return SimpleNamespace(**{"selector": "loss_std", "gamma": 1.0, "statistics": "correct", **values})
 
 
 def given(values: dict[str, object]) -> list[str]:
@@ -82,9 +77,9 @@ def test_a_class_that_the_filter_leaves_one_row_has_its_error_set(caplog):
     found = scores([0] * 5, [0, 0, 1, 1, 1], [1, 1.1, 1, 1, 9])
     assert loss_outliers(found, 3.0, "correct").sum() == 1
     with caplog.at_level("INFO", "debeton"):
-        assert select(found, settings(gamma=3.0), ("a",)).tolist() == [False, False, True, True, True]
+        assert select(found, Selector(gamma=3.0), ("a",)).tolist() == [False, False, True, True, True]
     assert "class a: fewer than 2 rows" in caplog.text
-    assert select(found, settings(selector="error_set"), ("a",)).tolist() == [False, False, True, True, True]
+    assert select(found, Selector("error_set"), ("a",)).tolist() == [False, False, True, True, True]
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order(paper_view):

@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastargs import Param, Section
 from torch import nn
 
-from debeton.config.checkers import Bool, Float, Int, OneOf, Text
 from debeton.data.views.row_lists import by_marks, read_columns, read_marks
 from debeton.data.views.view import View
 from debeton.diffusion.model import model_folder
-from debeton.diffusion.sampling import SAMPLERS
-from debeton.generate.filters import FILTERS
-from debeton.methods.cdpm import train_diffusion
+from debeton.methods.cdpm import CdpmSettings, train_diffusion
 from debeton.methods.groupdro import train_groupdro
 from debeton.methods.method import register_method
 from debeton.methods.parts.amplifier import (
@@ -35,6 +31,7 @@ from debeton.methods.parts.amplifier import (
     select,
     train_amplifier,
 )
+from debeton.methods.parts.ddb_settings import DdbSettings
 from debeton.methods.parts.marked_rows import Mask, describe_marks, kept
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.second_network import check_plain_losses
@@ -44,70 +41,22 @@ from debeton.system.log import logger
 from debeton.train.run import Run
 from debeton.train.training import fit
 
-Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier").params(
-    cdpm=Param(Text(), "draw from the diffusion model of this run folder, instead of training one", default=""),
-    images=Param(Text(), "folder of generated images to take instead (writers/README.md)", default=""),
-    amplifier=Param(Text(), "an amplifier to take instead: phase_amplifier.pt of another run", default=""),
-    pseudo_labels=Param(Text(), "ddb1: a CSV of path and ddb to take instead, 1 for conflicting rows", default=""),
-    amplifier_data=Param(
-        OneOf("synthetic", "real"),
-        "what the amplifier learns from; real: the training rows, an ablation",
-        default="synthetic",
-    ),
-    per_class=Param(Int(2), "images of each class", default=1000),
-    sampler=Param(OneOf(*SAMPLERS), "what they are drawn with", default="dpm++"),
-    steps=Param(Int(0), "of the sampler; 0: its own", default=0),
-    guidance_w=Param(Float(-1), "w of (1 + w) eps(c) - w eps(null); 0: none", default=1.0),
-    clip=Param(Bool(), "hold guessed pixels in range at every step; false as published", default=True),
-    generation_batch=Param(Int(1), "images drawn at a time", default=100),
-    filter=Param(OneOf(*FILTERS.names()), "what of them is rejected", default="none"),
-    copy_check=Param(Bool(), "compare them with the training images for copies", default=True),
-    oracle=Param(
-        Text(),
-        "checkpoint of a run with --data.label ATTRIBUTE, to tell how biased they are",
-        default="",
-    ),
-    selector=Param(
-        OneOf("loss_std", "error_set"),
-        "which rows are called conflicting: errors of high loss, or all errors",
-        default="loss_std",
-    ),
-    gamma=Param(Float(0), "deviations above the class's mean loss that are high", default=3.0),
-    statistics=Param(
-        OneOf("correct", "all"),
-        "rows that mean and deviation are of: those of the class that are right, or all",
-        default="correct",
-    ),
-    validation=Param(
-        OneOf("pseudo", "own"),
-        "groups that select an epoch: what the amplifier sees in validation rows, or their own",
-        default="pseudo",
-    ),
-    amplifier_view=Param(
-        OneOf("same", "clean"),
-        "ddb2: the amplifier judges the batch as augmented, or every row once, without",
-        default="same",
-    ),
-    ema=Param(Float(0, 1), "ddb2: share of the old value in moving averages of losses; 0: no averages", default=0.0),
-    class_norm=Param(Bool(), "ddb2: divide losses by the largest of their class", default=False),
-)
-
 FEWEST = 8  # training rows of a class
 SCORES, COLUMN = "amplifier_scores.csv", "ddb"
 
 
 def check(run: Run) -> None:
     """Raise UsageError for settings that do not fit, before hours of training."""
-    settings = run.config.ddb
-    for name in ("amplifier", "pseudo_labels", "oracle"):
-        path = getattr(settings, name)
-        if path and not Path(path).is_file():
+    settings = run.config.section(DdbSettings)
+    files = {"amplifier": settings.amplifier, "pseudo_labels": settings.pseudo_labels, "oracle": settings.oracle}
+    for name, path in files.items():
+        if path is not None and not Path(path).is_file():
             raise UsageError(f"ddb.{name}: there is no file {path}")
-    if settings.images and not Path(settings.images).is_dir():
+    if settings.images is not None and not Path(settings.images).is_dir():
         raise UsageError(f"ddb.images: there is no folder {settings.images}")
-    if settings.cdpm:
+    if settings.cdpm is not None:
         model_folder(Path(settings.cdpm))
-    if run.config.cdpm.condition != "label":
+    if run.config.section(CdpmSettings).condition != "label":
         raise UsageError(
             "cdpm.condition is 'group', and images of groups would not be biased; Diffusing DeBias asks for classes: "
             "use --cdpm.condition label"
@@ -117,15 +66,21 @@ def check(run: Run) -> None:
 def check_ddb2(run: Run) -> None:
     """Raise UsageError for what recipe II cannot use, before hours of training."""
     check(run)
-    if run.config.ddb.pseudo_labels:
+    if run.config.section(DdbSettings).pseudo_labels is not None:
         raise UsageError("ddb.pseudo_labels are groups, and ddb2 needs losses; give ddb.amplifier, or take ddb1")
     check_plain_losses(run)
 
 
 def note_given(run: Run) -> None:
     """Note which results of phases are given, and log what that means for runs of several seeds."""
-    settings = run.config.ddb
-    given = [name for name in ("cdpm", "images", "amplifier", "pseudo_labels") if getattr(settings, name)]
+    settings = run.config.section(DdbSettings)
+    results = {
+        "cdpm": settings.cdpm,
+        "images": settings.images,
+        "amplifier": settings.amplifier,
+        "pseudo_labels": settings.pseudo_labels,
+    }
+    given = [name for name, path in results.items() if path is not None]
     run.notes["ddb"] = {"given": given}
     if given:
         logger.info(
@@ -138,20 +93,20 @@ def note_given(run: Run) -> None:
 def amplifier_of(run: Run) -> nn.Module:
     """The amplifier: of another run, or trained on the real rows, or on images given, drawn from a model given, or
     from one trained here."""
-    settings = run.config.ddb
-    if settings.amplifier:
+    settings = run.config.section(DdbSettings)
+    if settings.amplifier is not None:
         return load_amplifier(run, Path(settings.amplifier))
     if settings.amplifier_data == "real":
         return train_amplifier(run, run.views["train"])
-    folder = Path(settings.images) if settings.images else draw_images(run, _diffusion_model(run))
+    folder = draw_images(run, _diffusion_model(run)) if settings.images is None else Path(settings.images)
     synthetic = synthetic_view(run, folder)
     run.notes["ddb"]["images"] = describe_images(run, synthetic)
     return train_amplifier(run, synthetic)
 
 
 def _diffusion_model(run: Run) -> Path:
-    if run.config.ddb.cdpm:
-        return Path(run.config.ddb.cdpm)
+    if (trained := run.config.section(DdbSettings).cdpm) is not None:
+        return Path(trained)
     view = run.views["train"]
     counts = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
     few = [f"{name} has {n}" for name, n in zip(view.spec.classes, counts.tolist(), strict=True) if n < FEWEST]
@@ -182,7 +137,7 @@ def judge(run: Run) -> Judged:
 
     def find() -> dict[str, list[Any]]:
         found = score(run, amplifier, view)
-        marked = select(found, run.config.ddb, view.spec.classes)
+        marked = select(found, run.config.section(DdbSettings).rule, view.spec.classes)
         return {
             "y": found.label.tolist(),
             "prediction": found.predicted.tolist(),
@@ -214,10 +169,10 @@ def read_scores(path: Path, view: View) -> tuple[Scores, Mask]:
 
 def validation(run: Run, amplifier: nn.Module) -> View | None:
     """What selects an epoch: the validation rows in the groups that the amplifier sees in them, or in their own."""
-    val = run.views.get("val")
-    if val is None or run.config.ddb.validation == "own" or run.selection_rule == "last":
+    val, settings = run.views.get("val"), run.config.section(DdbSettings)
+    if val is None or settings.validation == "own" or run.selection_rule == "last":
         return val
-    return by_marks(val, select(score(run, amplifier, val), run.config.ddb, val.spec.classes))
+    return by_marks(val, select(score(run, amplifier, val), settings.rule, val.spec.classes))
 
 
 def pseudo_groups(view: View, marked: Mask) -> View:
@@ -245,8 +200,8 @@ def pseudo_groups(view: View, marked: Mask) -> View:
 def ddb1(run: Run) -> nn.Module:
     """Train phases 'cdpm', 'amplifier' and 'train'; leave out each whose result is given."""
     note_given(run)
-    settings, view = run.config.ddb, run.views["train"]
-    if settings.pseudo_labels:
+    settings, view = run.config.section(DdbSettings), run.views["train"]
+    if settings.pseudo_labels is not None:
         marked = read_marks(Path(settings.pseudo_labels), view, run.config.data.pseudo_column)
         run.notes["ddb"]["training_rows"] = describe_marks(view, marked, "conflicting_row")
         return train_groupdro(run, pseudo_groups(view, marked))
@@ -267,7 +222,7 @@ def ddb1(run: Run) -> nn.Module:
 def ddb2(run: Run) -> nn.Module:
     """Train phases 'cdpm', 'amplifier' and 'train'; leave out the first two where their results are given."""
     note_given(run)
-    settings, view = run.config.ddb, run.views["train"]
+    settings, view = run.config.section(DdbSettings), run.views["train"]
     found = judge(run)
     losses = torch.zeros(len(view.beton))
     losses[torch.from_numpy(view.rows)] = torch.from_numpy(found.scores.loss)

@@ -20,6 +20,7 @@ from debeton.generate.image_set import ImageSet, Shard
 from debeton.generate.production import produce
 from debeton.generate.prompts import names_as_prompts
 from debeton.generate.sheets import write_sheets
+from debeton.methods.parts.ddb_settings import DdbSettings
 from debeton.nets.checkpoint import load_weights
 from debeton.nets.models import make_model
 from debeton.nets.transfer import read_source
@@ -40,7 +41,7 @@ def draw_images(run: Run, model: Path) -> Path:
     What is there already is kept (`generate/image_set.py`); processes draw a part each. Preempted where the run was
     asked to stop.
     """
-    settings, spec = run.config.ddb, _own_spec(run)
+    settings, spec = run.config.section(DdbSettings), _own_spec(run)
     maker = Diffusion(
         model,
         sampler=settings.sampler,
@@ -106,7 +107,7 @@ def describe_images(run: Run, synthetic: View) -> dict[str, Any]:
     """What is known of the images, plain values: how many, how near they are to training images (`copy_check`), and
     with an oracle of the attribute the share that is bias-aligned, of all and by class."""
     found: dict[str, Any] = {"rows": len(synthetic)}
-    settings, train = run.config.ddb, run.views["train"]
+    settings, train = run.config.section(DdbSettings), run.views["train"]
     if settings.copy_check and distributed.is_main():
         options = loader_options(run.config, run.device)
         options = replace(options, decoder="resized", resolution=COMPARED_AT, rank=0, world=1)
@@ -115,7 +116,7 @@ def describe_images(run: Run, synthetic: View) -> dict[str, Any]:
             "images: %.1f %% are nearer to a training image than 99 %% of these are to each other",
             100 * found["copies"],
         )
-    if settings.oracle:
+    if settings.oracle is not None:
         found |= oracle_says(run, synthetic, Path(settings.oracle))
     return found
 
