@@ -49,7 +49,9 @@ def _nearest(name: str) -> str:
 
 def setting_text(key: str, one: Setting) -> str:
     """Return two or more lines about a setting: name and help, then values and default."""
-    first = textwrap.wrap(one.help, WIDTH, initial_indent=f"  --{key:<28} ", subsequent_indent=INDENT)
     accepted = f"[{one.checker.help()}; default {show(one.default)}]"
-    second = textwrap.wrap(accepted, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
-    return "\n".join([*first, *second])
+    wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent=INDENT, break_on_hyphens=False)
+    wrapper.initial_indent = f"  --{key:<28} "
+    first = wrapper.wrap(one.help)
+    wrapper.initial_indent = INDENT
+    return "\n".join([*first, *wrapper.wrap(accepted)])

@@ -151,5 +151,7 @@ class Spurious:
         Int(0), "seed of the pattern, of the images that carry the trigger and of the hat of each image", default=10
     )
     legacy: bool = setting(
-        Bool(), "as published: values are cut off, not rounded, and hats go by the place in the batch", default=False
+        Bool(),
+        "published behaviour: values are cut off, not rounded; hats go by the place in the batch",
+        default=False,
     )
