@@ -35,13 +35,20 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--list", choices=LISTS, help="print what there is, one a line")
     parser.add_argument("--doctor", action="store_true", help="print versions and what is missing")
-    parser.add_argument("--help", "-h", action="store_true", help="print this and every setting")
+    parser.add_argument(
+        "--help",
+        "-h",
+        nargs="?",
+        const="",
+        metavar="SECTION",
+        help="print this, the settings of one section, or those of all sections",
+    )
     args, rest = parser.parse_known_args(argv)
-    if args.help:
+    if args.help is not None:
         import debeton.methods  # noqa: F401 - methods declare their settings
-        from debeton.config import help_text
+        from debeton.config import section_text, sections_text
 
-        print(parser.format_help() + "\nSettings, as --section.key VALUE or in a config file:" + help_text())
+        print(section_text(args.help) if args.help else f"{parser.format_help()}\n{sections_text()}")
         raise SystemExit(0)
     return args, rest
 

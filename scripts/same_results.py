@@ -94,7 +94,8 @@ def call(checkout: Path, *words: object) -> str:
         [sys.executable, *map(str, words)], cwd=checkout, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, words))}\nended with status {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+        printed = done.stdout[-2000:] + done.stderr[-3000:]
+        raise SystemExit(f"{' '.join(map(str, words))}\nended with status {done.returncode}:\n{printed}")
     return done.stdout
 
 

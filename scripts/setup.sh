@@ -146,7 +146,7 @@ if ! imports 2>/dev/null; then
     imports || die "the packages installed but do not import; 'python main.py --doctor' says which"
 fi
 # Compiled here, the loader's own decoder is there at the first run; where it cannot be, FFCV's serves.
-missing=$(env -u CC PATH=/usr/bin:/bin:"$PATH" PYTHONPATH=src "$VENV/bin/python" -c 'from debeton.data.pixels import MISSING; print(MISSING)')
+missing=$(env -u CC PATH=/usr/bin:/bin:"$PATH" PYTHONPATH=src "$VENV/bin/python" -c 'from debeton.data.loader.pixels import MISSING; print(MISSING)')
 [ -z "$missing" ] || say "the loader's own decoder could not be compiled, FFCV's is used: $missing"
 fingerprint >"$STAMP"
 say "done"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from debeton.config import declared, help_text, load
+from debeton.config import declared, load, section_text
 from debeton.system.errors import UsageError
 
 
@@ -141,7 +141,7 @@ def test_the_identity_ignores_where_and_how_fast_but_not_what():
 
 
 def test_help_names_every_key_with_its_default():
-    text = help_text()
+    text = section_text("all")
     for key in declared():
         assert f"--{key} " in text
     assert "default 0.1" in text

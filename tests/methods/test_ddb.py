@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
 from debeton.generate.generators.cdpm import Diffusion
 from debeton.methods.ddb import SCORES
-from debeton.methods.parts.amplifier import Scores, describe_scores, loss_outliers, select_conflicting
+from debeton.methods.parts.amplifier import Scores, Selector, describe_scores, loss_outliers, select_conflicting
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.row_weights import RowWeights
 from debeton.nets.checkpoint import load_checkpoint
@@ -44,10 +43,6 @@ TINY = {
     "ddb.steps": 3,
     "ddb.generation_batch": 8,
 }
-
-
-def settings(**values: object) -> SimpleNamespace:
-    return SimpleNamespace(**{"selector": "loss_std", "gamma": 1.0, "statistics": "correct", **values})
 
 
 def given(values: dict[str, object]) -> list[str]:
@@ -82,9 +77,9 @@ def test_a_class_with_one_outlier_has_its_whole_error_set(caplog):
     row_scores = scores([0] * 5, [0, 0, 1, 1, 1], [1, 1.1, 1, 1, 9])
     assert loss_outliers(row_scores, 3.0, "correct").sum() == 1
     with caplog.at_level("INFO", "debeton"):
-        assert select_conflicting(row_scores, settings(gamma=3.0), ("a",)).tolist() == [False, False, True, True, True]
+        assert select_conflicting(row_scores, Selector(gamma=3.0), ("a",)).tolist() == [False, False, True, True, True]
     assert "class a: fewer than 2 rows" in caplog.text
-    assert select_conflicting(row_scores, settings(selector="error_set"), ("a",)).tolist() == [
+    assert select_conflicting(row_scores, Selector("error_set"), ("a",)).tolist() == [
         False,
         False,
         True,

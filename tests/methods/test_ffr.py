@@ -276,7 +276,7 @@ def test_the_preset_is_ffr_with_the_papers_settings():
     preset = ROOT / "dataset_configs/methods/ffr.yaml"
     config = load([ROOT / "dataset_configs/celeba_hq.yaml", preset])
     assert (config.training.method, config.synthetic.mode) == ("ffr", "ffr")
-    assert (config.training.optimizer, config.ffr.lr, config.training.lr) == ("adam", 1e-4, 1e-3)
+    assert (config.training.optimizer, config["ffr.lr"], config.training.lr) == ("adam", 1e-4, 1e-3)
 
 
 # --- wrong use ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from tests.running import ROOT, assert_same_training, folder_of, run, stopped_and_resumed
 
-from debeton.config import load
+from debeton.config import load, phase_settings
 from debeton.data.beton.reading import open_beton
 from debeton.data.loader.order import epoch_order
 from debeton.data.spec import DatasetSpec
@@ -186,15 +187,12 @@ def test_an_error_set_of_nothing_or_everything_warns(caplog, monkeypatch, error,
 
 
 def test_the_first_phase_has_training_s_settings_unless_it_is_given_its_own():
-    assert identify_settings(load()) == {"epochs": 1, "selection": "last"}
+    training = phase_settings(load())
+    assert identify_settings(load()) == replace(training, epochs=1, selection="last")
     own = ["--jtt.epochs", "3", "--jtt.lr", "1e-5", "--jtt.weight_decay", "0", "--jtt.optimizer", "adamw"]
-    assert identify_settings(load([], own)) == {
-        "epochs": 3,
-        "selection": "last",
-        "lr": 1e-5,
-        "weight_decay": 0.0,
-        "optimizer": "adamw",
-    }
+    assert identify_settings(load([], own)) == replace(
+        training, epochs=3, selection="last", lr=1e-5, weight_decay=0.0, optimizer="adamw"
+    )
 
 
 @pytest.mark.parametrize("setting", [("epochs", "0"), ("upweight", "-1"), ("lr", "-2"), ("optimizer", "adm")])

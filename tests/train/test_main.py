@@ -501,7 +501,16 @@ def test_the_program_runs_from_another_folder_and_reports_usage_errors_with_stat
             "--resolution.end_ramp",
             "1",
         ],
-        ["--training.supercloud", "true", "--training.drop_last", "true", "--training.batch_size", "100"],
+        [
+            "--training.order",
+            "quasi_random",
+            "--loader.os_cache",
+            "false",
+            "--training.drop_last",
+            "true",
+            "--training.batch_size",
+            "100",
+        ],
         ["--model.arch", "resnet18", "--training.decoder_val", "resized", "--resolution.val_res", "32"],
     ],
 )

@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from debeton.config import load
+from debeton.config import load, phase_settings
 from debeton.data.loader.producer import Producer
 from debeton.data.views.row_lists import by_marks
 from debeton.nets.checkpoint import load_checkpoint
@@ -57,7 +58,8 @@ def opened(toy_args: list[str]) -> Iterator[Callable[[], Run]]:
 
 def two_phases(run: Run, stop_after: int = 0) -> torch.nn.Module:
     train = run.views["train"]
-    first = fit(run, train, CrossEntropy(), phase="first", settings={"epochs": 1, "lr": 0.01})
+    settings = replace(phase_settings(run.config), epochs=1, lr=0.01)
+    first = fit(run, train, CrossEntropy(), phase="first", settings=settings)
     objective = Stopping(run, stop_after) if stop_after else CrossEntropy()
     return fit(run, train, objective, phase="second", model=first)
 
@@ -86,7 +88,8 @@ def test_a_stopped_second_phase_resumes_and_the_first_is_not_repeated(opened, tm
 
 def test_a_phase_has_its_own_settings(opened):
     run = opened()
-    fit(run, run.views["train"], CrossEntropy(), phase="first", settings={"epochs": 1, "lr": 0.0})
+    settings = replace(phase_settings(run.config), epochs=1, lr=0.0)
+    fit(run, run.views["train"], CrossEntropy(), phase="first", settings=settings)
     assert lines(run) == [("first", 1)]
 
 

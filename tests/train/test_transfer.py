@@ -368,15 +368,15 @@ def test_files_that_are_no_source_are_one_sentence_and_run_no_code(fixed_args, s
 
 def test_what_keeps_a_head_from_training_on_features_is_named():
     network, options = make_model("small_convnet", 2), LoaderOptions("simple", "flip")
-    assert reason_against_cache(network, options, prog_resizing=False, ema=0, tta=False) == ""
-    assert "prog_resizing" in reason_against_cache(network, options, prog_resizing=True, ema=0, tta=False)
-    assert "training.tta" in reason_against_cache(network, options, prog_resizing=False, ema=0, tta=True)
+    assert reason_against_cache(network, options, prog_resizing=False, ema=None, tta=False) == ""
+    assert "prog_resizing" in reason_against_cache(network, options, prog_resizing=True, ema=None, tta=False)
+    assert "training.tta" in reason_against_cache(network, options, prog_resizing=False, ema=None, tta=True)
     assert "training.ema" in reason_against_cache(network, options, prog_resizing=False, ema=0.9, tta=False)
     assert "cutout:4" in reason_against_cache(
-        network, LoaderOptions("simple", "flip,cutout:4"), prog_resizing=False, ema=0, tta=False
+        network, LoaderOptions("simple", "flip,cutout:4"), prog_resizing=False, ema=None, tta=False
     )
     assert "SqueezeNet" in reason_against_cache(
-        make_model("squeezenet1_1", 2), options, prog_resizing=False, ema=0, tta=False
+        make_model("squeezenet1_1", 2), options, prog_resizing=False, ema=None, tta=False
     )
 
 

@@ -1,5 +1,22 @@
-"""Settings: sections, files, overrides and checkers."""
+"""Settings: typed sections, files, overrides and checkers."""
 
-from debeton.config.settings import IMPLIED, NOT_IDENTITY, Config, declared, help_text, imply, load
+from debeton.config.help import section_text, sections_text
+from debeton.config.loading import IMPLIED, NOT_IDENTITY, Config, imply, load
+from debeton.config.phases import PhaseSettings, phase_setting, phase_settings
+from debeton.config.section import declared, section, setting
 
-__all__ = ["IMPLIED", "NOT_IDENTITY", "Config", "declared", "help_text", "imply", "load"]
+__all__ = [
+    "IMPLIED",
+    "NOT_IDENTITY",
+    "Config",
+    "PhaseSettings",
+    "declared",
+    "imply",
+    "load",
+    "phase_setting",
+    "phase_settings",
+    "section",
+    "section_text",
+    "sections_text",
+    "setting",
+]

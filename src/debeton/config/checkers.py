@@ -1,18 +1,37 @@
-"""What a configuration value may be. fastargs' own checkers accept too much; these say what they expect."""
+"""Checkers: the values that a setting may have. Those of fastargs accept too much; these say what they expect."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, Generic, TypeVar
 
-from fastargs.validation import Checker
+from fastargs.validation import Checker as FastargsChecker
 
 from debeton.system.errors import UsageError, nearest
 
+T = TypeVar("T")
+W = TypeVar("W", bound=str)
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_NULLS = ("", "null")  # spellings of null on the command line, where every value is text
 
 
-class Bool(Checker):  # type: ignore[misc]
-    """true/false, yes/no, on/off, 1/0; fastargs' own reads every non-empty string as true."""
+class Checker(FastargsChecker, Generic[T]):  # type: ignore[misc]
+    """A checker whose values have the type T."""
+
+    def check(self, value: Any) -> T:
+        """Return the value as a T.
+
+        Raises: ValueError, TypeError or KeyError where it is none, or UsageError with the end of a sentence.
+        """
+        raise NotImplementedError
+
+    def help(self) -> str:
+        """Return a phrase that says which values are accepted."""
+        raise NotImplementedError
+
+
+class Bool(Checker[bool]):
+    """A checker of true/false, yes/no, on/off and 1/0; fastargs' own reads every non-empty string as true."""
 
     def check(self, value: Any) -> bool:
         return _BOOLS[str(value).lower()]
@@ -21,8 +40,8 @@ class Bool(Checker):  # type: ignore[misc]
         return "true or false"
 
 
-class Int(Checker):  # type: ignore[misc]
-    """A whole number within bounds; 3.7 is an error, not 3."""
+class Int(Checker[int]):
+    """A checker of whole numbers within bounds; 3.7 is an error, not 3."""
 
     def __init__(self, low: int | None = None, high: int | None = None):
         self.low, self.high = low, high
@@ -36,8 +55,8 @@ class Int(Checker):  # type: ignore[misc]
         return "a whole number" + _bounds(self.low, self.high)
 
 
-class Float(Checker):  # type: ignore[misc]
-    """A finite number within bounds; also YAML's '5e-5', which YAML itself reads as a string."""
+class Float(Checker[float]):
+    """A checker of finite numbers within bounds; it takes YAML's '5e-5', which YAML itself reads as text."""
 
     def __init__(self, low: float | None = None, high: float | None = None):
         self.low, self.high = low, high
@@ -54,11 +73,11 @@ class Float(Checker):  # type: ignore[misc]
         return "a number" + _bounds(self.low, self.high)
 
 
-class Text(Checker):  # type: ignore[misc]
-    """Text; a YAML number is taken as it is written."""
+class Text(Checker[str]):
+    """A checker of text; a YAML number is taken as it is written."""
 
     def check(self, value: Any) -> str:
-        if isinstance(value, (dict, list)):
+        if value is None or isinstance(value, (dict, list)):
             raise ValueError
         return str(value)
 
@@ -66,25 +85,28 @@ class Text(Checker):  # type: ignore[misc]
         return "text"
 
 
-class OneOf(Checker):  # type: ignore[misc]
-    """One of a few words, listed in the order given."""
+class OneOf(Checker[W]):
+    """A checker of a few words, listed in the order given; W may be the Literal of these words."""
 
-    def __init__(self, *values: str):
+    def __init__(self, *values: W):
         self.values = values
 
-    def check(self, value: Any) -> str:
-        if str(value) not in self.values:
-            raise UsageError(f"'{value}' is unknown{nearest(str(value), self.values)} known: {', '.join(self.values)}")
-        return str(value)
+    def check(self, value: Any) -> W:
+        for known in self.values:
+            if str(value) == known:
+                return known
+        raise UsageError(f"'{value}' is unknown{nearest(str(value), self.values)} known: {', '.join(self.values)}")
 
     def help(self) -> str:
         return " | ".join(self.values)
 
 
-class IntList(Checker):  # type: ignore[misc]
-    """Whole numbers separated by commas, or a YAML list; kept as a tuple."""
+class IntList(Checker[tuple[int, ...]]):
+    """A checker of whole numbers separated by commas, or of a YAML list; the value is a tuple."""
 
     def check(self, value: Any) -> tuple[int, ...]:
+        if value is None:
+            raise ValueError
         parts = value if isinstance(value, (list, tuple)) else [p for p in str(value).split(",") if p.strip()]
         return tuple(Int().check(part) for part in parts)
 
@@ -92,16 +114,20 @@ class IntList(Checker):  # type: ignore[misc]
         return "whole numbers separated by commas"
 
 
-class FloatList(Checker):  # type: ignore[misc]
-    """Numbers separated by commas, or a YAML list; kept as a tuple.
+class FloatList(Checker[tuple[float, ...]]):
+    """A checker of numbers separated by commas, or of a YAML list; the value is a tuple.
 
-    low: the smallest allowed. above: all must be larger than this. at_least: how many there must be.
+    low: the smallest number allowed.
+    above: every number must be larger than this.
+    at_least: how many numbers there must be.
     """
 
     def __init__(self, low: float | None = None, *, above: float | None = None, at_least: int = 0):
         self.low, self.above, self.at_least = low, above, at_least
 
     def check(self, value: Any) -> tuple[float, ...]:
+        if value is None:
+            raise ValueError
         given = [value] if isinstance(value, int | float) else value
         parts = given if isinstance(given, (list, tuple)) else [p for p in str(given).split(",") if p.strip()]
         numbers = tuple(Float(self.low).check(part) for part in parts)
@@ -115,20 +141,30 @@ class FloatList(Checker):  # type: ignore[misc]
         return " ".join(["numbers", *bounds, "separated by commas"])
 
 
-class OrElsewhere(Checker):  # type: ignore[misc]
-    """What another checker takes, or -1: another setting says it. 'auto' is -1 for words."""
+class OrNull(Checker[T | None]):
+    """A checker of null (None: not set), or of what another checker accepts.
 
-    def __init__(self, own: Checker):
-        self.own = own
-        self.elsewhere: int | str = -1 if isinstance(own, Int | Float) else "auto"
+    own: the other checker.
+    old: spellings of "not set" that older configurations have, such as -1, 0 or 'auto'; each is read as None.
+    """
 
-    def check(self, value: Any) -> Any:
-        if str(value) == str(self.elsewhere) or (self.elsewhere == -1 and str(value) == "-1.0"):
-            return self.elsewhere
-        return self.own.check(value)
+    def __init__(self, own: Checker[T], *old: float | str | list[Any]):
+        self.own, self.old = own, old
+
+    def check(self, value: Any) -> T | None:
+        is_null = value is None or (isinstance(value, str) and value.strip().lower() in _NULLS)
+        return None if is_null or self._is_old(value) else self.own.check(value)
+
+    def _is_old(self, value: Any) -> bool:
+        """Return whether a value is an old spelling; '-1' and '-1.0' of the command line are -1."""
+        if isinstance(value, bool):
+            return False
+        with contextlib.suppress(TypeError, ValueError):
+            value = float(value)
+        return any(value == spelling for spelling in self.old)
 
     def help(self) -> str:
-        return f"{self.own.help()}; or {self.elsewhere}"
+        return f"{self.own.help()}; or null"
 
 
 def _within(value: float, low: float | None, high: float | None) -> float:

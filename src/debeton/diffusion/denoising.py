@@ -17,7 +17,7 @@ class Denoising(Objective):
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e with e ~ N(0, 1) and t uniform; the target is e, or
     v = sqrt(abar_t) e - sqrt(1 - abar_t) x_0 (Salimans and Ho 2022). c is the label or the group, and with probability
-    `dropout` the null condition (Ho and Salimans 2022, Alg. 1). min_snr > 0: w = min(SNR, min_snr) / SNR for e, and
+    `dropout` the null condition (Ho and Salimans 2022, Alg. 1). With min_snr: w = min(SNR, min_snr) / SNR for e, and
     over SNR + 1 for v (Hang et al. 2023, eq. 6). Images are expected in [-1, 1], float [B, 3, H, W].
 
     Noise, times and dropped conditions come from torch's generator, which a checkpoint keeps.
@@ -27,7 +27,13 @@ class Denoising(Objective):
     calls_once = True
 
     def __init__(
-        self, schedule: Any, spec: DatasetSpec, *, condition: str = "group", dropout: float = 0.1, min_snr: float = 0.0
+        self,
+        schedule: Any,
+        spec: DatasetSpec,
+        *,
+        condition: str = "group",
+        dropout: float = 0.1,
+        min_snr: float | None = None,
     ):
         super().__init__()
         self.schedule, self.spec = schedule, spec
@@ -58,7 +64,7 @@ class Denoising(Objective):
         return StepOutput((self._weight(t, is_v) * losses).mean(), None)
 
     def _weight(self, t: Tensor, is_v: bool) -> Tensor:
-        if self.min_snr == 0:
+        if self.min_snr is None:
             return torch.ones_like(t, dtype=torch.float32)
         snr = self.snr[t]
         return snr.clamp(max=self.min_snr) / (snr + 1 if is_v else snr)

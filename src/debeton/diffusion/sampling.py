@@ -70,12 +70,14 @@ def clipped(guess: Tensor, noisy: Tensor, abar: Tensor, prediction: str) -> Tens
     return (noisy - signal * image) / noise
 
 
-def steps_of(schedule: Any, sampler: str, steps: int = 0) -> int:
-    """Sampling steps, for 0 the sampler's own; UsageError for more than the model was trained with."""
+def steps_of(schedule: Any, sampler: str, steps: int | None = None) -> int:
+    """Sampling steps, for None the sampler's own; UsageError for more than the model was trained with."""
     limit = int(schedule.config.num_train_timesteps)
+    if steps is None:
+        return min(SAMPLERS[sampler].steps, limit)
     if steps > limit:
         raise UsageError(f"{steps} sampling steps are more than the {limit} that the model was trained with")
-    return steps or min(SAMPLERS[sampler].steps, limit)
+    return steps
 
 
 @torch.inference_mode()
@@ -86,13 +88,13 @@ def sample(
     seeds: Sequence[int],
     *,
     sampler: str = "dpm++",
-    steps: int = 0,
+    steps: int | None = None,
     w: float = 1.0,
     clip: bool = True,
 ) -> Tensor:
     """Images in [-1, 1], float32 [N, 3, H, W]; each depends on its condition and seed alone, up to arithmetic.
 
-    condition: int64 [N], on the network's device. steps: 0 for the sampler's own. w: see `guided`; with w = 0 the
+    condition: int64 [N], on the network's device. steps: None for the sampler's own. w: see `guided`; with w = 0 the
     network is called on N images a step, else on 2 N at once. clip: see `clipped`; without it what a model that was
     trained briefly guesses at the noisiest steps grows by 1 / sqrt(abar), 156, and images are flat colours.
     """

@@ -5,14 +5,14 @@ It gives images to the methods that need some, and no classifier.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from fastargs import Param, Section
 from torch import nn
 
-from debeton.config.checkers import Float, Int, OneOf, Text
+from debeton.config import phase_setting, phase_settings, section, setting
+from debeton.config.checkers import Float, Int, OneOf, OrNull, Text
 from debeton.data.views.view import View
 from debeton.diffusion.denoising import Denoising
 from debeton.diffusion.model import (
@@ -25,41 +25,48 @@ from debeton.diffusion.model import (
     save_model,
 )
 from debeton.methods.method import register_method
-from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.system.seed import seed_everything
 from debeton.train.run import Run
-from debeton.train.training import fit, phase_settings, train_loader
+from debeton.train.training import fit, train_loader
 
-OWN = (
-    "epochs",
-    "batch_size",
-    "optimizer",
-    "lr",
-    "weight_decay",
-    "lr_scheduler",
-    "warmup_epochs",
-    "clip_grad",
-    "ema",
-    "precision",
-    "decoder_train",
-    "augment",
-    "resolution",
-)
+PHASE = "cdpm"
 
-Section("cdpm", "the project's own conditional diffusion model").params(
-    condition=Param(OneOf("label", "group"), "what images are asked for by: classes, or every cell", default="label"),
-    dropout=Param(Float(0, 1), "share of rows whose condition is hidden, for guidance", default=0.1),
-    prediction=Param(OneOf(*PREDICTIONS), "what the network guesses", default="epsilon"),
-    min_snr=Param(Float(0), "bound on the signal-to-noise ratio in loss weights (often 5); 0: none", default=0.0),
-    steps=Param(Int(2), "of noise", default=1000),
-    widths=Param(Text(), "channels of each level, from fine to coarse", default="64,128,256,256"),
-    layers=Param(Int(1), "residual blocks of a level", default=2),
-    attention=Param(Int(0), "the number of coarsest levels with attention", default=2),
-    **own_params("the phase 'cdpm'", OWN),
-)
+
+@section("cdpm", "the project's own conditional diffusion model")
+@dataclass(frozen=True)
+class CdpmSettings:
+    """The settings of section 'cdpm'."""
+
+    condition: str = setting(
+        OneOf("label", "group"), "condition of an image: its class, or its (class, attribute)", default="label"
+    )
+    dropout: float = setting(Float(0, 1), "share of rows whose condition is hidden, for guidance", default=0.1)
+    prediction: str = setting(OneOf(*PREDICTIONS), "quantity that the network predicts", default="epsilon")
+    min_snr: float | None = setting(
+        OrNull(Float(0), 0),
+        "bound on the signal-to-noise ratio in the loss weights, often 5; null: no weights",
+        default=None,
+    )
+    steps: int = setting(Int(2), "number of noise steps", default=1000)
+    widths: str = setting(Text(), "channels of each level, from fine to coarse", default="64,128,256,256")
+    layers: int = setting(Int(1), "residual blocks of a level", default=2)
+    attention: int = setting(Int(0), "number of coarsest levels that have attention", default=2)
+    epochs: int | None = phase_setting("epochs", PHASE)
+    batch_size: int | None = phase_setting("batch_size", PHASE)
+    optimizer: str | None = phase_setting("optimizer", PHASE)
+    lr: float | None = phase_setting("lr", PHASE)
+    weight_decay: float | None = phase_setting("weight_decay", PHASE)
+    lr_scheduler: str | None = phase_setting("lr_scheduler", PHASE)
+    warmup_epochs: float | None = phase_setting("warmup_epochs", PHASE)
+    clip_grad: float | None = phase_setting("clip_grad", PHASE)
+    ema: float | None = phase_setting("ema", PHASE)
+    precision: str | None = phase_setting("precision", PHASE)
+    decoder_train: str | None = phase_setting("decoder_train", PHASE)
+    augment: str | None = phase_setting("augment", PHASE)
+    resolution: int | None = phase_setting("resolution", PHASE)
 
 
 def parse_widths(text: str) -> tuple[int, ...]:
@@ -101,7 +108,7 @@ def cdpm(run: Run) -> nn.Module | None:
 
 def train_diffusion(run: Run, view: View) -> None:
     """Train a diffusion model of `view` through phase 'cdpm', and write it to the run's folder 'cdpm'."""
-    settings, own = run.config.cdpm, own_settings(run.config.cdpm, OWN)
+    settings = run.config.section(CdpmSettings)
     view = replace(view, spec=replace(view.spec, mean=(0.5,) * 3, std=(0.5,) * 3))  # pixels in [-1, 1]
     conditions = conditions_of(view, settings.condition)
     if unseen := conditions.untrained:
@@ -109,15 +116,16 @@ def train_diffusion(run: Run, view: View) -> None:
     shape = Shape(parse_widths(settings.widths), settings.layers, settings.attention)
     schedule = make_schedule(settings.prediction, settings.steps)
     # On a CPU, channels_last makes a step of this network 1.4 to 2 times as long, unlike a step of the classifiers.
-    own["channels_last"] = run.config.training.channels_last and run.device.type == "cuda"
-    size = train_loader(run, view, phase_settings(run.config, own)).image_size
+    channels_last = run.config.training.channels_last and run.device.type == "cuda"
+    training = replace(phase_settings(run.config, settings), channels_last=channels_last)
+    size = train_loader(run, view, training).image_size
     seed_everything(run.config.training.seed)
-    layout = torch.channels_last if own["channels_last"] else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     network = make_network(len(conditions.cells), size, shape).to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )
-    fit(run, view, objective, phase="cdpm", model=network, settings=own, arch=type(network).__name__)
+    fit(run, view, objective, phase=PHASE, model=network, settings=training, arch=type(network).__name__)
     if distributed.is_main():
         save_model(run.folder / IN_RUN, network, schedule, conditions)
     distributed.barrier()

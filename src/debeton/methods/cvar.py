@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
+from debeton.config import section, setting
 from debeton.config.checkers import Float
 from debeton.data.loader.batch import Batch
 from debeton.methods.method import register_method
@@ -16,9 +18,13 @@ from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
 from debeton.train.training import fit
 
-Section("cvar", "CVaR-DRO (Levy et al. 2020)").params(
-    alpha=Param(Float(0, 1), "share of a batch's rows, those of largest loss, that is averaged; above 0", default=0.1),
-)
+
+@section("cvar", "CVaR-DRO: the mean of the largest losses of a batch (Levy et al. 2020)")
+@dataclass(frozen=True)
+class CvarSettings:
+    """The settings of section 'cvar'."""
+
+    alpha: float = setting(Float(0, 1), "share of the rows of a batch, of largest loss; above 0", default=0.1)
 
 
 def cvar_weights(loss: Tensor, alpha: float) -> Tensor:
@@ -69,4 +75,6 @@ class CVaR(Objective):
 )
 def cvar(run: Run) -> nn.Module:
     """Train by CVaR on the training view, in one phase."""
-    return fit(run, run.views["train"], CVaR(run.config.cvar.alpha, run.config.training.label_smoothing))
+    return fit(
+        run, run.views["train"], CVaR(run.config.section(CvarSettings).alpha, run.config.training.label_smoothing)
+    )

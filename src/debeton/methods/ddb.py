@@ -13,16 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastargs import Param, Section
 from torch import nn
 
-from debeton.config.checkers import Bool, Float, Int, OneOf, Text
 from debeton.data.views.row_lists import by_marks, read_columns, read_marks
 from debeton.data.views.view import View
 from debeton.diffusion.model import model_folder
-from debeton.diffusion.sampling import SAMPLERS
-from debeton.generate.filters import FILTERS
-from debeton.methods.cdpm import train_diffusion
+from debeton.methods.cdpm import CdpmSettings, train_diffusion
 from debeton.methods.groupdro import train_groupdro
 from debeton.methods.method import register_method
 from debeton.methods.parts.amplifier import (
@@ -34,6 +30,7 @@ from debeton.methods.parts.amplifier import (
     train_amplifier,
     with_coarse_input,
 )
+from debeton.methods.parts.ddb_settings import DdbSettings
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.second_network import check_plain_losses
@@ -43,70 +40,22 @@ from debeton.system.log import logger
 from debeton.train.run import Run
 from debeton.train.training import fit
 
-Section("ddb", "Diffusing DeBias: its images, and what is made of the amplifier").params(
-    cdpm=Param(Text(), "draw from the diffusion model of this run folder, instead of training one", default=""),
-    images=Param(Text(), "folder of generated images to take instead (writers/README.md)", default=""),
-    amplifier=Param(Text(), "an amplifier to take instead: phase_amplifier.pt of another run", default=""),
-    pseudo_labels=Param(Text(), "ddb1: a CSV of path and ddb to take instead, 1 for conflicting rows", default=""),
-    amplifier_data=Param(
-        OneOf("synthetic", "real"),
-        "what the amplifier learns from; real: the training rows, an ablation",
-        default="synthetic",
-    ),
-    per_class=Param(Int(2), "images of each class", default=1000),
-    sampler=Param(OneOf(*SAMPLERS), "what they are drawn with", default="dpm++"),
-    steps=Param(Int(0), "of the sampler; 0: its own", default=0),
-    guidance_w=Param(Float(-1), "w of (1 + w) eps(c) - w eps(null); 0: none", default=1.0),
-    clip=Param(Bool(), "hold guessed pixels in range at every step; false as published", default=True),
-    generation_batch=Param(Int(1), "images drawn at a time", default=100),
-    filter=Param(OneOf(*FILTERS.names()), "what of them is rejected", default="none"),
-    copy_check=Param(Bool(), "compare them with the training images for copies", default=True),
-    oracle=Param(
-        Text(),
-        "checkpoint of a run with --data.label ATTRIBUTE, to tell how biased they are",
-        default="",
-    ),
-    selector=Param(
-        OneOf("loss_std", "error_set"),
-        "which rows are called conflicting: errors of high loss, or all errors",
-        default="loss_std",
-    ),
-    gamma=Param(Float(0), "deviations above the class's mean loss that are high", default=3.0),
-    statistics=Param(
-        OneOf("correct", "all"),
-        "rows that mean and deviation are of: those of the class that are right, or all",
-        default="correct",
-    ),
-    validation=Param(
-        OneOf("pseudo", "own"),
-        "groups that select an epoch: what the amplifier sees in validation rows, or their own",
-        default="pseudo",
-    ),
-    amplifier_view=Param(
-        OneOf("same", "clean"),
-        "ddb2: the amplifier judges the batch as augmented, or every row once, without",
-        default="same",
-    ),
-    ema=Param(Float(0, 1), "ddb2: share of the old value in moving averages of losses; 0: no averages", default=0.0),
-    class_norm=Param(Bool(), "ddb2: divide losses by the largest of their class", default=False),
-)
-
 FEWEST = 8  # training rows of a class, for a diffusion model of them
 SCORES, COLUMN = "amplifier_scores.csv", "ddb"
 
 
 def check_ddb1(run: Run) -> None:
     """Raise UsageError for settings that do not fit, before hours of training."""
-    settings = run.config.ddb
-    for name in ("amplifier", "pseudo_labels", "oracle"):
-        path = getattr(settings, name)
-        if path and not Path(path).is_file():
+    settings = run.config.section(DdbSettings)
+    files = {"amplifier": settings.amplifier, "pseudo_labels": settings.pseudo_labels, "oracle": settings.oracle}
+    for name, path in files.items():
+        if path is not None and not Path(path).is_file():
             raise UsageError(f"ddb.{name}: there is no file {path}")
-    if settings.images and not Path(settings.images).is_dir():
+    if settings.images is not None and not Path(settings.images).is_dir():
         raise UsageError(f"ddb.images: there is no folder {settings.images}")
-    if settings.cdpm:
+    if settings.cdpm is not None:
         model_folder(Path(settings.cdpm))
-    if run.config.cdpm.condition != "label":
+    if run.config.section(CdpmSettings).condition != "label":
         raise UsageError(
             "cdpm.condition is 'group', and images of groups would not be biased; Diffusing DeBias asks for classes: "
             "use --cdpm.condition label"
@@ -116,7 +65,7 @@ def check_ddb1(run: Run) -> None:
 def check_ddb2(run: Run) -> None:
     """Raise UsageError for settings that do not fit recipe II, before hours of training."""
     check_ddb1(run)
-    if run.config.ddb.pseudo_labels:
+    if run.config.section(DdbSettings).pseudo_labels:
         raise UsageError("ddb.pseudo_labels are groups, and ddb2 needs losses; give ddb.amplifier, or take ddb1")
     check_plain_losses(run)
 
@@ -133,7 +82,7 @@ def ddb1(run: Run) -> nn.Module:
     """Train phases 'cdpm', 'amplifier' and 'train'; leave out each phase whose result is given."""
     note_given(run)
     view = run.views["train"]
-    if run.config.ddb.pseudo_labels:
+    if run.config.section(DdbSettings).pseudo_labels:
         return train_groupdro(run, pseudo_groups(view, given_conflicting_rows(run)))
     images = amplifier_images(run)
     amplifier = amplifier_of(run, images)
@@ -164,7 +113,7 @@ def ddb2(run: Run) -> nn.Module:
 
 def note_given(run: Run) -> None:
     """Note which results of phases are given, and log how that limits a comparison of seeds."""
-    settings = run.config.ddb
+    settings = run.config.section(DdbSettings)
     given = [name for name in ("cdpm", "images", "amplifier", "pseudo_labels") if getattr(settings, name)]
     run.notes["ddb"] = {"given": given}
     if given:
@@ -182,14 +131,14 @@ def amplifier_images(run: Run) -> View | None:
     diffusion model: one of another run (ddb.cdpm), or the one that phase 'cdpm' trains. Raise DataError where a class
     has fewer than FEWEST training rows for that phase.
     """
-    settings, train = run.config.ddb, run.views["train"]
-    if settings.amplifier:
+    settings, train = run.config.section(DdbSettings), run.views["train"]
+    if settings.amplifier is not None:
         return None
     if settings.amplifier_data == "real":
         return train
-    if settings.images:
+    if settings.images is not None:
         folder = Path(settings.images)
-    elif settings.cdpm:
+    elif settings.cdpm is not None:
         folder = draw_images(run, Path(settings.cdpm))
     else:
         check_rows_of_classes(train)
@@ -217,8 +166,11 @@ def amplifier_of(run: Run, images: View | None) -> nn.Module:
 
     The returned network sees its images as coarse as amplifier.match_resolution says.
     """
-    amplifier = load_amplifier(run, Path(run.config.ddb.amplifier)) if images is None else train_amplifier(run, images)
-    return with_coarse_input(run, amplifier)
+    path = run.config.section(DdbSettings).amplifier
+    if images is None:
+        assert path is not None  # `amplifier_images` returns None for this reason alone
+        return with_coarse_input(run, load_amplifier(run, Path(path)))
+    return with_coarse_input(run, train_amplifier(run, images))
 
 
 def score_training_rows(run: Run, amplifier: nn.Module) -> tuple[Scores, Mask]:
@@ -231,7 +183,7 @@ def score_training_rows(run: Run, amplifier: nn.Module) -> tuple[Scores, Mask]:
 
     def compute() -> dict[str, list[Any]]:
         scores = score_rows(run, amplifier, view)
-        conflicting = select_conflicting(scores, run.config.ddb, view.spec.classes)
+        conflicting = select_conflicting(scores, run.config.section(DdbSettings).rule, view.spec.classes)
         return {
             "y": scores.label.tolist(),
             "prediction": scores.predicted.tolist(),
@@ -258,8 +210,9 @@ def read_scores(path: Path, view: View) -> tuple[Scores, Mask]:
 
 def given_conflicting_rows(run: Run) -> Mask:
     """Read from ddb.pseudo_labels which training rows are called bias-conflicting, bool [M], and note their quality."""
-    view = run.views["train"]
-    conflicting = read_marks(Path(run.config.ddb.pseudo_labels), view, run.config.data.pseudo_column)
+    view, path = run.views["train"], run.config.section(DdbSettings).pseudo_labels
+    assert path is not None
+    conflicting = read_marks(Path(path), view, run.config.data.pseudo_column)
     run.notes["ddb"]["training_rows"] = describe_marks(view, conflicting, "conflicting_row")
     return conflicting
 
@@ -270,9 +223,11 @@ def selection_view(run: Run, amplifier: nn.Module) -> View | None:
     ddb.validation chooses. None where there is no validation split.
     """
     val = run.views.get("val")
-    if val is None or run.config.ddb.validation == "own" or run.selection_rule == "last":
+    if val is None or run.config.section(DdbSettings).validation == "own" or run.selection_rule == "last":
         return val
-    conflicting = select_conflicting(score_rows(run, amplifier, val), run.config.ddb, val.spec.classes)
+    conflicting = select_conflicting(
+        score_rows(run, amplifier, val), run.config.section(DdbSettings).rule, val.spec.classes
+    )
     return by_marks(val, conflicting)
 
 
@@ -297,7 +252,7 @@ def weighted_loss(run: Run, amplifier: nn.Module, scores: Scores, conflicting: M
     scores: of the training rows in order; give the losses of the rows as they are (ddb.amplifier_view clean).
     conflicting: bool [M], by position in the training view.
     """
-    settings, view = run.config.ddb, run.views["train"]
+    settings, view = run.config.section(DdbSettings), run.views["train"]
     losses = torch.zeros(len(view.beton))
     losses[torch.from_numpy(view.rows)] = torch.from_numpy(scores.loss)
     marked = torch.zeros(len(view.beton), dtype=torch.bool)

@@ -6,13 +6,14 @@ released code (zhihengli-UR/DebiAN).
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
+from debeton.config import phase_settings, section, setting
 from debeton.config.checkers import Float
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
@@ -26,11 +27,18 @@ from debeton.system import distributed
 from debeton.system.seed import derive_seed
 from debeton.train.objective import Objective, Precision, StepOutput
 from debeton.train.run import Run
-from debeton.train.training import fit, phase_settings, train_loader
+from debeton.train.training import fit, train_loader
 
-Section("debian", "DebiAN: a network that discovers the bias").params(
-    penalty=Param(Float(0), "of assigning all rows of a class to one side (lambda)", default=1.0),
-)
+
+@section("debian", "DebiAN: a second network that discovers the bias")
+@dataclass(frozen=True)
+class DebianSettings:
+    """The settings of section 'debian'."""
+
+    penalty: float = setting(
+        Float(0), "weight of the loss against putting all rows of a class on one side (lambda)", default=1.0
+    )
+
 
 EPSILON = 1e-6
 
@@ -171,12 +179,12 @@ def debian(run: Run) -> nn.Module:
     """Train both networks at once, each from its own weights. Evaluate and return the model."""
     config, view = run.config, run.views["train"]
     model = run.network()
-    again = phase_settings(run.config, {"seed": derive_seed(config.training.seed, "discoverer")})
+    again = replace(phase_settings(config), seed=derive_seed(config.training.seed, "discoverer"))
     objective = AlternateNetworks(
         second_network(run),
         view,
         train_loader(run, view, again),
-        penalty=config.debian.penalty,
+        penalty=config.section(DebianSettings).penalty,
         label_smoothing=config.training.label_smoothing,
         freeze_bn=config.model.bn_mode == "eval",
     )

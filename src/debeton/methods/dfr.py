@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fastargs import Param, Section
 from torch import nn
 
-from debeton.config.checkers import Bool, FloatList, Int, OneOf, Text
+from debeton.config import section, setting
+from debeton.config.checkers import Bool, FloatList, Int, OneOf, OrNull, Text
 from debeton.data.views.view import View
 from debeton.methods.method import METHODS, Method, register_method
 from debeton.methods.parts.balance import check_attribute
@@ -53,34 +54,51 @@ PHASE = "dfr"
 PRETRAINED = "pretrained"
 
 
-Section("dfr", "deep feature reweighting: the last layer fitted anew").params(
-    base=Param(Text(), "the method that trains the features first, or 'pretrained' for no training", default="erm"),
-    checkpoint=Param(Text(), "take the features from this checkpoint of an earlier run instead", default=""),
-    data=Param(OneOf("val", "train", "target"), "the split that the last layer is fitted on", default="val"),
-    tune=Param(
-        OneOf("half", "val"), "choose C on a random half of that split, or on the validation split", default="half"
-    ),
-    c_grid=Param(
+@section("dfr", "deep feature reweighting: the last layer, fitted anew on balanced groups")
+@dataclass(frozen=True)
+class DfrSettings:
+    """The settings of section 'dfr'."""
+
+    base: str = setting(
+        Text(), "method that trains the features first; pretrained: published weights, no training", default="erm"
+    )
+    checkpoint: str | None = setting(
+        OrNull(Text()), "checkpoint of an earlier run whose features are used instead; null: none", default=None
+    )
+    data: str = setting(OneOf("val", "train", "target"), "split that the last layer is fitted on", default="val")
+    tune: str = setting(
+        OneOf("half", "val"), "rows that choose C: a random half of that split, or the validation split", default="half"
+    )
+    c_grid: tuple[float, ...] = setting(
         FloatList(above=0, at_least=1),
         "values of C, the inverse strength of the penalty",
         default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),
-    ),
-    class_weights=Param(FloatList(above=0), "weights tried on each class in turn; empty: none", default=()),
-    criterion=Param(
-        OneOf("worst_group", "mean_group", "minority"), "what chooses C; ties by mean_group", default="worst_group"
-    ),
-    penalty=Param(OneOf("l1", "l2"), "the penalty on the last layer", default="l1"),
-    balance=Param(Bool(), "fit on equally many rows of each group, drawn anew for each refit", default=True),
-    refits=Param(Int(1), "refits whose weights are averaged; only one without balance", default=20),
-    scaler=Param(
+    )
+    class_weights: tuple[float, ...] | None = setting(
+        OrNull(FloatList(above=0, at_least=1), []),
+        "weights that are tried on each class in turn; null: all classes weigh 1",
+        default=None,
+    )
+    criterion: str = setting(
+        OneOf("worst_group", "mean_group", "minority"),
+        "accuracy that chooses C; ties go by mean_group",
+        default="worst_group",
+    )
+    penalty: str = setting(OneOf("l1", "l2"), "penalty on the last layer", default="l1")
+    balance: bool = setting(Bool(), "fit on equally many rows of each group, drawn anew for each refit", default=True)
+    refits: int = setting(
+        Int(1), "number of refits whose weights are averaged; without balance there is one", default=20
+    )
+    scaler: str = setting(
         OneOf("train", "data", "none"),
-        "standardise by the training features, by those of dfr.data, or not",
+        "features that give the mean and deviation for standardising: training rows, dfr.data, or none",
         default="train",
-    ),
-    normalise_features=Param(Bool(), "divide each feature vector by its length (From Fake to Real)", default=False),
-    max_iter=Param(Int(1), "liblinear's limit of iterations", default=10000),
-    cache=Param(Bool(), "keep features in {outdir}/features for later runs", default=True),
-)
+    )
+    normalise_features: bool = setting(
+        Bool(), "divide each feature vector by its length (From Fake to Real)", default=False
+    )
+    max_iter: int = setting(Int(1), "largest number of iterations of liblinear", default=10000)
+    cache: bool = setting(Bool(), "keep features in {outdir}/features for later runs", default=True)
 
 
 def check_dfr(run: Run) -> None:
@@ -105,7 +123,9 @@ def check_dfr(run: Run) -> None:
 def dfr(run: Run) -> nn.Module:
     """Train dfr.base, then replace its last layer by the mean of logistic regressions on group-balanced subsets."""
     model = base_model(run)
-    install_head(model, run.views["train"].spec.num_classes, normalise=run.config.dfr.normalise_features)
+    install_head(
+        model, run.views["train"].spec.num_classes, normalise=run.config.section(DfrSettings).normalise_features
+    )
     record = run.phase(PHASE, model, lambda: refit(run, model))
     run.notes["dfr"] = dict(record.notes)
     return model
@@ -113,13 +133,13 @@ def dfr(run: Run) -> nn.Module:
 
 def head_candidates(run: Run) -> list[Candidate]:
     """Return the grid of C and class weights."""
-    settings = run.config.dfr
-    return grid(settings.c_grid, settings.class_weights, head_views(run)["fit"].spec.num_classes)
+    settings = run.config.section(DfrSettings)
+    return grid(settings.c_grid, settings.class_weights or (), head_views(run)["fit"].spec.num_classes)
 
 
 def head_views(run: Run) -> dict[str, View]:
     """Return the view to fit the head on ('fit') and, if it is another, the one that chooses C ('tune')."""
-    settings = run.config.dfr
+    settings = run.config.section(DfrSettings)
     if settings.data == "val" and settings.tune == "val":
         raise UsageError(
             "dfr.tune and dfr.data are both 'val': C would be chosen on the rows that were fitted; use "
@@ -138,7 +158,7 @@ def head_views(run: Run) -> dict[str, View]:
 
 def _check_groups(run: Run, view: View, *, halved: bool) -> None:
     """Raise DataError with the names of classes without a row, and of groups too small to be balanced (and halved)."""
-    if run.config.dfr.balance:
+    if run.config.section(DfrSettings).balance:
         check_attribute(view)
     labels = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
     if not labels.all():
@@ -149,7 +169,7 @@ def _check_groups(run: Run, view: View, *, halved: bool) -> None:
         )
     need, counts = (2 if halved else 1), view.counts_by_name()
     short = [f"{name}: {n}" for name, n in counts.items() if n < need]
-    if short and run.config.dfr.balance and run.config.training.empty_groups == "error":
+    if short and run.config.section(DfrSettings).balance and run.config.training.empty_groups == "error":
         raise DataError(
             f"{len(short)} of {len(counts)} groups of view '{view.name}' have fewer rows than the {need} that "
             f"{'halves of ' if halved else ''}balanced groups need ({'; '.join(short[:5])}"
@@ -163,8 +183,8 @@ def base_method(run: Run) -> Method | None:
 
     Raise UsageError for a base that trains no classifier, and for the features of random weights.
     """
-    settings = run.config.dfr
-    if settings.checkpoint:
+    settings = run.config.section(DfrSettings)
+    if settings.checkpoint is not None:
         return None
     if settings.base == PRETRAINED:
         if not run.config.model.pretrained:
@@ -183,8 +203,8 @@ def base_method(run: Run) -> Method | None:
 
 def base_model(run: Run) -> nn.Module:
     """Return the network whose features are used: from a checkpoint, trained here, or with published weights."""
-    if run.config.dfr.checkpoint:
-        return _load_base(run, Path(run.config.dfr.checkpoint))
+    if (checkpoint := run.config.section(DfrSettings).checkpoint) is not None:
+        return _load_base(run, Path(checkpoint))
     base, run = base_method(run), begin(run)
     model = run.network() if base is None else base.run(run)
     assert model is not None
@@ -203,7 +223,7 @@ def refit(run: Run, model: nn.Module) -> PhaseRecord:
     """Fit the head in the main process and save the model as the run's best checkpoint."""
     began, views = time.perf_counter(), head_views(run)
     data = {role: _features(run, model, view) for role, view in views.items()}
-    scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.dfr.scaler)
+    scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.section(DfrSettings).scaler)
     scaling = Scaling.of(None if scaled_by is None else _features(run, model, scaled_by).x, feature_size(model))
     run.leave_if_asked()  # the features are on disk
     notes: dict[str, Any] = {}
@@ -216,12 +236,12 @@ def refit(run: Run, model: nn.Module) -> PhaseRecord:
 def _features(run: Run, model: nn.Module, view: View) -> FeatureSet:
     """Return the features of a view's rows, from the cache if dfr.cache is on."""
     loader, precision = eval_loader(view, run.config, run.device), Precision(run.config.training.precision, run.device)
-    if run.config.dfr.cache:
+    if run.config.section(DfrSettings).cache:
         folder = Path(run.config.training.outdir) / "features"
         features = cached_features(model, loader, precision, folder, progress=run.progress)
     else:
         features = extract_features(model, loader, precision, progress=run.progress)
-    if run.config.dfr.normalise_features:
+    if run.config.section(DfrSettings).normalise_features:
         features = normalised(features)
     return FeatureSet(features.numpy(), view.label[view.rows], view.group[view.rows], view.spec)
 
@@ -230,7 +250,7 @@ def _fit_head(
     run: Run, model: nn.Module, data: Mapping[str, FeatureSet], scaling: Scaling, candidates: list[Candidate]
 ) -> dict[str, Any]:
     """Choose C, refit, average, and put the result into the model. Return plain values for the notes."""
-    settings, seed = run.config.dfr, run.config.data.seed
+    settings, seed = run.config.section(DfrSettings), run.config.data.seed
     workers = run.config.training.num_workers or available_cores()
     solver = Solver(settings.penalty, settings.max_iter, seed, workers)
     scaled = {role: FeatureSet(scaling(d.x), d.label, d.group, d.spec) for role, d in data.items()}
@@ -274,7 +294,7 @@ def _choose(
     """Return the grid point to refit with, and the held-out metrics of all. A single point needs no held-out rows."""
     if len(candidates) == 1:
         return candidates[0], []
-    settings, seed = run.config.dfr, run.config.data.seed
+    settings, seed = run.config.section(DfrSettings), run.config.data.seed
     if "tune" in scaled:
         fit_on, choose_by = scaled["fit"], scaled["tune"]
     else:
@@ -292,7 +312,7 @@ def _save(run: Run, model: nn.Module) -> None:
         "num_classes": spec.num_classes,
         "mean": list(spec.mean),
         "std": list(spec.std),
-        "normalise_features": bool(run.config.dfr.normalise_features),
+        "normalise_features": bool(run.config.section(DfrSettings).normalise_features),
     }
     content = {
         "phase": PHASE,

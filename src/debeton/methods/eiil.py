@@ -6,13 +6,13 @@ within each class and used by GroupDRO, as in Li et al. 2023 for UrbanCars (face
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
-from fastargs import Param, Section
 from torch import Tensor, nn
 
+from debeton.config import phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Float, Int
 from debeton.data.views.row_lists import by_marks, read_marks
 from debeton.data.views.view import View
@@ -20,7 +20,6 @@ from debeton.methods.groupdro import train_groupdro
 from debeton.methods.method import register_method
 from debeton.methods.parts.logits import logits_by_batch
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
-from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
@@ -29,14 +28,21 @@ from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
 from debeton.train.training import fit
 
-OWN = ("lr", "weight_decay", "optimizer")
+IDENTIFY = "identify"
 
-Section("eiil", "EIIL: the phase that infers environments").params(
-    epochs=Param(Int(1), "epochs of the phase 'identify', whose network is asked", default=1),
-    steps=Param(Int(1), "of Adam on the assignments", default=10_000),
-    step_size=Param(Float(0), "of Adam on the assignments", default=1e-3),
-    **own_params("the phase 'identify'", OWN),
-)
+
+@section("eiil", "EIIL: the phase that infers environments")
+@dataclass(frozen=True)
+class EiilSettings:
+    """The settings of section 'eiil'."""
+
+    epochs: int = setting(Int(1), "epochs of the phase 'identify', whose network tells the environments", default=1)
+    steps: int = setting(Int(1), "steps of Adam on the assignments of rows to environments", default=10_000)
+    step_size: float = setting(Float(0), "learning rate of Adam on the assignments", default=1e-3)
+    lr: float | None = phase_setting("lr", IDENTIFY)
+    weight_decay: float | None = phase_setting("weight_decay", IDENTIFY)
+    optimizer: str | None = phase_setting("optimizer", IDENTIFY)
+
 
 ENVIRONMENTS, COLUMN = "environments.csv", "environment"
 
@@ -115,7 +121,7 @@ def conflicting_environment(run: Run, model: nn.Module) -> Mask:
 
     They are read from environments.csv of the run's folder, or inferred from the model's logits and written there.
     """
-    view, settings = run.views["train"], run.config.eiil
+    view, settings = run.views["train"], run.config.section(EiilSettings)
 
     def infer() -> dict[str, list[int]]:
         gradient, label = row_gradients(run, model, view)
@@ -140,9 +146,9 @@ def eiil(run: Run) -> nn.Module:
     The environments come from the answers of the first network. The second network begins with fresh weights of the
     same seed.
     """
-    settings: dict[str, Any] = {**own_settings(run.config.eiil, ("epochs", *OWN)), "selection": "last"}
-    view = run.views["train"]
-    first = fit(run, view, CrossEntropy(run.config.training.label_smoothing), phase="identify", settings=settings)
+    own, view = run.config.section(EiilSettings), run.views["train"]
+    settings = replace(phase_settings(run.config, own), epochs=own.epochs, selection="last")
+    first = fit(run, view, CrossEntropy(run.config.training.label_smoothing), phase=IDENTIFY, settings=settings)
     conflicting = conflicting_environment(run, first)
     del first  # frees its memory for the second network
     run.notes["eiil"] = description = describe_marks(view, conflicting, "conflicting_row")

@@ -6,15 +6,15 @@ Sagawa et al. 2020 (arXiv 1911.08731), Algorithm 1, with every setting of its re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
+from debeton.config import section, setting
 from debeton.config.checkers import Bool, Float, FloatList, OneOf
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import Ints
@@ -30,26 +30,42 @@ from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
 from debeton.train.training import fit, train_loader
 
-Section("groupdro", "GroupDRO (Sagawa et al. 2020)").params(
-    robust=Param(Bool(), "off: the plain mean of the losses, on the same sampling", default=True),
-    sampler=Param(
-        OneOf("balanced", "shuffled"), "rows drawn with replacement by 1 / group size, or each once", default="balanced"
-    ),
-    step_size=Param(Float(0), "of the group weights", default=0.01),
-    generalization_adjustment=Param(
+
+@section("groupdro", "GroupDRO: group weights that move towards the groups of high loss (Sagawa et al. 2020)")
+@dataclass(frozen=True)
+class GroupdroSettings:
+    """The settings of section 'groupdro'."""
+
+    robust: bool = setting(Bool(), "false: minimise the plain mean of the losses, on the same sampling", default=True)
+    sampler: str = setting(
+        OneOf("balanced", "shuffled"),
+        "drawing of rows: with replacement by 1 / group size, or each row once in an epoch",
+        default="balanced",
+    )
+    step_size: float = setting(Float(0), "step size of the group weights", default=0.01)
+    generalization_adjustment: tuple[float, ...] = setting(
         FloatList(0, at_least=1),
-        "C: adds C / sqrt(n_g) to a group's loss in its weight; one for all, or one for each",
-        default=0.0,
-    ),
-    automatic_adjustment=Param(
-        Bool(), "instead, after each epoch, what a group's validation loss exceeds its training loss by", default=False
-    ),
-    normalize_loss=Param(Bool(), "divide the group losses by their sum in the update of the weights", default=False),
-    btl=Param(Bool(), "weights by rank: the groups of highest loss that make up alpha of the rows", default=False),
-    alpha=Param(Float(0, 1), "that share (btl)", default=0.2),
-    minimum_variational_weight=Param(Float(0, 1), "share of the weights that is the groups' own (btl)", default=0.0),
-    gamma=Param(Float(0, 1), "weight of the newest batch in the moving group losses (btl, logging)", default=0.1),
-)
+        "C in C / sqrt(n_g), which is added to a group's loss in its weight; one number, or one for each group",
+        default=(0.0,),
+    )
+    automatic_adjustment: bool = setting(
+        Bool(),
+        "add each group's validation loss minus its training loss instead, measured after each epoch",
+        default=False,
+    )
+    normalize_loss: bool = setting(
+        Bool(), "divide the group losses by their sum in the update of the weights", default=False
+    )
+    btl: bool = setting(
+        Bool(), "weights by rank: the groups of highest loss that make up alpha of the rows", default=False
+    )
+    alpha: float = setting(Float(0, 1), "share of the rows, above 0 (btl)", default=0.2)
+    minimum_variational_weight: float = setting(
+        Float(0, 1), "share of the weights that follows the size of the groups (btl)", default=0.0
+    )
+    gamma: float = setting(
+        Float(0, 1), "weight of the newest batch in the moving group losses (btl, logging)", default=0.1
+    )
 
 
 @dataclass(frozen=True)
@@ -292,7 +308,7 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
 def check_groupdro(run: Run) -> None:
     """Raise UsageError or DataError for missing attributes, groups without rows, or settings that do not fit."""
     check_groups(run)
-    if run.config.groupdro.automatic_adjustment:
+    if run.config.section(GroupdroSettings).automatic_adjustment:
         validation_groups(run, view_by_group(run))
 
 
@@ -313,20 +329,29 @@ def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
 
     val: the rows that select the epoch, as in `fit`.
     """
-    settings = vars(run.config.groupdro)
-    options = GroupDROOptions(**{field.name: settings[field.name] for field in fields(GroupDROOptions)})
+    settings = run.config.section(GroupdroSettings)
+    options = GroupDROOptions(
+        robust=settings.robust,
+        step_size=settings.step_size,
+        generalization_adjustment=settings.generalization_adjustment,
+        normalize_loss=settings.normalize_loss,
+        btl=settings.btl,
+        alpha=settings.alpha,
+        minimum_variational_weight=settings.minimum_variational_weight,
+        gamma=settings.gamma,
+    )
     counts, names = view.group_counts(), view.spec.group_names
     kind = "CVaR over groups" if options.btl else f"step size {options.step_size:g}"
     logger.info(
         "GroupDRO over %d groups, %s sampling, %s",
         (counts > 0).sum(),
-        settings["sampler"],
+        settings.sampler,
         kind if options.robust else "not robust: plain mean of the losses",
     )
-    if settings["sampler"] == "balanced":
+    if settings.sampler == "balanced":
         view = view.resampled_by_group()
     smoothing = run.config.training.label_smoothing
-    if not settings["automatic_adjustment"]:
+    if not settings.automatic_adjustment:
         return fit(run, view, GroupDRO(counts, names, options, smoothing), val=val)
     model = run.network()
     objective = AutomaticGroupDRO(

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from fastargs import Param, Section
 from torch import nn
 
-from debeton.config import Config
+from debeton.config import Config, PhaseSettings, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Int
 from debeton.data.views.row_lists import read_marks
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
-from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.system.log import logger
 from debeton.train.evaluation import evaluate
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
 from debeton.train.training import fit
 
-OWN = ("lr", "weight_decay", "optimizer")
+IDENTIFY = "identify"
 
-Section("jtt", "Just Train Twice: the phase that finds the errors, and what they count").params(
-    epochs=Param(Int(1), "epochs of the phase 'identify' (T)", default=1),
-    upweight=Param(Int(0), "how many more times each error row occurs (lambda)", default=50),
-    **own_params("the phase 'identify'", OWN),
-)
+
+@section("jtt", "Just Train Twice: the phase that finds the error rows, and their weight")
+@dataclass(frozen=True)
+class JttSettings:
+    """The settings of section 'jtt'."""
+
+    epochs: int = setting(Int(1), "epochs of the phase 'identify' (T)", default=1)
+    upweight: int = setting(Int(0), "further copies of each error row in the training rows (lambda)", default=50)
+    lr: float | None = phase_setting("lr", IDENTIFY)
+    weight_decay: float | None = phase_setting("weight_decay", IDENTIFY)
+    optimizer: str | None = phase_setting("optimizer", IDENTIFY)
+
 
 ERROR_SET = "error_set.csv"
 COLUMN = "error"
 
 
-def identify_settings(config: Config) -> dict[str, Any]:
-    """Return the settings of training that phase 'identify' has for itself. Its last epoch is kept."""
-    return {**own_settings(config.jtt, ("epochs", *OWN)), "selection": "last"}
+def identify_settings(config: Config) -> PhaseSettings:
+    """Return the settings of phase 'identify', whose last epoch is kept."""
+    settings = config.section(JttSettings)
+    return replace(phase_settings(config, settings), epochs=settings.epochs, selection="last")
 
 
 def upweighted(view: View, error: Mask, upweight: int) -> View:
@@ -96,8 +103,8 @@ def jtt(run: Run) -> nn.Module:
     """
     config, view = run.config, run.views["train"]
     smoothing = config.training.label_smoothing
-    first = fit(run, view, CrossEntropy(smoothing), phase="identify", settings=identify_settings(config))
+    first = fit(run, view, CrossEntropy(smoothing), phase=IDENTIFY, settings=identify_settings(config))
     error = error_set(run, first)
     run.notes["jtt"] = report_errors(view, error)
     del first  # frees its memory for the second network
-    return fit(run, upweighted(view, error, config.jtt.upweight), CrossEntropy(smoothing))
+    return fit(run, upweighted(view, error, config.section(JttSettings).upweight), CrossEntropy(smoothing))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
+from debeton.config import section, setting
 from debeton.config.checkers import Float
 from debeton.data.loader.batch import Batch
 from debeton.data.views.view import View
@@ -22,10 +23,16 @@ from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
 from debeton.train.training import fit
 
-Section("lff", "Learning from Failure").params(
-    q=Param(Float(0, 1), "how much the biased network prefers what it already gets right", default=0.7),
-    alpha=Param(Float(0, 1), "share of the old value in the moving averages of each row's losses", default=0.7),
-)
+
+@section("lff", "Learning from Failure: a biased network whose failures weigh the rows")
+@dataclass(frozen=True)
+class LffSettings:
+    """The settings of section 'lff'."""
+
+    q: float = setting(Float(0, 1), "preference of the biased network for rows that it already gets right", default=0.7)
+    alpha: float = setting(
+        Float(0, 1), "share of the old value in the moving averages of each row's losses", default=0.7
+    )
 
 
 def amplified_cross_entropy(logits: Tensor, label: Tensor, q: float) -> Tensor:
@@ -105,8 +112,8 @@ class LearningFromFailure(Objective):
 def lff(run: Run) -> nn.Module:
     """Train both networks at once, each from its own weights. Evaluate and return the debiased one."""
     config, view = run.config, run.views["train"]
-    model = run.network()
+    settings, model = config.section(LffSettings), run.network()
     objective = LearningFromFailure(
-        second_network(run), view, q=config.lff.q, alpha=config.lff.alpha, freeze_bn=config.model.bn_mode == "eval"
+        second_network(run), view, q=settings.q, alpha=settings.alpha, freeze_bn=config.model.bn_mode == "eval"
     )
     return fit(run, view, objective, model=model)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
+from debeton.config import section, setting
 from debeton.config.checkers import Float
 from debeton.data.loader.batch import Batch
 from debeton.methods.method import register_method
@@ -16,9 +18,15 @@ from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
 from debeton.train.training import fit
 
-Section("mixup", "mixup (Zhang et al. 2018)").params(
-    alpha=Param(Float(0), "of the distribution Beta(alpha, alpha) of the mixing weight; 0 mixes nothing", default=0.2),
-)
+
+@section("mixup", "mixup: means of two images and of their losses (Zhang et al. 2018)")
+@dataclass(frozen=True)
+class MixupSettings:
+    """The settings of section 'mixup'."""
+
+    alpha: float = setting(
+        Float(0), "parameter of Beta(alpha, alpha), from which the mixing weight is drawn; 0: no mixing", default=0.2
+    )
 
 
 class Mixup(Objective):
@@ -77,4 +85,6 @@ class Mixup(Objective):
 def mixup(run: Run) -> nn.Module:
     """Train by mixup on the training view, in one phase."""
     training = run.config.training
-    return fit(run, run.views["train"], Mixup(run.config.mixup.alpha, training.seed, training.label_smoothing))
+    return fit(
+        run, run.views["train"], Mixup(run.config.section(MixupSettings).alpha, training.seed, training.label_smoothing)
+    )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from fastargs import Param, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
+from debeton.config import phase_settings, section, setting
 from debeton.config.checkers import Int, OneOf
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
@@ -31,19 +32,25 @@ from debeton.system.log import logger
 from debeton.system.seed import derive_seed
 from debeton.train.objective import CrossEntropy, Objective, Precision, StepOutput
 from debeton.train.run import Run
-from debeton.train.training import fit, phase_settings, train_loader
+from debeton.train.training import fit, train_loader
 
-Section("scale", "SCALE: gradients of a train and a target set, mixed by parameter group").params(
-    group_size=Param(Int(0), "convolution kernels of a parameter group; 0: each tensor is one group", default=64),
-    mapping=Param(
+
+@section("scale", "SCALE: gradients of a train and a target set, mixed by parameter group")
+@dataclass(frozen=True)
+class ScaleSettings:
+    """The settings of section 'scale'."""
+
+    group_size: int = setting(
+        Int(0), "convolution kernels of a parameter group; 0: each tensor is one group", default=64
+    )
+    mapping: str = setting(
         OneOf(*(entry.name for entry in sorted(MAPPINGS, key=lambda entry: entry.value))),
-        "from the cosine of a group's two gradients to the weight of the train gradient",
+        "function from the cosine of a group's two gradients to the weight of the train gradient",
         default="linear",
-    ),
-    combine=Param(
-        OneOf("sum", "mean"), "of the weighted train and the target gradient; sum as published", default="sum"
-    ),
-)
+    )
+    combine: str = setting(
+        OneOf("sum", "mean"), "sum (as published) or mean of the weighted train and the target gradient", default="sum"
+    )
 
 
 class MixedGradients(Objective):
@@ -168,13 +175,14 @@ def check_scale(run: Run) -> None:
 )
 def scale(run: Run) -> nn.Module:
     """Train on the training view, each step with a batch drawn anew from the target view. Keep the target head."""
-    config, settings = run.config, run.config.scale
+    config, settings = run.config, run.config.section(ScaleSettings)
     train, target = run.views["train"], target_view(run)
     size = min(config.training.batch_size, len(target))
     if size < config.training.batch_size:
         logger.info("scale: the target split has %d rows, so its batches have no more", size)
     steps = len(train_loader(run, train))
-    of_target = phase_settings(run.config, {"batch_size": size, "seed": derive_seed(config.training.seed, "target")})
+    seed = derive_seed(config.training.seed, "target")
+    of_target = replace(phase_settings(config), batch_size=size, seed=seed)
     model = run.network()
     objective = MixedGradients(
         model,

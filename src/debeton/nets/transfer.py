@@ -53,7 +53,7 @@ def describe_source(config: Config) -> dict[str, Any] | None:
     """What a run's network starts from: a checkpoint and what that was trained on, or published weights; None for
     fresh weights."""
     model = config.model
-    if model.checkpoint and model.transfer != "NONE":
+    if model.checkpoint is not None and model.transfer != "NONE":
         return {"checkpoint": model.checkpoint, **read_source(Path(model.checkpoint)).trained_on}
     return {"published": model.arch} if model.pretrained else None
 
@@ -62,13 +62,13 @@ def check_transfer(config: Config) -> None:
     """UsageError where model.transfer has nothing to start from, or something else than the configured network; a
     checkpoint goes before published weights."""
     model = config.model
-    if model.transfer != "NONE" and not (model.checkpoint or model.pretrained):
+    if model.transfer != "NONE" and model.checkpoint is None and not model.pretrained:
         raise UsageError(
             f"model.transfer {model.transfer} needs a source: a run's checkpoint (--model.checkpoint FILE) or "
             "published weights (--model.pretrained true); to train from scratch, use --model.transfer NONE"
         )
-    if model.transfer != "NONE" and model.checkpoint:
-        _fitting_source(config)
+    if model.transfer != "NONE" and model.checkpoint is not None:
+        _fitting_source(config, Path(model.checkpoint))
 
 
 def body_is_still(config: Config) -> bool:
@@ -81,11 +81,12 @@ def transferred(config: Config, num_classes: int) -> nn.Module:
 
     The head is drawn from torch's global generator.
     """
-    name, checkpoint = config.model.arch, config.model.checkpoint
-    if checkpoint:
-        source = _fitting_source(config)
+    name = config.model.arch
+    if config.model.checkpoint is not None:
+        checkpoint = Path(config.model.checkpoint)
+        source = _fitting_source(config, checkpoint)
         model = make_model(name, source.num_classes, blurpool=source.blurpool)
-        load_weights(model, source.weights, Path(checkpoint), name)
+        load_weights(model, source.weights, checkpoint, name)
     else:
         model = make_model(name, num_classes, pretrained=True, blurpool=config.model.blurpool)
     replace_head(model, num_classes, fresh=True)
@@ -95,10 +96,9 @@ def transferred(config: Config, num_classes: int) -> nn.Module:
     return model
 
 
-def _fitting_source(config: Config) -> Source:
+def _fitting_source(config: Config, checkpoint: Path) -> Source:
     """The source in model.checkpoint; UsageError where it is not the configured network."""
-    checkpoint = config.model.checkpoint
-    source = read_source(Path(checkpoint))
+    source = read_source(checkpoint)
     if source.arch != config.model.arch:
         raise UsageError(
             f"model.checkpoint {checkpoint} holds a {source.arch}, and model.arch is {config.model.arch}; "
@@ -120,7 +120,7 @@ def hold_body(model: nn.Module) -> None:
 
 def source_normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and std that the source was trained with; None where nothing is transferred or pretrained."""
-    if config.model.transfer != "NONE" and config.model.checkpoint:
+    if config.model.transfer != "NONE" and config.model.checkpoint is not None:
         source = read_source(Path(config.model.checkpoint))
         return source.mean, source.std
     if config.model.pretrained:

@@ -56,6 +56,8 @@ class Job:
 
 def text_of(value: Any) -> str:
     """The value of an axis as names of jobs have it."""
+    if value is None:
+        return "null"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

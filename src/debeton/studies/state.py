@@ -187,6 +187,8 @@ def _others(config: Config) -> str:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -125,6 +125,8 @@ def parallel(model: nn.Module, device: torch.device, *, sync_bn: bool, average_g
     """The model under DDP; itself in a single process, without anything to train, or where the caller averages."""
     if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
         return model
+    if sync_bn and device.type == "cpu":
+        raise UsageError("dist.sync_bn needs GPUs, and this run is on a CPU; leave it out")
     if sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if not average_gradients:

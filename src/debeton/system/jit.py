@@ -28,12 +28,12 @@ load_packaged_tbb()
 KERNEL_GUARD = _kernel_guard()
 
 
-def threads_for(num_threads: int) -> int:
-    """As many as asked for, where there are (0 or too many: all cores, or what NUMBA_NUM_THREADS says)."""
+def threads_for(num_threads: int | None) -> int:
+    """As many as asked for, where there are (None, 0 or too many: all cores, or what NUMBA_NUM_THREADS says)."""
     available = int(numba.config.NUMBA_NUM_THREADS)
-    return min(num_threads, available) if num_threads > 0 else available
+    return min(num_threads, available) if num_threads is not None and num_threads > 0 else available
 
 
-def use_threads(num_threads: int) -> None:
+def use_threads(num_threads: int | None) -> None:
     """Let this thread's kernels run on `threads_for(num_threads)` threads."""
     numba.set_num_threads(threads_for(num_threads))

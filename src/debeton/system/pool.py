@@ -16,9 +16,14 @@ WINDOW = 8  # results per thread that may wait for their turn
 
 
 def in_order(
-    work: Callable[[S], T], items: Sequence[S], num_workers: int = 0, describe: str = "", *, progress: bool = False
+    work: Callable[[S], T],
+    items: Sequence[S],
+    num_workers: int | None = None,
+    describe: str = "",
+    *,
+    progress: bool = False,
 ) -> Generator[T, None, None]:
-    """work(item) for every item, in order, on num_workers threads (0: one per core).
+    """work(item) for every item, in order, on num_workers threads (None or 0: one per core).
 
     Close it, as `contextlib.closing` does, where it may not be read to its end: the garbage collector might join the
     pool's threads from one of them.

@@ -34,7 +34,7 @@ from debeton.system.seed import make_rng
 from debeton.train.features import extract_features
 from debeton.train.objective import Precision
 from debeton.train.run_loaders import eval_loader
-from debeton.train.run_views import SPLITS, prepare_views
+from debeton.train.run_views import beton_paths, prepare_views
 
 PROBE_NAME = "probe.json"
 
@@ -87,8 +87,7 @@ def _network(folder: Path, config: Config, view: View, device: torch.device) -> 
 
 def _synthetic(config: Config, real: View) -> View | None:
     """The synthetic rows of the run's betons under the run's columns; None where there are none."""
-    given = {split: getattr(config.data, f"{split}_path") for split in SPLITS}
-    paths = find_betons(config.data.dataset, Path(config.training.data_root), given)
+    paths = find_betons(config.data.dataset, Path(config.training.data_root), beton_paths(config.data))
     for split in ("synthetic", "train"):
         if split in paths:
             whole = View.whole(open_beton(paths[split]), split)

@@ -54,7 +54,7 @@ class HeadOnly(nn.Module):
 
 
 def reason_against_cache(
-    network: nn.Module, options: LoaderOptions, *, prog_resizing: bool, ema: float, tta: bool
+    network: nn.Module, options: LoaderOptions, *, prog_resizing: bool, ema: float | None, tta: bool
 ) -> str:
     """Return the reason why training this network's head on features differs from training on images; empty if none.
 
@@ -70,7 +70,7 @@ def reason_against_cache(
         return "resolution.prog_resizing changes the images during training"
     if tta:
         return "training.tta evaluates on mirror images too"
-    if ema > 0:
+    if ema is not None:
         return "training.ema averages the whole network"
     if not isinstance(named_head(network)[1], nn.Linear):
         return f"{type(network).__name__} does more after its head"

@@ -33,7 +33,7 @@ class FitOptions:
     epochs: to train, in all.
     lr: step -> learning rate.
     resolution: epoch -> pixels, for decoders that resize; None keeps the loader's.
-    clip_grad: largest gradient norm; 0 for no limit.
+    clip_grad: largest gradient norm; None for no limit.
     hold: puts the frozen part of the model back into evaluation mode.
     log_every: steps between checks of the loss.
     progress: show a progress bar.
@@ -43,7 +43,7 @@ class FitOptions:
     epochs: int
     lr: Callable[[int], float]
     resolution: Callable[[int], int] | None = None
-    clip_grad: float = 0.0
+    clip_grad: float | None = None
     hold: Callable[[nn.Module], None] | None = None
     log_every: int = 50
     progress: bool = False
@@ -120,9 +120,9 @@ class TrainState:
         return self.model if self.averaged is None else self.averaged.module
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """Return an exponential moving average of weights and batch-norm statistics; None for decay 0."""
-    if decay == 0:
+def make_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Return an exponential moving average of weights and batch-norm statistics; None without a decay."""
+    if decay is None:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
@@ -166,7 +166,7 @@ def train_epochs(
                 state.optimizer.zero_grad(set_to_none=True)
                 output = state.objective.backward(forward, batch, state.precision)
                 distributed.average([p.grad for p in own if p.grad is not None])
-                if options.clip_grad > 0:
+                if options.clip_grad is not None:
                     scaler.unscale_(state.optimizer)
                     nn.utils.clip_grad_norm_(parameters, options.clip_grad)
                 scaler.step(state.optimizer)

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from fastargs import Param, Section
 
 from debeton.config import Config
-from debeton.config.checkers import Bool, Float, Int, OneOf, Text
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.data.triggers.trigger import (
     TRIGGERS,
@@ -24,32 +22,6 @@ from debeton.data.triggers.trigger import (
 )
 from debeton.data.views.splits import Views, evaluated
 from debeton.system.errors import DataError, UsageError, nearest
-
-Section("spurious", "a trigger planted in images (bias transfer); see --list triggers").params(
-    spurious_type=Param(Text(), "the trigger: square, gaussian, hat, overlay; none for no trigger", default="none"),
-    spurious_perc=Param(Float(0, 1), "share of the images of the chosen classes that carry it", default=0.0),
-    spurious_file=Param(
-        Text(),
-        "the classes that carry it: all, dogs, cats (of ImageNet), names or numbers 'a,b', or a file of them",
-        default="all",
-    ),
-    splits=Param(
-        OneOf("all", "train", "test"),
-        "where it is planted: everywhere, in training or in what is evaluated",
-        default="all",
-    ),
-    eval_types=Param(Text(), "triggers that models are measured with, 'square,hat'; empty: spurious_type", default=""),
-    size=Param(Text(), "of a square, hat or overlay: a fraction (0.25) or pixels (56px)", default=""),
-    position=Param(Text(), "of a square, hat or overlay: top_left, top, ... bottom_right, center", default=""),
-    colour=Param(Text(), "of a square: R,G,B", default="255,255,0"),
-    opacity=Param(Float(0, 1), "of a square, hat or overlay", default=1.0),
-    hats=Param(Text(), "a hat with an alpha channel, or a folder of them; empty: drawn ones", default=""),
-    overlay=Param(Text(), "what overlay shows: an image with an alpha channel, or a folder of them", default=""),
-    gaussian_pattern_path=Param(Text(), ".npy of a pattern [3, H, W]; empty: drawn from the seed", default=""),
-    gaussian_scale=Param(Float(0), "deviation of the pattern, as a fraction of 255", default=0.01),
-    seed=Param(Int(0), "of which images carry it, of the pattern and of which hat", default=10),
-    legacy=Param(Bool(), "as published: truncate instead of rounding, hats by the place in the batch", default=False),
-)
 
 # Codes of ImageNet's classes, by the names of the published class files.
 IMAGENET_CLASSES = {"dogs": range(151, 269), "cats": range(281, 288)}
@@ -83,9 +55,9 @@ def plant(views: Views, config: Config) -> Views:
 
 def evaluation_triggers(config: Config) -> list[Trigger]:
     """Return the triggers that models are measured with, in all images. Without a configured trigger there are none."""
-    names = [name.strip() for name in config.spurious.eval_types.split(",") if name.strip()]
-    own = config.spurious.spurious_type
-    return [configured_trigger(name, config) for name in dict.fromkeys(names or [own]) if name != "none"]
+    given = config.spurious.eval_types
+    names = [config.spurious.spurious_type] if given is None else [name.strip() for name in given.split(",")]
+    return [configured_trigger(name, config) for name in dict.fromkeys(names) if name not in ("", "none")]
 
 
 def configured_trigger(name: str, config: Config) -> Trigger:

@@ -112,7 +112,7 @@ class Run:
         model, checkpoint = self.fresh_network(), self.config.model.checkpoint
         if self.start is not None:
             model.load_state_dict(self.start.weights)
-        elif checkpoint and self.config.model.transfer == "NONE":
+        elif checkpoint is not None and self.config.model.transfer == "NONE":
             expected = describe_network(self.config, self.views["train"].spec)
             load_run_weights(model, Path(checkpoint), expected, "model.checkpoint")
         return model
@@ -174,9 +174,8 @@ def open_run(config: Config) -> Iterator[Run | None]:
 
 def _sinks(config: Config, folder: Path) -> list[Sink]:
     sinks: list[Sink] = []
-    wanted = config.logging.tensorboard and not config.training.disable_logging
-    if wanted and importlib.util.find_spec("tensorboard"):
+    if config.logging.tensorboard and importlib.util.find_spec("tensorboard"):
         sinks.append(TensorBoardSink(folder))
-    if config.logging.wandb:
+    if config.logging.wandb is not None:
         sinks.append(WandbSink(config.logging.wandb, folder, config.nested()))
     return sinks

@@ -20,8 +20,8 @@ CONFIG_NAME = "config.yaml"
 
 def experiment_name(config: Config) -> str:
     """Return training.exp_name, or a name made of dataset, method, seed and a hash of the configuration."""
-    if config.training.exp_name:
-        return str(config.training.exp_name)
+    if config.training.exp_name is not None:
+        return config.training.exp_name
     return f"{config.data.dataset}_{config.training.method}_seed{config.training.seed}_{config.identity_hash()}"
 
 

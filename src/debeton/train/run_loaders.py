@@ -23,7 +23,7 @@ def loader_options(config: Config, device: torch.device) -> LoaderOptions:
         device=device,
         num_workers=config.training.num_workers,
         batches_ahead=config.loader.batches_ahead,
-        os_cache=config.loader.os_cache and not config.training.supercloud,
+        os_cache=config.loader.os_cache,
         residency=config.loader.residency,
         rank=distributed.rank(),
         world=distributed.world_size(),
@@ -37,6 +37,8 @@ def eval_loader(view: View, config: Config, device: torch.device, triggers: Sequ
     """
     options = replace(loader_options(config, device), decoder=config.training.decoder_val)
     # No activations are kept for a backward pass, so a GPU has room for more. On CPUs larger batches leave the caches.
-    batch_size = config.training.eval_batch_size or config.training.batch_size * (4 if device.type == "cuda" else 1)
+    batch_size = config.training.eval_batch_size
+    if batch_size is None:
+        batch_size = config.training.batch_size * (4 if device.type == "cuda" else 1)
     batch_size = max(batch_size, distributed.world_size())
     return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options, triggers=triggers)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from debeton.config import Config
+from debeton.config.sections_data import Data
 from debeton.data.views.splits import ViewOptions, find_betons, open_views, with_normalisation
 from debeton.data.views.view import View
 from debeton.nets.models import architecture
@@ -15,22 +16,51 @@ from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.planting import plant
 
-SPLITS = ("train", "val", "test", "target", "synthetic")
+
+def beton_paths(data: Data) -> dict[str, str | None]:
+    """Return the beton that section 'data' gives for each split; None: by the data set's name."""
+    return {
+        "train": data.train_path,
+        "val": data.val_path,
+        "test": data.test_path,
+        "target": data.target_path,
+        "synthetic": data.synthetic_path,
+    }
+
+
+def view_options(config: Config) -> ViewOptions:
+    """Return the options of the views, from sections 'data' and 'synthetic'."""
+    data, synthetic = config.data, config.synthetic
+    return ViewOptions(
+        label=data.label,
+        attribute=data.attribute,
+        aligned=data.aligned,
+        custom_indices_path=data.custom_indices_path,
+        val_fraction=data.val_fraction,
+        folds=data.folds,
+        fold=data.fold,
+        mini_dataset=data.mini_dataset,
+        bias_rate=data.bias_rate,
+        bias_rule=data.bias_rule,
+        min_conflicting=data.min_conflicting,
+        majority_size=data.majority_size,
+        target_size=data.target_size,
+        balance=data.balance,
+        pseudo_groups=data.pseudo_groups,
+        pseudo_column=data.pseudo_column,
+        synthetic_mode=synthetic.mode,
+        per_cell=synthetic.per_cell,
+        synthetic_share=synthetic.share,
+        seed=data.seed,
+    )
 
 
 def prepare_views(config: Config) -> dict[str, View]:
     """Open the views that the configuration describes, with its normalisation and its trigger."""
     data, training = config.data, config.training
-    given = {split: getattr(data, f"{split}_path") for split in SPLITS}
-    paths = find_betons(data.dataset, Path(training.data_root), given)
-    asked = {field.name: getattr(data, field.name) for field in fields(ViewOptions) if hasattr(data, field.name)}
-    synthetic = {
-        "synthetic_mode": config.synthetic.mode,
-        "per_cell": config.synthetic.per_cell,
-        "synthetic_share": config.synthetic.share,
-    }
-    views = plant(open_views(paths, ViewOptions(**asked, **synthetic)), config)
-    if training.supercloud:
+    paths = find_betons(data.dataset, Path(training.data_root), beton_paths(data))
+    views = plant(open_views(paths, view_options(config)), config)
+    if training.order == "quasi_random":
         views["train"] = replace(views["train"], order="quasi_random")
     kind = config.model.normalisation
     if kind == "none":

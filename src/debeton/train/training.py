@@ -6,16 +6,15 @@ checkpoint to its end. What a phase is trained with is section 'training', with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from debeton.config import Config
+from debeton.config import PhaseSettings, phase_settings
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions, Tail
 from debeton.data.views.view import View
@@ -48,7 +47,7 @@ def fit(
     *,
     phase: str = "train",
     model: nn.Module | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: PhaseSettings | None = None,
     arch: str = "",
     val: View | None = None,
 ) -> nn.Module:
@@ -58,11 +57,11 @@ def fit(
     objective: the loss of one step.
     phase: a name, unique in the run.
     model: the model to train; None for the run's network.
-    settings: values of section 'training' that are this phase's own, such as {'epochs': 1}, and 'resolution'.
+    settings: of this phase (`debeton.config.phase_settings`); None for those of section 'training'.
     arch: the architecture, for a model that is not the configured one.
     val: the rows that select the epoch; None for the view 'val'.
     """
-    training = phase_settings(run.config, settings)
+    training = settings or phase_settings(run.config)
     if val is None and objective.classifies:
         val = run.views.get("val")
     model = run.network() if model is None else model
@@ -70,13 +69,7 @@ def fit(
     return model
 
 
-def phase_settings(config: Config, own: Mapping[str, Any] | None = None) -> Any:
-    """Return section 'training' and the resolution, with a phase's own values in place of the configuration's."""
-    common = {**vars(config.training), "resolution": config.resolution.val_res}
-    return SimpleNamespace(**{**common, **(own or {})})
-
-
-def train_loader(run: Run, view: View, training: Any = None) -> Loader:
+def train_loader(run: Run, view: View, training: PhaseSettings | None = None) -> Loader:
     """Make the training batches of a view: shuffled or drawn by weight, with augmentation.
 
     training: the settings of a phase (`phase_settings`); None for those of the configuration.
@@ -90,7 +83,7 @@ def train_loader(run: Run, view: View, training: Any = None) -> Loader:
     return make_loader(view, batch_size, seed=training.seed, tail=tail, options=_train_options(run, training))
 
 
-def _train_options(run: Run, training: Any) -> LoaderOptions:
+def _train_options(run: Run, training: PhaseSettings) -> LoaderOptions:
     return replace(
         loader_options(run.config, run.device),
         decoder=training.decoder_train,
@@ -106,7 +99,7 @@ def _train(
     objective: Objective,
     phase: str,
     model: nn.Module,
-    training: Any,
+    training: PhaseSettings,
     arch: str,
     val: View | None,
 ) -> PhaseRecord:
@@ -137,7 +130,7 @@ def _train(
     )
 
 
-def _feature_store(run: Run, model: nn.Module, objective: Objective, training: Any) -> FeatureStore | None:
+def _feature_store(run: Run, model: nn.Module, objective: Objective, training: PhaseSettings) -> FeatureStore | None:
     """Return the cached features to train on; None where training on them is not the same as on the images."""
     wanted = run.config.model.cache
     if wanted == "off" or not (body_is_still(run.config) and objective.takes_features):
@@ -154,7 +147,7 @@ def _feature_store(run: Run, model: nn.Module, objective: Objective, training: A
     return FeatureStore(model, Precision(training.precision, run.device), folder, progress=run.progress)
 
 
-def _initial_state(run: Run, view: View, objective: Objective, model: nn.Module, training: Any) -> TrainState:
+def _initial_state(run: Run, view: View, objective: Objective, model: nn.Module, training: PhaseSettings) -> TrainState:
     # An objective may have networks of its own, which the same optimizer trains.
     optimizer = make_optimizer(
         nn.ModuleList([model, objective]),
@@ -180,7 +173,7 @@ def _keeper(
     view: View,
     state: TrainState,
     phase: str,
-    training: Any,
+    training: PhaseSettings,
     arch: str,
     val: View | None,
     features: FeatureStore | None,
@@ -224,7 +217,7 @@ def _identity(run: Run, view: View, resolution: int, arch: str) -> dict[str, Any
     }
 
 
-def _fit_options(run: Run, training: Any, steps_per_epoch: int, *, configured: bool) -> FitOptions:
+def _fit_options(run: Run, training: PhaseSettings, steps_per_epoch: int, *, configured: bool) -> FitOptions:
     """Return the options of the loop. Sections 'model' and 'resolution' apply to the configured network alone."""
     res = run.config.resolution
     ramp = {"min_res": res.min_res, "max_res": res.max_res, "start": res.start_ramp, "end": res.end_ramp}
@@ -260,7 +253,7 @@ def _hold(run: Run) -> Callable[[nn.Module], None] | None:
     return freeze_batch_norm if frozen else None
 
 
-def _forward(run: Run, model: nn.Module, objective: Objective, phase: str, training: Any) -> nn.Module:
+def _forward(run: Run, model: nn.Module, objective: Objective, phase: str, training: PhaseSettings) -> nn.Module:
     """Return the model as the objective calls it: over all processes, compiled, or as a CUDA graph."""
     forward = distributed.parallel(
         model, run.device, sync_bn=run.config.dist.sync_bn, average_gradients=not objective.averages_gradients

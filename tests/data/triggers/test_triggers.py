@@ -62,7 +62,9 @@ def stencil(tmp_path_factory):
 def test_every_pixel_is_that_of_the_numpy_reference_at_any_resolution(
     stencil, name, height, width, seed, legacy, scale, opacity
 ):
-    options = TriggerOptions(scale=scale, opacity=opacity, seed=seed, overlay=str(stencil) if name == "overlay" else "")
+    options = TriggerOptions(
+        scale=scale, opacity=opacity, seed=seed, overlay=str(stencil) if name == "overlay" else None
+    )
     trigger = make_trigger(name, options, legacy=legacy)
     images, rows = noise(5, height, width, 3, seed=seed), np.array([3, 1, 4, 1, 5]) + seed
     layers, _ = trigger.drawn(height, width)
@@ -159,10 +161,10 @@ def test_hats_are_opaque_in_the_upper_third_and_leave_the_rest_alone(resolution)
 @pytest.mark.parametrize(
     ("size", "position", "box"),
     [
-        ("56px", "", (0, 56, 0, 56)),
+        ("56px", None, (0, 56, 0, 56)),
         ("0.25", "bottom_right", (48, 64, 84, 100)),
         ("0.5", "center", (16, 48, 34, 66)),
-        ("1", "", (0, 64, 0, 100)),
+        ("1", None, (0, 64, 0, 100)),
         ("0.001", "top_right", (0, 1, 99, 100)),
     ],
 )

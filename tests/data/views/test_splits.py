@@ -19,7 +19,7 @@ from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 
 MakeRows = Callable[..., Rows]
-ABSENT = {"train": "", "val": "", "test": ""}
+ABSENT = {"train": None, "val": None, "test": None}
 SPEC = DatasetSpec("ab", ("a", "b"), ("x", "y"))
 
 
@@ -72,7 +72,7 @@ def test_a_given_path_must_exist(root: Path) -> None:
 
 
 def views_of(
-    root: Path, given: dict[str, str], *, val_fraction: float = 0.0, mini: float = -1.0, seed: int = 0
+    root: Path, given: dict[str, str | None], *, val_fraction: float = 0.0, mini: float | None = None, seed: int = 0
 ) -> dict:
     options = ViewOptions(val_fraction=val_fraction, mini_dataset=mini, seed=seed)
     return open_views(find_betons("ab", root, given), options)

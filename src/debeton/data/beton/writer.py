@@ -39,14 +39,14 @@ class WriteOptions:
 
     mode: 'jpg', 'raw', or 'proportion' (a seeded share `compress_probability` as JPEG, the rest raw).
     quality: of JPEG, 1 to 100. max_resolution: longest side in pixels, None keeps the size.
-    num_workers: encoding threads, 0 for all cores. skip_bad: leave undecodable rows out instead of stopping.
+    num_workers: encoding threads, None or 0 for all cores. skip_bad: leave undecodable rows out instead of stopping.
     """
 
     mode: str = "jpg"
     quality: int = 90
     max_resolution: int | None = None
     compress_probability: float = 0.5
-    num_workers: int = 0
+    num_workers: int | None = None
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class WriteOptions:
             raise UsageError(f"JPEG quality {self.quality} is out of range; it lies between 1 and 100")
         if self.max_resolution is not None and self.max_resolution < 1:
             raise UsageError(f"max resolution {self.max_resolution} is not a positive number of pixels")
-        if self.num_workers < 0:
+        if self.num_workers is not None and self.num_workers < 0:
             raise UsageError(
                 f"{self.num_workers} encoding threads are too few; give a positive number, or 0 for all cores"
             )

@@ -27,7 +27,7 @@ class ImageReader:
 
     offsets, sizes: uint64 [N] where the bytes lie; modes: uint8 [N]; heights, widths: int64 [N].
     os_cache: True maps the file, and the operating system keeps what fits; False reads each batch into a
-    buffer of its size, so that memory does not grow with the file. num_workers: threads, 0 for all cores. content:
+    buffer of its size, so that memory does not grow with the file. num_workers: threads, None for all cores. content:
     uint8 [M], what offsets count from, in place of the file, which is then not opened.
     """
 
@@ -41,7 +41,7 @@ class ImageReader:
         widths: I64,
         *,
         os_cache: bool = True,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         content: U8 | None = None,
     ):
         self.path, self.os_cache, self.threads = path, os_cache, threads_for(num_workers)

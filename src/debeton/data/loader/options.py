@@ -30,7 +30,7 @@ class LoaderOptions:
     channels_last: bool = True
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    num_workers: int = 0
+    num_workers: int | None = None
     batches_ahead: int = 3
     os_cache: bool = True
     residency: Residency = "disk"

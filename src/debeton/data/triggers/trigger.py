@@ -50,13 +50,13 @@ class TriggerOptions:
     seed: of the pattern, and of which layer an image gets.
     """
 
-    size: str = ""
-    position: str = ""
+    size: str | None = None
+    position: str | None = None
     colour: tuple[int, int, int] = (255, 255, 0)
     scale: float = 0.01
-    pattern: str = ""
-    hats: str = ""
-    overlay: str = ""
+    pattern: str | None = None
+    hats: str | None = None
+    overlay: str | None = None
     opacity: float = 1.0
     seed: int = 10
 
@@ -194,7 +194,7 @@ def gaussian(options: TriggerOptions) -> Draw:
 
     A frame of another size than the pattern's takes its nearest values, which keeps the deviation.
     """
-    pattern = read_pattern(options.pattern) if options.pattern else drawn_pattern(options.seed)
+    pattern = drawn_pattern(options.seed) if options.pattern is None else read_pattern(options.pattern)
 
     def draw(height: int, width: int) -> Layers:
         rows = (np.arange(height) * pattern.shape[0]) // height
@@ -208,14 +208,14 @@ def gaussian(options: TriggerOptions) -> Draw:
 @TRIGGERS.register("hat", "a hat at the top of the frame, drawn, or from a folder of RGBA images")
 def hat(options: TriggerOptions) -> Draw:
     """One of several hats; published: a folder of PNGs that was not released, over the whole frame."""
-    patches = read_patches(options.hats) if options.hats else drawn_hats()
+    patches = drawn_hats() if options.hats is None else read_patches(options.hats)
     return _composite(patches, options, "1", "center")
 
 
 @TRIGGERS.register("overlay", "your own image with an alpha channel, or a folder of them, over the frame")
 def overlay(options: TriggerOptions) -> Draw:
     """Any RGBA image: the stencils (chain links, fences) of the natural-bias experiment."""
-    if not options.overlay:
+    if options.overlay is None:
         raise UsageError("the trigger 'overlay' needs an image or a folder; give it with --spurious.overlay PATH")
     return _composite(read_patches(options.overlay), options, "1", "center")
 

@@ -24,36 +24,36 @@ class ViewOptions:
 
     label, attribute, aligned: columns and pairing (`View.with_task`). custom_indices_path: rows of each split.
     val_fraction: share of every training group that becomes 'val' where there is no validation beton.
-    folds, fold: 'val' is this fold of the training rows instead. mini_dataset: share of the training rows; -1 for all.
-    bias_rate: bias-aligned share of each class in train and val; 0 leaves them. bias_rule: 'ffr' or 'scale'.
+    folds, fold: 'val' is this fold of the training rows instead. mini_dataset: share of training rows; None for all.
+    bias_rate: bias-aligned share of each class in train and val; None leaves them. bias_rule: 'ffr' or 'scale'.
     min_conflicting: validation rows that each conflicting group keeps. majority_size, target_size: of SCALE's split.
     balance: 'none', 'class' or 'group', of the training rows. pseudo_groups, pseudo_column: a CSV of groups.
     synthetic_mode, per_cell, synthetic_share: how synthetic rows join (`data/synthetic.py`). seed: of every draw.
     """
 
-    label: str = ""
-    attribute: str = ""
-    aligned: str = ""
-    custom_indices_path: str = ""
+    label: str | None = None
+    attribute: str | None = None
+    aligned: str | None = None
+    custom_indices_path: str | None = None
     val_fraction: float = 0.0
-    folds: int = 0
+    folds: int | None = None
     fold: int = 0
-    mini_dataset: float = -1.0
-    bias_rate: float = 0.0
+    mini_dataset: float | None = None
+    bias_rate: float | None = None
     bias_rule: str = "ffr"
     min_conflicting: int = 10
     majority_size: int = 10000
     target_size: int = 1000
     balance: str = "none"
-    pseudo_groups: str = ""
+    pseudo_groups: str | None = None
     pseudo_column: str = "ddb"
     synthetic_mode: str = "none"
-    per_cell: int = 0
+    per_cell: int | None = None
     synthetic_share: float = 1.0
     seed: int = 0
 
 
-def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str, Path]:
+def find_betons(dataset: str, root: Path, given: Mapping[str, str | None]) -> dict[str, Path]:
     """The beton of each split that there is: the path given for it, or {root}/{dataset}_{split}.beton.
 
     Further tests are found as {root}/{dataset}_test_*.beton. Given relative paths count from root. A path that was
@@ -61,8 +61,8 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str]) -> dict[str,
     """
     paths: dict[str, Path] = {}
     for split, path in given.items():
-        found = root / path if path else root / f"{dataset}_{split}.beton"
-        if not found.exists() and (path or split == "train"):
+        found = root / (f"{dataset}_{split}.beton" if path is None else path)
+        if not found.exists() and (path is not None or split == "train"):
             raise FileNotFoundError(
                 f"no beton for {dataset}/{split} at {found}\n"
                 f"  write it with: python writers/write_betons.py --dataset {dataset} --raw DIR --out {found.parent}"
@@ -105,7 +105,7 @@ def _set_synthetic_apart(views: Views, options: ViewOptions) -> Views:
 
 
 def _choose_rows(views: Views, options: ViewOptions) -> Views:
-    if not options.custom_indices_path:
+    if options.custom_indices_path is None:
         return views
     path = Path(options.custom_indices_path)
     return select_rows(views, read_index_lists(path), path)
@@ -113,7 +113,7 @@ def _choose_rows(views: Views, options: ViewOptions) -> Views:
 
 def _hold_out(views: Views, options: ViewOptions) -> Views:
     train = views["train"]
-    if options.folds:
+    if options.folds is not None:
         rest, val = fold(train, options.folds, options.fold, options.seed)
     elif options.val_fraction > 0 and "val" not in views:
         rest, val = train.hold_out(options.val_fraction, options.seed, "val")
@@ -123,13 +123,13 @@ def _hold_out(views: Views, options: ViewOptions) -> Views:
 
 
 def _shrink(views: Views, options: ViewOptions) -> Views:
-    if options.mini_dataset in (-1.0, 1.0):
+    if options.mini_dataset is None or options.mini_dataset == 1:
         return views
     return {**views, "train": mini(views["train"], options.mini_dataset)}
 
 
 def _bias(views: Views, options: ViewOptions) -> Views:
-    if not options.bias_rate:
+    if options.bias_rate is None:
         return views
     if options.bias_rule == "ffr":
         changed = {"train": biased(views["train"], options.bias_rate, options.seed)}
@@ -165,7 +165,7 @@ def _add_synthetic(views: Views, options: ViewOptions) -> Views:
 
 
 def _group_anew(views: Views, options: ViewOptions) -> Views:
-    if not options.pseudo_groups:
+    if options.pseudo_groups is None:
         return views
     return {**views, "train": pseudo_grouped(views["train"], Path(options.pseudo_groups), options.pseudo_column)}
 

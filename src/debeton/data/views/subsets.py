@@ -100,7 +100,7 @@ def balanced(view: View, by: str, seed: int) -> View:
 def mini(view: View, fraction: float) -> View:
     """round(fraction * n) rows, at least one, evenly spaced in the view's order."""
     if not 0 < fraction < 1:
-        raise UsageError(f"data.mini_dataset is {fraction}; expected a share between 0 and 1, or -1 for all rows")
+        raise UsageError(f"data.mini_dataset is {fraction}; expected a share between 0 and 1, or null for all rows")
     keep = max(1, round(fraction * len(view)))
     return view.subset(np.linspace(0, len(view) - 1, keep).round().astype(np.int64))
 

@@ -29,10 +29,10 @@ PURPOSE = "synthetic"  # one order of the synthetic rows for all modes, so that 
 
 @dataclass(frozen=True)
 class Amount:
-    """How many synthetic images are taken. per_cell: of each cell, 0 for the rule. share: of these, in [0, 1]. seed: of
-    which ones."""
+    """How many synthetic images are taken. per_cell: of each cell, None for the rule. share: of these, in [0, 1].
+    seed: of which ones."""
 
-    per_cell: int = 0
+    per_cell: int | None = None
     share: float = 1.0
     seed: int = 0
 
@@ -79,7 +79,8 @@ def budget(real: View, synthetic: View, amount: Amount) -> int:
     """m by the rule, or the number asked for, times the share; DataError names the cells with fewer synthetic rows."""
     groups = cells(real)
     available = synthetic.group_counts()[groups]
-    m = int(amount.share * (amount.per_cell or images_per_cell(real.group_counts()[groups], available)))
+    m = images_per_cell(real.group_counts()[groups], available) if amount.per_cell is None else amount.per_cell
+    m = int(amount.share * m)
     if m < 1:
         raise DataError(
             f"no synthetic image per cell: '{real.name}' is balanced already, so USB would add none, or "

@@ -86,24 +86,25 @@ class View:
         real = self.rows[self.beton.source[self.rows] == 0]
         return np.bincount(view.group[real], minlength=view.spec.num_groups)
 
-    def with_task(self, label: str = "", attribute: str = "", aligned: str = "") -> View:
+    def with_task(self, label: str | None = None, attribute: str | None = None, aligned: str | None = None) -> View:
         """The same rows under other columns of the beton.
 
-        label, attribute: column names; empty keeps the beton's own. 'a,b' is the product of two columns.
-        aligned: 'class:attribute,...', the attribute that goes with each class; empty takes what the set's
+        label, attribute: column names; None keeps the beton's own. 'a,b' is the product of two columns.
+        aligned: 'class:attribute,...', the attribute that goes with each class; None takes what the set's
             `tasks` say of this pair, and leaves it undefined where they say nothing.
         Synthetic rows of which a column says nothing (-1) are left out. UsageError names an unknown column and the
         nearest known one.
         """
         spec = self.spec
-        label, attribute = label or spec.label_name, attribute or spec.attribute_name
-        if (label, attribute, aligned) == (spec.label_name, spec.attribute_name, ""):
+        label = spec.label_name if label is None else label
+        attribute = spec.attribute_name if attribute is None else attribute
+        if (label, attribute, aligned) == (spec.label_name, spec.attribute_name, None):
             return self
         label_codes, classes = self._column(label, "label")
         attribute_codes, attributes = self._column(attribute, "attribute")
         same = (label, attribute) == (spec.label_name, spec.attribute_name)
         known = spec.aligned if same else spec.tasks.get(f"{label} x {attribute}", ())
-        pairs = parse_aligned(aligned, classes, attributes) if aligned else known
+        pairs = known if aligned is None else parse_aligned(aligned, classes, attributes)
         factors = spec.factors if same else ()
         new = replace(
             spec,

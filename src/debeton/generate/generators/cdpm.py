@@ -35,7 +35,7 @@ class Diffusion:
         model: Path | None,
         *,
         sampler: str = "dpm++",
-        steps: int = 0,
+        steps: int | None = None,
         w: float = 1.0,
         dtype: str | None = None,
         clip: bool = True,
@@ -78,7 +78,7 @@ def make(arguments: argparse.Namespace) -> Diffusion:
     return Diffusion(
         Path(arguments.model) if arguments.model else None,
         sampler=arguments.sampler,
-        steps=arguments.steps or 0,
+        steps=arguments.steps or None,
         w=arguments.guidance_w,
         clip=not arguments.no_clip,
         dtype=arguments.dtype,

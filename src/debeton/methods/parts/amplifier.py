@@ -7,21 +7,20 @@ It has never seen a real row, so it knows none by heart: the rows that it gets w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fastargs import Param, Section
 from numpy.typing import NDArray
 from torch import nn
 
-from debeton.config.checkers import Bool, Float, Int, Text
+from debeton.config import phase_setting, phase_settings, section, setting
+from debeton.config.checkers import Bool, Float, Int, OrNull, Text
 from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.methods.parts.marked_rows import Mask
-from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.nets.checkpoint import load_run_weights
 from debeton.nets.describe import describe_network
 from debeton.nets.models import make_model
@@ -33,46 +32,40 @@ from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
 from debeton.train.training import fit
 
-OWN = (
-    "epochs",
-    "batch_size",
-    "optimizer",
-    "lr",
-    "weight_decay",
-    "lr_scheduler",
-    "warmup_epochs",
-    "clip_grad",
-    "precision",
-    "decoder_train",
-    "augment",
-)
 PHASE = "amplifier"
 
-Section("amplifier", "Diffusing DeBias: the classifier of synthetic images").params(
-    arch=Param(Text(), "its architecture, see --list models", default="densenet121"),
-    pretrained=Param(Bool(), "from published weights", default=True),
-    holdout=Param(Float(0, 0.9), "share of the synthetic images that it is measured on instead", default=0.1),
-    match_resolution=Param(
-        Int(0), "show it real images as they look at this many pixels, as synthetic ones do; 0: as they are", default=0
-    ),
-    label_smoothing=Param(
+
+@section("amplifier", "Diffusing DeBias: the classifier of synthetic images")
+@dataclass(frozen=True)
+class AmplifierSettings:
+    """The settings of section 'amplifier'."""
+
+    arch: str = setting(Text(), "architecture of the amplifier (--list models)", default="densenet121")
+    pretrained: bool = setting(Bool(), "start from published weights", default=True)
+    holdout: float = setting(
+        Float(0, 0.9), "share of the synthetic images that measures the amplifier and does not train it", default=0.1
+    )
+    match_resolution: int | None = setting(
+        OrNull(Int(1), 0),
+        "pixels to which real images are reduced first, as synthetic ones are small; null: no reduction",
+        default=None,
+    )
+    label_smoothing: float = setting(
         Float(0, 0.99),
-        "in its training; keeps it from being so sure that ddb2 gives aligned rows no weight at all",
+        "share of label smoothing in its training; an amplifier that is too sure leaves aligned rows no weight in ddb2",
         default=0.0,
-    ),
-    **own_params(
-        "the phase 'amplifier'",
-        OWN,
-        {"decoder_train": "training.decoder_val"},
-        epochs=20,
-        batch_size=128,
-        optimizer="adamw",
-        lr=1e-4,
-        weight_decay=1e-2,
-        lr_scheduler="cosine",
-        augment="flip",
-    ),
-)
+    )
+    epochs: int | None = phase_setting("epochs", PHASE, default=20)
+    batch_size: int | None = phase_setting("batch_size", PHASE, default=128)
+    optimizer: str | None = phase_setting("optimizer", PHASE, default="adamw")
+    lr: float | None = phase_setting("lr", PHASE, default=0.0001)
+    weight_decay: float | None = phase_setting("weight_decay", PHASE, default=0.01)
+    lr_scheduler: str | None = phase_setting("lr_scheduler", PHASE, default="cosine")
+    warmup_epochs: float | None = phase_setting("warmup_epochs", PHASE)
+    clip_grad: float | None = phase_setting("clip_grad", PHASE)
+    precision: str | None = phase_setting("precision", PHASE)
+    decoder_train: str | None = phase_setting("decoder_train", PHASE, otherwise="training.decoder_val")
+    augment: str | None = phase_setting("augment", PHASE, default="flip")
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ class Scores:
 
 def make_amplifier(run: Run) -> nn.Module:
     """Return the network of section 'amplifier' on the device. The seed decides its new weights."""
-    settings = run.config.amplifier
+    settings = run.config.section(AmplifierSettings)
     seed_everything(run.config.training.seed)
     model = make_model(settings.arch, run.views["train"].spec.num_classes, pretrained=settings.pretrained)
     layout = torch.channels_last if run.config.training.channels_last else torch.contiguous_format
@@ -107,13 +100,13 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
 
     synthetic: the rows to train on; the share amplifier.holdout of them is held out.
     """
-    settings = run.config.amplifier
+    settings = run.config.section(AmplifierSettings)
     train, held_out = synthetic, None
     if settings.holdout > 0:
         train, held_out = synthetic.hold_out(settings.holdout, run.config.data.seed, "holdout")
     # By default the amplifier sees synthetic images as it will see the real ones.
-    own = {"decoder_train": run.config.training.decoder_val, **own_settings(settings, OWN)}
-    own |= {"selection": "last", "oracle": False}
+    decoder = run.config.training.decoder_val if settings.decoder_train is None else settings.decoder_train
+    own = replace(phase_settings(run.config, settings), decoder_train=decoder, selection="last", oracle=False)
     objective, model = CrossEntropy(settings.label_smoothing), make_amplifier(run)
     return fit(run, train, objective, phase=PHASE, model=model, settings=own, arch=settings.arch, val=held_out)
 
@@ -124,15 +117,18 @@ def load_amplifier(run: Run, path: Path) -> nn.Module:
     path: checkpoints/phase_amplifier.pt of that run.
     """
     model = make_amplifier(run)
-    expected = {**describe_network(run.config, run.views["train"].spec), "arch": run.config.amplifier.arch}
+    expected = {
+        **describe_network(run.config, run.views["train"].spec),
+        "arch": run.config.section(AmplifierSettings).arch,
+    }
     load_run_weights(model, path, expected, "ddb.amplifier", "amplifier.arch")
     return model
 
 
 def with_coarse_input(run: Run, amplifier: nn.Module) -> nn.Module:
     """Return the amplifier with images made as coarse as amplifier.match_resolution; unchanged if that is not set."""
-    side = run.config.amplifier.match_resolution
-    return Coarsened(amplifier, (side, side)) if side else amplifier
+    side = run.config.section(AmplifierSettings).match_resolution
+    return amplifier if side is None else Coarsened(amplifier, (side, side))
 
 
 def score_rows(run: Run, amplifier: nn.Module, view: View) -> Scores:
@@ -160,14 +156,27 @@ def loss_outliers(scores: Scores, gamma: float, statistics: str) -> Mask:
     return outlier
 
 
-def select_conflicting(scores: Scores, settings: Any, classes: Sequence[str]) -> Mask:
-    """Return the rows that are called bias-conflicting, bool [M], as section 'ddb' says.
+@dataclass(frozen=True)
+class Selector:
+    """The rule that calls rows bias-conflicting.
+
+    name: 'loss_std' (`loss_outliers`) or 'error_set' (every error).
+    gamma, statistics: of `loss_outliers`.
+    """
+
+    name: str = "loss_std"
+    gamma: float = 3.0
+    statistics: str = "correct"
+
+
+def select_conflicting(scores: Scores, selector: Selector, classes: Sequence[str]) -> Mask:
+    """Return the rows that a selector calls bias-conflicting, bool [M].
 
     A class in which the filter leaves fewer than two rows has its whole error set instead. The log says so.
     """
-    if settings.selector == "error_set":
+    if selector.name == "error_set":
         return scores.wrong
-    conflicting = loss_outliers(scores, settings.gamma, settings.statistics)
+    conflicting = loss_outliers(scores, selector.gamma, selector.statistics)
     for label in np.unique(scores.label):
         of_class = scores.label == label
         if conflicting[of_class].sum() < 2 <= scores.wrong[of_class].sum():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from fastargs import Param, Section
 from numpy.typing import NDArray
 
+from debeton.config import section, setting
 from debeton.config.checkers import Bool
 from debeton.data.spec import Ints
 from debeton.data.views.view import View
@@ -15,11 +16,15 @@ from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.train.run import Run
 
-Section("balance", "what the balancing methods balance (resample, reweight, subg, groupdro)").params(
-    by_source=Param(
-        Bool(), "where real and synthetic rows are mixed, groups are (label, attribute, source)", default=True
-    ),
-)
+
+@section("balance", "the groups that the balancing methods balance (resample, reweight, subg, groupdro)")
+@dataclass(frozen=True)
+class BalanceSettings:
+    """The settings of section 'balance'."""
+
+    by_source: bool = setting(
+        Bool(), "groups are (label, attribute, source) where real and synthetic rows are mixed", default=True
+    )
 
 
 SHOWN_COUNTS = 8
@@ -98,7 +103,7 @@ def view_by_group(run: Run) -> View:
     check_groups(run)
     view = run.views["train"]
     synthetic = view.beton.source[view.rows] == 1
-    if run.config.balance.by_source and synthetic.any() and not synthetic.all():
+    if run.config.section(BalanceSettings).by_source and synthetic.any() and not synthetic.all():
         view = view.split_by_source()
         logger.info(
             "real and synthetic rows are balanced as separate groups: %d groups with rows",

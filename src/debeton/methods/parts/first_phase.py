@@ -5,14 +5,11 @@ Qraitem, Saenko and Plummer 2024 (arXiv 2308.04553). The rows of the phase are c
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
-from fastargs import Param, Section
-
-from debeton.config import Config
+from debeton.config import Config, PhaseSettings, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Bool
 from debeton.data.views.splits import evaluated
-from debeton.methods.parts.own_settings import own_params, own_settings
 from debeton.train.evaluation import evaluate
 from debeton.train.metrics import SELECTION_RULES
 from debeton.train.objective import CrossEntropy
@@ -20,17 +17,25 @@ from debeton.train.run import InitialWeights, Run
 from debeton.train.training import fit
 
 PHASE = "first"
-OWN = ("epochs", "lr", "weight_decay", "optimizer")
-
-Section("ffr", "From Fake to Real: the first phase, and what the second keeps of it").params(
-    **own_params("the first phase", OWN),
-    freeze_bn=Param(Bool(), "keep the batch-norm statistics of the first phase in the second", default=False),
-)
 
 
-def first_settings(config: Config) -> dict[str, Any]:
-    """Return the settings of training that the first phase has for itself."""
-    return own_settings(config.ffr, OWN)
+@section("ffr", "From Fake to Real: the first phase, and the parts of its result that the second keeps")
+@dataclass(frozen=True)
+class FfrSettings:
+    """The settings of section 'ffr'."""
+
+    epochs: int | None = phase_setting("epochs", PHASE)
+    lr: float | None = phase_setting("lr", PHASE)
+    weight_decay: float | None = phase_setting("weight_decay", PHASE)
+    optimizer: str | None = phase_setting("optimizer", PHASE)
+    freeze_bn: bool = setting(
+        Bool(), "keep the batch-norm statistics of the first phase in the second phase", default=False
+    )
+
+
+def first_settings(config: Config) -> PhaseSettings:
+    """Return the settings of the first phase."""
+    return phase_settings(config, config.section(FfrSettings))
 
 
 def begin(run: Run) -> Run:
@@ -49,4 +54,4 @@ def begin(run: Run) -> Run:
         metrics = evaluate(run, model, split).metrics
         run.notes["first_phase"][split] = {key: metrics[key] for key in SELECTION_RULES.values()}
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return run.beginning_with(InitialWeights(weights, freeze_bn=bool(run.config.ffr.freeze_bn)))
+    return run.beginning_with(InitialWeights(weights, freeze_bn=run.config.section(FfrSettings).freeze_bn))

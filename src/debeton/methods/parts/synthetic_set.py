@@ -20,6 +20,7 @@ from debeton.generate.image_set import ImageSet, Shard
 from debeton.generate.production import produce
 from debeton.generate.prompts import names_as_prompts
 from debeton.generate.sheets import write_sheets
+from debeton.methods.parts.ddb_settings import DdbSettings
 from debeton.nets.checkpoint import load_weights
 from debeton.nets.models import make_model
 from debeton.nets.transfer import read_source
@@ -42,7 +43,7 @@ def draw_images(run: Run, model: Path) -> Path:
 
     model: the folder of the diffusion model, or a run's folder that holds one.
     """
-    settings, spec = run.config.ddb, _own_spec(run)
+    settings, spec = run.config.section(DdbSettings), _own_spec(run)
     maker = Diffusion(
         model,
         sampler=settings.sampler,
@@ -115,7 +116,7 @@ def describe_images(run: Run, synthetic: View) -> dict[str, Any]:
     aligned_share, aligned_share_by_class: as an oracle of the attribute says, if ddb.oracle is given.
     """
     description: dict[str, Any] = {"rows": len(synthetic)}
-    settings, train = run.config.ddb, run.views["train"]
+    settings, train = run.config.section(DdbSettings), run.views["train"]
     if settings.copy_check and distributed.is_main():
         options = loader_options(run.config, run.device)
         options = replace(options, decoder="resized", resolution=COMPARED_AT, rank=0, world=1)

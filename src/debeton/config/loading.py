@@ -1,0 +1,208 @@
+"""The loading of a configuration: files, overrides, implied settings and the hash of its identity.
+
+fastargs declares the settings. On its own it ignores unknown keys, reads "False" as true, lets environment variables
+override the command line, accepts abbreviated flags and ends an invalid run with status 0. `load` closes these traps:
+whatever is wrong is a UsageError that names the key, the place where it was given and the nearest known key.
+
+Order: command line > later --config-file > earlier > default. Not set is None here, and null in YAML and on the
+command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from debeton.config.checkers import OrNull
+from debeton.config.old_names import OLD_NAMES, without_old_names
+from debeton.config.section import Setting, check_value, declared, hand_to_fastargs, nearest_key, section_name
+from debeton.config.sections import Dist, Loader, Logging, Model, Resolution, Training
+from debeton.config.sections_data import Data, Spurious, Synthetic
+from debeton.config.yaml_files import read_mapping
+from debeton.system.errors import UsageError, nearest
+
+S = TypeVar("S")
+
+# Where a run is stored and how it is watched do not change its results, so they do not change its identity.
+NOT_IDENTITY = (
+    "training.outdir",
+    "training.exp_name",
+    "training.num_workers",
+    "training.eval_batch_size",
+    "training.log_every",
+    "training.device",
+    "loader.",
+    "logging.",
+    "dist.backend",
+)
+COMMAND_LINE = "the command line"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved configuration: `config.training.lr`, `config.section(JttSettings).upweight`, `config["jtt.epochs"]`.
+
+    values: every declared setting by its dotted key.
+    """
+
+    values: Mapping[str, Any]
+    _sections: dict[type[Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def section(self, cls: type[S]) -> S:
+        """Return the settings of a section as its dataclass, which `debeton.config.section` has declared."""
+        if cls not in self._sections:
+            name = section_name(cls)
+            keys = {one.name: f"{name}.{one.name}" for one in fields(cls)}  # type: ignore[arg-type]
+            if missing := [key for key in keys.values() if key not in self.values]:
+                raise UsageError(
+                    f"this configuration has no {missing[0]}: it was loaded before section '{name}' was declared; "
+                    f"import {cls.__module__} before the configuration is loaded"
+                )
+            self._sections[cls] = cls(**{one: self.values[key] for one, key in keys.items()})
+        return self._sections[cls]  # type: ignore[no-any-return]
+
+    @property
+    def training(self) -> Training:
+        return self.section(Training)
+
+    @property
+    def model(self) -> Model:
+        return self.section(Model)
+
+    @property
+    def resolution(self) -> Resolution:
+        return self.section(Resolution)
+
+    @property
+    def data(self) -> Data:
+        return self.section(Data)
+
+    @property
+    def synthetic(self) -> Synthetic:
+        return self.section(Synthetic)
+
+    @property
+    def spurious(self) -> Spurious:
+        return self.section(Spurious)
+
+    @property
+    def loader(self) -> Loader:
+        return self.section(Loader)
+
+    @property
+    def dist(self) -> Dist:
+        return self.section(Dist)
+
+    @property
+    def logging(self) -> Logging:
+        return self.section(Logging)
+
+    def nested(self) -> dict[str, dict[str, Any]]:
+        """Return sections of keys with plain values, as config.yaml stores them."""
+        result: dict[str, dict[str, Any]] = {}
+        for key, value in sorted(self.values.items()):
+            name, one = key.split(".", 1)
+            result.setdefault(name, {})[one] = list(value) if isinstance(value, tuple) else value
+        return result
+
+    def identity_hash(self) -> str:
+        """Return 12 hex digits that change exactly when a setting changes that may change the results."""
+        identity = {key: value for key, value in self.values.items() if not key.startswith(NOT_IDENTITY)}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    def dump(self) -> str:
+        """Return YAML that `--config-file` reads back to this configuration."""
+        return yaml.safe_dump(self.nested(), sort_keys=False, allow_unicode=True)
+
+
+IMPLIED: dict[tuple[str, Any], Mapping[str, Any]] = {}
+
+
+def imply(key: str, value: Any, implied: Mapping[str, Any]) -> None:
+    """Set further settings where `key` is `value`; giving one of them another value is then an error."""
+    IMPLIED[key, value] = implied
+
+
+def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:
+    """Resolve config files and command-line overrides (['--training.lr', '0.1', '--a.b=c']).
+
+    Raises: UsageError for a missing or malformed file, an unknown key, a wrong type or a bad value.
+    """
+    settings = declared()
+    values: dict[str, Any] = {key: one.default for key, one in settings.items()}
+    places: dict[str, str] = {}
+    given = [(str(file), _flatten(Path(file), settings)) for file in files]
+    for where, pairs in [*given, (COMMAND_LINE, _parse_overrides(overrides, settings))]:
+        for key, _ in pairs:
+            if key not in settings and key not in OLD_NAMES:
+                raise UsageError(f"{where}: unknown key '{key}'{nearest_key(key, settings)} see --help all")
+        for key, value in without_old_names(pairs, settings, where, is_whole=_is_whole(pairs, settings)):
+            values[key], places[key] = check_value(settings[key], key, value, where), where
+    _add_implied(values, places)
+    hand_to_fastargs(values)
+    return Config(values)
+
+
+def _is_whole(pairs: Sequence[tuple[str, Any]], settings: Mapping[str, Setting]) -> bool:
+    """Return whether a place gives all of section 'logging', where a person has no reason to, as a config.yaml does."""
+    logging = {key for key in settings if key.startswith("logging.")}
+    return logging <= {key for key, _ in pairs}
+
+
+def _add_implied(values: dict[str, Any], given: Mapping[str, str]) -> None:
+    for (key, value), implied in IMPLIED.items():
+        for other, wanted in implied.items() if values.get(key) == value else ():
+            if other in given and values[other] != wanted:
+                raise UsageError(
+                    f"{given[other]}: {other} is {values[other]!r}, but {key} '{value}' makes it {wanted!r}; "
+                    "leave one of them out"
+                )
+            values[other] = wanted
+
+
+def _flatten(path: Path, settings: Mapping[str, Setting]) -> list[tuple[str, Any]]:
+    """Return the dotted keys of one YAML or JSON file with their values."""
+    content = read_mapping(path, "config file", "sections such as 'training:'")
+    pairs: list[tuple[str, Any]] = []
+    sections = sorted({key.split(".")[0] for key in settings})
+    for name, entries in content.items():
+        if name not in sections:
+            raise UsageError(
+                f"{path}: unknown section '{name}'{nearest(str(name), sections)} known: {', '.join(sections)}"
+            )
+        if entries is None:
+            continue
+        if not isinstance(entries, dict):
+            raise UsageError(f"{path}: section '{name}' is {entries!r}; expected keys below it, such as 'key: value'")
+        for one, value in entries.items():
+            key = f"{name}.{one}"
+            if value is None and key in settings and not isinstance(settings[key].checker, OrNull):
+                raise UsageError(f"{path}: {key} has no value; give one or remove the line")
+            pairs.append((key, value))
+    return pairs
+
+
+def _parse_overrides(tokens: Sequence[str], settings: Mapping[str, Setting]) -> list[tuple[str, str]]:
+    pairs, i = [], 0
+    while i < len(tokens):
+        token = tokens[i]
+        if not token.startswith("--"):
+            raise UsageError(f"unexpected argument '{token}'; settings are written --section.key VALUE")
+        key, equals, value = token[2:].partition("=")
+        if not equals:
+            if i + 1 >= len(tokens):
+                raise UsageError(f"--{key} has no value{'' if key in settings else nearest_key(key, settings)}")
+            i += 1
+            value = tokens[i]
+        pairs.append((key, value))
+        i += 1
+    return pairs
