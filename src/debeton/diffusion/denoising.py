@@ -67,6 +67,7 @@ class Denoising(Objective):
         """The mean unweighted loss since the last summary, over rows and by group, of this process's rows."""
         total, rows = self.seen.cpu().numpy().copy()  # on a CPU these are the buffer itself
         self.seen.zero_()
-        shown = [g for g in range(len(rows)) if g not in self.spec.missing]
-        by_group = {self.spec.group_names[g]: float(total[g] / rows[g]) if rows[g] else None for g in shown}
+        by_group = {
+            self.spec.group_names[g]: float(total[g] / rows[g]) if rows[g] else None for g in self.spec.existing_groups
+        }
         return {"loss": float(total.sum() / rows.sum()) if rows.sum() else None, "loss_by_group": by_group}

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from debeton.system.cores import usable_cores
 from debeton.system.tbb import load_packaged_tbb
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -203,7 +204,7 @@ def check_platform() -> Check:
 
 def check_hardware() -> Check:
     """Cores this process may use and the machine's memory; for information."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return Check("cores and memory", True, f"{cores} cores, {memory:.0f} GiB")
 

@@ -22,7 +22,8 @@ from debeton.config import Config, load
 from debeton.data.beton.reading import open_beton
 from debeton.data.spec import Ints
 from debeton.data.views.splits import find_betons
-from debeton.data.views.synthetic import cells, synthetic_view
+from debeton.data.views.subsets import sample_groups
+from debeton.data.views.synthetic_modes import synthetic_view
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import BEST_CHECKPOINT, run_weights
 from debeton.nets.describe import describe_network
@@ -105,7 +106,7 @@ def probe_attribute(
     model: torch.nn.Module, real: View, config: Config, per_group: int, device: torch.device, seed: int
 ) -> Probe:
     """How well the attribute can be read from the features of test rows, equally many of every group."""
-    chosen = some_of_each_group(real, per_group, seed)
+    chosen = equally_many_per_group(real, per_group, seed)
     return fit_probe(_features(model, chosen, config, device), chosen.attribute[chosen.rows], seed)
 
 
@@ -113,24 +114,22 @@ def probe_source(
     model: torch.nn.Module, real: View, synthetic: View, config: Config, per_group: int, device: torch.device, seed: int
 ) -> Probe:
     """How well real and synthetic rows can be told apart by their features, equally many of either in every group."""
-    counts = np.minimum(real.group_counts(), synthetic.group_counts())[cells(real)]
+    counts = np.minimum(real.group_counts(), synthetic.group_counts())[real.spec.existing_groups]
     each = int(min(per_group, counts.min(initial=per_group)))
     if each < 2:
         raise DataError(f"a group has fewer than 2 test or synthetic rows of {real.spec.name}; nothing to probe")
-    parts = [some_of_each_group(view, each, seed) for view in (real, synthetic)]
+    parts = [equally_many_per_group(view, each, seed) for view in (real, synthetic)]
     x = np.concatenate([_features(model, part, config, device) for part in parts])
     return fit_probe(x, np.repeat([0, 1], [len(part) for part in parts]), seed)
 
 
-def some_of_each_group(view: View, count: int, seed: int) -> View:
+def equally_many_per_group(view: View, count: int, seed: int) -> View:
     """As many rows of every group that exists, `count` or what the smallest has, drawn by the seed."""
-    counts = view.group_counts()[cells(view)]
-    each = int(min(count, counts.min()))
+    groups = view.spec.existing_groups
+    each = int(min(count, view.group_counts()[groups].min()))
     if each < 2:
         raise DataError(f"a group of view '{view.name}' of {view.beton.path} has {each} rows; probes need 2 of each")
-    group = view.group[view.rows]
-    chosen = [make_rng(seed, "probe", g).permutation(np.flatnonzero(group == g))[:each] for g in cells(view)]
-    return view.subset(np.sort(np.concatenate(chosen)))
+    return sample_groups(view, dict.fromkeys(groups, each), seed, "probe")
 
 
 def _features(model: torch.nn.Module, view: View, config: Config, device: torch.device) -> np.ndarray[Any, Any]:
