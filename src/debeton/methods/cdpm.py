@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 from fastargs import Param, Section
 from torch import nn
 
@@ -23,6 +22,7 @@ from debeton.diffusion.model import (
 )
 from debeton.methods.method import register_method
 from debeton.methods.parts.own_settings import own_params, own_settings
+from debeton.nets.models import place_network
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
@@ -106,8 +106,8 @@ def train_diffusion(run: Run, view: View) -> None:
     own["channels_last"] = run.config.training.channels_last and run.device.type == "cuda"
     size = train_loader(run, view, phase_settings(run.config, own)).image_size
     seed_everything(run.config.training.seed)
-    layout = torch.channels_last if own["channels_last"] else torch.contiguous_format
-    network = make_network(len(conditions.cells), size, shape).to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
+    network = make_network(len(conditions.cells), size, shape)
+    network = place_network(network, run.device, channels_last=own["channels_last"])
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )

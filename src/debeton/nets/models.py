@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -39,6 +39,7 @@ class Architecture:
 
 
 MODELS: Registry[Architecture] = Registry("model")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def make_model(arch: str, num_classes: int, *, pretrained: bool = False, blurpool: bool = False) -> nn.Module:
@@ -134,6 +135,11 @@ def freeze_batch_norm(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def place_network(network: Network, device: torch.device, *, channels_last: bool) -> Network:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return network.to(device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 @contextmanager

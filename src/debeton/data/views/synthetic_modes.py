@@ -114,8 +114,8 @@ def union(real: View, synthetic: View) -> View:
     if real.beton is not synthetic.beton:
         raise DataError(
             f"real rows lie in {real.beton.path} and synthetic ones in {synthetic.beton.path}; this mode mixes them, "
-            "so merge the two betons first: python writers/write_betons.py --merge "
-            f"{real.beton.path} {synthetic.beton.path} --out MERGED.beton, and train with --data.train_path MERGED.beton"
+            "so merge the betons: python writers/write_betons.py --merge "
+            f"{real.beton.path} {synthetic.beton.path} --out MERGED.beton, and use --data.train_path MERGED.beton"
         )
     rows = np.sort(np.concatenate([real.rows, synthetic.rows]))
     return View(real.name, real.beton, rows, real.label, real.attribute, real.group, real.spec, real.order)
