@@ -19,10 +19,12 @@ WINDOW = 8  # results per thread that may wait for their turn
 def in_order(
     work: Callable[[S], T], items: Sequence[S], num_workers: int = 0, describe: str = "", *, progress: bool = False
 ) -> Generator[T, None, None]:
-    """work(item) for every item, in order, on num_workers threads (0: one per core).
+    """Yield work(item) for every item, in the items' sequence.
 
-    Close it, as `contextlib.closing` does, where it may not be read to its end: the garbage collector might join the
-    pool's threads from one of them.
+    num_workers: threads; 0 is one per core.
+    describe, progress: text of a progress bar, and whether it is drawn.
+    If the results may not be read to the end, close the generator, e.g. by `contextlib.closing`. Else the garbage
+    collector may try to join the pool's threads from one of these threads.
     """
     workers = num_workers or usable_cores()
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=describe, disable=not progress) as bar:

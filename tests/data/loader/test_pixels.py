@@ -20,7 +20,7 @@ from debeton.data.beton.ffcv_format import JPG, RAW
 from debeton.data.beton.reading import open_beton
 from debeton.data.draws import sample_keys
 from debeton.data.loader import pixels
-from debeton.data.loader.augment import as_moves, make_ops
+from debeton.data.loader.augment import are_moves, as_moves, make_ops
 from debeton.data.loader.decoders import RandomResizedCrop, normalise, scale_and_shift
 from debeton.data.loader.loader import make_loader
 from debeton.data.loader.options import LoaderOptions
@@ -245,8 +245,10 @@ def test_any_number_of_threads_gives_the_same_batch():
 
 def test_a_patch_before_other_steps_and_steps_that_are_no_moves_are_left_to_passes_of_their_own():
     keys = sample_keys(0, 0, np.arange(2))
-    assert as_moves(make_ops("cutout:4,flip"), keys, (16, 16)) is None
-    assert as_moves([lambda images, keys, rows: images], keys, (16, 16)) is None
+    for ops in (make_ops("cutout:4,flip"), [lambda images, keys, rows: images]):
+        assert as_moves(ops, keys, (16, 16)) is None
+        assert not are_moves(ops, (16, 16))
+    assert are_moves(make_ops("flip,cutout:4"), (16, 16))
 
 
 # --- the library -------------------------------------------------------------------------------------------------
