@@ -161,7 +161,7 @@ def _limits(run: Mapping[str, Any]) -> str:
     if not metrics or metrics["worst_group"] is None:
         return "No group was measured."
     return (
-        f"The worst group is '{metrics['worst_group']}': {_percent(metrics['worst_group_accuracy'])} % accuracy, against "
-        f"{_percent(metrics['accuracy'])} % over all rows. On images with other shares of the groups, the accuracy "
-        "will differ."
+        f"The worst group is '{metrics['worst_group']}': {_percent(metrics['worst_group_accuracy'])} % accuracy, "
+        f"against {_percent(metrics['accuracy'])} % over all rows. On images with other shares of the groups, the "
+        "accuracy will differ."
     )
