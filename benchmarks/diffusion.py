@@ -198,12 +198,12 @@ def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[]
 def _bare(arguments: argparse.Namespace) -> Callable[[], float]:
     from debeton.diffusion.model import Shape, make_network
     from debeton.methods.cdpm import parse_widths
+    from debeton.nets.models import place_network
 
     seed_everything(0)
     device, side, batch = arguments.device, arguments.resolution, arguments.batch_size
-    network = make_network(10, (side, side), Shape(parse_widths(arguments.widths), 1, 1)).to(device)
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # as in methods/cdpm.py
-    network = network.to(memory_format=layout)  # type: ignore[call-overload]
+    network = make_network(10, (side, side), Shape(parse_widths(arguments.widths), 1, 1))
+    network = place_network(network, device, channels_last=device.type == "cuda")  # as in methods/cdpm.py
     noisy, target = (torch.randn(batch, 3, side, side, device=device) for _ in range(2))
     t, condition = torch.randint(1000, (batch,), device=device), torch.randint(10, (batch,), device=device)
     return _timed(network, lambda: functional.mse_loss(network(noisy, t, condition), target), arguments)

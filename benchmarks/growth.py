@@ -15,8 +15,9 @@ from benchmarks import register_benchmark
 from benchmarks.loader import our_loader, write_photos
 from benchmarks.loader_peers import count
 from benchmarks.photos import load_photos
-from benchmarks.timing import Result, cores, in_new_process, interleave, timed, whole_numbers
+from benchmarks.timing import Result, in_new_process, interleave, timed, whole_numbers
 from debeton.data.spec import DatasetSpec, Rows
+from debeton.system.cores import usable_cores
 from debeton.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -197,14 +198,14 @@ def _step_of(spec: DatasetSpec) -> tuple[Measure, Measure]:
 def workers(folder: Path, arguments: argparse.Namespace) -> Series:
     """An epoch of the photos at 224 px with more and more threads."""
     beton = _photos(folder, arguments)
-    counts = sorted({*(2**k for k in range(cores().bit_length())), cores()})
-    return {"epoch": {n: _epoch_of_crops(beton, 224, n) for n in counts if n <= cores()}}
+    counts = sorted({*(2**k for k in range(usable_cores().bit_length())), usable_cores()})
+    return {"epoch": {n: _epoch_of_crops(beton, 224, n) for n in counts if n <= usable_cores()}}
 
 
 def resolution(folder: Path, arguments: argparse.Namespace) -> Series:
     """An epoch of the photos, random resized crops of more and more pixels a side."""
     beton = _photos(folder, arguments)
-    return {"epoch": {side: _epoch_of_crops(beton, side, cores()) for side in SIDES}}
+    return {"epoch": {side: _epoch_of_crops(beton, side, usable_cores()) for side in SIDES}}
 
 
 def _photos(folder: Path, arguments: argparse.Namespace) -> Beton:

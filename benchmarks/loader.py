@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from benchmarks import register_benchmark
 from benchmarks.loader_peers import PAD, RESOLUTION, Work, bare_decoding, count, stock_ffcv, torch_loader
 from benchmarks.photos import load_photos
-from benchmarks.timing import Result, cores, in_new_process, interleave, rate
+from benchmarks.timing import Result, in_new_process, interleave, rate
 from debeton.data.spec import DatasetSpec, Rows
+from debeton.system.cores import usable_cores
 from debeton.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=64, help="of small images four times as many; default: 64")
     parser.add_argument(
-        "--num-workers", type=int, default=min(2, cores()), help="threads or processes, default: %(default)s"
+        "--num-workers", type=int, default=min(2, usable_cores()), help="threads or processes, default: %(default)s"
     )
     parser.add_argument("--limit", type=int, help="use the first so many photos only")
     parser.add_argument("--only", default=",".join(SETS), help=f"sets, separated by commas; default: {','.join(SETS)}")
@@ -63,8 +64,8 @@ def run(arguments: argparse.Namespace) -> Result:
     second_start_seconds: from building the loader to its first batch in a new process.
     """
     workers, chosen = arguments.num_workers, [name.strip() for name in arguments.only.split(",")]
-    if not 1 <= workers <= cores():
-        raise UsageError(f"--num-workers {workers} is out of range; there are {cores()} cores to use")
+    if not 1 <= workers <= usable_cores():
+        raise UsageError(f"--num-workers {workers} is out of range; there are {usable_cores()} cores to use")
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size {arguments.batch_size} holds no photo; use 1 or more")
     if unknown := sorted(set(chosen) - set(SETS)):

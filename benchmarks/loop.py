@@ -133,15 +133,14 @@ class _Steps:
 
 def _made(size: Size, device: torch.device) -> tuple[Any, Any, Any]:
     """A network in its layout, its optimizer, and the precision."""
-    import torch
 
-    from debeton.nets.models import make_model
+    from debeton.nets.models import make_model, place_network
     from debeton.system.seed import seed_everything
     from debeton.train.objective import Precision
     from debeton.train.optim import make_optimizer
 
     seed_everything(0)
-    model = make_model(size.arch, 2).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = place_network(make_model(size.arch, 2), device, channels_last=True)
     precision = Precision("bf16" if device.type == "cuda" else "fp32", device)
     return model, make_optimizer(model, "sgd", lr=1e-3, weight_decay=1e-4), precision
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import register_benchmark
-from benchmarks.timing import Result, cores, interleave
+from benchmarks.timing import Result, interleave
 from debeton.data.spec import DatasetSpec, Rows
+from debeton.system.cores import usable_cores
 from debeton.system.errors import UsageError
 from debeton.system.seed import make_rng
 
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Result:
             "batch_size": arguments.batch_size,
             "steps": arguments.steps,
             "image": f"{HEIGHT}x{WIDTH}",
-            "dfr_workers": cores(),
+            "dfr_workers": usable_cores(),
         },
     )
 
@@ -147,7 +148,7 @@ def fit_last_layer() -> Callable[[], float]:
     label = rng.integers(0, 2, DFR_ROWS)
     x[:, :20] += 0.5 * label[:, None]
     data = FeatureSet(x, label, SPEC.group(label, rng.integers(0, 2, DFR_ROWS)), SPEC)
-    solver = Solver(penalty="l1", max_iter=1000, seed=0, workers=cores())
+    solver = Solver(penalty="l1", max_iter=1000, seed=0, workers=usable_cores())
 
     def measure() -> float:
         start = time.perf_counter()

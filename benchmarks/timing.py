@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from debeton.system.cores import usable_cores
 from debeton.system.errors import UsageError
 from debeton.system.files import write_text
 
@@ -126,18 +127,13 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
     return values
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def hardware() -> dict[str, Any]:
     """The machine and the packages; nothing that names a person, a host or a folder."""
     import torch
 
     return {
         "cpu": _cpu_model(),
-        "cores": cores(),
+        "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB),
         "load_average": round(os.getloadavg()[0], 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

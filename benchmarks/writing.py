@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from benchmarks import register_benchmark
 from benchmarks.photos import load_photos
-from benchmarks.timing import Result, cores, interleave, rate
+from benchmarks.timing import Result, interleave, rate
 from debeton.data.spec import DatasetSpec, Rows
+from debeton.system.cores import usable_cores
 from debeton.system.errors import UsageError
 from debeton.system.seed import make_rng
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "$DEBETON_DATA or ../shared/data, else 500 generated ones",
     )
     parser.add_argument(
-        "--num-workers", type=int, default=min(2, cores()), help="threads or processes, default: %(default)s"
+        "--num-workers", type=int, default=min(2, usable_cores()), help="threads or processes, default: %(default)s"
     )
     parser.add_argument("--limit", type=int, help="use the first so many photos only")
     parser.add_argument(

@@ -19,7 +19,7 @@ from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.order import epoch_order
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.views.synthetic import Amount, synthetic_view, usb
+from debeton.data.views.synthetic_modes import Amount, synthetic_view, usb
 from debeton.data.views.view import View
 from debeton.methods import METHODS
 from debeton.methods.parts.balance import balancing_weights

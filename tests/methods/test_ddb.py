@@ -401,8 +401,8 @@ def test_an_amplifier_of_another_architecture_is_refused(amplified, toy_args, ca
     path = amplified / "checkpoints" / "phase_amplifier.pt"
     words = given({**TINY, "ddb.amplifier": path, "amplifier.arch": "small_convnet"})
     assert run([*toy_args, *words, "--training.method", "ddb1"]) == 2
-    message = "its arch is small_resnet, this run's is small_convnet; set --amplifier.arch to it"
-    assert message in " ".join(capsys.readouterr().err.split())
+    said = "its arch is small_resnet, this run's is small_convnet; set --amplifier.arch to that of the checkpoint"
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])

@@ -125,7 +125,7 @@ def test_what_cannot_be_used_is_one_sentence(trained_toy, capsys, tmp_path):
         (
             ["--checkpoint", without("inputs", tmp_path / "old.pt", run_folder), "--images", images],
             1,
-            "does not name its classes and the size of its images",
+            "does not describe its classes and the size of its images",
         ),
         (
             ["--checkpoint", without("model", tmp_path / "m.pt", run_folder), "--images", images],

@@ -14,7 +14,7 @@ from tests.toy import TOY_SPEC, toy_rows
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import Rows
 from debeton.system.errors import DataError, run_command
-from debeton.tools.probe import fit_probe, probe_run, some_of_each_group
+from debeton.tools.probe import equally_many_per_group, fit_probe, probe_run
 
 
 def test_a_probe_is_at_chance_on_noise_and_right_on_what_is_linear():
@@ -40,10 +40,10 @@ def test_a_probe_of_two_gaussians_has_their_bayes_accuracy():
 
 def test_every_group_gives_as_many_rows_as_the_smallest(paper_view):
     view = paper_view([0] * 9 + [1] * 21, [0] * 4 + [1] * 3 + [2] * 2 + [0] * 15 + [1] * 6)  # 4, 3, 2; 15, 6 rows
-    chosen = some_of_each_group(view, 3, seed=0)
+    chosen = equally_many_per_group(view, 3, seed=0)
     assert chosen.group_counts().tolist() == [2, 2, 2, 2, 2, 0]  # the last cell does not exist
     with pytest.raises(DataError, match="has 1 rows; probes need 2 of each"):
-        some_of_each_group(view, 1, seed=0)
+        equally_many_per_group(view, 1, seed=0)
 
 
 @pytest.fixture(scope="module")

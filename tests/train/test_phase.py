@@ -134,13 +134,13 @@ def test_the_state_of_an_objective_is_kept_beside_its_epochs(tmp_path: Path):
 
 
 def test_waiting_for_batches_is_measured_and_kept_across_a_stop(opened, monkeypatch):
-    made = Producer._made
+    batch_tensors = Producer.batch_tensors
 
     def slowly(self, *arguments):
         time.sleep(0.2)
-        return made(self, *arguments)
+        return batch_tensors(self, *arguments)
 
-    monkeypatch.setattr(Producer, "_made", slowly)
+    monkeypatch.setattr(Producer, "batch_tensors", slowly)
     with pytest.raises(Preempted):
         two_phases(opened(), stop_after=11)
     run = opened()

@@ -1,7 +1,8 @@
-"""Counter-based random numbers: draw k of a sample is a hash of (the sample's key, k).
+"""Random numbers by counter: draw k of a sample is a hash of (the sample's key, k).
 
-The key is a hash of (seed, epoch, position in the epoch). Pixels therefore depend neither on the number of workers nor
-on what ran before. The random numbers that numba keeps by thread depend on both."""
+The key is a hash of (seed, epoch, position in the epoch). So pixels depend neither on the number of workers nor on
+earlier work. The random numbers that numba keeps for each thread depend on both.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ _SHIFTS = tuple(np.uint64(bits) for bits in (30, 27, 31, 11))
 
 
 def mix(key: Keys | np.uint64, k: I64 | int) -> Keys:
-    """Draw k of a sample's stream, uint64: SplitMix64 (Steele et al. 2014) at key + (k + 1) * golden ratio."""
+    """Return draw k of a sample's stream, uint64.
+
+    SplitMix64 (Steele et al. 2014) at key + (k + 1) * golden ratio.
+    """
     with np.errstate(over="ignore"):  # it is meant to wrap around
         z = np.asarray(key, np.uint64) + (np.asarray(k).astype(np.uint64) + np.uint64(1)) * _STEP
         z = (z ^ (z >> _SHIFTS[0])) * _FIRST
@@ -39,10 +43,10 @@ def mix(key: Keys | np.uint64, k: I64 | int) -> Keys:
 
 
 def uniform(key: Keys | np.uint64, k: I64 | int) -> NDArray[np.float64]:
-    """Draw k of a sample's stream as a float64 in [0, 1) with 53 random bits."""
+    """Return draw k of a sample's stream as a float64 in [0, 1) with 53 random bits."""
     return (mix(key, k) >> _SHIFTS[3]).astype(np.float64) * (1.0 / 9007199254740992.0)
 
 
 def sample_keys(seed: int, epoch: int, positions: I64) -> Keys:
-    """Keys [B] of the samples at `positions` of the epoch's order."""
+    """Return the keys, uint64 [B], of the samples at these positions of the epoch."""
     return mix(np.uint64(derive_seed(seed, "pixels", epoch)), positions)

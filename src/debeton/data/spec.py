@@ -1,4 +1,4 @@
-"""What a data set is, in the field's terms: classes, spurious attributes, groups, and which go together."""
+"""Description of a data set: classes, spurious attributes, groups, and which attributes go with which class."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ Ints = NDArray[np.int64]
 
 
 def group_index(label: Ints, attribute: Ints, num_attributes: int) -> Ints:
-    """Group of each row: label * num_attributes + attribute, the same in every split."""
+    """Return the group of each row: label * num_attributes + attribute, the same in every split."""
     return np.asarray(label, np.int64) * num_attributes + np.asarray(attribute, np.int64)
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One of several spurious attributes whose combinations are the attributes of a set.
+    """One of several spurious attributes whose combinations form the attribute of a set.
 
-    values: names by code. aligned[label]: the code that goes with the class in training.
-    rate: the share of training rows of a class that has the aligned value, as its owners made it.
+    name: the factor's name.
+    values: names by code.
+    aligned: aligned[label] is the code that goes with the class in training.
+    rate: share of a class's training rows that have the aligned value, in [0, 1], as the owners made the set.
     """
 
     name: str
@@ -44,19 +46,19 @@ class DatasetSpec:
 
     name: as on the command line.
     classes, attributes: names by code. A set without a spurious attribute has the one attribute 'any'.
-    aligned: aligned[label] is the tuple of attribute codes that go with the class in training
-        (bias-aligned); empty where the set defines no such pairing.
-    missing: names of (label, attribute) cells that do not exist in any split, as group indices.
+    aligned: aligned[label] is the tuple of attribute codes that go with the class in training (bias-aligned).
+        Empty if the set defines no such pairs.
+    missing: indices of the groups that do not exist in any split.
     mean, std: per channel, of images in [0, 1].
-    metric: 'top1' or 'mean_per_class', the number its owners report.
-    label_name, attribute_name: what the label and the attribute are called, e.g. 'Blond_Hair' and 'Male'.
-    columns: names by code of the sidecar's columns that can take the place of either, e.g.
-        {'Smiling': ('not Smiling', 'Smiling')}; see `View.with_task`.
+    metric: 'top1' or 'mean_per_class', the number that the owners of the set report.
+    label_name, attribute_name: names of the label and the attribute, e.g. 'Blond_Hair' and 'Male'.
+    columns: names by code of the sidecar columns that can replace the label or the attribute
+        (`View.with_task`), e.g. {'Smiling': ('not Smiling', 'Smiling')}.
     tasks: `aligned` of other pairs of columns, by 'LABEL x ATTRIBUTE', e.g. {'Smiling x Male': ((1,), (0,))}.
-    generated_folders: (label, attribute) of generated images by the folder they lie in, in layouts other than
+    generated_folders: (label, attribute) of synthetic images by their folder, for layouts other than
         CLASS/ATTRIBUTE, e.g. {'celeba/Smiling/0/Female': (0, 0)}.
-    factors: where an attribute is a product of several (UrbanCars), which; attribute code = the factors' codes read
-        as digits, the first factor the slowest. None of them is missing from `columns`.
+    factors: the factors of an attribute that is a product (UrbanCars), else empty. The attribute's code has the
+        factors' codes as digits; the first factor changes slowest. `columns` names every factor.
     """
 
     name: str
@@ -80,21 +82,28 @@ class DatasetSpec:
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes, C."""
         return len(self.classes)
 
     @property
     def num_groups(self) -> int:
+        """Return the number of groups, G = classes * attributes, those that do not exist included."""
         return len(self.classes) * len(self.attributes)
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """'class, attribute' by group index; only the class where there is one attribute."""
+        """Return 'class, attribute' by group index; the class alone if there is one attribute."""
         if len(self.attributes) == 1:
             return self.classes
         return tuple(f"{c}, {a}" for c in self.classes for a in self.attributes)
 
+    @property
+    def existing_groups(self) -> list[int]:
+        """Return the groups that exist in the set, in order: all but `missing`."""
+        return [g for g in range(self.num_groups) if g not in self.missing]
+
     def group(self, label: Ints, attribute: Ints) -> Ints:
-        """Group index of each row; DataError names the first code out of range."""
+        """Return the group index of each row. Raise DataError that names the first code out of range."""
         for kind, codes, names in (("label", label, self.classes), ("attribute", attribute, self.attributes)):
             bad = np.flatnonzero((np.asarray(codes) < 0) | (np.asarray(codes) >= len(names)))
             if len(bad):
@@ -105,25 +114,25 @@ class DatasetSpec:
         return group_index(label, attribute, len(self.attributes))
 
     def is_aligned(self, label: Ints, attribute: Ints) -> NDArray[np.bool_] | None:
-        """Whether each row is bias-aligned; None where the set defines no pairing."""
+        """Return whether each row is bias-aligned, or None if the set defines no pairs."""
         if not self.aligned:
             return None
         table = np.zeros((self.num_classes, len(self.attributes)), bool)
-        for k, codes in enumerate(self.aligned):
-            table[k, list(codes)] = True
+        for class_code, attribute_codes in enumerate(self.aligned):
+            table[class_code, list(attribute_codes)] = True
         return table[label, attribute]
 
     def aligned_groups(self) -> NDArray[np.bool_] | None:
-        """Whether each group is bias-aligned, bool [G]; None where the set defines no pairing."""
+        """Return whether each group is bias-aligned, bool [G], or None if the set defines no pairs."""
         return self.is_aligned(*np.divmod(np.arange(self.num_groups), len(self.attributes)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as the sidecar stores them."""
+        """Return the spec as plain values, as the sidecar stores it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
-        """The inverse of `to_dict`; JSON's lists become tuples."""
+        """Build a spec from the values of `to_dict`. JSON's lists become tuples."""
 
         def freeze(value: Any) -> Any:
             if isinstance(value, Mapping):
@@ -141,15 +150,15 @@ RawImage = NDArray[np.uint8] | bytes | Path
 
 @dataclass(frozen=True)
 class Rows:
-    """One split before it is written: columns, and a way to read image i.
+    """One split before it is written: columns, and a function that reads image i.
 
     label, attribute: int64 [N].
     image: row number -> RawImage; called from several threads.
-    names: [N], how messages call a row (a relative path or 'train-images[17]'); unique.
-    columns: more per-row values for the sidecar, each of length N, all text or all numbers. Those that
-        `DatasetSpec.columns` names are integer codes.
-    source: 0 real, 1 synthetic; int64 [N] or None for all real.
-    absent: row numbers whose file is not there, found without reading any; None where no file is involved.
+    names: [N], the name of each row in messages (a relative path or 'train-images[17]'); unique.
+    columns: more values per row for the sidecar, each of length N, all text or all numbers.
+        Columns that `DatasetSpec.columns` names hold integer codes.
+    source: 0 real, 1 synthetic; int64 [N], or None if all rows are real.
+    absent: returns the row numbers whose file does not exist, without reading a file. None if there are no files.
     """
 
     label: Ints
@@ -165,7 +174,10 @@ class Rows:
 
 
 def parse_aligned(text: str, classes: tuple[str, ...], attributes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """`DatasetSpec.aligned` of 'classA:attr1,classB:attr2'; a class may have several, every class one at least."""
+    """Return `DatasetSpec.aligned` of the text 'classA:attr1,classB:attr2', or () if the text is empty.
+
+    A class may have several attributes and needs at least one. UsageError names an unknown class or attribute.
+    """
     if not text:
         return ()
     pairs: dict[str, list[int]] = {name: [] for name in classes}

@@ -1,4 +1,4 @@
-"""Did the diffusion model learn images by heart? Generated images beside their nearest training images."""
+"""Check for memorised images: synthetic images beside their nearest training images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.system.files import replacing
 
-SHOWN, ZOOM = 16, 2
+SHOWN, ZOOM = 16, 2  # pairs of the picture, and its enlargement
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """distance: float64 [Q], root mean square difference of the pixels in [0, 1] to the nearest image; nearest: its row
-    of the beton, int64 [Q]."""
+    """Nearest images of Q queries.
+
+    distance: float64 [Q], root mean square difference of the pixels, which lie in [0, 1].
+    nearest: int64 [Q], the nearest image's row of the beton.
+    """
 
     distance: NDArray[np.float64]
     nearest: Ints
@@ -35,43 +38,47 @@ class Neighbours:
 def copy_check(
     real: View, synthetic: View, options: LoaderOptions, *, sample: int = 256, picture: Path | None = None
 ) -> dict[str, Any]:
-    """How near generated images are to training images, against how near training images are to each other.
+    """Measure how near synthetic images are to training images, against distances among training images.
 
-    options: how both are decoded; their resolution is where they are compared. sample: images of either side whose
-    neighbours are sought among all rows of `real`. picture: where the nearest pairs are drawn.
+    options: how both are decoded; they are compared at this resolution.
+    sample: number of images of either side. Their neighbours are sought among all rows of `real`.
+    picture: file for a picture of the nearest pairs, or None.
 
-    Returns plain values: compared (how many images), median_distance, median_distance_of_real (each to its nearest
-    other one), and copies, the share of generated images that are nearer to a training image than 99 % of the sampled
-    training images are to another: 0.01 where the model has learnt the set, 1 where it repeats it.
+    Returns plain values:
+    compared: number of synthetic images.
+    median_distance: of synthetic images to the nearest training image.
+    median_distance_of_real: of training images to the nearest other one.
+    copies: share of synthetic images that are nearer to a training image than 99 % of the sampled training images are
+        to another. It is 0.01 if the model has learnt the distribution, and 1 if it repeats training images.
     """
     options = replace(options, normalise=False, ops="none")
     generated, references = _sampled(synthetic, sample), _sampled(real, sample)
     queries = _images(generated, options)
-    found = nearest(queries, real, options)
+    neighbours = nearest(queries, real, options)
     among_real = nearest(_images(references, options), real, options, exclude=references.rows)
     bound = float(np.quantile(among_real.distance, 0.01))
     if picture is not None:
-        _draw(picture, queries, found, real, options)
+        _draw(picture, queries, neighbours, real, options)
     return {
         "compared": len(generated),
-        "median_distance": float(np.median(found.distance)),
+        "median_distance": float(np.median(neighbours.distance)),
         "median_distance_of_real": float(np.median(among_real.distance)),
-        "copies": float((found.distance < bound).mean()),
+        "copies": float((neighbours.distance < bound).mean()),
     }
 
 
 def nearest(queries: Tensor, view: View, options: LoaderOptions, exclude: Ints | None = None) -> Neighbours:
-    """The nearest of a view's images to each query, float32 [Q, 3, H, W] in [0, 1].
+    """Find the nearest image of a view for each query, in one pass over the view.
 
-    exclude: int64 [Q], a row of the beton for each query that does not count, as itself. The view is read once, a batch
-    at a time.
+    queries: float32 [Q, 3, H, W] in [0, 1].
+    exclude: int64 [Q], a row of the beton for each query that is not compared with it, e.g. the query itself.
     """
     flat = queries.flatten(1)
     best = torch.full((len(flat),), float("inf"))
     where = torch.full((len(flat),), -1, dtype=torch.int64)
     excluded = None if exclude is None else torch.from_numpy(np.asarray(exclude))
     for batch in _batches(view, options):
-        # In float64: |a|^2 - 2ab + |b|^2 of float32 would lose what tells a copy from its original.
+        # In float64, because |a|^2 - 2ab + |b|^2 in float32 would lose the difference of a copy from its original.
         distances = torch.cdist(flat.double(), _pixels(batch).flatten(1).double())
         if excluded is not None:
             distances = distances.where(excluded[:, None] != batch.row.cpu()[None], float("inf"))
@@ -82,33 +89,36 @@ def nearest(queries: Tensor, view: View, options: LoaderOptions, exclude: Ints |
 
 
 def _sampled(view: View, sample: int) -> View:
+    """Return at most `sample` rows of a view, evenly spaced."""
     positions = np.unique(np.linspace(0, len(view) - 1, min(sample, len(view))).round().astype(np.int64))
     return view.subset(positions)
 
 
 def _batches(view: View, options: LoaderOptions) -> Iterator[Batch]:
+    """Yield the batches of a view, every row once."""
     with make_loader(replace(view, order="sequential"), 256, tail="keep", options=options).epoch(0) as batches:
         yield from batches
 
 
 def _pixels(batch: Batch) -> Tensor:
+    """Return the images of a batch, float32 [B, 3, H, W] in [0, 1], on the CPU."""
     return batch.image.float().cpu() / 255
 
 
 def _images(view: View, options: LoaderOptions) -> Tensor:
-    """Of a view's rows in order, float32 [M, 3, H, W] in [0, 1]."""
+    """Return the images of a view's rows, float32 [M, 3, H, W] in [0, 1], as view.rows lists them."""
     batches = list(_batches(view, options))
     rows = torch.cat([batch.row.cpu() for batch in batches])
     images = torch.cat([_pixels(batch) for batch in batches])
     return images[torch.argsort(rows)[torch.from_numpy(np.argsort(np.argsort(view.rows)))]]
 
 
-def _draw(path: Path, queries: Tensor, found: Neighbours, real: View, options: LoaderOptions) -> None:
-    """The nearest pairs, generated images above training images, the nearest first."""
-    order = np.argsort(found.distance)[:SHOWN]
-    rows, position = np.unique(found.nearest[order], return_inverse=True)
+def _draw(path: Path, queries: Tensor, neighbours: Neighbours, real: View, options: LoaderOptions) -> None:
+    """Draw the nearest pairs, the nearest first: synthetic images above their training images."""
+    shown = np.argsort(neighbours.distance)[:SHOWN]
+    rows, position = np.unique(neighbours.nearest[shown], return_inverse=True)
     originals = _images(real.subset(np.isin(real.rows, rows)), options)[position]
-    pairs = torch.cat([queries[order], originals]).reshape(2, len(order), *queries.shape[1:])
+    pairs = torch.cat([queries[shown], originals]).reshape(2, len(shown), *queries.shape[1:])
     grid = pairs.permute(0, 3, 1, 4, 2).reshape(2 * queries.shape[2], -1, 3)
     image = Image.fromarray((grid * 255).round().to(torch.uint8).numpy())
     with replacing(path) as (partial,):

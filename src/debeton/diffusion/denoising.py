@@ -1,4 +1,4 @@
-"""What the diffusion model minimises: the error of its guess at the noise in a noisy image."""
+"""The objective of the diffusion model: the error of its guess at the noise in a noisy image."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from debeton.train.objective import Objective, StepOutput
 
 
 class Denoising(Objective):
-    """Mean of w(t) |target - model(x_t, t, c)|^2 over pixels and rows (Ho et al. 2020, eq. 14, where w = 1).
+    """Mean of w(t) |target - model(x_t, t, c)|^2 over pixels and rows.
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e with e ~ N(0, 1) and t uniform; the target is e, or
-    v = sqrt(abar_t) e - sqrt(1 - abar_t) x_0 (Salimans and Ho 2022). c is the label or the group, and with probability
-    `dropout` the null condition (Ho and Salimans 2022, Alg. 1). With min_snr: w = min(SNR, min_snr) / SNR for e, and
-    over SNR + 1 for v (Hang et al. 2023, eq. 6). Images are expected in [-1, 1], float [B, 3, H, W].
+    Ho et al. 2020, eq. 14, has w = 1. x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e, with e ~ N(0, 1) and t uniform.
+    The target is e, or v = sqrt(abar_t) e - sqrt(1 - abar_t) x_0 (Salimans and Ho 2022).
 
-    Noise, times and dropped conditions come from torch's generator, which a checkpoint keeps.
+    schedule: diffusers' scheduler, which says whether the target is e or v.
+    condition: c is the 'label' or the 'group'.
+    dropout: probability that c is the null condition instead (Ho and Salimans 2022, Alg. 1).
+    min_snr: w = min(SNR, min_snr) / SNR for e, and over SNR + 1 for v (Hang et al. 2023, eq. 6); None is w = 1.
+    Images must lie in [-1, 1], float [B, 3, H, W]. Noise, times and dropped conditions come from torch's generator,
+    whose state a checkpoint keeps.
     """
 
     classifies = False
@@ -46,10 +49,11 @@ class Denoising(Objective):
 
     @property
     def null(self) -> int:
-        """The condition that says nothing: one more than there are."""
+        """Return the code of the null condition: one more than the largest condition."""
         return self.spec.num_groups if self.condition == "group" else self.spec.num_classes
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Return the loss of a batch."""
         clean, n = batch.image, len(batch)
         noise = torch.randn_like(clean)
         t = torch.randint(len(self.snr), (n,), device=clean.device)
@@ -64,15 +68,17 @@ class Denoising(Objective):
         return StepOutput((self._weight(t, is_v) * losses).mean(), None)
 
     def _weight(self, t: Tensor, is_v: bool) -> Tensor:
+        """Return w(t), float32 [B]."""
         if self.min_snr is None:
             return torch.ones_like(t, dtype=torch.float32)
         snr = self.snr[t]
         return snr.clamp(max=self.min_snr) / (snr + 1 if is_v else snr)
 
     def summary(self) -> dict[str, Any]:
-        """The mean unweighted loss since the last summary, over rows and by group, of this process's rows."""
-        total, rows = self.seen.cpu().numpy().copy()  # on a CPU these are the buffer itself
+        """Return the mean unweighted loss since the last summary, over rows and by group, of this process's rows."""
+        total, rows = self.seen.cpu().numpy().copy()  # on a CPU, without the copy, these would be the buffer itself
         self.seen.zero_()
-        shown = [g for g in range(len(rows)) if g not in self.spec.missing]
-        by_group = {self.spec.group_names[g]: float(total[g] / rows[g]) if rows[g] else None for g in shown}
+        by_group = {
+            self.spec.group_names[g]: float(total[g] / rows[g]) if rows[g] else None for g in self.spec.existing_groups
+        }
         return {"loss": float(total.sum() / rows.sum()) if rows.sum() else None, "loss_by_group": by_group}

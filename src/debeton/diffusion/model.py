@@ -1,4 +1,4 @@
-"""The network of the diffusion model, what its conditions are called, and the folder that holds both.
+"""The network of the diffusion model, the names of its conditions, and the folder that holds both.
 
 The folder is a diffusers pipeline (`DDPMPipeline.from_pretrained` reads it) with conditions.json beside it.
 """
@@ -24,10 +24,11 @@ PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a network is.
+    """Size of a network.
 
-    widths: channels of each level, each half as fine as the one before. layers: residual blocks of a level.
-    attention: the number of coarsest levels that have attention.
+    widths: channels of each level; each level is half as fine as the one before.
+    layers: residual blocks of a level.
+    attention: number of the coarsest levels that have attention.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 256)
@@ -35,7 +36,7 @@ class Shape:
     attention: int = 2
 
     def check(self, height: int, width: int) -> None:
-        """UsageError unless images of this size can be halved once for every level but the first."""
+        """Raise UsageError unless images of this size can be halved once for every level but the first."""
         factor = 2 ** (len(self.widths) - 1)
         if height % factor or width % factor:
             raise UsageError(
@@ -46,9 +47,9 @@ class Shape:
 
 
 class ConditionalUNet(nn.Module):
-    """diffusers' UNet2DModel with an embedding for each of K conditions and one more, K, for none.
+    """diffusers' UNet2DModel with an embedding for each of K conditions, and embedding K for no condition.
 
-    forward(noisy [B, 3, H, W], t int64 [B], condition int64 [B]) -> [B, 3, H, W]: noise, or v where it predicts that.
+    forward(noisy [B, 3, H, W], t int64 [B], condition int64 [B]) -> [B, 3, H, W]: the noise, or v if it predicts v.
     """
 
     def __init__(self, unet: Any):
@@ -57,22 +58,23 @@ class ConditionalUNet(nn.Module):
 
     @property
     def null(self) -> int:
-        """The condition that says nothing."""
+        """Return the code of the null condition, K."""
         return int(self.unet.config.num_class_embeds) - 1
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the images that it was made for."""
+        """Return (height, width) in pixels of the images that the network was made for."""
         height, width = self.unet.config.sample_size
         return int(height), int(width)
 
     def forward(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        found: Tensor = self.unet(noisy, t, class_labels=condition, return_dict=False)[0]
-        return found
+        """Return the guess, [B, 3, H, W], for noisy images at times t."""
+        guess: Tensor = self.unet(noisy, t, class_labels=condition, return_dict=False)[0]
+        return guess
 
 
 def make_network(num_conditions: int, size: tuple[int, int], shape: Shape) -> ConditionalUNet:
-    """A fresh network for images of (height, width) pixels; torch's global generator draws its weights."""
+    """Build a fresh network for images of (height, width) pixels. torch's global generator draws its weights."""
     from diffusers import UNet2DModel
 
     shape.check(*size)
@@ -94,9 +96,10 @@ def make_network(num_conditions: int, size: tuple[int, int], shape: Shape) -> Co
 
 
 def make_schedule(prediction: str = "epsilon", steps: int = 1000) -> Any:
-    """diffusers' DDPMScheduler with the published schedule: linear from 1e-4 to 0.02, sigma_t^2 = beta_t.
+    """Return diffusers' DDPMScheduler with the published schedule: linear from 1e-4 to 0.02, sigma_t^2 = beta_t.
 
-    The last beta grows as `steps` shrinks, so that the end of the chain is noise for any number of them.
+    The last beta grows as `steps` shrinks, so that the chain ends in noise for any number of steps.
+    prediction: 'epsilon' or 'v'.
     """
     from diffusers import DDPMScheduler
 
@@ -114,10 +117,13 @@ def make_schedule(prediction: str = "epsilon", steps: int = 1000) -> Any:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the conditions are called. kind: 'label', or 'group' for every (class, attribute) cell.
+    """Names of a model's conditions.
 
-    cells: (class, attribute) of each condition, attribute None for labels. trained: which of them training rows had.
-    dataset: what was trained on. data: checksum of its beton.
+    kind: 'label', or 'group' for every (class, attribute) cell.
+    cells: (class, attribute) of each condition; attribute is None for labels.
+    trained: whether training rows had each condition.
+    dataset: name of the training set.
+    data: checksum of its beton.
     """
 
     kind: str
@@ -128,32 +134,34 @@ class Conditions:
 
     @property
     def untrained(self) -> list[str]:
-        """What the model was not shown, by name."""
-        return [_name(cell) for cell, there in zip(self.cells, self.trained, strict=True) if not there]
+        """Return the names of the conditions that no training row had."""
+        return [_name(cell) for cell, was_trained in zip(self.cells, self.trained, strict=True) if not was_trained]
 
     def codes(self, wanted: Sequence[tuple[str, str | None]]) -> list[int]:
-        """Numbers of cells; UsageError for what the model knows nothing of."""
+        """Return the codes of cells. UsageError for a cell that the model was not trained on."""
         index = {cell: code for code, cell in enumerate(self.cells) if self.trained[code]}
-        found = []
+        codes = []
         for label, attribute in wanted:
             code = index.get((label, attribute if self.kind == "group" else None))
             if code is None or (attribute is not None and self.kind == "label"):
                 raise UsageError(self._unknown(label, attribute))
-            found.append(code)
-        return found
+            codes.append(code)
+        return codes
 
     def _unknown(self, label: str, attribute: str | None) -> str:
+        """Return the message for a cell that the model was not trained on."""
         cell = _name((label, attribute))
         if attribute is not None and self.kind == "label":
             return (
                 f"the model was trained on the classes of {self.dataset} alone and cannot be asked for '{cell}'; make "
                 "a set without attributes with --blind, or train it with --cdpm.condition group"
             )
-        known = "; ".join(_name(c) for c, there in zip(self.cells, self.trained, strict=True) if there)
+        known = "; ".join(_name(c) for c, was_trained in zip(self.cells, self.trained, strict=True) if was_trained)
         return f"the model was trained on no image of '{cell}'; it knows {known}"
 
 
 def _name(cell: tuple[str, str | None]) -> str:
+    """Return the name of a cell: 'class, attribute', or the class alone."""
     return ", ".join(part for part in cell if part is not None)
 
 
@@ -166,7 +174,10 @@ def save_model(folder: Path, network: ConditionalUNet, schedule: Any, conditions
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder of `save_model`: this one, or the one called 'cdpm' of this run; UsageError where there is none."""
+    """Return the folder of `save_model`: this one, or the one called 'cdpm' in this run folder.
+
+    UsageError if there is neither.
+    """
     for place in (folder, folder / IN_RUN):
         if (place / CONDITIONS).is_file():
             return place
@@ -177,7 +188,7 @@ def model_folder(folder: Path) -> Path:
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[ConditionalUNet, Any, Conditions]:
-    """(network, schedule, conditions) of a folder of `save_model`; DataError where it cannot be read."""
+    """Load (network, schedule, conditions) from a folder of `save_model`. DataError if it cannot be read."""
     from diffusers import DDPMScheduler, UNet2DModel
 
     try:

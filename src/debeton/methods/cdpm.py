@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from debeton.config import phase_setting, phase_settings, section, setting
@@ -25,6 +24,7 @@ from debeton.diffusion.model import (
     save_model,
 )
 from debeton.methods.method import register_method
+from debeton.nets.models import place_network
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
@@ -120,8 +120,7 @@ def train_diffusion(run: Run, view: View) -> None:
     training = replace(phase_settings(run.config, settings), channels_last=channels_last)
     size = train_loader(run, view, training).image_size
     seed_everything(run.config.training.seed)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = make_network(len(conditions.cells), size, shape).to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
+    network = place_network(make_network(len(conditions.cells), size, shape), run.device, channels_last=channels_last)
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )

@@ -21,7 +21,7 @@ from torch import nn
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 
-# What the published bias-transfer code puts beside its tensors; none of these runs code when it is made.
+# Types that the published bias-transfer code stores beside its tensors. Making one of them runs no code.
 _PLAIN: list[Any] = [
     argparse.Namespace,
     SimpleNamespace,
@@ -43,18 +43,19 @@ BEST_CHECKPOINT = Path(CHECKPOINT_FOLDER, BEST_NAME)
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` so that `path` holds either the old checkpoint or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Through memory: on a full disk torch.save to a file ends in a RuntimeError about its position.
+    # Into memory first: on a full disk, torch.save to a file ends in a RuntimeError about the file's position.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    # The view is released here: one that an error's traceback keeps crashes Python 3.12.1's garbage collector.
+    # The view is released here. If an error's traceback keeps it, Python 3.12.1's garbage collector crashes.
     with replacing(path) as (partial,), buffer.getbuffer() as view:
         partial.write_bytes(view)
 
 
 def load_network(path: Path) -> dict[str, Any]:
-    """A checkpoint of a run, with what rebuilds its network, 'model', and the weights, 'state_dict', among its keys.
+    """Read a checkpoint of a run that holds a network.
 
-    Errors as in `load_checkpoint`, and DataError where these are not there.
+    Among its keys are 'model', the values that rebuild the network, and 'state_dict', its weights. Errors as in
+    `load_checkpoint`, and DataError if these keys are missing.
     """
     content = load_checkpoint(path)
     if not all(isinstance(content.get(key), Mapping) for key in ("model", "state_dict")):
@@ -63,36 +64,39 @@ def load_network(path: Path) -> dict[str, Any]:
 
 
 def run_weights(path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch") -> dict[str, Any]:
-    """The weights in a run's checkpoint of the network that `expected` describes (arch, num_classes, mean, std).
+    """Return the weights in a run's checkpoint of the network that `expected` describes.
 
-    key, arch_key: the settings that named the file and `arch`, for messages. UsageError where the network or its
-    normalisation is another, DataError where the file is no checkpoint of a run.
+    expected: arch, num_classes, mean, std and perhaps blurpool.
+    key, arch_key: the settings that named the file and the architecture, for messages.
+    UsageError if the network or its normalisation is another; DataError if the file is no checkpoint of a run.
     """
     content = load_network(path)
     remedies = {
-        "arch": f"set --{arch_key} to it",
+        "arch": f"set --{arch_key} to that of the checkpoint",
         "num_classes": "take a checkpoint of this data set",
         "mean": "set --model.normalisation as that run did",
         "std": "set --model.normalisation as that run did",
         "blurpool": "set --model.blurpool as that run did",
     }
-    for name, ours in expected.items():
-        theirs = content["model"].get(name, False if name == "blurpool" else None)
-        if theirs != ours:
-            raise UsageError(f"{key} {path}: its {name} is {theirs}, this run's is {ours}; {remedies[name]}")
+    for name, value in expected.items():
+        stored = content["model"].get(name, False if name == "blurpool" else None)
+        if stored != value:
+            raise UsageError(f"{key} {path}: its {name} is {stored}, this run's is {value}; {remedies[name]}")
     return dict(content["state_dict"])
 
 
 def load_run_weights(
     model: nn.Module, path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch"
 ) -> None:
-    """Give the model the weights in a run's checkpoint; errors as in `run_weights`, and DataError where they do not
-    fit, as those of a head that a method put in the place of the network's own."""
+    """Load the weights of a run's checkpoint into the model.
+
+    Errors as in `run_weights`. DataError if the weights do not fit, e.g. because a method replaced the head.
+    """
     load_weights(model, run_weights(path, expected, key, arch_key), path, expected["arch"])
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: str) -> None:
-    """Give the model weights that were read from `path`; DataError where they are not those of `arch`."""
+    """Load weights that were read from `path` into the model. DataError if they are not those of `arch`."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -103,14 +107,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
 
-    Raises FileNotFoundError when there is none, DataError when it is damaged or holds more than tensors, numbers,
-    arrays and plain values.
+    FileNotFoundError if there is none. DataError if it is damaged or holds more than tensors, numbers, arrays and plain
+    values.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about pickles of other protocols: what follows says it
+            warnings.simplefilter("ignore")  # torch warns of other pickle protocols; the errors below are enough
             content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
         raise DataError(
@@ -122,7 +126,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file, without torch's advice to read it in a way that runs its code."""
+    """Return what is wrong with a file, without torch's advice to read it in a way that runs its code."""
     if name := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run"
     if isinstance(error, pickle.UnpicklingError):

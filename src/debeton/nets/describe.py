@@ -1,4 +1,4 @@
-"""Plain values that checkpoints carry: what rebuilds a network and its inputs."""
+"""Descriptions in checkpoints: the plain values that rebuild a network and its inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from debeton.data.spec import DatasetSpec
 
 
 def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
-    """What rebuilds the configured network and its inputs' normalisation, as checkpoints carry it."""
+    """Return the values that rebuild the configured network and the normalisation of its inputs."""
     return {
         "arch": config.model.arch,
         "num_classes": spec.num_classes,
@@ -20,7 +20,10 @@ def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
 
 
 def describe_inputs(config: Config, spec: DatasetSpec, resolution: int | None = None) -> dict[str, Any]:
-    """What a classifier of this configuration is shown, as checkpoints carry it beside `describe_network`."""
+    """Return the values that describe a classifier's images; a checkpoint has them beside `describe_network`.
+
+    resolution: side in pixels; None takes the setting.
+    """
     return {
         "dataset": spec.name,
         "classes": list(spec.classes),

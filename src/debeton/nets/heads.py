@@ -1,4 +1,4 @@
-"""Last layers that a method fits anew, in the place of a network's own."""
+"""Last layers that a method fits anew and puts in the place of a network's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from debeton.system.errors import UsageError
 
 
 class RefittedHead(nn.Linear):
-    """A linear layer in float32 under autocast too: a folded scaler is a difference of large numbers.
+    """A linear layer that computes in float32, under autocast as without it.
+
+    A method folds a scaler into its weights, and such a sum is a difference of large numbers.
 
     normalise: divide each feature vector by its length first.
     """
@@ -21,18 +23,18 @@ class RefittedHead(nn.Linear):
         self.normalise = normalise
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits [B, C] of features [B, D]."""
+        """Return logits [B, C] of features [B, D]."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(normalised(input.float()) if self.normalise else input.float())
 
 
 def normalised(features: Tensor) -> Tensor:
-    """Each row divided by its Euclidean length, [n, D]."""
+    """Divide each row of features [n, D] by its Euclidean length."""
     return functional.normalize(features, dim=-1)
 
 
 def install_head(model: nn.Module, num_classes: int, *, normalise: bool) -> RefittedHead:
-    """Give the model a `RefittedHead` in place of its head; UsageError where that is a convolution (SqueezeNet)."""
+    """Replace the model's head by a `RefittedHead`. UsageError if the head is a convolution (SqueezeNet)."""
     name, head = named_head(model)
     if not isinstance(head, nn.Linear):
         raise UsageError(

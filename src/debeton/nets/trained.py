@@ -29,13 +29,14 @@ from debeton.system.errors import DataError, UsageError
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
 JPEGS = (".jpg", ".jpeg")
-AT_ONCE = 256  # images that are unpacked for the loader before the next are
+FILES_AT_ONCE = 256  # files that `predict` writes into one temporary beton
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier in evaluation mode and what its inputs are. network: what rebuilds it, with its normalisation.
+    """A classifier in evaluation mode, with the description of its network and its inputs.
 
+    network: the values that rebuild the network, with its normalisation.
     inputs: 'dataset', 'classes', 'resolution' in pixels, 'decoder' and 'tta', as `describe_inputs` gives them.
     """
 
@@ -45,35 +46,36 @@ class Trained:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Return the class names by code."""
         return tuple(self.inputs["classes"])
 
     @property
     def bare(self) -> nn.Module:
-        """The network itself, without the averaging over mirror images."""
+        """Return the network itself, without the averaging over mirror images."""
         return self.model.model if isinstance(self.model, MirrorAveraged) else self.model
 
     @property
     def spec(self) -> DatasetSpec:
-        """The data set as the classifier saw it: its classes and normalisation, and no attributes."""
+        """Return the data set as the classifier saw it: its classes and normalisation, and no attributes."""
         mean, std = tuple(self.network["mean"]), tuple(self.network["std"])
         return DatasetSpec(self.inputs["dataset"], self.classes, mean=mean, std=std)
 
     def loader(self, view: View, batch_size: int, device: torch.device) -> Loader:
-        """Every row of a view once, in file order, as the classifier takes its images."""
+        """Return a loader of every row of a view once, in file order, with images as the classifier takes them."""
         options = LoaderOptions(decoder=self.inputs["decoder"], resolution=self.inputs["resolution"], device=device)
         return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options)
 
     def probabilities(self, view: View, device: torch.device, batch_size: int = 64) -> NDArray[np.float32]:
-        """[M, C] of a view's M rows, in file order."""
+        """Compute class probabilities [M, C] of a view's M rows, in file order."""
         model = self.model.to(device)
         with torch.inference_mode(), evaluating(model), self.loader(view, batch_size, device).epoch(0) as batches:
             return np.concatenate([model(batch.image).float().softmax(1).cpu().numpy() for batch in batches])
 
 
 def load_trained(path: Path) -> Trained:
-    """The classifier in a run folder, in a checkpoint of one, or in an exported folder.
+    """Load the classifier of a run folder, of a run's checkpoint, or of an exported folder.
 
-    DataError where the file holds no classifier, or was written before checkpoints named their inputs.
+    DataError if the file holds no classifier, or was written before checkpoints described their inputs.
     """
     if path.is_dir() and (path / CARD).is_file():
         return _exported(path)
@@ -83,13 +85,14 @@ def load_trained(path: Path) -> Trained:
     inputs = content.get("inputs")
     if not isinstance(inputs, Mapping):
         raise DataError(
-            f"{path} does not name its classes and the size of its images, as checkpoints of older versions do not; "
-            "train it again with this one"
+            f"{path} does not describe its classes and the size of its images; a version wrote it that did not do so "
+            "yet; train it again with this one"
         )
     return _rebuilt(path, content["model"], inputs, content["state_dict"])
 
 
 def _exported(folder: Path) -> Trained:
+    """Load the classifier of an exported folder."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -105,6 +108,7 @@ def _exported(folder: Path) -> Trained:
 def _rebuilt(
     path: Path, network: Mapping[str, Any], inputs: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
 ) -> Trained:
+    """Build a classifier from its descriptions and give it its weights."""
     arch, num_classes = network["arch"], network["num_classes"]
     try:
         architecture(arch)
@@ -118,13 +122,13 @@ def _rebuilt(
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files in a folder and those below it, in order of their names; UsageError where there is none."""
+    """Return the image files in a folder and below it, sorted by name. UsageError if there is none."""
     if not folder.is_dir():
         raise UsageError(f"no folder of images at {folder}")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     if not files:
         raise UsageError(
-            f"{folder} holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}, in folders below it too"
+            f"{folder} holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}, also in the folders below it"
         )
     return files
 
@@ -132,25 +136,29 @@ def images_in(folder: Path) -> list[Path]:
 def predict(
     trained: Trained, files: Sequence[Path], device: torch.device, batch_size: int = 64
 ) -> Iterator[tuple[list[Path], NDArray[np.float32]]]:
-    """(files, their probabilities [n, C]), a few hundred at a time, in order.
+    """Yield (files, their class probabilities [n, C]), a few hundred files at a time, in the files' sequence.
 
-    Each file goes the way that it would go through a beton: decoded, cropped, resized and normalised as the run
-    evaluated. DataError names the files that are no images.
+    Each image is decoded, cropped, resized and normalised as the run evaluated images of a beton. DataError names the
+    files that are no images.
     """
-    for first in range(0, len(files), AT_ONCE):
-        some = list(files[first : first + AT_ONCE])
-        found = np.empty((len(some), len(trained.classes)), np.float32)
-        for are_jpeg in (True, False):  # JPEG files go as they are, others as pixels: neither loses anything
-            kind = np.array([k for k, file in enumerate(some) if (file.suffix.lower() in JPEGS) == are_jpeg], int)
+    for first in range(0, len(files), FILES_AT_ONCE):
+        part = list(files[first : first + FILES_AT_ONCE])
+        probabilities = np.empty((len(part), len(trained.classes)), np.float32)
+        for are_jpeg in (True, False):  # JPEG files are stored as they are, others as pixels: both without loss
+            kind = np.array([k for k, file in enumerate(part) if (file.suffix.lower() in JPEGS) == are_jpeg], int)
             if len(kind):
-                chosen = [some[k] for k in kind]
-                found[kind] = _probabilities(trained, chosen, "jpg" if are_jpeg else "raw", device, batch_size)
-        yield some, found
+                mode = "jpg" if are_jpeg else "raw"
+                probabilities[kind] = _probabilities(trained, [part[k] for k in kind], mode, device, batch_size)
+        yield part, probabilities
 
 
 def _probabilities(
     trained: Trained, files: Sequence[Path], mode: str, device: torch.device, batch_size: int
 ) -> NDArray[np.float32]:
+    """Compute the class probabilities of image files by way of a temporary beton.
+
+    mode: 'jpg' stores JPEG files as they are; 'raw' stores pixels.
+    """
     zeros = np.zeros(len(files), np.int64)
     rows = Rows(zeros, zeros, lambda k: files[k], [str(file) for file in files])
     with tempfile.TemporaryDirectory(prefix="debeton_predict_") as folder:

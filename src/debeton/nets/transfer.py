@@ -1,9 +1,9 @@
-"""Transfer: the body of a trained source network under a fresh head, with the body frozen (FIXED) or not (FULL).
+"""Transfer: the body of a trained source network under a fresh head, frozen (FIXED) or not (FULL).
 
-Salman et al. 2022 (arXiv 2207.02842). A source is a checkpoint of a run, one that the published code wrote, or an
-architecture's published weights. Unlike the published code, which trains batch norm in FIXED too, a frozen body is in
-evaluation mode unless model.bn_mode says 'train'; and the head takes the place of the last layer alone, so that
-alexnet, vgg and densenet keep what lies before it.
+Salman et al. 2022 (arXiv 2207.02842). A source is a run's checkpoint, a checkpoint of the published code, or an
+architecture's published weights. Two things differ from the published code. It trains batch norm in FIXED too; here a
+frozen body is in evaluation mode unless model.bn_mode is 'train'. And here the head replaces only the last layer, so
+that alexnet, vgg and densenet keep the layers before it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ from debeton.system.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class Source:
-    """A trained network: what rebuilds it, the normalisation of its inputs, its weights, and what it was trained on
-    (`describe_training`), where its checkpoint says that."""
+    """A trained network to start from.
+
+    arch, num_classes, blurpool: the values that rebuild the network.
+    mean, std: normalisation of its inputs.
+    weights: its tensors by name.
+    trained_on: `describe_training` of its run; empty if its checkpoint does not have it.
+    """
 
     arch: str
     num_classes: int
@@ -37,7 +42,7 @@ class Source:
 
 
 def describe_training(config: Config) -> dict[str, Any]:
-    """What a network was trained on, as checkpoints carry it for those that start from them."""
+    """Describe the data that a network was trained on; checkpoints carry this for networks that start from them."""
     spurious = config.spurious
     planted = spurious.spurious_perc > 0 and spurious.splits != "test"
     return {
@@ -50,8 +55,10 @@ def describe_training(config: Config) -> dict[str, Any]:
 
 
 def describe_source(config: Config) -> dict[str, Any] | None:
-    """What a run's network starts from: a checkpoint and what that was trained on, or published weights; None for
-    fresh weights."""
+    """Describe the source of a run's network: its checkpoint and training, or published weights.
+
+    None for fresh weights.
+    """
     model = config.model
     if model.checkpoint is not None and model.transfer != "NONE":
         return {"checkpoint": model.checkpoint, **read_source(Path(model.checkpoint)).trained_on}
@@ -59,8 +66,10 @@ def describe_source(config: Config) -> dict[str, Any] | None:
 
 
 def check_transfer(config: Config) -> None:
-    """UsageError where model.transfer has nothing to start from, or something else than the configured network; a
-    checkpoint goes before published weights."""
+    """Raise UsageError if model.transfer has no source, or one that is not the configured network.
+
+    A checkpoint goes before published weights.
+    """
     model = config.model
     if model.transfer != "NONE" and model.checkpoint is None and not model.pretrained:
         raise UsageError(
@@ -72,14 +81,14 @@ def check_transfer(config: Config) -> None:
 
 
 def body_is_still(config: Config) -> bool:
-    """Whether everything but the head stays as it is, batch norm included."""
+    """Return whether everything but the head stays as it is, batch norm included."""
     return bool(config.model.transfer == "FIXED" and config.model.bn_mode != "train")
 
 
 def transferred(config: Config, num_classes: int) -> nn.Module:
-    """The source's body under a fresh head of num_classes; with FIXED nothing else is trainable.
+    """Build the source's body under a fresh head of `num_classes`; with FIXED only the head is trainable.
 
-    The head is drawn from torch's global generator.
+    torch's global generator draws the head.
     """
     name = config.model.arch
     if config.model.checkpoint is not None:
@@ -97,7 +106,7 @@ def transferred(config: Config, num_classes: int) -> nn.Module:
 
 
 def _fitting_source(config: Config, checkpoint: Path) -> Source:
-    """The source in model.checkpoint; UsageError where it is not the configured network."""
+    """Read the source in model.checkpoint. UsageError if it is not the configured network."""
     source = read_source(checkpoint)
     if source.arch != config.model.arch:
         raise UsageError(
@@ -113,13 +122,13 @@ def _fitting_source(config: Config, checkpoint: Path) -> Source:
 
 
 def hold_body(model: nn.Module) -> None:
-    """Everything but the head in evaluation mode: statistics are used and do not move, nothing is dropped."""
+    """Put everything but the head in evaluation mode: its statistics stay as they are, and nothing is dropped out."""
     model.eval()
     named_head(model)[1].train()
 
 
 def source_normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std that the source was trained with; None where nothing is transferred or pretrained."""
+    """Return the mean and std that the source was trained with; None if nothing is transferred or pretrained."""
     if config.model.transfer != "NONE" and config.model.checkpoint is not None:
         source = read_source(Path(config.model.checkpoint))
         return source.mean, source.std
@@ -130,29 +139,32 @@ def source_normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float
 
 
 def read_source(path: Path) -> Source:
-    """The network in a checkpoint of a run or of the published bias-transfer code; DataError where it is neither."""
+    """Read the network in a checkpoint of a run or of the published bias-transfer code.
+
+    DataError if the file is neither.
+    """
     content = load_checkpoint(path)
-    weights, ours, theirs = (content.get(key) for key in ("state_dict", "model", "run_metadata"))
-    if isinstance(weights, Mapping) and isinstance(ours, Mapping):
-        arch, num_classes, mean, std = (ours[key] for key in ("arch", "num_classes", "mean", "std"))
-        blurpool, trained_on = bool(ours.get("blurpool", False)), content.get("trained_on") or {}
+    weights, network, metadata = (content.get(key) for key in ("state_dict", "model", "run_metadata"))
+    if isinstance(weights, Mapping) and isinstance(network, Mapping):
+        arch, num_classes, mean, std = (network[key] for key in ("arch", "num_classes", "mean", "std"))
+        blurpool, trained_on = bool(network.get("blurpool", False)), content.get("trained_on") or {}
         return Source(arch, num_classes, tuple(mean), tuple(std), dict(weights), blurpool, trained_on)
-    if isinstance(weights, Mapping) and isinstance(theirs, Mapping) and "model_building_args" in theirs:
-        return _published_source(weights, theirs["model_building_args"])
+    if isinstance(weights, Mapping) and isinstance(metadata, Mapping) and "model_building_args" in metadata:
+        return _published_source(weights, metadata["model_building_args"])
     raise DataError(
         f"{path} is no checkpoint of a run: it does not say which model it holds; expected checkpoint_latest.pt or "
         "checkpoint_best.pt of a run folder"
     )
 
 
-def _published_source(weights: Mapping[str, Tensor], built: Mapping[str, Any]) -> Source:
-    """A checkpoint of MadryLab/bias-transfer, whose sources saw ImageNet's normalisation.
+def _published_source(weights: Mapping[str, Tensor], building_args: Mapping[str, Any]) -> Source:
+    """Return the source in a checkpoint of MadryLab/bias-transfer, whose images have ImageNet's normalisation.
 
     Its transferred networks number the layers of the body (backbone.0, ...) and call the head fc.
     """
-    params = built["params"]
+    params = building_args["params"]
     arch, num_classes = str(params["arch"]), int(params["num_classes"])
-    if built["model_stage"] == "transfer":
+    if building_args["model_stage"] == "transfer":
         model = make_model(arch, num_classes)
         names = [name for name, _ in model.named_children()]
         head = named_head(model)[0]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import load
+from debeton.data.views.subsets import sample_groups
 from debeton.data.views.view import View
 from debeton.nets.saliency import grad_cam
 from debeton.nets.trained import Trained, load_trained
@@ -23,7 +24,6 @@ from debeton.report.write import Pictures
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
-from debeton.system.seed import make_rng
 from debeton.train.run_views import prepare_views
 
 GROUPS, SHOWN, LOOKED_AT = 6, 6, 200  # groups of a figure, images of a group, rows of a group that are looked at
@@ -66,7 +66,7 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
     view = prepare_views(load([folder / "config.yaml"])).get(split)
     if view is None:
         raise DataError(f"{folder} has no {split} split")
-    looked = _some_of_each_group(view)
+    looked = sample_groups(view, dict.fromkeys(range(view.spec.num_groups), LOOKED_AT), 0, "pictures")
     probability = trained.probabilities(looked, device)
     label, group = looked.label[looked.rows], looked.group[looked.rows]
     said = probability.argmax(1)
@@ -77,12 +77,6 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
         _mistakes(trained, looked, np.flatnonzero(group == g), probability, label, device, with_heat=k == 0)
         for k, g in enumerate(worst)
     ]
-
-
-def _some_of_each_group(view: View) -> View:
-    group = view.group[view.rows]
-    chosen = [make_rng(0, "pictures", g).permutation(np.flatnonzero(group == g))[:LOOKED_AT] for g in np.unique(group)]
-    return view.subset(np.sort(np.concatenate(chosen)))
 
 
 def _mistakes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue
 import shlex
@@ -21,7 +20,9 @@ import torch
 
 from debeton.studies.jobs import Job
 from debeton.studies.state import Board, State
+from debeton.system.cores import usable_cores
 from debeton.system.files import write_text
+from debeton.system.locks import LockState, file_lock
 
 WRITTEN = ".written"  # in a folder of betons: the commands that wrote all of them
 TO_RUN = ("missing", "unfinished")
@@ -72,8 +73,8 @@ class Runner:
     def run_one(self, job: Job) -> bool:
         """Write the job's betons unless they are there, and run it; whether it is finished."""
         places = self.board.places
-        with held(places.lock(job)) as mine:
-            if not mine or self.stopped:
+        with file_lock(places.lock(job)) as lock:
+            if lock is LockState.BUSY or self.stopped:
                 return False
             if job.betons and not self._write_betons(job):
                 return False
@@ -107,7 +108,7 @@ class Runner:
         """Write the betons of a job, once for all jobs that share them; whether they are there."""
         places = self.board.places
         folder = places.data / job.data
-        with held(places.data / f".{job.data}.lock", patient=True):
+        with file_lock(places.data / f".{job.data}.lock", wait=True):
             written = folder / WRITTEN
             told = "\n".join(job.betons)
             if written.exists() and written.read_text() == told:
@@ -144,7 +145,7 @@ class Runner:
     ) -> int:
         """Run a command into its log; its status, or OUT_OF_TIME where it was stopped after so many seconds, if any."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
+        threads = max(1, usable_cores() // self.workers)
         environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads), **os.environ, **more}
         with log.open("ab") as file, self._lock:
             process = subprocess.Popen(
@@ -183,21 +184,6 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@contextmanager
-def held(path: Path, *, patient: bool = False) -> Iterator[bool]:
-    """Hold a lock file, whether another process does not; with `patient` wait for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass  # a file system without locks
-        yield True
 
 
 def visible_gpus() -> list[str]:

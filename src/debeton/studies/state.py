@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from debeton.report.records import read_json
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, of_variant
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.locks import is_locked
 from debeton.train.metrics import selection_score
 from debeton.train.run_folder import experiment_name, find_folder
 
@@ -190,20 +190,6 @@ def _shown(value: Any) -> str:
     if value is None:
         return "null"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds this lock file, as `run_folder.locked` does."""
-    if not path.exists():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
 
 
 def _score(results: Mapping[str, Any]) -> tuple[float, float]:

@@ -1,4 +1,7 @@
-"""Several processes as one: started by torchrun, a single process otherwise. No other module asks torch.distributed."""
+"""Several processes that act as one, started by torchrun; else a single process.
+
+No other module calls torch.distributed.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,22 @@ from debeton.system.errors import UsageError
 
 
 def rank() -> int:
-    """This process's number, 0 in a single process."""
+    """Return the number of this process, 0 in a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes, 1 without torchrun."""
+    """Return the number of processes, 1 without torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes files and prints."""
+    """Return whether this process is the one that writes files and prints."""
     return rank() == 0
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called auto, cpu, cuda or cuda:K; each process of a node gets its own GPU."""
+    """Return the device called auto, cpu, cuda or cuda:K. Each process of a node gets its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -48,7 +51,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(backend: str, device: torch.device) -> Iterator[None]:
-    """Join the other processes when torchrun started us; leave them at the end."""
+    """Join the other processes if torchrun started this one, and leave them at the end."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -62,24 +65,26 @@ def process_group(backend: str, device: torch.device) -> Iterator[None]:
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The tensor added up over all processes, in place; itself in a single process."""
+    """Add up the tensor over all processes, in place. A single process returns it unchanged."""
     if dist.is_initialized():
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
 
 def max_over_processes(tensor: Tensor) -> Tensor:
-    """The elementwise maximum over all processes, in place; itself in a single process."""
+    """Compute the elementwise maximum over all processes, in place. A single process returns the tensor unchanged."""
     if dist.is_initialized():
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
 
 def gather_rows(values: Tensor, share: float) -> Tensor:
-    """Values [b, ...] of this process's rows of a batch among those of all processes, [B, ...], in the batch's order.
+    """Return the values of all processes for the rows of a batch, [B, ...], in the sequence of the batch.
 
-    Row i of process r is row i P + r of the batch (P processes, `data/loader.py`); share is `Batch.share`. One sum,
-    exact in the dtype of the values; themselves in a single process.
+    values: [b, ...], of this process's rows.
+    share: `Batch.share`.
+    Row i of process r is row i P + r of the batch, with P processes (`data/loader/loader.py`). One sum gathers the
+    rows, and it is exact in the dtype of the values. A single process returns its values unchanged.
     """
     if world_size() == 1:
         return values
@@ -89,8 +94,10 @@ def gather_rows(values: Tensor, share: float) -> Tensor:
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """The mean over processes of tensors of one kind, such as gradients that DDP does not see, in place and in one go;
-    nothing to do in a single process."""
+    """Average tensors of one dtype and device over the processes, in place and by one sum.
+
+    For example gradients that DDP does not see. A single process does nothing.
+    """
     if dist.is_initialized() and tensors:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat, op=dist.ReduceOp.SUM)
@@ -100,7 +107,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def from_main(value: str) -> str:
-    """The main process's value, in every process."""
+    """Return the main process's value, in every process."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -115,14 +122,22 @@ def barrier() -> None:
 
 
 def sync_buffers(model: nn.Module) -> None:
-    """Give every process the main process's buffers (batch-norm statistics), so that all evaluate one network."""
+    """Copy the main process's buffers to every process, so that all evaluate the same network.
+
+    Buffers are, for example, the statistics of batch norm.
+    """
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def parallel(model: nn.Module, device: torch.device, *, sync_bn: bool, average_gradients: bool = True) -> nn.Module:
-    """The model under DDP; itself in a single process, without anything to train, or where the caller averages."""
+    """Return the model under DDP.
+
+    The model itself is returned in a single process, without parameters to train, or if the caller averages gradients.
+    sync_bn: batch norm uses the batches of all processes.
+    average_gradients: False if the caller averages gradients itself.
+    """
     if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
         return model
     if sync_bn and device.type == "cpu":

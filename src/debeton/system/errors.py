@@ -1,4 +1,4 @@
-"""The two errors users meet, and what the command line does with them.
+"""The two errors that users meet, and the exit status that the command line gives them.
 
 Every message says what was found, where, what was expected and what to do.
 """
@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterable
 
 
 class UsageError(ValueError):
-    """The command, the configuration or an argument is wrong: exit status 2."""
+    """An error in the command, the configuration or an argument: exit status 2."""
 
 
 class DataError(ValueError):
-    """A file or a data set is not what it should be: exit status 1."""
+    """An error in a file or a data set: exit status 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest known name, or `;`: what stands between what is wrong and what is known."""
+    """Return the middle of a message: `; did you mean 'x'?` if a known name is close, else `;`.
+
+    It stands between the wrong name and the list of known names.
+    """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ";"
 
@@ -27,8 +30,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command-line program; turn expected errors into one sentence and an exit status.
 
-    Returns: 0, the command's own status, 2 for UsageError, 1 for DataError, OSError and a
-    missing optional package. Anything else is a bug and keeps its traceback.
+    Returns the command's own status, 0 for None, 2 for UsageError. 1 for DataError, OSError and a missing optional
+    package. 130 after Ctrl-C. Any other error is a bug and keeps its traceback.
     """
     try:
         return command() or 0

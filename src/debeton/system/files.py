@@ -1,4 +1,4 @@
-"""Files appear under their final names whole or not at all, and a full disk is a sentence."""
+"""Files that appear under their final names whole or not at all; a full disk becomes a clear message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from debeton.system.errors import DataError
 
 @contextmanager
 def naming_full_disk(*paths: Path) -> Iterator[None]:
-    """A full disk or quota while writing `paths` becomes a DataError that says where."""
+    """Turn a full disk or quota while `paths` are written into a DataError that names them."""
     try:
         yield
     except OSError as error:
@@ -23,17 +23,18 @@ def naming_full_disk(*paths: Path) -> Iterator[None]:
             raise
         names = ", ".join(path.name for path in paths)
         raise DataError(
-            f"the disk under {paths[0].parent} is full: {names} could not be written, and nothing half-written was "
-            "left behind; free some space, or write elsewhere"
+            f"the disk under {paths[0].parent} is full: {names} could not be written, and no part of them was left "
+            "behind; free some space, or write elsewhere"
         ) from error
 
 
 @contextmanager
 def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
-    """Names to write to; when the block ends well they are flushed and renamed to `paths`, in this order.
+    """Yield temporary names to write to; at the end of the block, flush and rename them to `paths`.
 
-    Their folders are made. On any error what was half-written is removed, folders included, and `paths` keep what they
-    held. What a process that was killed left of the same files is removed first.
+    Files get their final names in the sequence of `paths`. Missing folders are made. After an error, the temporary
+    files and new folders are removed, and `paths` keep their old content. Temporary files that a killed process left
+    for the same paths are removed first.
     """
     partials = [path.with_name(f"{path.name}.{_process(os.getpid())}.partial") for path in paths]
     with naming_full_disk(*paths):
@@ -51,25 +52,26 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
             for partial in partials:
                 partial.unlink(missing_ok=True)
             for folder in made:
-                with suppress(OSError):  # somebody else's file lies in it by now
+                with suppress(OSError):  # another process may have put a file into it
                     folder.rmdir()
             raise
 
 
 def _process(pid: int | str) -> str:
-    """A process as partial files are named after it: process numbers mean nothing on another machine."""
+    """Return the name of a process in temporary file names: host and number, as numbers differ between machines."""
     return f"{socket.gethostname()}.{pid}"
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the partial files of `path` whose process, of this machine, no longer lives."""
+    """Remove temporary files of `path` whose process on this machine has ended."""
     for partial in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(_process(''))}*.partial"):
         pid = partial.name.split(".")[-2]
-        if pid.isdecimal() and not _lives(int(pid)):
+        if pid.isdecimal() and not _is_running(int(pid)):
             partial.unlink(missing_ok=True)
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
+    """Return whether a process with this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -80,7 +82,7 @@ def _lives(pid: int) -> bool:
 
 
 def _make_folders(folders: Iterable[Path]) -> list[Path]:
-    """Make the folders; returns those that were not there, the innermost first."""
+    """Make the folders; return those that did not exist, the innermost first."""
     made: list[Path] = []
     for folder in folders:
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]

@@ -1,4 +1,4 @@
-"""numba's threads, for every module with parallel kernels: the layer they run on, how many, and who may."""
+"""Threads of numba's parallel kernels: their threading layer, their number, and the lock that some layers need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from debeton.system.tbb import load_packaged_tbb
 
 
 def _kernel_guard() -> contextlib.AbstractContextManager[object]:
-    """A lock around parallel kernels where numba's threading layer aborts on concurrent use ('workqueue')."""
+    """Return a lock around parallel kernels if numba's threading layer aborts on concurrent use ('workqueue')."""
     if numba.config.THREADING_LAYER == "workqueue":
         return threading.RLock()
     for layer in ("tbbpool", "omppool"):
@@ -29,7 +29,10 @@ KERNEL_GUARD = _kernel_guard()
 
 
 def threads_for(num_threads: int | None) -> int:
-    """As many as asked for, where there are (None, 0 or too many: all cores, or what NUMBA_NUM_THREADS says)."""
+    """Return the number of threads for a setting, at most the cores that numba may use.
+
+    None and 0 stand for all of them. NUMBA_NUM_THREADS sets their number.
+    """
     available = int(numba.config.NUMBA_NUM_THREADS)
     return min(num_threads, available) if num_threads is not None and num_threads > 0 else available
 

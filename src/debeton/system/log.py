@@ -1,4 +1,4 @@
-"""Where messages go: the console of the main process, and the run's log.txt."""
+"""Messages: to the console of the main process, and to the run's log.txt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ logger = logging.getLogger("debeton")
 
 
 def set_up_logging(*, is_main: bool) -> None:
-    """Messages of the main process to standard error; the other processes speak only of warnings."""
+    """Send messages of the main process to standard error, and only warnings of the other processes."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
@@ -19,7 +19,7 @@ def set_up_logging(*, is_main: bool) -> None:
 
 
 def log_to_file(path: Path) -> None:
-    """Append messages to `path` as well, with the time; replaces the file of an earlier run in this process."""
+    """Append messages with the time to the file `path`; an earlier run's file in this process is closed."""
     for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
         logger.removeHandler(handler)
         handler.close()
@@ -29,5 +29,5 @@ def log_to_file(path: Path) -> None:
 
 
 def show_progress(setting: str) -> bool:
-    """Whether to draw progress bars: 'on', 'off', or 'auto' for a terminal."""
+    """Return whether to draw progress bars: 'on', 'off', or 'auto' for only on a terminal."""
     return setting == "on" or (setting == "auto" and sys.stderr.isatty())

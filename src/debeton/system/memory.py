@@ -1,4 +1,4 @@
-"""How much memory this process may still use: of the machine, and of the control groups that a job is held in."""
+"""Memory that this process may still use, of the machine and of its control groups."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def memory_left(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Bytes that can be had without swapping; 0 where the system does not say.
+    """Return the bytes that this process can get without swapping; 0 if the system does not say.
 
-    The least of what the machine has available and of what every control group above this process (version 2, as Slurm
-    and containers set them) leaves of its limit; cached files count as left, since they give way.
+    This is the least of the machine's available memory and the rest of each control group's limit. Control groups of
+    version 2 are read, as Slurm and containers set them. Cached files count as free, because they give way.
     """
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
@@ -22,6 +22,7 @@ def memory_left(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def _left_of_groups(proc: Path, cgroups: Path) -> list[int]:
+    """Return the rest of the limit of each control group above this process, in bytes."""
     try:
         (name,) = (line[3:] for line in (proc / "self" / "cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, ValueError):
@@ -31,7 +32,7 @@ def _left_of_groups(proc: Path, cgroups: Path) -> list[int]:
 
 
 def _left_of(group: Path) -> int | None:
-    """None where the group has no limit, or is none."""
+    """Return the rest of a control group's limit in bytes, or None if it has no limit."""
     try:
         limit = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from debeton.system.cores import usable_cores
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -23,12 +24,14 @@ def in_order(
     *,
     progress: bool = False,
 ) -> Generator[T, None, None]:
-    """work(item) for every item, in order, on num_workers threads (None or 0: one per core).
+    """Yield work(item) for every item, in the items' sequence.
 
-    Close it, as `contextlib.closing` does, where it may not be read to its end: the garbage collector might join the
-    pool's threads from one of them.
+    num_workers: threads; None is one per core.
+    describe, progress: text of a progress bar, and whether it is drawn.
+    If the results may not be read to the end, close the generator, e.g. by `contextlib.closing`. Else the garbage
+    collector may try to join the pool's threads from one of these threads.
     """
-    workers = num_workers or _cores()
+    workers = num_workers or usable_cores()
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=describe, disable=not progress) as bar:
         pending: deque[Future[T]] = deque()
         try:
@@ -43,8 +46,3 @@ def in_order(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _cores() -> int:
-    """Cores that this process may use, which on a shared machine are not all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

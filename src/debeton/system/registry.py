@@ -1,4 +1,4 @@
-"""Names to things: the one way datasets, models, methods and optimizers are looked up."""
+"""Registries: names to values such as data sets, models, methods and optimizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered thing with the one line that `--list` prints for it."""
+    """A registered value, its name, and the line that `--list` prints for it."""
 
     name: str
     value: T
@@ -21,25 +21,28 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """A mapping from a name to a thing; a duplicate name is a programming error."""
+    """A mapping from names to values of one kind; registering a name twice is a programming error.
+
+    kind: name of that kind in messages, e.g. 'model'.
+    """
 
     def __init__(self, kind: str):
         self.kind = kind
         self._entries: dict[str, Entry[T]] = {}
 
     def add(self, name: str, value: T, summary: str) -> T:
-        """Register `value`; raises ValueError when the name is taken."""
+        """Register `value`. Raise ValueError if the name is taken."""
         if name in self._entries:
             raise ValueError(f"{self.kind} '{name}' is registered twice")
         self._entries[name] = Entry(name, value, summary)
         return value
 
     def register(self, name: str, summary: str) -> Callable[[T], T]:
-        """Decorator form of `add`."""
+        """Return a decorator that registers what it decorates."""
         return lambda value: self.add(name, value, summary)
 
     def get(self, name: str) -> T:
-        """The thing called `name`; UsageError with the nearest known name otherwise."""
+        """Return the value called `name`. UsageError names the nearest known name."""
         if name not in self._entries:
             raise UsageError(
                 f"unknown {self.kind} '{name}'{nearest(name, self._entries)} known: {', '.join(self.names())}"
@@ -47,7 +50,7 @@ class Registry(Generic[T]):
         return self._entries[name].value
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted(self._entries)
 
     def __iter__(self) -> Iterator[Entry[T]]:

@@ -1,6 +1,6 @@
-"""Seeds: every random stream is named, and derived from a seed by a hash instead of by the order of calls.
+"""Random streams by name: each is derived from a seed by a hash, not by the sequence of calls.
 
-torch is imported where it is needed: it takes two seconds, which writing betons or --list need not wait.
+torch is imported inside the functions, because importing it takes two seconds and writing betons does not need it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 
 
 def derive_seed(*parts: Any) -> int:
-    """A 63-bit seed from the text of `parts`, the same on every machine and Python version."""
+    """Return a 63-bit seed from the text of `parts`, the same on every machine and Python version."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def make_rng(*parts: Any) -> np.random.Generator:
-    """A NumPy generator for the stream named by `parts`, e.g. make_rng(seed, 'order', epoch)."""
+    """Return a NumPy generator for the stream named by `parts`, e.g. make_rng(seed, 'order', epoch)."""
     return np.random.default_rng(derive_seed(*parts))
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy's legacy generator and torch on every device: weights and dropout follow from it."""
+    """Seed Python, NumPy's legacy generator and torch on every device; weights and dropout depend on it."""
     import torch
 
     random.seed(seed)
@@ -33,7 +33,10 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """torch's generator states as tensors, for a checkpoint. Data orders need none: they are functions of the epoch."""
+    """Return the states of torch's generators as tensors, for a checkpoint.
+
+    The data need none: their order is a function of the epoch.
+    """
     import torch
 
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
@@ -43,7 +46,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """The inverse of `rng_state`; a state saved on a GPU restores its CPU part where there is none."""
+    """Restore the states of `rng_state`. Without a GPU, only the CPU part of a state is used."""
     import torch
 
     torch.set_rng_state(state["cpu"].cpu())

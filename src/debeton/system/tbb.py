@@ -1,4 +1,4 @@
-"""numba's threading layer: make pip's TBB findable. Standard library only, so that the doctor can use it."""
+"""Loader of pip's TBB, for numba's threading layer. Standard library only, so that the doctor can use it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def load_packaged_tbb() -> bool:
-    """Load the libtbb that pip installs outside the loader's path, before numba looks for one; whether there is one.
+    """Load the libtbb that pip installs, before numba looks for one; return whether it exists.
 
-    Without it numba takes the system's, which may be too old (Ubuntu 22.04), or falls back to a layer that
-    aborts on concurrent loaders or kills forked workers.
+    pip installs it outside the path of the dynamic loader. Without it numba takes the system's, which may be too old
+    (Ubuntu 22.04). Or numba uses a layer that aborts on concurrent loaders or kills forked workers.
     """
     library = Path(sys.prefix) / "lib" / "libtbb.so.12"
     if not library.exists():

@@ -1,1 +1,6 @@
-"""Programs around training: the doctor, the probe and the export of a model."""
+"""Programs around training.
+
+- doctor.py: the table of `--doctor`, with everything that debeton needs and the commands that install it.
+- probe.py: linear probes of a trained network's features.
+- export.py: a trained classifier as a folder to take along.
+"""

@@ -1,7 +1,7 @@
-"""What `--doctor` prints: everything debeton stands on, what was found, and the one command that mends the rest.
+"""The table of `--doctor`: everything that debeton needs, its state, and the command that repairs it.
 
-Importing this module needs the standard library alone, and a package that is missing or broken is
-reported, never raised: each import happens inside its own check.
+Importing this module needs the standard library alone. A package that is missing or broken is reported and never
+raises an error, because each import happens inside its own check.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from debeton.system.cores import usable_cores
 from debeton.system.tbb import load_packaged_tbb
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,7 +38,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table; `fix` is the command that mends it, empty where there is nothing to mend."""
+    """One line of the table.
+
+    name: of the thing that is checked.
+    ok: whether it is as it should be.
+    found: its state, e.g. a version or an error.
+    fix: the command that repairs it; '' if there is none.
+    needed: whether debeton cannot do without it.
+    """
 
     name: str
     ok: bool
@@ -48,7 +56,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Package:
-    """A package by the name it is imported by and the name it is installed by."""
+    """A package by the name it is imported by and the name it is installed by.
+
+    needed: whether debeton cannot do without it.
+    locked: whether it is in requirements.lock, so that the set-up installs it.
+    """
 
     module: str
     distribution: str
@@ -79,7 +91,7 @@ PACKAGES = (
 
 
 def diagnose() -> list[Check]:
-    """Look at this machine and this interpreter; takes some seconds, as it imports everything."""
+    """Check this machine and this interpreter. It takes some seconds, because it imports every package."""
     torch_check, on_gpu = check_torch()
     checks = [check_python(), check_platform(), check_hardware(), torch_check]
     checks += [check_package(package) for package in PACKAGES]
@@ -92,7 +104,10 @@ def diagnose() -> list[Check]:
 
 
 def print_doctor(checks: Sequence[Check]) -> int:
-    """Print the table and the commands that mend it. Returns: 0 if everything needed is fine, else 1."""
+    """Print the table and the commands that repair what is missing.
+
+    Returns 0 if everything needed is there, else 1.
+    """
     rows = [(_state(check), check.name, check.found) for check in checks]
     try:
         _print_rich(rows)
@@ -100,7 +115,7 @@ def print_doctor(checks: Sequence[Check]) -> int:
         width = max(len(name) for _, name, _ in rows)
         for state, name, found in rows:
             print(f"{state:<8}  {name:<{width}}  {found}")
-    # The commands stand outside the table, which would break them over lines; one command may mend several.
+    # The commands stand outside the table, which would break them over lines. One command may repair several packages.
     commands: dict[str, list[str]] = {}
     for check in checks:
         if check.fix and not check.ok:
@@ -113,10 +128,12 @@ def print_doctor(checks: Sequence[Check]) -> int:
 
 
 def _state(check: Check) -> str:
+    """Return the first column of a check: 'ok', 'MISSING' or 'optional'."""
     return "ok" if check.ok else "MISSING" if check.needed else "optional"
 
 
 def _print_rich(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Print the rows (state, name, found) in colour."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -131,11 +148,11 @@ def _print_rich(rows: Sequence[tuple[str, str, str]]) -> None:
     Console(highlight=False).print(table)
 
 
-# --- what mends a package -------------------------------------------------------------------
+# --- commands that repair a package ---------------------------------------------------------
 
 
 def _reinstall() -> str:
-    """The command that brings this environment back to the locked packages, or leads to the one that has them."""
+    """Return the command that brings this environment back to the locked packages, or that makes one with them."""
     venv, setup = ROOT / ".venv", f"bash {_shell(ROOT / 'scripts' / 'setup.sh')}"
     if os.environ.get("CONDA_PREFIX") and Path(sys.prefix) == Path(os.environ["CONDA_PREFIX"]):
         return f"conda env update -f {_shell(ROOT / 'environment.yml')}"
@@ -145,11 +162,11 @@ def _reinstall() -> str:
 
 
 def _install(distribution: str) -> str:
-    """The command that adds one package to this environment, or to .venv where this is the system's Python."""
+    """Return the command that adds one package to this environment, or to .venv if this is the system's Python."""
     system = sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ
     python = _shell(ROOT / ".venv" / "bin" / "python" if system else sys.executable)
-    own = ROOT / ".uv" / "bin" / "uv"
-    uv = shutil.which("uv") or (own if own.exists() else None)
+    project_uv = ROOT / ".uv" / "bin" / "uv"
+    uv = shutil.which("uv") or (project_uv if project_uv.exists() else None)
     return (
         f"{_shell(uv)} pip install --python {python} {distribution}"
         if uv
@@ -158,7 +175,7 @@ def _install(distribution: str) -> str:
 
 
 def _shell(path: str | Path) -> str:
-    """`path` as one shell word, relative to the current folder where it lies below it."""
+    """Return `path` as one word of a shell command, relative to the current folder if it lies below it."""
     path = Path(path)
     return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
@@ -167,10 +184,12 @@ def _shell(path: str | Path) -> str:
 
 
 def _import(module: str) -> ModuleType:
+    """Import a module by name; tests replace this function."""
     return importlib.import_module(module)
 
 
 def _version(distribution: str, module: ModuleType | None = None) -> str:
+    """Return the version of an installed package."""
     try:
         return importlib.metadata.version(distribution)  # ffcv 1.0.2 calls itself 0.0.3rc1 in __version__
     except importlib.metadata.PackageNotFoundError:
@@ -178,12 +197,13 @@ def _version(distribution: str, module: ModuleType | None = None) -> str:
 
 
 def _one_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _attempt(name: str, fix: str, look: Callable[[], str]) -> Check:
-    """`look` says what it found, or raises whatever it likes: then the check fails with that."""
+    """Run `look`. Its result is the state of the check, and any error makes the check fail."""
     try:
         return Check(name, True, look())
     except Exception as error:  # a broken package may raise anything on import: OSError, RuntimeError, ...
@@ -191,25 +211,25 @@ def _attempt(name: str, fix: str, look: Callable[[], str]) -> Check:
 
 
 def check_python() -> Check:
-    """Python 3.11 or 3.12."""
+    """Check for Python 3.11 or 3.12."""
     found = f"{platform.python_version()} at {sys.executable}"
     return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 12), found, _reinstall())
 
 
 def check_platform() -> Check:
-    """FFCV reads by libc's pread: Linux."""
+    """Check for Linux, because FFCV reads by libc's pread."""
     return Check("platform", platform.system() == "Linux", platform.platform(), "run on Linux (on Windows: in WSL 2)")
 
 
 def check_hardware() -> Check:
-    """Cores this process may use and the machine's memory; for information."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Show the cores that this process may use, and the machine's memory."""
+    cores = usable_cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return Check("cores and memory", True, f"{cores} cores, {memory:.0f} GiB")
 
 
 def check_torch() -> tuple[Check, bool]:
-    """torch, and whether it sees a GPU."""
+    """Check that torch can be imported; return also whether it sees a GPU."""
     try:
         torch: Any = _import("torch")
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -220,7 +240,7 @@ def check_torch() -> tuple[Check, bool]:
 
 
 def check_package(package: Package) -> Check:
-    """The package imports; which version it is."""
+    """Check that a package can be imported, and show its version."""
     name = package.distribution
     try:
         return Check(name, True, _version(name, _import(package.module)), needed=package.needed)
@@ -231,7 +251,7 @@ def check_package(package: Package) -> Check:
 
 
 def check_jpeg() -> Check:
-    """FFCV's compiled library decodes a JPEG to the right colours."""
+    """Check that FFCV's compiled library decodes a JPEG to the right colours."""
 
     def look() -> str:
         np: Any = _import("numpy")
@@ -248,7 +268,7 @@ def check_jpeg() -> Check:
 
 
 def check_resize() -> Check:
-    """FFCV's compiled library resizes by area averages."""
+    """Check that FFCV's compiled library resizes by area averages."""
 
     def look() -> str:
         np: Any = _import("numpy")
@@ -265,7 +285,7 @@ def check_resize() -> Check:
 
 
 def check_pixels() -> Check:
-    """pixels.c is compiled; without it images take the slower way through FFCV's functions."""
+    """Check that pixels.c is compiled; without it images take the slower way through FFCV's functions."""
     name = "the loader's own decoder"
     try:
         pixels: Any = _import("debeton.data.loader.pixels")
@@ -278,9 +298,9 @@ def check_pixels() -> Check:
 
 
 def check_threading_layer() -> Check:
-    """The layer that a parallel kernel really ran on.
+    """Check which threading layer a parallel kernel of numba runs on.
 
-    `workqueue` aborts the process when two loaders run at once; `omp` only kills forked workers; `tbb` does neither.
+    `workqueue` aborts the process when two loaders run at once. `omp` only kills forked workers. `tbb` does neither.
     """
     name = "numba's threading layer"
     try:
@@ -292,6 +312,7 @@ def check_threading_layer() -> Check:
 
 
 def _run_parallel_kernel() -> str:
+    """Run a parallel sum in numba and return the name of its threading layer."""
     load_packaged_tbb()
     numba: Any = _import("numba")
     np: Any = _import("numpy")
@@ -309,24 +330,24 @@ def _run_parallel_kernel() -> str:
 
 
 def check_numba_cache() -> Check:
-    """Somewhere to keep compiled kernels; without it, every start compiles for seconds."""
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
-    places = [Path(chosen)] if chosen else [Path(__file__).parent / "__pycache__", home]
-    for place in places:
+    """Check for a folder where compiled kernels can be kept; without one, every start compiles for seconds."""
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
+    folders = [Path(given)] if given else [Path(__file__).parent / "__pycache__", user_cache]
+    for folder in folders:
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place):
-                return Check("numba's cache", True, str(place))
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return Check("numba's cache", True, str(folder))
         except OSError:
             continue
-    found = f"cannot write {' or '.join(str(place) for place in places)}"
+    found = f"cannot write {' or '.join(str(folder) for folder in folders)}"
     fix = f"export NUMBA_CACHE_DIR={shlex.quote(tempfile.gettempdir())}/numba-$USER"
     return Check("numba's cache", False, found, fix, needed=False)
 
 
 def check_space(name: str, place: Path, wanted: int, fix: str, *, needed: bool) -> Check:
-    """At least `wanted` bytes free at `place`."""
+    """Check that at least `wanted` bytes are free at `place`."""
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A trained classifier to take along: weights as safetensors, what they are as JSON, and a card for people.
+"""Export of a trained classifier: its weights as safetensors, its description as JSON, and a model card for people.
 
 safetensors: https://huggingface.co/docs/safetensors. The card has the sections of Mitchell et al. 2019 (Model Cards for
 Model Reporting, arXiv 1810.03993) that a run can fill in by itself.
@@ -20,7 +20,7 @@ from debeton.report.tables import to_markdown
 from debeton.system.files import replacing
 
 README = "README.md"
-KEPT = (
+RUN_RESULTS = (
     "dataset",
     "method",
     "seed",
@@ -34,7 +34,7 @@ KEPT = (
     "test",
     "other_tests",
 )
-SHOWN = {
+ACCURACY_TITLES = {
     "accuracy": "accuracy",
     "adjusted_accuracy": "adjusted",
     "mean_group_accuracy": "mean group",
@@ -45,10 +45,10 @@ SHOWN = {
 
 
 def export(path: Path, out: Path) -> Path:
-    """Write model.safetensors, model.json and README.md of a run folder's or checkpoint's classifier into `out`.
+    """Write model.safetensors, model.json and README.md of a classifier into the folder `out`.
 
-    What the run measured is in them where its results.json is beside the checkpoint. All three are written or none.
-    Returns `out`. Errors as of `load_trained`.
+    path: a run folder or a checkpoint. If the run's results.json lies beside the checkpoint, its results are included.
+    All three files are written or none. Returns `out`. Errors as in `load_trained`.
     """
     checkpoint = path / BEST_CHECKPOINT if path.is_dir() else path
     trained = load_trained(path)
@@ -65,7 +65,7 @@ def export(path: Path, out: Path) -> Path:
     files = {
         WEIGHTS: save(weights, metadata={"format": "pt"}),
         README: describe(trained, card).encode(),
-        CARD: json.dumps(card, indent=1).encode(),  # last: whoever sees it finds the others
+        CARD: json.dumps(card, indent=1).encode(),  # last, so that the other files exist if this one does
     }
     with replacing(*(out / name for name in files)) as partials:
         for partial, data in zip(partials, files.values(), strict=True):
@@ -74,16 +74,16 @@ def export(path: Path, out: Path) -> Path:
 
 
 def _run(checkpoint: Path) -> dict[str, Any] | None:
-    """What the run of a checkpoint measured; None where its results are not there."""
+    """Return the results of a checkpoint's run, or None if they do not exist."""
     results = checkpoint.parent.parent / "results.json"
     if not results.is_file():
         return None
     content = json.loads(results.read_text(encoding="utf-8"))
-    return {key: content.get(key) for key in KEPT}
+    return {key: content.get(key) for key in RUN_RESULTS}
 
 
 def describe(trained: Trained, card: Mapping[str, Any]) -> str:
-    """The card as Markdown."""
+    """Return the model card as Markdown."""
     network, inputs, run = card["model"], card["inputs"], card["run"]
     parts = [
         f"# {network['arch']} on {inputs['dataset']}",
@@ -114,28 +114,33 @@ def describe(trained: Trained, card: Mapping[str, Any]) -> str:
 
 
 def _numbers(values: list[float]) -> str:
+    """Return the values as text, with four digits each."""
     return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
 
 
 def _tests(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    found = {"val": run["val"], "test": run["test"], **(run["other_tests"] or {})}
-    return {split: metrics for split, metrics in found.items() if metrics}
+    """Return the metrics of each split that was measured."""
+    all_splits = {"val": run["val"], "test": run["test"], **(run["other_tests"] or {})}
+    return {split: metrics for split, metrics in all_splits.items() if metrics}
 
 
 def _percent(value: float | None) -> str:
+    """Return a fraction as percent, or a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _accuracies(run: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a table of accuracies, one row for each split."""
     return pd.DataFrame(
         [
-            {"split": split, **{title: _percent(metrics.get(key)) for key, title in SHOWN.items()}}
+            {"split": split, **{title: _percent(metrics.get(key)) for key, title in ACCURACY_TITLES.items()}}
             for split, metrics in _tests(run).items()
         ]
     )
 
 
 def _groups(run: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a table of groups: training rows, evaluated rows, accuracy."""
     metrics = run["test"] or run["val"] or {"group_accuracy": {}, "group_count": {}}
     return pd.DataFrame(
         [
@@ -151,11 +156,12 @@ def _groups(run: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _limits(run: Mapping[str, Any]) -> str:
+    """Return a sentence on the worst group, for the card."""
     metrics = run["test"] or run["val"]
     if not metrics or metrics["worst_group"] is None:
         return "No group was measured."
     return (
-        f"The worst group is '{metrics['worst_group']}', {_percent(metrics['worst_group_accuracy'])} % right, where "
-        f"all rows together are {_percent(metrics['accuracy'])} %. On images whose groups have other shares than these "
-        "the accuracy is another."
+        f"The worst group is '{metrics['worst_group']}': {_percent(metrics['worst_group_accuracy'])} % accuracy, "
+        f"against {_percent(metrics['accuracy'])} % over all rows. On images with other shares of the groups, the "
+        "accuracy will differ."
     )

@@ -1,9 +1,10 @@
-"""What the features of a trained network still say: whether an image is synthetic, and which attribute it has.
+"""Linear probes of a trained network's features: is an image synthetic, and which attribute does it have?
 
-From Fake to Real's argument is that mixing biased real with balancing synthetic rows ties the attribute to the source,
-so that the network learns both. A linear probe shows it: logistic regression on the features of one half of some rows,
-its accuracy on the other half. The rows are those of the test split and synthetic ones; where both are compared, every
-group has as many of either: neither label nor attribute betrays the source, nor the label the attribute.
+From Fake to Real argues that training on biased real rows together with synthetic rows that balance them ties the
+attribute to the source, so that the network learns both. A probe shows this. It is a logistic regression on the
+features of one half of the rows, and its accuracy is measured on the other half. The rows are synthetic ones and those
+of the test split. For the probe of the source, every group has as many real as synthetic rows. So neither the label nor
+the attribute gives the source away, nor the label the attribute.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from debeton.config import Config, load
 from debeton.data.beton.reading import open_beton
 from debeton.data.spec import Ints
 from debeton.data.views.splits import find_betons
-from debeton.data.views.synthetic import cells, synthetic_view
+from debeton.data.views.subsets import sample_groups
+from debeton.data.views.synthetic_modes import synthetic_view
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import BEST_CHECKPOINT, run_weights
 from debeton.nets.describe import describe_network
@@ -41,7 +43,12 @@ PROBE_NAME = "probe.json"
 
 @dataclass(frozen=True)
 class Probe:
-    """accuracy: mean over values, of held-out rows, a fraction. chance: 1 / number of values. rows: both halves."""
+    """Result of a probe.
+
+    accuracy: on the other half of the rows, averaged over the values; a fraction.
+    chance: 1 / number of values.
+    rows: of both halves.
+    """
 
     accuracy: float
     chance: float
@@ -49,112 +56,122 @@ class Probe:
 
 
 def probe_run(folder: Path, per_group: int = 200) -> dict[str, Any]:
-    """Probe a finished run and keep what was found in its probe.json: attribute and, where there are any, source.
+    """Probe a finished run and write the results to its probe.json.
 
-    per_group: rows of each group and source at most. DataError where the run is not finished or has no test split.
+    The attribute is probed if it varies, and the source if there are synthetic rows.
+    per_group: the most rows of each group and source.
+    DataError if the run is not finished or has no test split.
     """
     if not (folder / "results.json").is_file():
-        raise DataError(f"{folder} is not finished; only a finished run has a network to be probed")
+        raise DataError(f"{folder} is not finished; only a finished run has a network that can be probed")
     config = load([folder / "config.yaml"])
     device = pick_device(config.training.device)
     views = prepare_views(config)
     if "test" not in views:
-        raise DataError(f"{folder} has no test split, and probes look at rows that nothing was trained or selected on")
+        raise DataError(f"{folder} has no test split; a probe needs rows that were not used for training or selection")
     real, seed = views["test"], config.data.seed
     model = _network(folder, config, real, device)
-    found = {"attribute": probe_attribute(model, real, config, per_group, device, seed)} if _varies(real) else {}
+    probes = {"attribute": probe_attribute(model, real, config, per_group, device, seed)} if _varies(real) else {}
     synthetic = _synthetic(config, real)
     if synthetic is not None:
-        found["source"] = probe_source(model, real, synthetic, config, per_group, device, seed)
-    content = {"per_group": per_group, **{name: vars(probe) for name, probe in found.items()}}
+        probes["source"] = probe_source(model, real, synthetic, config, per_group, device, seed)
+    content = {"per_group": per_group, **{name: vars(probe) for name, probe in probes.items()}}
     write_text(folder / PROBE_NAME, json.dumps(content, indent=1))
     return content
 
 
 def _varies(view: View) -> bool:
+    """Return whether a view has more than one attribute."""
     return len(view.spec.attributes) > 1
 
 
 def _network(folder: Path, config: Config, view: View, device: torch.device) -> torch.nn.Module:
+    """Load the run's network onto the device."""
     expected = describe_network(config, view.spec)
     weights = run_weights(folder / BEST_CHECKPOINT, expected, "the run's checkpoint")
     model = make_model(config.model.arch, view.spec.num_classes, blurpool=config.model.blurpool)
-    own = model.state_dict()
-    # A head that DFR fitted anew has a layout of its own; the features come before it.
-    model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
+    expected_names = model.state_dict()
+    # A head that DFR fitted anew has other parameter names. Features do not need it: they come before the head.
+    model.load_state_dict({name: value for name, value in weights.items() if name in expected_names}, strict=False)
     return model.to(device)
 
 
 def _synthetic(config: Config, real: View) -> View | None:
-    """The synthetic rows of the run's betons under the run's columns; None where there are none."""
+    """Return the synthetic rows of the run's betons under the run's columns; None if there are none."""
     paths = find_betons(config.data.dataset, Path(config.training.data_root), beton_paths(config.data))
     for split in ("synthetic", "train"):
         if split in paths:
             whole = View.whole(open_beton(paths[split]), split)
             view = whole.with_task(config.data.label, config.data.attribute, config.data.aligned)
             try:
-                found = synthetic_view(view)
+                synthetic = synthetic_view(view)
             except UsageError:
                 continue
-            return View(**{**vars(found), "spec": real.spec})
+            return View(**{**vars(synthetic), "spec": real.spec})
     return None
 
 
 def probe_attribute(
     model: torch.nn.Module, real: View, config: Config, per_group: int, device: torch.device, seed: int
 ) -> Probe:
-    """How well the attribute can be read from the features of test rows, equally many of every group."""
-    chosen = some_of_each_group(real, per_group, seed)
-    return fit_probe(_features(model, chosen, config, device), chosen.attribute[chosen.rows], seed)
+    """Probe the attribute in the features of test rows, equally many of every group."""
+    sample = equally_many_per_group(real, per_group, seed)
+    return fit_probe(_features(model, sample, config, device), sample.attribute[sample.rows], seed)
 
 
 def probe_source(
     model: torch.nn.Module, real: View, synthetic: View, config: Config, per_group: int, device: torch.device, seed: int
 ) -> Probe:
-    """How well real and synthetic rows can be told apart by their features, equally many of either in every group."""
-    counts = np.minimum(real.group_counts(), synthetic.group_counts())[cells(real)]
+    """Probe whether a row is synthetic, with equally many real and synthetic rows in every group."""
+    counts = np.minimum(real.group_counts(), synthetic.group_counts())[real.spec.existing_groups]
     each = int(min(per_group, counts.min(initial=per_group)))
     if each < 2:
-        raise DataError(f"a group has fewer than 2 test or synthetic rows of {real.spec.name}; nothing to probe")
-    parts = [some_of_each_group(view, each, seed) for view in (real, synthetic)]
+        raise DataError(f"a group of {real.spec.name} has fewer than 2 test or synthetic rows; a probe needs 2 of each")
+    parts = [equally_many_per_group(view, each, seed) for view in (real, synthetic)]
     x = np.concatenate([_features(model, part, config, device) for part in parts])
     return fit_probe(x, np.repeat([0, 1], [len(part) for part in parts]), seed)
 
 
-def some_of_each_group(view: View, count: int, seed: int) -> View:
-    """As many rows of every group that exists, `count` or what the smallest has, drawn by the seed."""
-    counts = view.group_counts()[cells(view)]
-    each = int(min(count, counts.min()))
+def equally_many_per_group(view: View, count: int, seed: int) -> View:
+    """Draw equally many rows of every group that exists: `count`, or as many as the smallest has.
+
+    DataError if that is fewer than 2.
+    """
+    groups = view.spec.existing_groups
+    each = int(min(count, view.group_counts()[groups].min()))
     if each < 2:
         raise DataError(f"a group of view '{view.name}' of {view.beton.path} has {each} rows; probes need 2 of each")
-    group = view.group[view.rows]
-    chosen = [make_rng(seed, "probe", g).permutation(np.flatnonzero(group == g))[:each] for g in cells(view)]
-    return view.subset(np.sort(np.concatenate(chosen)))
+    return sample_groups(view, dict.fromkeys(groups, each), seed, "probe")
 
 
 def _features(model: torch.nn.Module, view: View, config: Config, device: torch.device) -> np.ndarray[Any, Any]:
+    """Compute the features [M, D] of a view's rows."""
     loader = eval_loader(view, config, device)
     return np.asarray(extract_features(model, loader, Precision(config.training.precision, device)).numpy())
 
 
 def fit_probe(x: np.ndarray[Any, Any], codes: Ints, seed: int) -> Probe:
-    """Standardised features, L2 logistic regression (C = 1) on a random half of every value, accuracy on the other."""
+    """Fit a probe on a random half of the rows of every value, and measure it on the other half.
+
+    x: features [M, D]; they are standardised. codes: int64 [M], the values.
+    The probe is an L2 logistic regression with C = 1.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     rng, fitted = make_rng(seed, "probe halves"), np.zeros(len(codes), bool)
     for code in np.unique(codes):
-        mine = rng.permutation(np.flatnonzero(codes == code))
-        fitted[mine[: len(mine) // 2]] = True
+        members = rng.permutation(np.flatnonzero(codes == code))
+        fitted[members[: len(members) // 2]] = True
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000)).fit(x[fitted], codes[fitted])
-    right = model.predict(x[~fitted]) == codes[~fitted]
+    correct = model.predict(x[~fitted]) == codes[~fitted]
     values = np.unique(codes)
-    accuracy = float(np.mean([right[codes[~fitted] == value].mean() for value in values]))
+    accuracy = float(np.mean([correct[codes[~fitted] == value].mean() for value in values]))
     return Probe(accuracy, 1 / len(values), len(codes))
 
 
 def read_probe(folder: Path) -> Mapping[str, Any] | None:
-    """What `probe_run` left in a run folder."""
+    """Read the results of `probe_run` from a run folder; None if there are none."""
     path = folder / PROBE_NAME
     return json.loads(path.read_text()) if path.is_file() else None

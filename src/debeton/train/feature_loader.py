@@ -22,6 +22,7 @@ from debeton.data.loader.augment import is_mirrored
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
 from debeton.data.loader.options import LoaderOptions
+from debeton.data.loader.producer import PlannedBatch
 from debeton.data.spec import Ints
 from debeton.nets.models import named_head
 from debeton.system.errors import UsageError
@@ -151,7 +152,7 @@ class FeatureLoader(Loader):
 
     def epoch(self, epoch: int, start: int = 0) -> FeatureEpoch:  # type: ignore[override]
         """Return batches `start`, start + 1, ... of epoch `epoch`, with the rows and flips of the loader of images."""
-        batches = self.batch_positions(epoch)[start:]
+        batches = self.planned_batches(epoch)[start:]
         return FeatureEpoch(self, batches, self._mirrored(epoch, [positions for positions, _, _ in batches]))
 
     def _mirrored(self, epoch: int, positions: Sequence[Ints]) -> Tensor | None:
@@ -167,7 +168,7 @@ class FeatureEpoch(Iterator[Batch]):
 
     waited = 0.0
 
-    def __init__(self, loader: FeatureLoader, batches: Sequence[tuple[Ints, Ints, float]], mirrored: Tensor | None):
+    def __init__(self, loader: FeatureLoader, batches: Sequence[PlannedBatch], mirrored: Tensor | None):
         self._loader, self._batches, self._next = loader, batches, 0
         rows = np.concatenate([rows for _, rows, _ in batches]) if batches else np.empty(0, np.int64)
         self._rows = torch.from_numpy(rows).to(loader.tables.device)
@@ -189,7 +190,7 @@ class FeatureEpoch(Iterator[Batch]):
             image, triggered = loader.tables[self._mirrored[part], position], ()
         else:
             image, triggered = loader.tables[0, position], tuple(table[position] for table in loader.tables[1:])
-        columns = {name: column[row] for name, column in loader._columns.items()}
+        columns = {name: column[row] for name, column in loader.columns.items()}
         return Batch(image=image, row=row, share=share, triggered=triggered, **columns)
 
     def __enter__(self) -> FeatureEpoch:

@@ -20,7 +20,7 @@ from debeton.config import Config
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER, load_run_weights
 from debeton.nets.describe import describe_network
-from debeton.nets.models import make_model
+from debeton.nets.models import make_model, place_network
 from debeton.nets.transfer import check_transfer, transferred
 from debeton.system import distributed
 from debeton.system.log import log_to_file, logger, show_progress
@@ -104,8 +104,7 @@ class Run:
             model = make_model(chosen.arch, num_classes, pretrained=chosen.pretrained, blurpool=chosen.blurpool)
         else:
             model = transferred(config, num_classes)
-        layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-        return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+        return place_network(model, self.device, channels_last=config.training.channels_last)
 
     def network(self) -> nn.Module:
         """Return a network to train: with the weights of `start`, or those of model.checkpoint, or as new."""

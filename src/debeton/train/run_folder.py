@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from debeton.config import Config, load
 from debeton.system.errors import UsageError
+from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 
 CONFIG_NAME = "config.yaml"
@@ -83,13 +83,9 @@ def _create(folder: Path, config: Config) -> bool:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lock the run folder. Raise UsageError if another process on this machine is running it."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with file_lock(folder / ".lock") as lock:
+        if lock is LockState.BUSY:
             raise UsageError(
                 f"{folder} is being run by another process; wait for it, or give this run another --training.exp_name"
-            ) from None
-        except OSError:
-            pass  # a file system without locks; the claim above still keeps different configurations apart
-        yield
+            )
+        yield  # without locks `claim_folder` still keeps different configurations apart

@@ -232,7 +232,7 @@ def test_ranks_partition_every_batch_and_their_shares_average_to_one(
     expected = full + {"share": rest >= world, "keep": rest > 0, "drop": False}[tail]
     assert {len(loader) for loader in loaders} == {expected}
     whole = view.rows[np.concatenate([p for p, _, _ in make_positions(view, batch_size)])]
-    ranks = [loader.batch_positions(3) for loader in loaders]
+    ranks = [loader.planned_batches(3) for loader in loaders]
     if tail != "keep":
         assert {len(batches) for batches in ranks} == {expected}  # every process takes every step
     for step in range(expected):
@@ -247,7 +247,7 @@ def test_ranks_partition_every_batch_and_their_shares_average_to_one(
 
 def make_positions(view: View, batch_size: int) -> list:
     loader = make_loader(view, batch_size, seed=5, tail="keep", options=LoaderOptions(decoder="resized"))
-    return [(rows, rows, share) for _, rows, share in loader.batch_positions(3)]
+    return [(rows, rows, share) for _, rows, share in loader.planned_batches(3)]
 
 
 @pytest.mark.parametrize("world", [2, 3])

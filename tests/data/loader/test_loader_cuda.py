@@ -64,6 +64,16 @@ def test_images_that_stay_on_the_device_are_those_of_the_file_in_every_epoch(toy
     assert device.type == "cuda"
 
 
+def test_augmentations_that_do_not_fuse_keep_the_images_in_memory_instead(toy_betons):
+    view = View.whole(open_beton(toy_betons / "toy_train.beton"))
+    options = LoaderOptions(ops="cutout:4,flip", device=torch.device("cuda"))
+    loaders = [make_loader(view, 100, options=replace(options, residency=where)) for where in ("device", "disk")]
+    for ours, theirs in zip(*loaders, strict=True):
+        assert torch.equal(ours.image, theirs.image)
+    ((_, _, device),) = view.beton.decoded
+    assert device is None
+
+
 @pytest.mark.parametrize("patched", [True, False])
 @pytest.mark.parametrize("moved", [True, False])
 @pytest.mark.parametrize("channels_last", [True, False])

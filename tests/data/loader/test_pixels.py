@@ -20,11 +20,11 @@ from debeton.data.beton.ffcv_format import JPG, RAW
 from debeton.data.beton.reading import open_beton
 from debeton.data.draws import sample_keys
 from debeton.data.loader import pixels
-from debeton.data.loader.augment import as_moves, make_ops
+from debeton.data.loader.augment import are_moves, as_moves, make_ops
 from debeton.data.loader.decoders import RandomResizedCrop, normalise, scale_and_shift
 from debeton.data.loader.loader import make_loader
 from debeton.data.loader.options import LoaderOptions
-from debeton.data.loader.pixels import BYTES, STILL, Moves, form_of, write_images
+from debeton.data.loader.pixels import BYTES, STILL, Moves, layout_of, write_images
 from debeton.data.views.view import View
 
 pytestmark = pytest.mark.skipif(not pixels.AVAILABLE, reason=f"pixels.c is not compiled: {pixels.MISSING}")
@@ -74,7 +74,7 @@ def write(
         "last": lambda: np.full((n, *size, 3), np.nan, np.float32),
         "first": lambda: np.full((n, 3, *size), np.nan, np.float32),
     }[form]()
-    kind = form_of(out, channels_first=form == "first")
+    kind = layout_of(out, channels_first=form == "first")
     boxes = np.asarray(boxes, np.int64)
     status = write_images(out, kind, size, stored, boxes, base.ctypes.data, moves, SCALES, threads)
     return out, status
@@ -245,8 +245,10 @@ def test_any_number_of_threads_gives_the_same_batch():
 
 def test_a_patch_before_other_steps_and_steps_that_are_no_moves_are_left_to_passes_of_their_own():
     keys = sample_keys(0, 0, np.arange(2))
-    assert as_moves(make_ops("cutout:4,flip"), keys, (16, 16)) is None
-    assert as_moves([lambda images, keys, rows: images], keys, (16, 16)) is None
+    for ops in (make_ops("cutout:4,flip"), [lambda images, keys, rows: images]):
+        assert as_moves(ops, keys, (16, 16)) is None
+        assert not are_moves(ops, (16, 16))
+    assert are_moves(make_ops("flip,cutout:4"), (16, 16))
 
 
 # --- the library -------------------------------------------------------------------------------------------------
@@ -317,6 +319,6 @@ def test_bytes_of_a_batch_stay_within_it():
     write_images(room[1:2], BYTES, (20, 20), stored, np.array([[0, 0, 50, 50]]), image.ctypes.data, STILL, SCALES)
     assert (room[[0, 2]] == 7).all()
     values = np.full((3, 20, 20, 3), 7, np.float32)
-    form = form_of(values, channels_first=False)
+    form = layout_of(values, channels_first=False)
     write_images(values[1:2], form, (20, 20), stored, np.array([[0, 0, 50, 50]]), image.ctypes.data, STILL, SCALES)
     assert (values[[0, 2]] == 7).all()

@@ -21,7 +21,7 @@ from debeton.data.loader.gather import gather
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions
 from debeton.data.loader.pixels import Moves
-from debeton.data.loader.residency import DeviceImages, HostImages, choose, store_key, store_of
+from debeton.data.loader.residency import DeviceImages, HostImages, choose_residency, store_key, store_of
 from debeton.data.triggers.trigger import Planted, make_trigger
 from debeton.data.views.view import View
 from debeton.system.errors import UsageError
@@ -122,7 +122,7 @@ def test_random_crops_read_the_file_whatever_is_asked_for(fresh):
 
 
 def kind(view: View, wanted: resident.Residency, size: tuple[int, int] = (24, 24), decoder: str = "resized") -> str:
-    return choose(view.beton, view.rows, make_decoder(decoder), size, wanted, device=CPU, movable=True)
+    return choose_residency(view.beton, view.rows, make_decoder(decoder), size, wanted, device=CPU, moves_only=True)
 
 
 def test_auto_keeps_what_is_decoded_or_resized_and_fits_into_a_quarter(fresh, raw_view, monkeypatch):
@@ -142,11 +142,11 @@ def test_what_other_stores_will_still_take_is_not_left(fresh, raw_view, monkeypa
     needed = 70 * 24 * 24 * 3
     monkeypatch.setattr(resident, "memory_left", lambda: 4 * needed)
     store = store_of(fresh.beton, fresh.rows, WholeImage(), (24, 24), None)
-    assert store.promised == needed
+    assert store.bytes_to_come == needed
     assert kind(raw_view, "auto") == "disk"
     assert kind(fresh, "auto") == "ram"  # it has its place
-    store.there[:] = True  # and is in what the system calls used
-    assert store.promised == 0
+    store.filled[:] = True  # and is in what the system calls used
+    assert store.bytes_to_come == 0
     assert kind(raw_view, "auto") == "ram"
 
 
@@ -213,9 +213,9 @@ def test_a_store_on_a_device_is_filled_once_and_gives_what_was_read(fresh):
     rows = np.array([3, 9, 3])
     boxes = reader.whole_boxes(rows)
     store.fill(reader, rows, boxes)
-    assert np.flatnonzero(store.there).tolist() == [3, 9]
+    assert np.flatnonzero(store.filled).tolist() == [3, 9]
     assert np.array_equal(store.ready()[torch.from_numpy(rows)].numpy(), reader.read(rows, boxes, (24, 24)))
-    assert store.promised == 0
+    assert store.bytes_to_come == 0
 
 
 def make_reader(view: View) -> ImageReader:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from debeton.data.spec import DatasetSpec
-from debeton.data.views.subsets import balanced, biased, fold, kept_conflicting, mini, scale_split, take
+from debeton.data.views.subsets import balanced, biased, conflicting_to_keep, fold, mini, sample_groups, scale_split
 from debeton.data.views.view import View
 from debeton.system.errors import UsageError
 
@@ -82,7 +82,7 @@ def test_a_set_that_is_more_biased_than_asked_stays_whole(paper_view: PaperView)
 def test_the_aligned_share_is_the_least_that_does_not_exceed_the_rate(
     aligned: int, conflicting: int, rate: float
 ) -> None:
-    kept = kept_conflicting(aligned, conflicting, rate)
+    kept = conflicting_to_keep(aligned, conflicting, rate)
     exact = aligned * (1 - rate) / rate
     assert 0 <= kept <= conflicting
     assert kept == conflicting or exact - 1e-6 <= kept < exact + 1 + 1e-6
@@ -160,9 +160,9 @@ def test_a_mini_view_is_evenly_spaced(paper_view: PaperView) -> None:
 
 def test_take_follows_one_order_so_that_less_is_a_part_of_more(paper_view: PaperView) -> None:
     view = cells_view(paper_view, FACES, [30] * 4)
-    small, large = (set(take(view, dict.fromkeys(range(4), n), 5, "x").rows) for n in (4, 9))
+    small, large = (set(sample_groups(view, dict.fromkeys(range(4), n), 5, "x").rows) for n in (4, 9))
     assert small < large
-    assert take(view, {0: 3, 2: 1}, 5, "x").group_counts().tolist() == [3, 0, 1, 0]
+    assert sample_groups(view, {0: 3, 2: 1}, 5, "x").group_counts().tolist() == [3, 0, 1, 0]
 
 
 # --- SCALE -------------------------------------------------------------------------------------------------------
@@ -189,5 +189,5 @@ def test_scale_names_the_group_that_is_too_small(paper_view: PaperView) -> None:
     view = cells_view(paper_view, INVERSE, [500, 500, 500, 20])
     with pytest.raises(UsageError, match=r"5 rows of 'Male, blond' for training and 25 for the target .* has 20"):
         scale_split(view, 0.95, 100, 100, seed=0)
-    with pytest.raises(UsageError, match=r"data\.target_size is 101; it is shared by 4 groups"):
+    with pytest.raises(UsageError, match=r"data\.target_size is 101; 4 groups share it equally"):
         scale_split(view, 0.95, 100, 101, seed=0)

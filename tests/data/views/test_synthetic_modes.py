@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from debeton.data.spec import DatasetSpec
-from debeton.data.views.synthetic import MODES, Amount, synthetic_view
+from debeton.data.views.synthetic_modes import MODES, Amount, synthetic_view
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 

@@ -1,7 +1,7 @@
-"""Augmentations: what is done to images of their final size, by kernels over a batch or on the way there (pixels.py).
+"""Augmentations of images at their final size, as kernels over a batch or fused into the decoding (pixels.py).
 
-Randomness is counter-based, as in pipelines.py. An augmentation that only moves pixels, or fills a patch at last, also
-says so as `Moves`; a list of such needs no pass of its own.
+Their randomness is counter-based, as in data/draws.py. An augmentation that only moves pixels, or fills a patch as its
+last act, can also be expressed as `Moves`. A list of such augmentations needs no pass of its own over the batch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ OPS: Registry[Callable[..., Op]] = Registry("augmentation")
 
 @runtime_checkable
 class Mover(Protocol):
-    """An augmentation that is a `Moves` of each batch, for images of (height, width) pixels."""
+    """An augmentation that can be expressed as `Moves` of a batch, for images of (height, width) pixels."""
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves: ...
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _mirror(images, chosen):
+    """Mirror the chosen images of a batch left-right, in place."""
     height, width = images.shape[1], images.shape[2]
     for i in prange(images.shape[0]):
         if chosen[i]:
@@ -45,40 +46,41 @@ def _mirror(images, chosen):
 
 
 def is_mirrored(keys: Keys) -> NDArray[np.bool_]:
-    """Whether `flip` mirrors each sample, bool [B]."""
+    """Return whether `flip` mirrors each sample, bool [B]."""
     return (mix(keys, FLIP_DRAWS) & np.uint64(1)).astype(bool)
 
 
 @OPS.register("flip", "mirror left-right with probability 1/2")
 @dataclass(frozen=True)
 class Flip:
-    """Mirror each image left-right with probability 1/2."""
+    """Augmentation that mirrors each image left-right with probability 1/2."""
 
     def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
         _mirror(images, is_mirrored(keys))
         return images
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
-        """Columns from right to left where an image is mirrored."""
-        as_they_are = np.arange(size[1], dtype=np.int32)
-        return Moves(columns=np.where(is_mirrored(keys)[:, None], as_they_are[::-1], as_they_are))
+        """Return columns from right to left for the images that are mirrored."""
+        unmoved = np.arange(size[1], dtype=np.int32)
+        return Moves(columns=np.where(is_mirrored(keys)[:, None], unmoved[::-1], unmoved))
 
 
 @OPS.register("mirror", "mirror every image left-right")
 @dataclass(frozen=True)
 class Mirror:
-    """Mirror every image left-right: what `flip` shows half of the time."""
+    """Augmentation that mirrors every image left-right, as `flip` does half of the time."""
 
     def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
         return np.ascontiguousarray(images[:, :, ::-1])
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
-        """Columns from right to left."""
+        """Return columns from right to left."""
         return Moves(columns=np.broadcast_to(np.arange(size[1], dtype=np.int32)[::-1], (len(keys), size[1])))
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _move(images, rows, columns, out):
+    """Copy pixel (rows[i, y], columns[i, x]) of each image i to (y, x) of `out`."""
     height, width = images.shape[1], images.shape[2]
     for i in prange(images.shape[0]):
         for y in range(height):
@@ -88,24 +90,30 @@ def _move(images, rows, columns, out):
 
 
 def _padded_sources(keys: Keys, draw: int, pad: int, length: int) -> Ints32:
-    """int32 [B, length]: where pixels of a row (or column) of the window come from, which moves by -pad to pad."""
+    """Return where the pixels of a window's rows (or columns) come from, int32 [B, length].
+
+    The window is moved by a random number of pixels from -pad to pad.
+    """
     shift = (uniform(keys, draw) * (2 * pad + 1)).astype(np.int32) - np.int32(pad)
-    at, last = np.arange(length, dtype=np.int32) + shift[:, None], np.int32(length - 1)
-    np.abs(at, out=at)  # reflected at the first pixel, then at the last
-    np.abs(np.subtract(last, at, out=at), out=at)
-    return np.subtract(last, at, out=at)
+    index, last = np.arange(length, dtype=np.int32) + shift[:, None], np.int32(length - 1)
+    np.abs(index, out=index)  # reflected at the first pixel, then at the last
+    np.abs(np.subtract(last, index, out=index), out=index)
+    return np.subtract(last, index, out=index)
 
 
 @OPS.register("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
 @dataclass(frozen=True)
 class PadCrop:
-    """Pad `pad` pixels on every side by reflection (edge not repeated) and crop the old size at random."""
+    """Augmentation that pads `pad` pixels on every side by reflection and crops the old size at random.
+
+    The edge itself is not repeated. DataError if the image is not larger than `pad`.
+    """
 
     pad: int = 4
 
     def __post_init__(self) -> None:
         if self.pad < 0:
-            raise ValueError("a negative pad")
+            raise ValueError("pad is negative")
 
     def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
         moves, out = self.moves(keys, images.shape[1:3]), np.empty_like(images)
@@ -113,7 +121,7 @@ class PadCrop:
         return out
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
-        """Rows and columns of the window."""
+        """Return the rows and columns of the window."""
         if self.pad >= min(size):
             raise DataError(f"pad_crop:{self.pad} needs images larger than {self.pad} pixels, found {tuple(size)}")
         rows, columns = (_padded_sources(keys, PAD_DRAWS + k, self.pad, size[k]) for k in range(2))
@@ -121,7 +129,10 @@ class PadCrop:
 
 
 def _squares(keys: Keys, side: int, height: int, width: int) -> I64:
-    """[B, 4] top, left, bottom, right; the centre is uniform over the image, so that a patch may stick out."""
+    """Return squares [B, 4] as top, left, bottom, right, cut off at the image's edges.
+
+    The centre is uniform over the image.
+    """
     top, left = (
         (uniform(keys, CUTOUT_DRAWS + k) * length).astype(np.int64) - side // 2
         for k, length in enumerate((height, width))
@@ -132,6 +143,7 @@ def _squares(keys: Keys, side: int, height: int, width: int) -> I64:
 
 @njit(parallel=True, nogil=True, cache=True)
 def _fill(images, patches, fill):
+    """Fill patch [top, left, bottom, right] of each image, in place."""
     for i in prange(images.shape[0]):
         for y in range(patches[i, 0], patches[i, 2]):
             for x in range(patches[i, 1], patches[i, 3]):
@@ -139,17 +151,20 @@ def _fill(images, patches, fill):
                     images[i, y, x, c] = fill
 
 
-@OPS.register("cutout", "cutout:S greys out a square of S pixels at a random place")
+@OPS.register("cutout", "cutout:S fills a square of S pixels with grey at a random place")
 @dataclass(frozen=True)
 class Cutout:
-    """Fill a square of side `side` with mid grey around a uniform centre (DeVries & Taylor 2017)."""
+    """Augmentation that fills a square of mid grey around a uniform centre (DeVries & Taylor 2017).
+
+    side: side of the square in pixels; the part outside the image is cut off.
+    """
 
     side: int = 8
     grey = 127
 
     def __post_init__(self) -> None:
         if self.side < 1:
-            raise ValueError("an empty square")
+            raise ValueError("side is less than 1")
 
     def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
         moves = self.moves(keys, images.shape[1:3])
@@ -157,12 +172,15 @@ class Cutout:
         return images
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
-        """The square."""
+        """Return the square as a patch."""
         return Moves(patches=_squares(keys, self.side, *size), fill=self.grey)
 
 
 def make_ops(text: str) -> list[Op]:
-    """Operations from 'flip,pad_crop:4'; empty or 'none' for no augmentation. UsageError for an unknown name."""
+    """Return the augmentations of a text such as 'flip,pad_crop:4'; none for '' or 'none'.
+
+    UsageError for an unknown name or a malformed argument.
+    """
     ops = []
     for part in text.split(","):
         name, _, argument = part.strip().partition(":")
@@ -179,21 +197,30 @@ def make_ops(text: str) -> list[Op]:
 
 
 def as_moves(ops: Sequence[Op], keys: Keys, size: tuple[int, int]) -> Moves | None:
-    """The operations of a batch as one `Moves`; None where one of them is more, or follows the filling of a patch."""
-    total = STILL
+    """Fuse the augmentations of a batch into one `Moves`.
+
+    Return None if one of them is not a `Mover`, or follows one that fills a patch.
+    """
+    fused = STILL
     for op in ops:
-        if not isinstance(op, Mover) or total.patches is not None:
+        if not isinstance(op, Mover) or fused.patches is not None:
             return None
         step = op.moves(keys, size)
-        rows, columns = _after(total.rows, step.rows), _after(total.columns, step.columns)
-        total = replace(step, rows=rows, columns=columns)
-    return total
+        rows, columns = _compose(fused.rows, step.rows), _compose(fused.columns, step.columns)
+        fused = replace(step, rows=rows, columns=columns)
+    return fused
 
 
-def _after(first: Ints32 | None, second: Ints32 | None) -> Ints32 | None:
-    """Where pixels come from that `second` takes from what `first` made."""
+def are_moves(ops: Sequence[Op], size: tuple[int, int]) -> bool:
+    """Return whether `as_moves` fuses these augmentations, for images of (height, width) pixels."""
+    return as_moves(ops, np.zeros(1, np.uint64), size) is not None
+
+
+def _compose(first: Ints32 | None, second: Ints32 | None) -> Ints32 | None:
+    """Compose two index maps [B, length], first `first`, then `second`. None stands for no move."""
     if first is None or second is None:
         return second if first is None else first
     batch, length = first.shape
-    at = second + np.arange(0, batch * length, length, dtype=np.int32)[:, None]
-    return first.ravel().take(at, mode="clip")  # several times as fast as np.take_along_axis, and never clips
+    flat_index = second + np.arange(0, batch * length, length, dtype=np.int32)[:, None]
+    # Several times as fast as np.take_along_axis. No index is out of range, so "clip" only skips a check.
+    return first.ravel().take(flat_index, mode="clip")

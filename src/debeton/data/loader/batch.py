@@ -9,12 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rows, on the device.
+    """Rows of one step, on the device.
 
-    image: float [B, 3, H, W] normalised, or uint8 where normalisation is off. row: int64 [B] of the beton.
-    label, attribute, group, source: int64 [B]. share: this process's share of the global batch times the
-    number of processes, 1.0 in a single process; a loss averaged over unequal shares is multiplied by it.
-    triggered: the same images with each of the loader's triggers in all of them, like image.
+    image: float [B, 3, H, W] normalised, or uint8 if normalisation is off.
+    row: int64 [B], row numbers of the beton.
+    label, attribute, group, source: int64 [B].
+    share: rows of this process divided by the global batch's rows, times the number of processes; 1.0 in a single
+        process. A loss averaged over unequal shares is multiplied by it.
+    triggered: the same images with each of the loader's triggers in all of them, each like `image`.
     """
 
     image: Tensor

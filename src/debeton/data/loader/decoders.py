@@ -1,10 +1,8 @@
-"""JIT image pipelines: decode and crop, normalise; what lies between is in augment.py, all in one pass in pixels.py.
+"""Decoders and FFCV's kernels: the part of each image that is kept, decoding, resizing and normalisation.
 
-Kernels are cached on disk and release the GIL.
-
-Randomness is counter-based: draw k of a sample is a hash of (its key, k), and the key a hash of
-(seed, epoch, position in the epoch). Pixels therefore depend neither on the number of workers nor
-on what ran before, which numba's per-thread generators cannot give.
+Augmentations lie between decoding and normalisation (augment.py). pixels.c does all of it in one pass.
+Kernels are cached on disk and release the GIL. Randomness is counter-based (data/draws.py), because the generators
+that numba keeps for each thread depend on the number of workers and on earlier work.
 """
 
 from __future__ import annotations
@@ -31,10 +29,12 @@ from debeton.system.errors import UsageError
 def decode_batch(
     decode_address, resize_address, base, offsets, sizes, modes, heights, widths, boxes, scratch, out, status
 ):
-    """Decode B images, crop box (top, left, height, width) of each and resize it into out [B, H, W, 3].
+    """Decode B images, crop box (top, left, height, width) of each, and resize it into `out` [B, H, W, 3].
 
-    base: address of the bytes that offsets [B] and sizes [B] point into; modes [B] JPG or RAW; scratch: [threads,
-    bytes of the largest image]; status [B]: 0, or -1 where a JPEG is damaged.
+    base: address of the bytes that offsets [B] and sizes [B] point into.
+    modes: [B], JPG or RAW.
+    scratch: [threads, bytes of the largest image].
+    status: [B], set to 0, or to -1 if a JPEG is damaged.
     """
     to_height, to_width = out.shape[1], out.shape[2]
     for i in prange(len(offsets)):
@@ -66,25 +66,30 @@ def decode_batch(
 def _random_resized_boxes(
     keys: Keys, heights: I64, widths: I64, scale: tuple[float, float], log_ratio: tuple[float, float]
 ) -> I64:
+    """Draw a random box of each image, int64 [B, 4]; the largest box if none of ten draws fits.
+
+    scale: range of the box's share of the area. log_ratio: range of the logarithm of width / height.
+    """
     boxes = _largest_boxes(heights, widths, log_ratio)
-    left = np.arange(len(keys))  # those without a box yet
+    without_box = np.arange(len(keys))
     for attempt in range(10):
-        key, height, width, draw = keys[left], heights[left], widths[left], CROP_DRAWS + 4 * attempt
+        key, height, width = keys[without_box], heights[without_box], widths[without_box]
+        draw = CROP_DRAWS + 4 * attempt
         area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
         ratio = np.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * uniform(key, draw + 1))
         w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
         fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
         top = uniform(key, draw + 2) * (height - h + 1)
-        across = uniform(key, draw + 3) * (width - w + 1)
-        boxes[left[fits]] = np.stack([top, across, h, w], axis=1)[fits]  # towards 0
-        left = left[~fits]
-        if not len(left):
+        left = uniform(key, draw + 3) * (width - w + 1)
+        boxes[without_box[fits]] = np.stack([top, left, h, w], axis=1)[fits]  # rounded towards 0
+        without_box = without_box[~fits]
+        if not len(without_box):
             break
     return boxes
 
 
 def _largest_boxes(heights: I64, widths: I64, log_ratio: tuple[float, float]) -> I64:
-    """[B, 4]: the largest centred box within the ratios."""
+    """Return the largest centred box of each image whose aspect ratio is in the range, int64 [B, 4]."""
     narrow, wide = math.exp(log_ratio[0]), math.exp(log_ratio[1])
     h = np.where(widths < heights * narrow, np.maximum(1, np.rint(widths / narrow)), heights).astype(np.int64)
     w = np.where(widths > heights * wide, np.maximum(1, np.rint(heights * wide)), widths).astype(np.int64)
@@ -92,8 +97,11 @@ def _largest_boxes(heights: I64, widths: I64, log_ratio: tuple[float, float]) ->
 
 
 class Decoder(Protocol):
-    """Which part of each image is kept. `fixed_size`: images keep their stored size instead of the resolution. `still`:
-    it is the same part in every epoch."""
+    """The rule for the part of each image that is kept.
+
+    fixed_size: images keep their stored size instead of the resolution.
+    still: the part is the same in every epoch.
+    """
 
     @property
     def fixed_size(self) -> bool: ...
@@ -101,13 +109,16 @@ class Decoder(Protocol):
     def still(self) -> bool: ...
 
     def boxes(self, keys: Keys, heights: I64, widths: I64) -> I64:
-        """[B, 4] int64: top, left, height, width in pixels of the stored image."""
+        """Return boxes int64 [B, 4]: top, left, height, width in pixels of the stored image."""
         ...
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random box of `scale` of the area and aspect `ratio`, as torchvision's RandomResizedCrop draws it."""
+    """A random box, drawn as torchvision's RandomResizedCrop draws it.
+
+    scale: range of the box's share of the area. ratio: range of width / height.
+    """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -149,7 +160,7 @@ DECODER_NAMES = ("random_resized_crop", "center_crop_R (R a ratio such as 0.875,
 
 
 def make_decoder(name: str) -> Decoder:
-    """The decoder called `name`; UsageError names the known ones."""
+    """Return the decoder called `name`. UsageError lists the known names."""
     fixed: dict[str, Decoder] = {
         "random_resized_crop": RandomResizedCrop(),
         "resized": WholeImage(),
@@ -168,8 +179,10 @@ def make_decoder(name: str) -> Decoder:
 
 @njit(parallel=True, nogil=True, cache=True)
 def _normalise_channels_last(images, scale, shift, out):
+    """Write images * scale + shift into `out` [B, H, W, 3]."""
     height, length = images.shape[1], 3 * images.shape[2]
-    # Scale and shift for every value of a row: one flat loop vectorises, a loop over pixels is 2.5 times slower.
+    # Scale and shift for every value of a row, so that one flat loop is vectorised; a loop over pixels takes 2.5 times
+    # as long.
     row_scale, row_shift = np.empty(length, np.float32), np.empty(length, np.float32)
     for k in range(length):
         row_scale[k], row_shift[k] = scale[k % 3], shift[k % 3]
@@ -182,6 +195,7 @@ def _normalise_channels_last(images, scale, shift, out):
 
 @njit(parallel=True, nogil=True, cache=True)
 def _normalise_channels_first(images, scale, shift, out):
+    """Write images * scale + shift into `out` [B, 3, H, W]."""
     height, width = images.shape[1], images.shape[2]
     for i in prange(images.shape[0]):
         for c in range(3):
@@ -192,7 +206,7 @@ def _normalise_channels_first(images, scale, shift, out):
 
 
 def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """float32 [2, 3]: (pixel / 255 - mean) / std is pixel * scale + shift."""
+    """Return float32 [2, 3] such that (pixel / 255 - mean) / std is pixel * scale + shift."""
     of_mean, of_std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     return np.stack([1 / (255 * of_std), -of_mean / of_std]).astype(np.float32)
 
@@ -200,9 +214,9 @@ def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.f
 def normalise(
     images: U8, mean: Sequence[float], std: Sequence[float], out: NDArray[np.float32], *, channels_last: bool
 ) -> None:
-    """(images / 255 - mean) / std into out, float32; mean and std are those of images in [0, 1].
+    """Write (images / 255 - mean) / std into `out`, float32; mean and std are of images in [0, 1].
 
-    out: [B, H, W, 3] when channels_last, else [B, 3, H, W].
+    out: [B, H, W, 3] with channels_last, else [B, 3, H, W].
     """
     scale, shift = scale_and_shift(mean, std)
     kernel = _normalise_channels_last if channels_last else _normalise_channels_first

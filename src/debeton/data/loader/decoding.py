@@ -1,4 +1,4 @@
-"""Rows of a beton to pixels: from the memory map or by reads, several threads, damage reported by row."""
+"""Reader of images: rows of a beton to pixels on several threads; a damaged image is reported by row."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ _NOT_NORMALISED = scale_and_shift((0.0,) * 3, (1 / 255,) * 3)
 
 
 class ImageReader:
-    """Decodes images of one beton file.
+    """Reader that decodes images of one beton file.
 
-    offsets, sizes: uint64 [N] where the bytes lie; modes: uint8 [N]; heights, widths: int64 [N].
-    os_cache: True maps the file, and the operating system keeps what fits; False reads each batch into a
-    buffer of its size, so that memory does not grow with the file. num_workers: threads, None for all cores. content:
-    uint8 [M], what offsets count from, in place of the file, which is then not opened.
+    offsets, sizes: uint64 [N], where the bytes of each image lie.
+    modes: uint8 [N], JPEG or raw.
+    heights, widths: int64 [N], in pixels.
+    os_cache: True maps the file, and the operating system keeps what fits into memory. False reads each batch into a
+        buffer of its size, so that memory does not grow with the file.
+    num_workers: threads, None for all cores.
+    content: uint8 [M], the bytes that offsets point into, instead of the file. The file is then not opened.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class ImageReader:
         self.path, self.os_cache, self.threads = path, os_cache, threads_for(num_workers)
         self.offsets, self.sizes, self.modes = offsets, sizes, modes
         self.heights, self.widths = heights, widths
-        # Without pixels.c, JPEGs that are cropped or resized go through scratch; pages never touched cost no memory.
+        # Without pixels.c, JPEGs that are cropped or resized are decoded into scratch memory first. Pages that are
+        # never touched take no memory.
         largest = 0 if pixels.AVAILABLE else int((heights * widths).max()) * 3
         self._scratch = np.empty((int(numba.config.NUMBA_NUM_THREADS), largest), np.uint8)
         self._staging = np.empty(0, np.uint8)
@@ -58,10 +62,13 @@ class ImageReader:
             self._map = np.memmap(path, np.uint8, mode="r")
 
     def read(self, rows: I64, boxes: I64, size: tuple[int, int], moves: Moves = STILL) -> U8:
-        """uint8 [B, size[0], size[1], 3]: box [top, left, height, width] of each row's image, resized, then moved.
+        """Return uint8 [B, size[0], size[1], 3]: a box of each row's image, resized, then moved.
 
-        Shrunk by averages of areas, enlarged by OpenCV's INTER_AREA, which is bilinear then. Raises DataError that
-        names the first row whose JPEG is damaged. The result is freshly allocated. moves: STILL without pixels.c.
+        boxes: int64 [B, 4], top, left, height, width in pixels of the stored image.
+        size: (height, width) in pixels.
+        moves: must be STILL if pixels.c is not compiled.
+        Images shrink by averages of areas. They grow by OpenCV's INTER_AREA, which is bilinear in that case.
+        DataError names the first row whose JPEG is damaged. The result is newly allocated.
         """
         out = np.empty((len(rows), *size, 3), np.uint8)
         if pixels.AVAILABLE:
@@ -91,20 +98,25 @@ class ImageReader:
     def write(
         self,
         out: NDArray[Any],
-        form: int,
+        layout: int,
         rows: I64,
         boxes: I64,
         size: tuple[int, int],
         moves: Moves,
         scales: NDArray[np.float32],
     ) -> None:
-        """What `read` gives into out [B, ...] of a form of pixels.py, times scales[0] plus scales[1]; in one pass."""
+        """Write the values of `read`, times scales[0] plus scales[1], into `out` in one pass.
+
+        out: [B, ...] in the layout of pixels.py that `layout` names.
+        scales: float32 [2, 3], scale and shift by channel.
+        """
         base, offsets = self._locate(rows)
         stored = (offsets, self.sizes[rows], self.modes[rows], self.heights[rows], self.widths[rows])
-        status = pixels.write_images(out, form, size, stored, boxes, base, moves, scales, self.threads)
+        status = pixels.write_images(out, layout, size, stored, boxes, base, moves, scales, self.threads)
         self._check(status, rows)
 
     def _check(self, status: NDArray[np.int32], rows: I64) -> None:
+        """Raise DataError that names the first row whose status is not 0."""
         if status.any():
             row = int(rows[np.flatnonzero(status)[0]])
             raise DataError(
@@ -112,7 +124,10 @@ class ImageReader:
             )
 
     def _locate(self, rows: I64) -> tuple[int, NDArray[np.uint64]]:
-        """The address that the offsets of `rows` count from, after reading them in where nothing is mapped."""
+        """Return the address that the rows' offsets count from, and the offsets, uint64 [B].
+
+        If the file is not mapped, the rows' bytes are read into a buffer first.
+        """
         if self._map is not None:
             return self._map.ctypes.data, self.offsets[rows]
         assert self._file is not None
@@ -131,7 +146,7 @@ class ImageReader:
         return self._staging.ctypes.data, starts
 
     def whole_boxes(self, rows: Sequence[int] | I64) -> I64:
-        """[B, 4] boxes that keep all of each image."""
+        """Return boxes [B, 4] that keep all of each image."""
         zero = np.zeros(len(rows), np.int64)
         return np.stack([zero, zero, self.heights[rows], self.widths[rows]], axis=1)
 

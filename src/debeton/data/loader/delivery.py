@@ -1,4 +1,4 @@
-"""Pixels to the tensors that a step takes: normalised, laid out and on the device."""
+"""Delivery of batches: pixels to the tensors that a step takes, normalised, laid out and on the device."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ from debeton.system.jit import KERNEL_GUARD
 
 
 @dataclass(frozen=True)
-class TensorForm:
-    """normalise: (image/255 - mean) / std in float32, then cast to dtype; off: uint8 pixels as they are."""
+class TensorLayout:
+    """Layout of a batch's images.
+
+    mean, std: per channel, of images in [0, 1].
+    normalise: (image / 255 - mean) / std in float32, then cast to `dtype`; False keeps uint8 pixels.
+    channels_last: memory format.
+    dtype, device: of the tensors.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -34,28 +40,34 @@ class TensorForm:
 
 
 class Delivery:
-    """Makes tensors of the images [B, H, W, 3] and row numbers [B] of an epoch's batches, in `memory`."""
+    """Maker of tensors from the images [B, H, W, 3] and row numbers [B] of an epoch's batches.
 
-    def __init__(self, form: TensorForm, memory: BatchMemory):
-        self.form, self._memory = form, memory
-        self._uploader = Uploader(form) if form.device.type == "cuda" else None
+    memory: memory for float images, used again from batch to batch.
+    """
 
-    def make(self, images: U8, rows: Ints) -> tuple[Tensor, Tensor]:
-        """The image [B, 3, H, W] and row tensors on the device; nothing else refers to their memory."""
-        form = self.form
+    def __init__(self, layout: TensorLayout, memory: BatchMemory):
+        self.layout, self._memory = layout, memory
+        self._uploader = Uploader(layout) if layout.device.type == "cuda" else None
+
+    def deliver(self, images: U8, rows: Ints) -> tuple[Tensor, Tensor]:
+        """Return the image [B, 3, H, W] and row tensors on the device; nothing else refers to their memory."""
+        layout = self.layout
         if self._uploader is not None:
             return self._uploader.upload(images, rows)
-        if not form.normalise:
-            return _as_image(torch.from_numpy(images), form.channels_last), torch.from_numpy(rows)
-        out = self.room(len(rows), images.shape[1:3])
+        if not layout.normalise:
+            return _channels_in_front(torch.from_numpy(images), layout.channels_last), torch.from_numpy(rows)
+        out = self.empty_batch(len(rows), images.shape[1:3])
         with KERNEL_GUARD:
-            normalise(images, form.mean, form.std, out, channels_last=form.channels_last)
-        return self.wrap(out, rows)
+            normalise(images, layout.mean, layout.std, out, channels_last=layout.channels_last)
+        return self.to_tensors(out, rows)
 
     def gather(
         self, store: DeviceImages, reader: Reader, rows: Ints, boxes: Ints, moves: Moves
     ) -> tuple[Tensor, Tensor]:
-        """`make`, of images that stay on the device: read where they are not there yet, then moved and normalised."""
+        """Return the tensors of `deliver` for images that stay on the device.
+
+        Images that are not in the store yet are read into it first. Then the device moves and normalises the batch.
+        """
         assert self._uploader is not None
         with torch.cuda.stream(self._uploader.stream):
             store.fill(reader, rows, boxes)
@@ -64,81 +76,93 @@ class Delivery:
                 rows,
                 moves,
                 self._uploader.scales,
-                channels_last=self.form.channels_last,
-                dtype=self.form.dtype,
+                channels_last=self.layout.channels_last,
+                dtype=self.layout.dtype,
             )
 
     @property
-    def normalises_here(self) -> bool:
-        """Whether batches are made of float32 values that the host writes: `room`, filled, and `wrap`."""
-        return self._uploader is None and self.form.normalise
+    def normalises_on_cpu(self) -> bool:
+        """Return whether batches are float32 values that the CPU writes: `empty_batch`, filled, then `to_tensors`."""
+        return self._uploader is None and self.layout.normalise
 
-    def room(self, count: int, size: Sequence[int]) -> NDArray[np.float32]:
-        """Memory for a batch, not initialised: [B, H, W, 3] with channels_last, else [B, 3, H, W]."""
-        return self._memory.empty((count, *size, 3) if self.form.channels_last else (count, 3, *size))
+    def empty_batch(self, count: int, size: Sequence[int]) -> NDArray[np.float32]:
+        """Return memory for a batch, not initialised: [B, H, W, 3] with channels_last, else [B, 3, H, W]."""
+        return self._memory.empty((count, *size, 3) if self.layout.channels_last else (count, 3, *size))
 
-    def wrap(self, filled: NDArray[np.float32], rows: Ints) -> tuple[Tensor, Tensor]:
-        """The tensors of a `room` that holds normalised values."""
+    def to_tensors(self, filled: NDArray[np.float32], rows: Ints) -> tuple[Tensor, Tensor]:
+        """Return the tensors of an `empty_batch` that has been filled with normalised values."""
         image = torch.from_numpy(filled)
-        image = image.permute(0, 3, 1, 2) if self.form.channels_last else image
-        return image.to(self.form.dtype), torch.from_numpy(rows)
+        image = image.permute(0, 3, 1, 2) if self.layout.channels_last else image
+        return image.to(self.layout.dtype), torch.from_numpy(rows)
 
     def hand_over(self, *tensors: Tensor) -> None:
-        """Let the caller's stream use tensors made in another thread."""
+        """Let the caller's stream use tensors that were made in another thread."""
         if self._uploader is not None:
             self._uploader.hand_over(*tensors)
 
 
-def _as_image(pixels: Tensor, channels_last: bool) -> Tensor:
-    """[B, H, W, 3] to [B, 3, H, W]; the memory stays as it is (channels_last) or is laid out anew."""
+def _channels_in_front(pixels: Tensor, channels_last: bool) -> Tensor:
+    """Return [B, H, W, 3] as [B, 3, H, W]: the same memory with channels_last, else a copy."""
     image = pixels.permute(0, 3, 1, 2)
     return image if channels_last else image.contiguous()
 
 
 class BatchMemory:
-    """Memory for the float images of batches, each of at most num_values, used again once nothing refers to a batch.
+    """Memory for the float images of batches, used again when nothing refers to a batch any more.
 
-    A fresh batch of 38 MB (64 images of 224 px) is page faults only: they cost as much as a quarter of all decoding.
+    A new batch of 38 MB (64 images of 224 px) causes page faults that cost as much as a quarter of all decoding.
+
+    num_values: the most values that one batch has.
     """
 
     def __init__(self, num_values: int):
         self.num_values = num_values
-        self._free: list[NDArray[np.float32]] = []  # append and pop are atomic: batches die in any thread
+        self._free: list[NDArray[np.float32]] = []  # append and pop are atomic: any thread may free a batch
 
     def empty(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """An uninitialised array, to be owned by whoever holds it or any view of it."""
+        """Return an uninitialised float32 array of this shape.
+
+        Its memory is free again when neither the array nor any view of it exists.
+        """
         try:
             memory = self._free.pop()
         except IndexError:
             memory = np.empty(self.num_values, np.float32)
-        # Views of `owner` keep it alive, not just `memory`: NumPy looks through arrays for the base of a view, but
-        # not through a memoryview. torch.from_numpy keeps the array it was given.
+        # `memory` is free when `owner` ends, so views must keep `owner` alive, not `memory` alone. NumPy takes the
+        # innermost array as the base of a view; the memoryview makes `owner` the innermost one. torch.from_numpy
+        # keeps the array that it was given.
         owner = np.frombuffer(memory.data, np.float32, count=math.prod(shape))
         weakref.finalize(owner, self._free.append, memory).atexit = False
         return owner.reshape(shape)
 
 
 class Uploader:
-    """uint8 pixels to a GPU on a stream of its own, normalised there; the training stream never waits for the host."""
+    """Copies uint8 pixels to a GPU on a stream of its own and normalises them there.
 
-    def __init__(self, form: TensorForm):
-        self.form, self.stream = form, torch.cuda.Stream(form.device)
-        self.scales = torch.from_numpy(scale_and_shift(form.mean, form.std)).to(form.device)
+    The training stream never waits for the host.
+    """
+
+    def __init__(self, layout: TensorLayout):
+        self.layout, self.stream = layout, torch.cuda.Stream(layout.device)
+        self.scales = torch.from_numpy(scale_and_shift(layout.mean, layout.std)).to(layout.device)
         self.scale, self.shift = self.scales.view(2, 1, 3, 1, 1)
 
     def upload(self, images: U8, rows: Ints) -> tuple[Tensor, Tensor]:
-        """Pixels [B, H, W, 3] and row numbers as device tensors, ready when this stream's work so far is done."""
+        """Return pixels [B, H, W, 3] and row numbers as device tensors.
+
+        They are ready when this stream has done its work so far.
+        """
         with torch.cuda.stream(self.stream):
-            # torch's pinned allocator gives memory back only when the copies from it are done.
-            pixels, row = uploaded(images, self.form.device), uploaded(rows, self.form.device)
-            image = _as_image(pixels, self.form.channels_last)
-            if self.form.normalise:
-                image = torch.addcmul(self.shift, image.float(), self.scale).to(self.form.dtype)
+            # torch's allocator of pinned memory uses it again only when the copies from it are done.
+            pixels, row = uploaded(images, self.layout.device), uploaded(rows, self.layout.device)
+            image = _channels_in_front(pixels, self.layout.channels_last)
+            if self.layout.normalise:
+                image = torch.addcmul(self.shift, image.float(), self.scale).to(self.layout.dtype)
         return image, row
 
     def hand_over(self, *tensors: Tensor) -> None:
-        """Let the current stream use what was uploaded."""
-        current = torch.cuda.current_stream(self.form.device)
+        """Let the current stream use the tensors that were uploaded."""
+        current = torch.cuda.current_stream(self.layout.device)
         current.wait_stream(self.stream)
         for tensor in tensors:
             tensor.record_stream(current)

@@ -1,7 +1,7 @@
 """Batches of images that lie on the device: rows gathered, moved, patched and normalised there.
 
-On a GPU this is one Triton kernel (gather_cuda.py); here is the same in torch, which the kernel is tested against and
-which runs where Triton does not.
+On a GPU this is one Triton kernel (gather_cuda.py). Here is the same in torch: the kernel is tested against it, and it
+runs on machines without Triton.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from debeton.data.spec import Ints
 def gather(
     images: Tensor, rows: Ints, moves: Moves, scale_and_shift: Tensor, *, channels_last: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """A batch [B, 3, H, W] in dtype of images uint8 [N, H, W, 3] at `rows` int64 [B], and the rows, on their device.
+    """Return a batch [B, 3, H, W] of images and the tensor of its rows, both on the device.
 
-    A pixel comes from where `moves` says, and is scale * pixel + shift in float32 (scale_and_shift: [2, 3]); then the
-    patches are filled. channels_last: the memory format.
+    images: uint8 [N, H, W, 3].
+    rows: int64 [B].
+    moves: where each pixel comes from, and the patches, which are filled last.
+    scale_and_shift: float32 [2, 3]; a value is scale * pixel + shift in float32.
+    channels_last: the memory format of the batch. dtype: its type.
     """
     row = uploaded(rows, images.device)
     row_of, column_of, patches = (
@@ -33,7 +36,7 @@ def gather(
     )
     batch = images.new_empty((len(rows), *images.shape[1:]), dtype=dtype)  # [B, H, W, 3] in memory
     out = batch.permute(0, 3, 1, 2) if channels_last else batch.view(len(rows), 3, *images.shape[1:3])
-    kernel = _on_gpu() if images.is_cuda else in_torch
+    kernel = _gpu_kernel() if images.is_cuda else in_torch
     kernel(images, row, row_of, column_of, patches, moves.fill, scale_and_shift, out)
     return out, row
 
@@ -48,15 +51,18 @@ def in_torch(
     scale_and_shift: Tensor,
     out: Tensor,
 ) -> None:
-    """`gather` into out [B, 3, H, W] of any memory format; row_of [B, H], column_of [B, W], patches [B, 4], or None."""
-    found = images[row]
-    batch, height, width, _ = found.shape
+    """Write the batch of `gather` into `out` [B, 3, H, W] of any memory format.
+
+    row_of: int32 [B, H] or None. column_of: int32 [B, W] or None. patches: int64 [B, 4] or None.
+    """
+    pixels = images[row]
+    batch, height, width, _ = pixels.shape
     if row_of is not None:
-        found = found[torch.arange(batch, device=row.device)[:, None], row_of.long()]
+        pixels = pixels[torch.arange(batch, device=row.device)[:, None], row_of.long()]
     if column_of is not None:
-        found = found.gather(2, column_of.long()[:, None, :, None].expand(batch, height, width, 3))
+        pixels = pixels.gather(2, column_of.long()[:, None, :, None].expand(batch, height, width, 3))
     scale, shift = scale_and_shift
-    values = found.float() * scale + shift
+    values = pixels.float() * scale + shift
     if patches is not None:
         top, left, bottom, right = patches.T[:, :, None, None].unbind(0)
         y = torch.arange(height, device=row.device)[:, None]
@@ -67,13 +73,14 @@ def in_torch(
 
 
 def uploaded(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device, on a GPU when the current stream's work so far is done."""
+    """Copy an array to the device; on a GPU the copy runs on the current stream."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @lru_cache
-def _on_gpu():  # type: ignore[no-untyped-def]
+def _gpu_kernel():  # type: ignore[no-untyped-def]
+    """Return the Triton kernel, or `in_torch` if Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         return in_torch
     from debeton.data.loader.gather_cuda import in_triton

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""gather.py in one kernel: every pixel of a batch is read once, as a byte, and written once, normalised."""
+"""A Triton kernel for gather.py: each pixel is read once, as a byte, and written once, normalised."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _gather(
     PATCHED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Pixels BLOCK p to BLOCK (p + 1) of image b of the batch, for program (p, b)."""
+    """Write pixels BLOCK p to BLOCK (p + 1) of image b of the batch, for program (p, b)."""
     b = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = pixel < height * width
@@ -67,7 +67,10 @@ def in_triton(
     scale_and_shift: Tensor,
     out: Tensor,
 ) -> None:
-    """As `gather.in_torch`, on the current stream; equal up to the last bit, in which a fused multiply-add differs."""
+    """Write the batch of `gather.in_torch` on the current stream.
+
+    The values may differ in the last bit, because the kernel uses a fused multiply-add.
+    """
     batch, _, height, width = out.shape
     grid = (triton.cdiv(height * width, BLOCK), batch)
     with torch.cuda.device_of(images):

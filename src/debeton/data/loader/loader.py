@@ -1,8 +1,8 @@
-"""Views to batches: a background thread decodes ahead, errors reach the caller, and nothing is reused under their feet.
+"""Loader of a view: a background thread decodes ahead, and errors reach the caller.
 
-Stock FFCV starts one thread per epoch that dies silently on an error, keeps running when an epoch is left
-early, and hands out buffers that it overwrites. Here every batch owns its memory, an epoch ends with its
-iterator, and epoch k of a loader gives the same batches whenever and by however many threads it is read.
+Stock FFCV starts one thread per epoch. That thread dies silently on an error, keeps running when an epoch is left
+early, and hands out buffers that it overwrites. Here every batch owns its memory, and an epoch ends with its iterator.
+Epoch k of a loader gives the same batches at any time and with any number of threads.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from debeton.data.loader.decoders import make_decoder
 from debeton.data.loader.delivery import BatchMemory
 from debeton.data.loader.options import DEFAULT_OPTIONS, LoaderOptions, Tail
 from debeton.data.loader.order import epoch_order
-from debeton.data.loader.producer import EpochPlan, Item, Producer
-from debeton.data.spec import Ints
+from debeton.data.loader.producer import EpochPlan, LoadedBatch, PlannedBatch, Producer
 from debeton.data.triggers.trigger import Trigger
 from debeton.data.views.view import View
 from debeton.system.errors import DataError
@@ -42,21 +41,24 @@ def make_loader(
     options: LoaderOptions = DEFAULT_OPTIONS,
     triggers: Sequence[Trigger] = (),
 ) -> Loader:
-    """The loader of a view.
+    """Return the loader of a view.
 
     batch_size: rows of a global batch over all processes.
-    seed: of order and augmentation; epoch k is a function of (view, seed, k) alone.
-    tail: what becomes of a last partial batch. 'share': kept, unless it has fewer rows than processes, when some
-    would have no step to take; 'keep': always kept, some processes may get none of it (evaluation); 'drop': left out.
-    triggers: what each image is given too, as Batch.triggered, of one decoding; for views without a trigger.
+    seed: seed of order and augmentation; epoch k is a function of (view, seed, k) alone.
+    tail: treatment of a last partial batch. 'share' keeps it, unless it has fewer rows than there are processes:
+        then some process would have no step to take. 'keep' always keeps it; some processes may get none of it
+        (for evaluation). 'drop' leaves it out.
+    triggers: each image is also given with each of these, from one decoding, as `Batch.triggered`. Only for views
+        without a trigger of their own.
     """
     return Loader(view, batch_size, seed=seed, tail=tail, options=options, triggers=triggers)
 
 
 class Loader:
-    """Iterates over a view's batches; `for batch in loader` goes on to the next epoch each time.
+    """A loader iterates over a view's batches; each `for batch in loader` reads the next epoch.
 
     `epoch(k, start)` reads epoch k from its batch number `start` on. `resolution` may change between epochs.
+    columns: label, attribute, group and source, int64 [N] over all rows of the beton, on the device.
     """
 
     def __init__(
@@ -88,18 +90,18 @@ class Loader:
         self._ops = make_ops(options.ops)
         self._fixed_size = _stored_size(view) if self._decoder.fixed_size else None
         columns = {"label": view.label, "attribute": view.attribute, "group": view.group, "source": view.beton.source}
-        self._columns = {name: torch.from_numpy(np.array(c)).to(options.device) for name, c in columns.items()}
+        self.columns = {name: torch.from_numpy(np.array(c)).to(options.device) for name, c in columns.items()}
         self._current: weakref.ref[EpochIterator] | None = None
         self._memory = BatchMemory(0)
 
     def __len__(self) -> int:
-        """Global batches of an epoch."""
+        """Return the number of global batches of an epoch."""
         full, rest = divmod(self.view.epoch_size, self.batch_size)
         return full + int(rest >= {"share": self.options.world, "keep": 1, "drop": self.batch_size}[self.tail])
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the batches to come."""
+        """Return (height, width) of the batches to come, in pixels."""
         return self._fixed_size or (self.resolution, self.resolution)
 
     def __iter__(self) -> EpochIterator:
@@ -107,17 +109,21 @@ class Loader:
         return self.epoch(self.next_epoch - 1)
 
     def epoch(self, epoch: int, start: int = 0) -> EpochIterator:
-        """Batches `start`, start + 1, ... of epoch `epoch`. Ends an epoch of this loader that is still running."""
+        """Return batches `start`, start + 1, ... of epoch `epoch`.
+
+        An epoch of this loader that is still running is closed first.
+        """
         running = self._current() if self._current else None
         if running is not None:
             running.close()
-        iterator = EpochIterator(self._plan(epoch, start), self._columns)
+        iterator = EpochIterator(self._plan(epoch, start), self.columns)
         self._current = weakref.ref(iterator)
         return iterator
 
     def _plan(self, epoch: int, start: int) -> EpochPlan:
-        batches = self.batch_positions(epoch)[start:]
-        largest = max((len(rows) for _, rows, _ in batches), default=0)
+        """Return the plan of an epoch from batch `start` on."""
+        batches = self.planned_batches(epoch)[start:]
+        largest = max((len(batch.rows) for batch in batches), default=0)
         return EpochPlan(
             view=self.view,
             triggers=self.triggers,
@@ -132,25 +138,28 @@ class Loader:
         )
 
     def batch_memory(self, num_values: int) -> BatchMemory:
-        """Memory for batches of at most so many values. Kept from epoch to epoch: fresh pages cost more than decoding
-        where an epoch has few batches."""
+        """Return memory for batches of at most `num_values` values.
+
+        It is kept from epoch to epoch. For epochs of few batches, fresh memory pages cost more than decoding.
+        """
         if self._memory.num_values != num_values:
             self._memory = BatchMemory(num_values)
         return self._memory
 
-    def batch_positions(self, epoch: int) -> list[tuple[Ints, Ints, float]]:
-        """For each batch of this process: positions in the epoch's order, rows of the beton, and the share."""
+    def planned_batches(self, epoch: int) -> list[PlannedBatch]:
+        """Return the batches of this process in epoch `epoch`."""
         rows = self.view.rows[epoch_order(self.view, self.view.order, self.seed, epoch)]
         rank, world, batches = self.options.rank, self.options.world, []
         for step in range(len(self)):
             positions = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(rows)))
             mine = positions[rank::world]
             if len(mine):
-                batches.append((mine, rows[mine], len(mine) * world / len(positions)))
+                batches.append(PlannedBatch(mine, rows[mine], len(mine) * world / len(positions)))
         return batches
 
 
 def _stored_size(view: View) -> tuple[int, int]:
+    """Return (height, width) in pixels of all images of a view. Raise DataError if they differ."""
     heights, widths = view.beton.heights[view.rows], view.beton.widths[view.rows]
     if heights.min() != heights.max() or widths.min() != widths.max():
         raise DataError(
@@ -162,9 +171,9 @@ def _stored_size(view: View) -> tuple[int, int]:
 
 
 class EpochIterator(Iterator[Batch]):
-    """The batches of one epoch. Closing or dropping it ends its thread; use as a context manager where that matters.
+    """The batches of one epoch. Closing or deleting it ends its thread; a `with` block closes it.
 
-    waited: seconds that `next` has waited for a batch that was not ready.
+    waited: seconds that `next` has waited for batches that were not ready.
     """
 
     def __init__(self, plan: EpochPlan, columns: Mapping[str, Tensor]):
@@ -172,11 +181,11 @@ class EpochIterator(Iterator[Batch]):
         self._producer = Producer(plan)
         self._left, self.waited = len(plan.batches), 0.0
         self._thread = threading.Thread(target=self._producer.run, name="debeton-loader", daemon=True)
-        _OPEN.add(self)
+        _RUNNING.add(self)
         self._thread.start()
 
     def __len__(self) -> int:
-        """Batches still to come."""
+        """Return the number of batches still to come."""
         return self._left
 
     def __next__(self) -> Batch:
@@ -185,7 +194,7 @@ class EpochIterator(Iterator[Batch]):
         self.waited += time.perf_counter() - began
         if item is None:
             self.close()
-            if self._left:  # never a silent short epoch, as zip(loader, loader) would be
+            if self._left:  # an epoch that ends early must not look like a whole one, as in zip(loader, loader)
                 raise RuntimeError("this epoch was closed before its end; a loader runs one epoch at a time")
             raise StopIteration
         if isinstance(item, BaseException):
@@ -197,17 +206,18 @@ class EpochIterator(Iterator[Batch]):
         columns = {name: column[row] for name, column in self._columns.items()}
         return Batch(image=image, row=row, share=share, triggered=tuple(triggered), **columns)
 
-    def _next_item(self) -> Item | BaseException | None:
+    def _next_item(self) -> LoadedBatch | BaseException | None:
+        """Wait for the producer; return its batch, its error, or None at the end of the epoch."""
         while not self._producer.stop.is_set():
             try:
                 return self._producer.queue.get(timeout=1.0)
             except queue.Empty:
                 if not self._thread.is_alive() and self._producer.queue.empty():
-                    return RuntimeError("the loader's thread ended without a word; this is a bug")
+                    return RuntimeError("the loader's thread ended without an error message; this is a bug")
         return None
 
     def close(self) -> None:
-        """Stop the thread and wait for it. Safe to call more than once."""
+        """Stop the thread and wait for it. More than one call does no harm."""
         self._producer.stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -225,18 +235,21 @@ class EpochIterator(Iterator[Batch]):
             self.close()
 
 
-_OPEN: weakref.WeakSet[EpochIterator] = weakref.WeakSet()
+_RUNNING: weakref.WeakSet[EpochIterator] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    """A daemon thread that is in torch's C++ when the interpreter goes away aborts the process, one time in twenty."""
-    for iterator in list(_OPEN):
+    """Close all running epochs when the interpreter ends.
+
+    A daemon thread that is in torch's C++ code at that moment aborts the process, about one time in twenty.
+    """
+    for iterator in list(_RUNNING):
         iterator.close()
 
 
 def first_shapes(loader: Loader) -> dict[str, Sequence[int]]:
-    """Shapes of one batch, for --dry-run."""
+    """Return the shapes of one batch, for --dry-run."""
     with loader.epoch(0) as batches:
         batch = next(batches)
         return {"image": tuple(batch.image.shape), "label": tuple(batch.label.shape)}

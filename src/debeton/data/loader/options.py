@@ -9,18 +9,23 @@ import torch
 
 from debeton.data.loader.residency import Residency
 
-Tail = Literal["share", "keep", "drop"]
+Tail = Literal["share", "keep", "drop"]  # treatment of a last partial batch; see `make_loader`
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """What is done to each image, and with what.
+    """Options of a loader: the work done on each image, and the resources for it.
 
-    decoder, ops: see decoders.py and augment.py. resolution: pixels, for decoders that resize.
-    normalise: (image/255 - mean) / std by the view's spec, in dtype; off: uint8 pixels.
-    batches_ahead: how many finished batches may wait. os_cache: map the file instead of reading batches.
-    residency: where decoded images stay, see residency.py.
-    rank, world: this process's part of each global batch.
+    decoder, ops: names as in decoders.py and augment.py.
+    resolution: side of the images in pixels, for decoders that resize.
+    normalise: (image / 255 - mean) / std by the view's spec, in `dtype`; False gives uint8 pixels.
+    channels_last: memory format of the images.
+    dtype, device: of the images.
+    num_workers: threads that decode; 0 uses all cores.
+    batches_ahead: number of finished batches that may wait.
+    os_cache: map the file into memory instead of reading each batch.
+    residency: the place where decoded images stay (residency.py).
+    rank, world: number of this process, and the number of processes that share a global batch.
     """
 
     decoder: str = "simple"

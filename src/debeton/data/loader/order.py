@@ -1,4 +1,7 @@
-"""The order of an epoch: a pure function of (view, seed, epoch), so that resuming and sharding need no state."""
+"""Order rules: the rows of an epoch as a pure function of (view, seed, epoch).
+
+So resuming and sharing an epoch need no state.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +15,33 @@ from debeton.system.errors import DataError
 from debeton.system.registry import Registry
 from debeton.system.seed import make_rng
 
-# (view, generator of this epoch) -> positions into view.rows, int64, as many as the epoch has
+# (view, generator of this epoch) -> positions into view.rows, int64 [view.epoch_size]
 OrderRule = Callable[[View, np.random.Generator], Ints]
 ORDERS: Registry[OrderRule] = Registry("order")
 
-QUASI_RANDOM_BLOCK, QUASI_RANDOM_WINDOW = 64, 64  # rows read together; blocks shuffled together
+QUASI_RANDOM_BLOCK, QUASI_RANDOM_WINDOW = 64, 64  # rows that are read together; blocks whose rows are shuffled together
 
 
 def epoch_order(view: View, order: str, seed: int, epoch: int) -> Ints:
-    """Positions into view.rows in the order of this epoch, int64."""
+    """Return positions into view.rows in the order of this epoch, int64."""
     return ORDERS.get(order)(view, make_rng(seed, "order", order, epoch))
 
 
-@ORDERS.register("sequential", "the view's own order")
+@ORDERS.register("sequential", "every row once, in the sequence of the view")
 def sequential(view: View, rng: np.random.Generator) -> Ints:
-    """Every row once, in the view's order."""
+    """Return every row once, as view.rows has them."""
     return np.arange(len(view))
 
 
 @ORDERS.register("random", "every row once, shuffled")
 def shuffled(view: View, rng: np.random.Generator) -> Ints:
-    """Every row once, shuffled."""
+    """Return every row once, shuffled."""
     return rng.permutation(len(view))
 
 
 @ORDERS.register("quasi_random", "every row once, shuffled by blocks: few seeks on a slow disk")
 def quasi_random(view: View, rng: np.random.Generator) -> Ints:
-    """Every row once: blocks of neighbouring rows in random order, rows shuffled within windows of blocks."""
+    """Return every row once: blocks of neighbouring rows shuffled, then rows shuffled within windows of blocks."""
     by_offset = np.argsort(view.beton.offsets[view.rows], kind="stable")
     blocks = np.array_split(by_offset, max(1, -(-len(view) // QUASI_RANDOM_BLOCK)))
     drawn = [blocks[b] for b in rng.permutation(len(blocks))]
@@ -48,7 +51,7 @@ def quasi_random(view: View, rng: np.random.Generator) -> Ints:
 
 @ORDERS.register("weighted", "as many draws as rows, with replacement, in proportion to view.weights")
 def weighted(view: View, rng: np.random.Generator) -> Ints:
-    """len(view) draws with replacement, row i with probability weights[i] / sum(weights)."""
+    """Draw len(view) rows with replacement, row i with probability weights[i] / sum(weights)."""
     if view.weights is None:
         raise DataError(f"view '{view.name}' has no sampling weights; the order 'weighted' needs them")
     cumulative = np.cumsum(view.weights)
@@ -57,7 +60,7 @@ def weighted(view: View, rng: np.random.Generator) -> Ints:
 
 @ORDERS.register("draws", "batches drawn anew from all rows, without repeats within a batch")
 def in_draws(view: View, rng: np.random.Generator) -> Ints:
-    """The batches of view.draws one after another, each a sample without replacement (SCALE's target batches)."""
+    """Return the batches of view.draws in turn, each a sample without replacement (SCALE's target batches)."""
     if view.draws is None:
         raise DataError(f"view '{view.name}' does not say how large its draws are; View.in_draws does")
     batches, size = view.draws
@@ -66,9 +69,10 @@ def in_draws(view: View, rng: np.random.Generator) -> Ints:
 
 @ORDERS.register("group_balanced", "every group equally often; small groups are repeated")
 def group_balanced(view: View, rng: np.random.Generator) -> Ints:
-    """len(view) draws in which any G consecutive ones, from a multiple of G on, hold each of the G present groups once.
+    """Draw len(view) rows so that every group comes up equally often; small groups are repeated.
 
-    Within a group rows are used equally often: it is reshuffled each time it has been gone through.
+    Let G be the number of present groups. Any G consecutive draws, from a multiple of G on, hold each group once.
+    Within a group, rows are used equally often: the group is shuffled again each time all its rows have been used.
     """
     group = view.group[view.rows]
     present = np.unique(group)

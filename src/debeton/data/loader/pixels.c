@@ -1,9 +1,9 @@
-/* One image of a batch: from a JPEG or raw pixels in a beton to the values that a network takes, in one pass.
+/* One pass from the stored bytes of an image (a JPEG or raw pixels in a beton) to the values that a network takes.
  *
- * FFCV decodes a JPEG whole, resizes it into a batch, and flips and normalises that batch in passes of their own. Here
- * only the rows and blocks that a crop needs are decoded (jpeg_crop_scanline, jpeg_skip_scanlines), at the coarsest
- * scale of the DCT that is still finer than what is asked for, and a row of the result is filtered, mirrored,
- * normalised and stored while it is in the cache.
+ * FFCV decodes a whole JPEG, resizes it into a batch, and then flips and normalises that batch in separate passes.
+ * Here only the rows and blocks that a crop needs are decoded (jpeg_crop_scanline, jpeg_skip_scanlines). They are
+ * decoded at the coarsest scale of the DCT that is at least as fine as the result. Each row of the result is filtered,
+ * mirrored, normalised and stored while it is in the cache.
  */
 
 #include <math.h>
@@ -24,23 +24,25 @@
 
 enum { BYTES, CHANNELS_LAST, CHANNELS_FIRST }; /* uint8 [H, W, 3]; float32 [H, W, 3]; float32 [3, H, W] */
 
-typedef struct { /* every member takes eight bytes: pixels.py fills it as an array of uint64 */
-    const uint8_t *base;               /* where offsets count from */
-    const uint64_t *offsets, *sizes;   /* [B] bytes */
-    const uint8_t *modes;              /* [B] */
-    const int64_t *heights, *widths;   /* [B] of the stored image */
-    const int64_t *boxes;              /* [B, 4] top, left, height, width of what is kept */
-    int64_t to_height, to_width;       /* of the result */
-    int64_t form;                      /* BYTES, CHANNELS_LAST or CHANNELS_FIRST */
+typedef struct { /* every member has eight bytes, because pixels.py fills it as an array of uint64 */
+    const uint8_t *base;               /* address that offsets count from */
+    const uint64_t *offsets, *sizes;   /* [B] position and length of each stored image, in bytes */
+    const uint8_t *modes;              /* [B] JPEG or raw */
+    const int64_t *heights, *widths;   /* [B] of the stored images, in pixels */
+    const int64_t *boxes;              /* [B, 4] top, left, height, width of the part that is kept */
+    int64_t to_height, to_width;       /* of the result, in pixels */
+    int64_t layout;                    /* BYTES, CHANNELS_LAST or CHANNELS_FIRST */
     void *out;                         /* [B, ...] */
-    const int32_t *row_of, *column_of; /* [B, to_height], [B, to_width]: where a pixel of the result comes from; or 0 */
-    const int64_t *patches;            /* [B, 4] top, left, bottom, right of what is filled at last; or 0 */
-    const float *scale_and_shift;      /* [2, 3]: value = pixel * scale + shift */
-    int64_t fill;                      /* 0 to 255 */
-    int64_t jpeg;                      /* the mode that says JPEG */
+    const int32_t *row_of, *column_of; /* [B, to_height], [B, to_width] source of each row and column; or NULL */
+    const int64_t *patches;            /* [B, 4] top, left, bottom, right of the patch that is filled last; or NULL */
+    const float *scale_and_shift;      /* [2, 3] value = pixel * scale + shift */
+    int64_t fill;                      /* value of the patches, 0 to 255 */
+    int64_t jpeg;                      /* value in `modes` that means JPEG */
 } Batch;
 
-typedef struct { /* of one axis: value x of the result is the sum over t of weight[x, t] * source[start[x] + t] */
+/* The filter of one axis: value x of the result is the sum over t of weight[x, t] * source[start[x] + t].
+ * taps: weights of each value. room: weights that the memory holds. */
+typedef struct {
     int taps, room;
     int32_t *start;
     float *weight;
@@ -51,7 +53,7 @@ typedef struct {
     jmp_buf back;
 } Errors;
 
-typedef struct { /* what a thread keeps */
+typedef struct { /* decoder and memory of one thread, used again from image to image */
     struct jpeg_decompress_struct jpeg;
     Errors errors;
     int ready;
@@ -64,8 +66,9 @@ typedef struct { /* what a thread keeps */
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void dismiss(void *given) {
-    Worker *w = given;
+/* Free a worker; called when its thread ends. */
+static void free_worker(void *worker) {
+    Worker *w = worker;
     if (w->ready) jpeg_destroy_decompress(&w->jpeg);
     free(w->pixels);
     free(w->row);
@@ -78,9 +81,9 @@ static void dismiss(void *given) {
     free(w);
 }
 
-static void make_key(void) { pthread_key_create(&key, dismiss); }
+static void make_key(void) { pthread_key_create(&key, free_worker); }
 
-/* This thread's worker, which goes when the thread ends; NULL where memory is short. */
+/* Return this thread's worker, made at the first call; NULL if there is no memory. */
 static Worker *my_worker(void) {
     pthread_once(&once, make_key);
     Worker *w = pthread_getspecific(key);
@@ -88,26 +91,32 @@ static Worker *my_worker(void) {
     return w;
 }
 
-static void leave(j_common_ptr jpeg) { longjmp(((Errors *)jpeg->err)->back, 1); }
+/* On an error of libjpeg, go back to the caller instead of ending the process. */
+static void on_error(j_common_ptr jpeg) { longjmp(((Errors *)jpeg->err)->back, 1); }
 
-static void note(j_common_ptr jpeg, int level) {
+/* Count a warning of libjpeg instead of printing it; level < 0 means damaged data. */
+static void on_message(j_common_ptr jpeg, int level) {
     if (level < 0) jpeg->err->num_warnings++;
 }
 
+/* Make sure that `*memory` holds `bytes` bytes; return 0 if there is no memory. */
 static int grow(void **memory, size_t *room, size_t bytes) {
     if (bytes <= *room) return 1;
-    void *found = realloc(*memory, bytes);
-    if (!found) return 0;
-    *memory = found;
+    void *larger = realloc(*memory, bytes);
+    if (!larger) return 0;
+    *memory = larger;
     *room = bytes;
     return 1;
 }
 
-/* The filter from `size` pixels at `origin` (both in pixels of a source of `length`) to `count` pixels. Where both axes
- * shrink, a pixel is the average of the area it covers; else OpenCV's INTER_AREA is a bilinear filter of its own kind,
- * and so is this. */
+/* Compute the filter of one axis from `size` pixels at `origin` to `count` pixels; return 0 if there is no memory.
+ *
+ * origin, size: in pixels of a source of `length` pixels. moved: int32 [count], source of each pixel of the result
+ * (row_of, column_of), or NULL. stride: values from one source pixel to the next.
+ * shrink: both axes become smaller. Then a pixel is the average of the area that it covers. Else the filter is the
+ * bilinear one that OpenCV's INTER_AREA uses in that case, which differs from its INTER_LINEAR. */
 static int make_filter(
-    Filter *f, double origin, double size, int length, int count, int shrink, const int32_t *order, int step_of_start
+    Filter *f, double origin, double size, int length, int count, int shrink, const int32_t *moved, int stride
 ) {
     double step = size / count;
     int taps = shrink ? (int)ceil(step) + 1 : 2;
@@ -122,7 +131,7 @@ static int make_filter(
     }
     f->taps = taps;
     for (int k = 0; k < count; k++) {
-        int x = order ? order[k] : k;
+        int x = moved ? moved[k] : k;
         float *weight = f->weight + (size_t)k * taps;
         memset(weight, 0, sizeof(float) * taps);
         if (shrink) {
@@ -131,11 +140,11 @@ static int make_filter(
             if (first < 0) first = 0;
             if (last > length - 1) last = length - 1;
             int start = first + taps > length ? length - taps : first;
-            f->start[k] = step_of_start * start;
+            f->start[k] = stride * start;
             for (int s = first; s <= last && s - start < taps; s++)
                 weight[s - start] = (float)((fmin(to, s + 1.0) - fmax(from, s)) / (to - from));
         } else {
-            /* In OpenCV's own arithmetic: where x * step is an integer, a rounding decides for one of two pixels. */
+            /* The same arithmetic as OpenCV's: if x * step is an integer, rounding decides between two pixels. */
             double inverse = count / size, left = floor(x * (1 / inverse));
             float part = (float)((x + 1) - (left + 1) * inverse);
             part = part <= 0 ? 0 : part - floorf(part);
@@ -143,7 +152,7 @@ static int make_filter(
             if (first >= (int)size - 1) first = second = (int)size - 1, part = 0;
             first += (int)origin, second += (int)origin;
             int start = first + taps > length ? length - taps : first;
-            f->start[k] = step_of_start * start;
+            f->start[k] = stride * start;
             weight[first - start] += 1 - part;
             if (part > 0) weight[second - start] += part;
         }
@@ -154,17 +163,17 @@ static int make_filter(
 typedef float Four __attribute__((vector_size(16)));
 
 static inline Four load(const float *at) {
-    Four found;
-    memcpy(&found, at, 16);
-    return found;
+    Four values;
+    memcpy(&values, at, 16);
+    return values;
 }
 
-/* A row of pixels as floats. */
+/* Convert a row of pixels to floats. */
 FAST static void widen(const uint8_t *pixels, int values, float *row) {
     for (int k = 0; k < values; k++) row[k] = pixels[k];
 }
 
-/* One source row through the filter of columns: `width` pixels side by side, or three planes one after the other. */
+/* Filter the columns of one source row into `width` pixels side by side or, with `planes`, into three planes. */
 static inline __attribute__((always_inline)) void filter_columns_by(
     const float *restrict row, const Filter *f, int width, int planes, float *restrict out, const int taps
 ) {
@@ -177,19 +186,20 @@ static inline __attribute__((always_inline)) void filter_columns_by(
         if (planes)
             out[x] = sum[0], out[width + x] = sum[1], out[2 * width + x] = sum[2];
         else
-            memcpy(out + 3 * (size_t)x, &sum, 16); /* one value too many, which the next pixel overwrites */
+            memcpy(out + 3 * (size_t)x, &sum, 16); /* writes one value too many; the next pixel overwrites it */
     }
 }
 
+/* Call `filter_columns_by` with the number of taps as a constant where it is a common one. */
 FAST static void filter_columns(const float *row, const Filter *f, int width, int planes, float *out) {
     if (f->taps == 2 && !planes) filter_columns_by(row, f, width, 0, out, 2);
     else if (f->taps == 3 && !planes) filter_columns_by(row, f, width, 0, out, 3);
     else filter_columns_by(row, f, width, planes, out, f->taps);
 }
 
-static const float NEAREST = 12582912.f; /* 1.5 * 2^23: adding and subtracting it rounds to integers, halves to even */
+static const float NEAREST = 12582912.f; /* 1.5 * 2^23; adding and subtracting it rounds to integers, halves to even */
 
-/* The weighted sum of filtered rows. */
+/* Compute the weighted sum of filtered rows. */
 FAST static void filter_rows(float *const *rows, const float *weight, int taps, int values, float *sum) {
     for (int k = 0; k < values; k++) sum[k] = weight[0] * rows[0][k];
     for (int t = 1; t < taps; t++) {
@@ -198,21 +208,25 @@ FAST static void filter_rows(float *const *rows, const float *weight, int taps, 
     }
 }
 
+/* Store u * a + v * b, rounded to a pixel value and then normalised. */
 FAST static void store_floats(
     const float *a, const float *b, float u, float v, int values, const float *scale, const float *shift, float *out
 ) {
     for (int k = 0; k < values; k++) out[k] = ((u * a[k] + v * b[k] + NEAREST) - NEAREST) * scale[k] + shift[k];
 }
 
+/* Store u * a + v * b, rounded to a pixel value. */
 FAST static void store_bytes(const float *a, const float *b, float u, float v, int values, uint8_t *out) {
     for (int k = 0; k < values; k++) out[k] = (uint8_t)(int32_t)((u * a[k] + v * b[k] + NEAREST) - NEAREST);
 }
 
+/* Store a row of pixels that need no filter: moved by `column_of` if it is given, and normalised unless BYTES.
+ * scales: as `scales_of` gives them. plane: values of one channel, for CHANNELS_FIRST. */
 FAST static void copy_row(
-    const uint8_t *row, const int32_t *column_of, int width, int64_t form, const float *scale_and_shift,
+    const uint8_t *row, const int32_t *column_of, int width, int64_t layout, const float *scale_and_shift,
     const float *scales, void *out, size_t plane
 ) {
-    if (form == BYTES) {
+    if (layout == BYTES) {
         uint8_t *to = out;
         if (!column_of) {
             memcpy(to, row, 3 * (size_t)width);
@@ -222,7 +236,7 @@ FAST static void copy_row(
         return;
     }
     float *to = out;
-    if (form == CHANNELS_LAST && !column_of) {
+    if (layout == CHANNELS_LAST && !column_of) {
         const float *shifts = scales + 3 * (size_t)width;
         for (int k = 0; k < 3 * width; k++) to[k] = row[k] * scales[k] + shifts[k];
         return;
@@ -231,7 +245,7 @@ FAST static void copy_row(
     for (int x = 0; x < width; x++) {
         const uint8_t *at = row + 3 * (size_t)(column_of ? column_of[x] : x);
         float r = at[0] * s[0] + s[3], g = at[1] * s[1] + s[4], b = at[2] * s[2] + s[5];
-        if (form == CHANNELS_LAST) {
+        if (layout == CHANNELS_LAST) {
             to[3 * (size_t)x] = r, to[3 * (size_t)x + 1] = g, to[3 * (size_t)x + 2] = b;
         } else {
             to[x] = r, to[plane + x] = g, to[2 * plane + x] = b;
@@ -239,14 +253,16 @@ FAST static void copy_row(
     }
 }
 
-typedef struct { /* decoded pixels: rows of a window of the image, at a scale, and the box within it */
+/* Decoded pixels: a window of the image at a scale.
+ * stride: bytes from one row to the next. top, left, box_height, box_width: the box that is kept, in the window. */
+typedef struct {
     const uint8_t *pixels;
     size_t stride;
     int height, width;
     double top, left, box_height, box_width;
 } Window;
 
-/* Decode what the box needs. Returns 0 for a JPEG that is damaged, or no JPEG of this size. */
+/* Decode the part of a JPEG that the box needs; return 0 if it is damaged or has another size. */
 static int decode(
     Worker *w, const uint8_t *source, uint64_t size, int64_t height, int64_t width, const int64_t *box,
     int64_t to_height, int64_t to_width, Window *window
@@ -254,8 +270,8 @@ static int decode(
     struct jpeg_decompress_struct *jpeg = &w->jpeg;
     if (!w->ready) {
         jpeg->err = jpeg_std_error(&w->errors.manager);
-        w->errors.manager.error_exit = leave;
-        w->errors.manager.emit_message = note;
+        w->errors.manager.error_exit = on_error;
+        w->errors.manager.emit_message = on_message;
         if (setjmp(w->errors.back)) return 0;
         jpeg_create_decompress(jpeg);
         w->ready = 1;
@@ -277,12 +293,12 @@ static int decode(
     jpeg->out_color_space = JCS_RGB;
     jpeg->dct_method = JDCT_IFAST;
     jpeg_start_decompress(jpeg);
-    double part = scale / 8.0; /* not output_width / width, which is rounded up */
+    double part = scale / 8.0; /* exact; output_width / width is rounded up */
     double top = box[0] * part, bottom = (box[0] + box[2]) * part;
     double left = box[1] * part, right = (box[1] + box[3]) * part;
     int first = (int)floor(top), end = (int)ceil(bottom);
     if (end > (int)jpeg->output_height) end = jpeg->output_height;
-    /* Chroma of a column is interpolated from its neighbours: two columns more on each side have these decoded too. */
+    /* The chroma of a column is interpolated from its neighbours, so two more columns are decoded on each side. */
     JDIMENSION from = (JDIMENSION)fmax(0, floor(left) - 2), count;
     count = (JDIMENSION)fmin(jpeg->output_width, ceil(right) + 2) - from;
     if (count < jpeg->output_width) jpeg_crop_scanline(jpeg, &from, &count);
@@ -298,9 +314,9 @@ static int decode(
     }
     for (int y = first; y < end;) {
         JSAMPROW rows[4];
-        int some = end - y < 4 ? end - y : 4;
-        for (int k = 0; k < some; k++) rows[k] = w->pixels + stride * (y - first + k);
-        y += jpeg_read_scanlines(jpeg, rows, some);
+        int count_now = end - y < 4 ? end - y : 4;
+        for (int k = 0; k < count_now; k++) rows[k] = w->pixels + stride * (y - first + k);
+        y += jpeg_read_scanlines(jpeg, rows, count_now);
     }
     long warnings = w->errors.manager.num_warnings;
     jpeg_abort_decompress(jpeg);
@@ -310,19 +326,19 @@ static int decode(
     return warnings == 0;
 }
 
-/* Scales of 3 * width values, then their shifts, in the order of a row of the result. */
+/* Return the scales of the 3 * width values of a row of the result, then their shifts; NULL if there is no memory. */
 static const float *scales_of(Worker *w, const Batch *b) {
     int width = (int)b->to_width, values = 3 * width;
     if (!grow((void **)&w->scales, &w->scales_room, 2 * sizeof(float) * values)) return NULL;
     for (int k = 0; k < values; k++) {
-        int c = b->form == CHANNELS_FIRST ? k / width : k % 3;
+        int c = b->layout == CHANNELS_FIRST ? k / width : k % 3;
         w->scales[k] = b->scale_and_shift[c];
         w->scales[values + k] = b->scale_and_shift[3 + c];
     }
     return w->scales;
 }
 
-/* The part of a window that the box covers, filtered to the size of the result. */
+/* Filter the box of a window to the size of the result and store it; return 0 if there is no memory. */
 static int resample(
     Worker *w, const Batch *b, const Window *win, const int32_t *row_of, const int32_t *column_of, const float *scales,
     char *out, size_t out_stride
@@ -333,7 +349,7 @@ static int resample(
     Filter *down = &w->vertical;
     if (!make_filter(down, win->top, win->box_height, win->height, height, shrink, row_of, 1)) return 0;
     if (!make_filter(&w->horizontal, win->left - first, win->box_width, columns, width, shrink, column_of, 3)) return 0;
-    /* A widened source row, a sum, and as many filtered rows as a row of the result takes. */
+    /* Memory for a source row as floats, a sum, and the filtered rows (`taps` of them) of one row of the result. */
     int taps = down->taps, room = values + 4;
     size_t floats = 3 * (size_t)columns + 4 + (size_t)room * (taps + 1);
     if (!grow((void **)&w->row, &w->row_room, sizeof(float) * floats)) return 0;
@@ -350,7 +366,7 @@ static int resample(
             rows[t] = slots + (size_t)slot * room;
             if (held[slot] == source) continue;
             widen(win->pixels + source * win->stride + 3 * (size_t)first, 3 * columns, wide);
-            filter_columns(wide, &w->horizontal, width, b->form == CHANNELS_FIRST, rows[t]);
+            filter_columns(wide, &w->horizontal, width, b->layout == CHANNELS_FIRST, rows[t]);
             held[slot] = source;
         }
         const float *a = rows[0], *last = rows[taps - 1];
@@ -360,9 +376,9 @@ static int resample(
             a = sum, u = 1;
         }
         char *to = out + y * out_stride;
-        if (b->form == BYTES) {
+        if (b->layout == BYTES) {
             store_bytes(a, last, u, v, values, (uint8_t *)to);
-        } else if (b->form == CHANNELS_LAST) {
+        } else if (b->layout == CHANNELS_LAST) {
             store_floats(a, last, u, v, values, scales, scales + values, (float *)to);
         } else {
             for (int c = 0; c < 3; c++) {
@@ -374,19 +390,20 @@ static int resample(
     return 1;
 }
 
+/* Fill a patch [top, left, bottom, right] of an image of the result. plane: values of one channel. */
 static void fill_patch(const Batch *b, const int64_t *patch, char *out, size_t plane) {
     const float *s = b->scale_and_shift;
     for (int64_t y = patch[0]; y < patch[2]; y++)
         for (int64_t x = patch[1]; x < patch[3]; x++)
             for (int c = 0; c < 3; c++) {
                 size_t at = y * b->to_width + x;
-                at = b->form == CHANNELS_FIRST ? c * plane + at : 3 * at + c;
-                if (b->form == BYTES) ((uint8_t *)out)[at] = (uint8_t)b->fill;
+                at = b->layout == CHANNELS_FIRST ? c * plane + at : 3 * at + c;
+                if (b->layout == BYTES) ((uint8_t *)out)[at] = (uint8_t)b->fill;
                 else ((float *)out)[at] = b->fill * s[c] + s[3 + c];
             }
 }
 
-/* Image i of the batch into out; returns 0, or -1 where it is damaged or memory is short. */
+/* Write image i of the batch into `out`; return 0, or -1 if it is damaged or there is no memory. */
 static int write_image(const Batch *b, int64_t i) {
     Worker *w = my_worker();
     if (!w) return -1;
@@ -399,9 +416,9 @@ static int write_image(const Batch *b, int64_t i) {
         size_t stride = 3 * (size_t)width;
         win = (Window){source + box[0] * stride, stride, (int)box[2], (int)width, 0, box[1], box[2], box[3]};
     }
-    size_t plane = (size_t)b->to_height * b->to_width, bytes = b->form == BYTES ? 1 : sizeof(float);
+    size_t plane = (size_t)b->to_height * b->to_width, bytes = b->layout == BYTES ? 1 : sizeof(float);
     char *out = (char *)b->out + i * 3 * plane * bytes;
-    size_t out_stride = (b->form == CHANNELS_FIRST ? 1 : 3) * (size_t)b->to_width * bytes;
+    size_t out_stride = (b->layout == CHANNELS_FIRST ? 1 : 3) * (size_t)b->to_width * bytes;
     const int32_t *row_of = b->row_of ? b->row_of + i * b->to_height : NULL;
     const int32_t *column_of = b->column_of ? b->column_of + i * b->to_width : NULL;
     if (column_of) {
@@ -415,13 +432,13 @@ static int write_image(const Batch *b, int64_t i) {
     if (!same && !resample(w, b, &win, row_of, column_of, scales, out, out_stride)) return -1;
     for (int64_t y = 0; same && y < b->to_height; y++) {
         const uint8_t *row = win.pixels + (row_of ? row_of[y] : y) * win.stride + 3 * (size_t)win.left;
-        copy_row(row, column_of, b->to_width, b->form, b->scale_and_shift, scales, out + y * out_stride, plane);
+        copy_row(row, column_of, b->to_width, b->layout, b->scale_and_shift, scales, out + y * out_stride, plane);
     }
     if (b->patches) fill_patch(b, b->patches + 4 * i, out, plane);
     return 0;
 }
 
-/* Images begin to end of the batch, and what became of each of them. */
+/* Write images `begin` to `end` - 1 of the batch, and the status of each into `status` [B]. */
 void debeton_images(const Batch *b, int64_t begin, int64_t end, int32_t *status) {
     for (int64_t i = begin; i < end; i++) status[i] = write_image(b, i);
 }

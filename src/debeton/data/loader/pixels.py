@@ -1,9 +1,10 @@
-"""pixels.c from Python: compiled once for a machine, loaded, and called for parts of a batch by several threads.
+"""Python side of pixels.c: compiles it once for a machine, loads it, and calls it on several threads.
 
-Where there is no C compiler or no libjpeg-turbo with its header, `AVAILABLE` is false and images go through FFCV's
-decoder and resizer and through passes of their own (decoding.py); pixels then differ by one of 255 at most where they
-are resized, and by more where a JPEG is decoded at a coarser scale. DEBETON_PIXELS=ffcv in the environment chooses that
-way; `main.py --doctor` says which one it is. No numba here: loading its parts takes a second or two of the first batch.
+`AVAILABLE` is false if there is no C compiler, or no libjpeg-turbo with its header. Then images go through FFCV's
+decoder and resizer and through passes of their own (decoding.py). Resized pixels then differ by at most one of 255;
+JPEGs that pixels.c decodes at a coarser scale differ by more. The environment variable DEBETON_PIXELS=ffcv chooses
+that way, and `main.py --doctor` shows which way is taken.
+This module does not import numba, because loading numba's parts delays the first batch by a second or two.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from debeton.data.beton.ffcv_format import JPG
 from debeton.system.log import logger
 
 SOURCE = Path(__file__).with_name("pixels.c")
-# Without contraction a value is the same on every processor, fused multiply-adds or not.
+# Without contraction a value is the same on every processor, with or without fused multiply-adds.
 FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
 LIBRARIES = ("-ljpeg", "-lm", "-lpthread")
-BYTES, CHANNELS_LAST, CHANNELS_FIRST = range(3)  # forms of a batch, as in pixels.c
+BYTES, CHANNELS_LAST, CHANNELS_FIRST = range(3)  # layouts of a batch, as in pixels.c
 Ints32 = NDArray[np.int32]
 
 
@@ -44,7 +45,10 @@ Ints32 = NDArray[np.int32]
 
 
 def compile_command(output: Path) -> list[str]:
-    """The command that makes the library; CC and an active environment's own headers and libraries come first."""
+    """Return the command that compiles the library.
+
+    The compiler is CC if it is set. Headers and libraries of an active environment (conda's) come first.
+    """
     prefix, own = Path(sys.prefix), []
     if (prefix / "include" / "jpeglib.h").exists():  # conda's
         own = [f"-I{prefix / 'include'}", f"-L{prefix / 'lib'}", f"-Wl,-rpath,{prefix / 'lib'}"]
@@ -53,39 +57,41 @@ def compile_command(output: Path) -> list[str]:
 
 
 def library() -> Path:
-    """The compiled library; compiled now, in a second or two, unless it was before.
+    """Return the path of the compiled library; compile it, in a second or two, if it does not exist.
 
-    Lies beside the kernels that numba caches, or below XDG_CACHE_HOME where that folder cannot be written. Its name
-    holds what it was made of and for which environment, whatever compiler is active. OSError with the compiler's first
-    complaint where it cannot be made.
+    It lies beside the kernels that numba caches, or below XDG_CACHE_HOME if that folder cannot be written. Its name is
+    a hash of its source, its flags and its environment, whatever compiler is active. OSError with the compiler's first
+    complaint if it cannot be compiled.
     """
-    made_of = "\n".join([SOURCE.read_text(), *FLAGS, *LIBRARIES, sys.prefix, platform.machine(), *platform.libc_ver()])
-    name = f"pixels-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+    inputs = "\n".join([SOURCE.read_text(), *FLAGS, *LIBRARIES, sys.prefix, platform.machine(), *platform.libc_ver()])
+    name = f"pixels-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "debeton"
-    places = [SOURCE.parent / "__pycache__", cache]
-    for place in places:
-        if (place / name).exists():
-            return place / name
-    for place in places:
+    folders = [SOURCE.parent / "__pycache__", cache]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    for folder in folders:
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=place) as folder:
-                return _compiled(Path(folder) / name, place / name)
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                return _compile(Path(temporary) / name, folder / name)
         except PermissionError:
             continue
-    raise PermissionError(f"cannot write {' or '.join(map(str, places))}")
+    raise PermissionError(f"cannot write {' or '.join(map(str, folders))}")
 
 
-def _compiled(temporary: Path, final: Path) -> Path:
-    done = subprocess.run(compile_command(temporary), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200]))
+def _compile(temporary: Path, final: Path) -> Path:
+    """Compile to a temporary name, then rename the library to its final name."""
+    process = subprocess.run(compile_command(temporary), capture_output=True, text=True, check=False)
+    if process.returncode:
+        complaints = (line for line in process.stderr.splitlines() if "error" in line)
+        raise OSError(next(complaints, process.stderr.strip()[:200]))
     temporary.replace(final)
     return final
 
 
 def _load() -> tuple[Any, str]:
-    """`debeton_images` and '', or None and what is missing."""
+    """Return (the C function `debeton_images`, ''), or (None, the reason why it is missing)."""
     if os.environ.get("DEBETON_PIXELS") == "ffcv":
         return None, "DEBETON_PIXELS=ffcv switches it off"
     try:
@@ -107,10 +113,12 @@ AVAILABLE = _IMAGES is not None
 
 @dataclass(frozen=True)
 class Moves:
-    """What is done to the images of a batch once they have their size: pixels moved, then a patch filled.
+    """Changes to the images of a batch at their final size: pixels are moved, then a patch is filled.
 
-    rows: int32 [B, H], columns: int32 [B, W], where pixels of the result come from; None: where they are. patches:
-    int64 [B, 4] top, left, bottom, right, filled with `fill` (0 to 255) at last.
+    rows: int32 [B, H], the row that each row of the result comes from; None leaves rows in place.
+    columns: int32 [B, W], likewise for columns.
+    patches: int64 [B, 4], top, left, bottom, right; filled last.
+    fill: value of the patches, 0 to 255.
     """
 
     rows: Ints32 | None = None
@@ -122,14 +130,17 @@ class Moves:
 STILL = Moves()
 
 
-def form_of(out: NDArray[Any], *, channels_first: bool) -> int:
-    """The form of a batch uint8 [B, H, W, 3], float32 [B, H, W, 3] or, with channels_first, float32 [B, 3, H, W]."""
+def layout_of(out: NDArray[Any], *, channels_first: bool) -> int:
+    """Return the layout of a batch: BYTES, CHANNELS_LAST or CHANNELS_FIRST.
+
+    out: uint8 [B, H, W, 3], float32 [B, H, W, 3] or, with channels_first, float32 [B, 3, H, W].
+    """
     return BYTES if out.dtype == np.uint8 else CHANNELS_FIRST if channels_first else CHANNELS_LAST
 
 
 def write_images(
     out: NDArray[Any],
-    form: int,
+    layout: int,
     size: tuple[int, int],
     stored: Sequence[NDArray[Any]],
     boxes: NDArray[np.int64],
@@ -138,24 +149,29 @@ def write_images(
     scale_and_shift: NDArray[np.float32],
     threads: int = 1,
 ) -> NDArray[np.int32]:
-    """Fill out [B, ...] with box [top, left, height, width] of each image, resized, moved and normalised.
+    """Write a box of each image into `out`, resized, moved and normalised; return a status for each image.
 
-    stored: offsets from the address `base`, sizes (uint64), modes (uint8), heights and widths (int64), each [B].
-    scale_and_shift: float32 [2, 3], value = pixel * scale + shift, not used for bytes. Returns int32 [B]: 0, or -1
-    where a JPEG is damaged.
+    out: [B, ...] in the layout `layout`, of images of `size` = (height, width) pixels.
+    stored: offsets from the address `base` and sizes (uint64), modes (uint8), heights and widths (int64), each [B].
+    boxes: int64 [B, 4], top, left, height, width.
+    scale_and_shift: float32 [2, 3], value = pixel * scale + shift; not used for bytes.
+    threads: number of threads.
+    Returns int32 [B]: 0, or -1 if a JPEG is damaged.
     """
     arrays = [np.ascontiguousarray(array) for array in stored]
     boxes = np.ascontiguousarray(boxes)
-    placed = [moves.rows, moves.columns, moves.patches]
-    kept = [None if array is None else np.ascontiguousarray(array) for array in placed]
-    rows, columns, patches = (0 if array is None else array.ctypes.data for array in kept)
+    # Named, so that they live until the C function has read them.
+    move_arrays = [
+        None if array is None else np.ascontiguousarray(array) for array in (moves.rows, moves.columns, moves.patches)
+    ]
+    rows, columns, patches = (0 if array is None else array.ctypes.data for array in move_arrays)
     batch = np.array(
         [
             base,
             *(array.ctypes.data for array in arrays),
             boxes.ctypes.data,
             *size,
-            form,
+            layout,
             out.ctypes.data,
             rows,
             columns,
@@ -167,40 +183,44 @@ def write_images(
         np.uint64,
     )
     status = np.empty(len(boxes), np.int32)
-    address, found = batch.ctypes.data, status.ctypes.data
-    parts = 1 if threads == 1 or out.size < SMALL else PARTS
-    _shared_out(len(status), threads, parts, lambda begin, end: _IMAGES(address, begin, end, found))
+    address, status_address = batch.ctypes.data, status.ctypes.data
+    parts = 1 if threads == 1 or out.size < SMALL_BATCH else PARTS_PER_THREAD
+    _share_work(len(status), threads, parts, lambda begin, end: _IMAGES(address, begin, end, status_address))
     return status
 
 
-PARTS = 4  # of a batch for each thread: the last ones even out what images of different sizes cost
-SMALL = 1 << 22  # values of a batch below which more parts cost more than they even out
+PARTS_PER_THREAD = 4  # of a batch: images differ in cost, and a thread that is done early takes another part
+SMALL_BATCH = 1 << 22  # values; below this number, more parts than threads cost more than they save
 
 
 @lru_cache
 def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return the pool of this many threads; it is made once."""
     return ThreadPoolExecutor(threads, thread_name_prefix="debeton-pixels")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads
 
 
-def _shared_out(count: int, threads: int, parts_of_each: int, work: Callable[[int, int], None]) -> None:
-    """work(begin, end) for parts of 0 to count: threads, this one among them, take the next one until none is left."""
-    edges = np.linspace(0, count, max(1, min(count, parts_of_each * threads)) + 1).astype(int).tolist()
-    left = deque(itertools.pairwise(edges))
+def _share_work(count: int, threads: int, parts_per_thread: int, work: Callable[[int, int], None]) -> None:
+    """Call work(begin, end) for all parts of 0 to `count`, on `threads` threads.
 
-    def take() -> None:
+    The calling thread is one of them. Each thread takes the next part until none is left.
+    """
+    edges = np.linspace(0, count, max(1, min(count, parts_per_thread * threads)) + 1).astype(int).tolist()
+    parts = deque(itertools.pairwise(edges))
+
+    def work_on_parts() -> None:
         with contextlib.suppress(IndexError):
             while True:
-                work(*left.popleft())
+                work(*parts.popleft())
 
     others: list[Future[None]] = []
     try:
-        for _ in range(min(threads, len(left)) - 1):
-            others.append(_pool(threads - 1).submit(take))
-        take()
-    finally:  # whatever happens, nobody writes to the batch any more once it is given up
+        for _ in range(min(threads, len(parts)) - 1):
+            others.append(_pool(threads - 1).submit(work_on_parts))
+        work_on_parts()
+    finally:  # after an error too, no thread may still write into the batch
         wait(others)
     for other in others:
         other.result()

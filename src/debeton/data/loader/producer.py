@@ -1,4 +1,4 @@
-"""The background thread of an epoch: rows to batches of tensors, ahead of who takes them."""
+"""The background thread of an epoch: it turns rows into batches of tensors before they are asked for."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from debeton.data.draws import U8, Keys, sample_keys
 from debeton.data.loader import pixels
-from debeton.data.loader.augment import Mover, Op, as_moves
+from debeton.data.loader.augment import Op, are_moves, as_moves
 from debeton.data.loader.decoders import Decoder, scale_and_shift
 from debeton.data.loader.decoding import ImageReader
-from debeton.data.loader.delivery import BatchMemory, Delivery, TensorForm
+from debeton.data.loader.delivery import BatchMemory, Delivery, TensorLayout
 from debeton.data.loader.options import LoaderOptions
-from debeton.data.loader.pixels import STILL, Moves, form_of
+from debeton.data.loader.pixels import STILL, Moves, layout_of
 from debeton.data.loader.residency import (
     DeviceImages,
     HostImages,
     Reader,
     ResidentReader,
     Store,
-    choose,
+    choose_residency,
     store_of,
 )
 from debeton.data.spec import Ints
@@ -32,7 +33,31 @@ from debeton.data.triggers.trigger import Trigger
 from debeton.data.views.view import View
 from debeton.system.jit import KERNEL_GUARD, use_threads
 
-Item = tuple[list[Tensor], Tensor, float]  # images, as they are and with each trigger; rows; share
+
+class LoadedBatch(NamedTuple):
+    """Tensors of one batch, on the device.
+
+    images: [B, 3, H, W] each: the images themselves, then the same images with each trigger of the loader.
+    row: int64 [B], row numbers of the beton.
+    share: as `Batch.share`.
+    """
+
+    images: list[Tensor]
+    row: Tensor
+    share: float
+
+
+class PlannedBatch(NamedTuple):
+    """Rows of one batch that is still to be made.
+
+    positions: int64 [B], positions in the epoch; they decide the random numbers.
+    rows: int64 [B], row numbers of the beton.
+    share: as `Batch.share`.
+    """
+
+    positions: Ints
+    rows: Ints
+    share: float
 
 
 @dataclass(frozen=True)
@@ -41,13 +66,13 @@ class EpochPlan:
 
     view: the rows, with their planted trigger if there is one.
     triggers: each image is also delivered with each of these.
-    options: the options of the loader.
-    decoder: the part of each stored image that is kept.
-    ops: augmentations, in order.
-    size: (height, width) in pixels of the images in a batch.
+    options: options of the loader.
+    decoder: chooses the part of each stored image that is kept.
+    ops: augmentations, in the sequence of their use.
+    size: (height, width) of the images in a batch, in pixels.
     seed, epoch: with a row's position in the epoch they decide its random numbers.
-    batches: (positions in the epoch, rows of the beton, share of the global batch) of each batch still to come.
-    memory: holds the values of one batch; kept from epoch to epoch.
+    batches: the batches that are still to come.
+    memory: memory for the float images of batches; used again from epoch to epoch.
     """
 
     view: View
@@ -58,7 +83,7 @@ class EpochPlan:
     size: tuple[int, int]
     seed: int
     epoch: int
-    batches: list[tuple[Ints, Ints, float]]
+    batches: list[PlannedBatch]
     memory: BatchMemory
 
 
@@ -66,56 +91,52 @@ class Producer:
     """The work of a background thread: the batches of one epoch.
 
     It holds no reference to the iterator, because the end of the iterator is its signal to stop.
+
+    queue: receives a `LoadedBatch` for each planned batch, then None; or the error that ended the thread.
+    stop: set by the iterator when no more batches are wanted.
     """
 
     def __init__(self, plan: EpochPlan):
-        self.plan, options, spec = plan, plan.options, plan.view.spec
-        self.queue: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=max(1, options.batches_ahead))
+        self.plan = plan
+        options, spec = plan.options, plan.view.spec
+        self.queue: queue.Queue[LoadedBatch | BaseException | None] = queue.Queue(maxsize=max(1, options.batches_ahead))
         self.stop = threading.Event()
-        form = TensorForm(spec.mean, spec.std, options.normalise, options.channels_last, options.dtype, options.device)
-        self.scales = scale_and_shift(spec.mean, spec.std)
-        self.delivery = Delivery(form, plan.memory)
-        self.plain = plan.view.planted is None and not plan.triggers
-        self.store = self._make_store()
+        layout = TensorLayout(
+            spec.mean, spec.std, options.normalise, options.channels_last, options.dtype, options.device
+        )
+        self.delivery = Delivery(layout, plan.memory)
+        self._scales = scale_and_shift(spec.mean, spec.std)
+        self._untriggered = plan.view.planted is None and not plan.triggers
+        self._store = self._open_store()
 
-    def _make_store(self) -> Store | None:
-        options, view, decoder, size = self.plan.options, self.plan.view, self.plan.decoder, self.plan.size
-        movable = self.plain and options.normalise and all(isinstance(op, Mover) for op in self.plan.ops)
-        kind = choose(
-            view.beton,
-            view.rows,
-            decoder,
-            size,
+    def _open_store(self) -> Store | None:
+        """Return the store of decoded images that this epoch reads, or None if it reads the file."""
+        plan, beton, options = self.plan, self.plan.view.beton, self.plan.options
+        residency = choose_residency(
+            beton,
+            plan.view.rows,
+            plan.decoder,
+            plan.size,
             options.residency,
             device=options.device,
-            movable=movable,
+            moves_only=self._untriggered and options.normalise and are_moves(plan.ops, plan.size),
             world=options.world,
         )
-        if kind == "disk":
+        if residency == "disk":
             return None
-        return store_of(view.beton, view.rows, decoder, size, options.device if kind == "device" else None)
+        device = options.device if residency == "device" else None
+        return store_of(beton, plan.view.rows, plan.decoder, plan.size, device)
 
     def run(self) -> None:
-        """What the thread does: batches into the queue, then None, or the error that stopped it."""
+        """Put the batches into the queue, then None; or the error that ended the work."""
         reader: Reader | None = None
         try:
             use_threads(self.plan.options.num_workers)
-            beton = self.plan.view.beton
-            reader = ImageReader(
-                beton.path,
-                beton.offsets,
-                beton.sizes,
-                beton.modes,
-                beton.heights,
-                beton.widths,
-                os_cache=self.plan.options.os_cache,
-                num_workers=self.plan.options.num_workers,
-            )
-            if isinstance(self.store, HostImages):
-                reader = ResidentReader(reader, self.store)
+            reader = self._open_reader()
             for positions, rows, share in self.plan.batches:
-                made = list(self._made(reader, sample_keys(self.plan.seed, self.plan.epoch, positions), rows))
-                if not self._put(([image for image, _ in made], made[0][1], share)):
+                keys = sample_keys(self.plan.seed, self.plan.epoch, positions)
+                images, row_tensors = zip(*self.batch_tensors(reader, keys, rows), strict=True)
+                if not self._put(LoadedBatch(list(images), row_tensors[0], share)):
                     return
             self._put(None)
         except BaseException as error:
@@ -124,7 +145,23 @@ class Producer:
             if reader is not None:
                 reader.close()
 
-    def _put(self, item: Item | BaseException | None) -> bool:
+    def _open_reader(self) -> Reader:
+        """Open the beton's file, behind the store in memory if there is one."""
+        beton, options = self.plan.view.beton, self.plan.options
+        reader = ImageReader(
+            beton.path,
+            beton.offsets,
+            beton.sizes,
+            beton.modes,
+            beton.heights,
+            beton.widths,
+            os_cache=options.os_cache,
+            num_workers=options.num_workers,
+        )
+        return ResidentReader(reader, self._store) if isinstance(self._store, HostImages) else reader
+
+    def _put(self, item: LoadedBatch | BaseException | None) -> bool:
+        """Wait for room in the queue; return False if the epoch was closed before that."""
         while not self.stop.is_set():
             try:
                 self.queue.put(item, timeout=0.1)
@@ -133,38 +170,46 @@ class Producer:
                 continue
         return False
 
-    def _made(self, reader: Reader, keys: Keys, rows: Ints) -> Iterator[tuple[Tensor, Tensor]]:
-        """The tensors of a batch, images and row numbers, then those of the same images with each trigger."""
-        boxes = self.plan.decoder.boxes(keys, reader.heights[rows], reader.widths[rows])
-        in_one_pass = pixels.AVAILABLE or isinstance(self.store, DeviceImages)
-        moves = as_moves(self.plan.ops, keys, self.plan.size) if in_one_pass else None
-        if isinstance(self.store, DeviceImages):
-            assert moves is not None
-            yield self.delivery.gather(self.store, reader, rows, boxes, moves)
-        elif moves is not None and self.plain and self.delivery.normalises_here:
-            out = self.delivery.room(len(rows), self.plan.size)
-            form = form_of(out, channels_first=not self.plan.options.channels_last)
-            reader.write(out, form, rows, boxes, self.plan.size, moves, self.scales)
-            yield self.delivery.wrap(out, rows)
-        else:
-            for images in self._pixels(reader, keys, rows, boxes, moves):
-                yield self.delivery.make(images, rows)
+    def batch_tensors(self, reader: Reader, keys: Keys, rows: Ints) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the tensors (images, row numbers) of a batch, then those of the same images with each trigger.
 
-    def _pixels(self, reader: Reader, keys: Keys, rows: Ints, boxes: Ints, moves: Moves | None) -> Iterator[U8]:
-        """The images of a batch, then the same ones with each trigger. moves: what the operations are, as far as they
-        are that."""
-        images = reader.read(rows, boxes, self.plan.size, moves or STILL)
+        The pixel path is chosen here; `data/loader/__init__.py` has the table of all paths.
+        """
+        plan = self.plan
+        boxes = plan.decoder.boxes(keys, reader.heights[rows], reader.widths[rows])
+        if isinstance(self._store, DeviceImages):
+            moves = as_moves(plan.ops, keys, plan.size)
+            assert moves is not None  # else `choose_residency` keeps images in memory
+            yield self.delivery.gather(self._store, reader, rows, boxes, moves)
+            return
+        moves = as_moves(plan.ops, keys, plan.size) if pixels.AVAILABLE else None
+        if moves is not None and self._untriggered and self.delivery.normalises_on_cpu:
+            out = self.delivery.empty_batch(len(rows), plan.size)
+            layout = layout_of(out, channels_first=not plan.options.channels_last)
+            reader.write(out, layout, rows, boxes, plan.size, moves, self._scales)
+            yield self.delivery.to_tensors(out, rows)
+            return
+        for images in self._batch_pixels(reader, keys, rows, boxes, moves):
+            yield self.delivery.deliver(images, rows)
+
+    def _batch_pixels(self, reader: Reader, keys: Keys, rows: Ints, boxes: Ints, moves: Moves | None) -> Iterator[U8]:
+        """Yield the pixels of a batch, uint8 [B, H, W, 3], then those of the same images with each trigger.
+
+        boxes: int64 [B, 4], the part of each image that is kept.
+        moves: the augmentations fused into one `Moves`; None applies them one after another.
+        """
+        plan = self.plan
+        images = reader.read(rows, boxes, plan.size, moves or STILL)
         with KERNEL_GUARD:
-            for op in self.plan.ops if moves is None else []:
+            for op in plan.ops if moves is None else []:
                 images = op(images, keys, rows)
-            if self.plan.view.planted is not None:
-                images = self.plan.view.planted.apply(images, rows)
-        everywhere = np.ones(len(rows), bool)
-        copies = [
-            images.copy() for _ in self.plan.triggers
-        ]  # before the first is handed on: without normalisation it is
+            if plan.view.planted is not None:
+                images = plan.view.planted.apply(images, rows)
+        # Copied before the first is delivered: without normalisation the caller owns that array from then on.
+        copies = [images.copy() for _ in plan.triggers]
         yield images
-        for trigger, copy in zip(self.plan.triggers, copies, strict=True):
+        everywhere = np.ones(len(rows), bool)
+        for trigger, copy in zip(plan.triggers, copies, strict=True):
             with KERNEL_GUARD:
                 trigger.plant(copy, rows, everywhere)
             yield copy

@@ -8,7 +8,6 @@ while the others wait and then find the files there.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from urllib.parse import quote
 from debeton.data.raw.download import amount, download, part_of
 from debeton.data.raw.unpack import DamagedFile, unpack
 from debeton.system.errors import DataError, UsageError
+from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 
 
@@ -103,13 +103,11 @@ def _is_done(archive: Archive, raw: Path) -> bool:
 
 @contextmanager
 def _locked(raw: Path) -> Iterator[None]:
-    with (raw / ".fetch.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.warning("waiting for another process that fetches into %s", raw)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
+    def say_waiting() -> None:
+        logger.warning("waiting for another process that fetches into %s", raw)
+
+    with file_lock(raw / ".fetch.lock", wait=True, before_waiting=say_waiting) as lock:
+        if lock is LockState.UNSUPPORTED:
             logger.warning("%s has no locks: let one process at a time download into it", raw)
         yield
 

@@ -1,1 +1,8 @@
-"""Views: which rows of a beton, how often, in which order, in which groups."""
+"""Views: the rows of a beton that a run uses, how often, in which order and groups. Never pixels.
+
+- view.py: a view, and views derived from it (subsets, other columns, other groups).
+- subsets.py: bias rates, balance, folds, SCALE's target set, a sample of each group.
+- synthetic_modes.py: modes that combine real and synthetic rows (usb, asb, ffr and their controls).
+- row_lists.py: rows and groups from files of the user.
+- splits.py: the views of a run. Its betons are opened, and all the steps above are applied in turn.
+"""

@@ -1,4 +1,4 @@
-"""Rows and groups that come from files of the user: index lists, and pseudo-groups keyed by path."""
+"""Rows and groups from files of the user: index lists, and pseudo-groups by path."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError, nearest
 
-TRAINING = ("0", "train")
-PATH_COLUMNS = ("path", "img_filename", "filename")  # ours, Waterbirds' metadata.csv, SCALE's metadata files
+TRAINING = ("0", "train")  # values of the column 'split' that mark training rows
+# of this project, of Waterbirds' metadata.csv, of SCALE's metadata files
+PATH_COLUMNS = ("path", "img_filename", "filename")
 
 
 def read_index_lists(path: Path) -> dict[str, Ints]:
-    """Row numbers by split, from `train_indices`, `test_indices`, ... in a .pt (as bias-transfer), .npz or .json file.
+    """Read row numbers by split from `train_indices`, `test_indices`, ... of a .pt, .npz or .json file.
 
-    DataError for a file of another kind or content; nothing in it is executed.
+    A .pt file is one of bias-transfer. DataError for a file of another kind or content. Nothing in the file is run.
     """
     if not path.is_file():
         raise UsageError(f"data.custom_indices_path: there is no file {path}")
@@ -58,9 +59,10 @@ def _read_lists(path: Path) -> Mapping[str, Any]:
 
 
 def select_rows(views: Mapping[str, View], lists: Mapping[str, Ints], path: Path) -> dict[str, View]:
-    """Each view cut to its list, in the list's order; splits without a list stay whole.
+    """Cut each view to the rows of its list, in the list's sequence.
 
-    DataError for a number that is no row of the beton or is listed twice, UsageError for a split that is not there.
+    Splits without a list stay whole.
+    DataError for a number that is no row of the beton or is listed twice; UsageError for a split that does not exist.
     """
     unknown = sorted(set(lists) - set(views))
     if unknown:
@@ -87,10 +89,10 @@ def select_rows(views: Mapping[str, View], lists: Mapping[str, Ints], path: Path
 
 
 def pseudo_grouped(view: View, path: Path, column: str) -> View:
-    """The view under pseudo-groups (class x {aligned, conflicting}) from a CSV of relative paths and codes 0, 1.
+    """Group a view by pseudo-groups (class x {aligned, conflicting}) from a CSV of relative paths and codes 0, 1.
 
-    As Diffusing DeBias's `outputs/DATASET_metadata_aug.csv`, column `ddb`: 1 marks a row thought bias-conflicting.
-    Errors as in `read_marks`.
+    The format is that of Diffusing DeBias's `outputs/DATASET_metadata_aug.csv`, column `ddb`: 1 marks a row that is
+    thought to be bias-conflicting. Errors as in `read_marks`.
     """
     if not path.is_file():
         raise UsageError(f"data.pseudo_groups: there is no file {path}")
@@ -98,15 +100,17 @@ def pseudo_grouped(view: View, path: Path, column: str) -> View:
 
 
 def by_marks(view: View, marked: NDArray[np.bool_]) -> View:
-    """The view in groups of class x {aligned, conflicting}, conflicting where bool [M] is true."""
+    """Group a view by class x {aligned, conflicting}; a row is conflicting if `marked`, bool [M], is true."""
     attribute = np.zeros(len(view.beton), np.int64)
     attribute[view.rows] = marked
     return view.regrouped(attribute, ("aligned", "conflicting"), [(0,)] * view.spec.num_classes)
 
 
 def read_marks(path: Path, view: View, column: str) -> NDArray[np.bool_]:
-    """Whether each row of the view has 1 in a column of a CSV, bool [M]; errors as in `read_columns`, and for another
-    code than 0 and 1."""
+    """Read a CSV column of 0 or 1 for each row of the view, bool [M].
+
+    DataError as in `read_columns`, and for any value other than 0 and 1.
+    """
     values = read_columns(path, view, (column,))[column]
     codes = {"0": False, "1": True, "0.0": False, "1.0": True}
     for row, value in zip(view.rows.tolist(), values):
@@ -117,11 +121,11 @@ def read_marks(path: Path, view: View, column: str) -> NDArray[np.bool_]:
 
 
 def read_columns(path: Path, view: View, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Columns of a CSV keyed by relative paths, each for the view's rows in order.
+    """Read columns of a CSV for the view's rows, in the sequence of the view.
 
-    Rows are matched by path, never by position. Where there is a column 'split' (Waterbirds' metadata), lines of other
-    splits than 0 are not for training and passed over. DataError when a row of the view is not in the file or is there
-    twice, or when the file names a path that the view's beton does not have.
+    Rows are matched by relative path, never by position. If the file has a column 'split' (Waterbirds' metadata), lines
+    of splits other than 0 are skipped. DataError if a row of the view is not in the file or is there twice, or if the
+    file names a path that the view's beton does not have.
     """
     with path.open(encoding="utf-8-sig") as file:
         header = [name.strip() for name in file.readline().split(",")]
@@ -140,14 +144,14 @@ def read_columns(path: Path, view: View, columns: Sequence[str]) -> dict[str, li
     missing = [names[row] for row in view.rows.tolist() if names[row] not in table]
     if missing:
         raise DataError(
-            f"{path} lacks {len(missing)} of the {len(view)} rows of '{view.name}', the first is {missing[0]}; paths "
-            "are those of the sidecar"
+            f"{path} lacks {len(missing)} of the {len(view)} rows of '{view.name}', the first is {missing[0]}; its "
+            "paths must be those of the beton's sidecar"
         )
     unknown = sorted(set(table) - set(names))
     if unknown:
         raise DataError(
             f"{path} names {len(unknown)} rows that {view.beton.path} does not have, the first is {unknown[0]}; it "
-            "belongs to another set, or to another version of this one"
+            "belongs to another data set, or to another version of this one"
         )
     records = [table[names[row]] for row in view.rows.tolist()]
     return {column: [record[column] for record in records] for column in columns}

@@ -1,4 +1,4 @@
-"""A run's views: the betons of its splits, opened, checked against each other and cut to size."""
+"""Views of a run: the betons of its splits, opened, compared and cut to the rows asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from debeton.data.beton.reading import open_beton
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, select_rows
 from debeton.data.views.subsets import balanced, biased, fold, mini, scale_split
-from debeton.data.views.synthetic import MODES, Amount, synthetic_view
+from debeton.data.views.synthetic_modes import MODES, Amount, synthetic_view
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 
@@ -20,15 +20,21 @@ Views = dict[str, View]
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Which rows a run uses, and under which labels. Steps that are not asked for change nothing.
+    """Options that choose the rows of a run and their labels. A step that is not asked for changes nothing.
 
-    label, attribute, aligned: columns and pairing (`View.with_task`). custom_indices_path: rows of each split.
-    val_fraction: share of every training group that becomes 'val' where there is no validation beton.
-    folds, fold: 'val' is this fold of the training rows instead. mini_dataset: share of training rows; None for all.
-    bias_rate: bias-aligned share of each class in train and val; None leaves them. bias_rule: 'ffr' or 'scale'.
-    min_conflicting: validation rows that each conflicting group keeps. majority_size, target_size: of SCALE's split.
-    balance: 'none', 'class' or 'group', of the training rows. pseudo_groups, pseudo_column: a CSV of groups.
-    synthetic_mode, per_cell, synthetic_share: how synthetic rows join (`data/synthetic.py`). seed: of every draw.
+    label, attribute, aligned: columns and bias-aligned pairs (`View.with_task`).
+    custom_indices_path: file with the rows of each split.
+    val_fraction: share of every training group that becomes 'val' if there is no validation beton, in [0, 1).
+    folds, fold: with folds, 'val' is this fold of the training rows instead.
+    mini_dataset: share of the training rows; None for all.
+    bias_rate: bias-aligned share of each class in train and val; None leaves it as it is.
+    bias_rule: 'ffr' or 'scale'.
+    min_conflicting: validation rows that each conflicting group keeps.
+    majority_size, target_size: row counts of SCALE's split (`scale_split`).
+    balance: 'none', 'class' or 'group'; balances the training rows.
+    pseudo_groups, pseudo_column: a CSV of pseudo-groups and its column.
+    synthetic_mode, per_cell, synthetic_share: how synthetic rows join (`data/views/synthetic_modes.py`).
+    seed: seed of every draw.
     """
 
     label: str | None = None
@@ -54,32 +60,33 @@ class ViewOptions:
 
 
 def find_betons(dataset: str, root: Path, given: Mapping[str, str | None]) -> dict[str, Path]:
-    """The beton of each split that there is: the path given for it, or {root}/{dataset}_{split}.beton.
+    """Return the path of each split's beton that exists.
 
-    Further tests are found as {root}/{dataset}_test_*.beton. Given relative paths count from root. A path that was
-    given, and the training beton, must exist.
+    given: path by split, relative to `root`; None stands for {root}/{dataset}_{split}.beton.
+    More test sets are {root}/{dataset}_test_*.beton. FileNotFoundError if a path that was given, or the training beton,
+    does not exist.
     """
     paths: dict[str, Path] = {}
     for split, path in given.items():
-        found = root / (f"{dataset}_{split}.beton" if path is None else path)
-        if not found.exists() and (path is not None or split == "train"):
+        beton = root / (f"{dataset}_{split}.beton" if path is None else path)
+        if not beton.exists() and (path is not None or split == "train"):
             raise FileNotFoundError(
-                f"no beton for {dataset}/{split} at {found}\n"
-                f"  write it with: python writers/write_betons.py --dataset {dataset} --raw DIR --out {found.parent}"
+                f"no beton for {dataset}/{split} at {beton}\n"
+                f"  write it with: python writers/write_betons.py --dataset {dataset} --raw DIR --out {beton.parent}"
             )
-        if found.exists():
-            paths[split] = found
+        if beton.exists():
+            paths[split] = beton
     prefix = f"{dataset}_"
-    for extra in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton")):
-        paths[extra.stem.removeprefix(prefix)] = extra
+    for other_test in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton")):
+        paths[other_test.stem.removeprefix(prefix)] = other_test
     return paths
 
 
 def open_views(paths: Mapping[str, Path], options: ViewOptions = ViewOptions()) -> Views:
-    """Views 'train' and, where there are any, 'first' (what is trained on before), 'val', 'target', 'synthetic',
-    'test', 'test_...'.
+    """Open the views of a run and apply STEPS.
 
-    DataError when splits name different classes or attributes; the other errors are those of the steps.
+    Returns 'train' and, if there are any, 'first' (trained on before 'train'), 'val', 'target', 'synthetic', 'test' and
+    'test_...'. DataError if the splits name different classes or attributes. Errors of the steps pass through.
     """
     views = {split: View.whole(open_beton(path), split) for split, path in paths.items()}
     for split, view in views.items():
@@ -91,20 +98,24 @@ def open_views(paths: Mapping[str, Path], options: ViewOptions = ViewOptions()) 
 
 
 def _set_synthetic_apart(views: Views, options: ViewOptions) -> Views:
-    """'train' without its synthetic rows; these, or those of a beton of their own, as 'synthetic' where asked for."""
+    """Remove the synthetic rows from 'train'; if a mode needs them, return them as the view 'synthetic'.
+
+    They come from the training beton, or from a beton of their own.
+    """
     train = views["train"]
     real = train.beton.source[train.rows] == 0
     if not real.any():
         raise UsageError(
             f"{train.beton.path} holds synthetic rows only; give it as data.synthetic_path, beside real training data"
         )
-    apart = {split: view for split, view in views.items() if split != "synthetic"}
+    separated = {split: view for split, view in views.items() if split != "synthetic"}
     if options.synthetic_mode != "none":
-        apart["synthetic"] = synthetic_view(views.get("synthetic", train) if real.all() else train)
-    return {**apart, "train": train if real.all() else train.subset(real)}
+        separated["synthetic"] = synthetic_view(views.get("synthetic", train) if real.all() else train)
+    return {**separated, "train": train if real.all() else train.subset(real)}
 
 
 def _choose_rows(views: Views, options: ViewOptions) -> Views:
+    """Cut each view to the rows of the user's index lists."""
     if options.custom_indices_path is None:
         return views
     path = Path(options.custom_indices_path)
@@ -112,6 +123,7 @@ def _choose_rows(views: Views, options: ViewOptions) -> Views:
 
 
 def _hold_out(views: Views, options: ViewOptions) -> Views:
+    """Split 'val' off 'train': a fold, or a share of every group."""
     train = views["train"]
     if options.folds is not None:
         rest, val = fold(train, options.folds, options.fold, options.seed)
@@ -123,12 +135,14 @@ def _hold_out(views: Views, options: ViewOptions) -> Views:
 
 
 def _shrink(views: Views, options: ViewOptions) -> Views:
+    """Keep a share of the training rows."""
     if options.mini_dataset is None or options.mini_dataset == 1:
         return views
     return {**views, "train": mini(views["train"], options.mini_dataset)}
 
 
 def _bias(views: Views, options: ViewOptions) -> Views:
+    """Set the bias rate of 'train' and 'val' by the rule 'ffr', or split 'train' by the rule 'scale'."""
     if options.bias_rate is None:
         return views
     if options.bias_rule == "ffr":
@@ -148,29 +162,32 @@ def _bias(views: Views, options: ViewOptions) -> Views:
 
 
 def _balance(views: Views, options: ViewOptions) -> Views:
+    """Balance the training rows by class or by group."""
     if options.balance == "none":
         return views
     return {**views, "train": balanced(views["train"], options.balance, options.seed)}
 
 
 def _add_synthetic(views: Views, options: ViewOptions) -> Views:
+    """Combine real and synthetic rows by the synthetic mode."""
     if options.synthetic_mode == "none":
         return views
     mode = MODES.get(options.synthetic_mode)
     amount = Amount(options.per_cell, options.synthetic_share, options.seed)
-    made = {"train": mode.train(views["train"], views["synthetic"], amount)}
+    combined = {"train": mode.train(views["train"], views["synthetic"], amount)}
     if mode.first is not None:
-        made["first"] = mode.first(views["train"], views["synthetic"], amount)
-    return {**views, **{name: replace(view, name=name) for name, view in made.items()}}
+        combined["first"] = mode.first(views["train"], views["synthetic"], amount)
+    return {**views, **{name: replace(view, name=name) for name, view in combined.items()}}
 
 
 def _group_anew(views: Views, options: ViewOptions) -> Views:
+    """Put the training rows into the pseudo-groups of a file."""
     if options.pseudo_groups is None:
         return views
     return {**views, "train": pseudo_grouped(views["train"], Path(options.pseudo_groups), options.pseudo_column)}
 
 
-# In this order: which rows there are, how many of each group, what joins them, how they are grouped.
+# Applied one after another: choose rows, set the size of each group, add synthetic rows, group the rows.
 STEPS: tuple[Callable[[Views, ViewOptions], Views], ...] = (
     _set_synthetic_apart,
     _choose_rows,
@@ -184,20 +201,21 @@ STEPS: tuple[Callable[[Views, ViewOptions], Views], ...] = (
 
 
 def _check_same_names(train: DatasetSpec, other: DatasetSpec, split: str, path: Path) -> None:
+    """Raise DataError unless a split has the classes and attributes of 'train'."""
     for kind in ("classes", "attributes"):
-        ours, theirs = getattr(train, kind), getattr(other, kind)
-        if ours != theirs:
+        expected, names = getattr(train, kind), getattr(other, kind)
+        if names != expected:
             raise DataError(
-                f"{path}: the {kind} of '{split}' are {list(theirs)}, those of 'train' are {list(ours)}; "
+                f"{path}: the {kind} of '{split}' are {list(names)}, those of 'train' are {list(expected)}; "
                 "write both betons from the same source"
             )
 
 
 def evaluated(views: Mapping[str, View]) -> list[str]:
-    """Names of the views that models are measured on: not those they are trained on."""
+    """Return the names of the views that models are measured on, not those that they are trained on."""
     return [split for split in views if split == "val" or split.startswith("test")]
 
 
 def with_normalisation(views: Mapping[str, View], mean: tuple[float, ...], std: tuple[float, ...]) -> Views:
-    """The same views, normalised by this mean and std of images in [0, 1]."""
+    """Return the same views with this mean and std for their normalisation, of images in [0, 1]."""
     return {name: replace(view, spec=replace(view.spec, mean=mean, std=std)) for name, view in views.items()}

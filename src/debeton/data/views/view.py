@@ -1,4 +1,4 @@
-"""A view: which rows of a beton, how often, in which order, under which labels and groups. Never pixels."""
+"""A view of a beton: rows, how often they appear, their order rule, labels and groups."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from debeton.system.seed import make_rng
 
 @dataclass(frozen=True)
 class View:
-    """Rows of a beton as a method sees them.
+    """Rows of a beton as a method sees them. Never pixels.
 
-    rows: int64 [M] of the beton, in the view's order.
-    label, attribute, group: int64 [N] over all rows of the beton, so that a batch gathers them by row.
-    spec: names for these codes (a method may regroup the rows of one beton under another spec).
-    order: how an epoch goes through the rows (`data/order.py`).
-    weights: float64 [M] sampling weights for the order 'weighted'.
-    true_groups: the view this one was regrouped from, under the set's own attributes; None where it was not.
-    draws: (batches, rows of each) of an epoch of the order 'draws', which does not end with the rows.
-    planted: the trigger that some of the images carry; None where none does.
+    name: of the split, for messages.
+    beton: the file that the rows lie in.
+    rows: int64 [M], row numbers of the beton.
+    label, attribute, group: int64 [N] over all rows of the beton, so that a batch gathers them by row number.
+    spec: names of these codes. A method may regroup the rows of one beton under another spec.
+    order: name of the rule by which an epoch goes through the rows (`data/loader/order.py`).
+    weights: float64 [M], sampling weights of the order 'weighted'.
+    true_groups: the view that this one was regrouped from, with the set's own attributes; None if there is none.
+    draws: (batches, rows of each batch) of an epoch by the order 'draws', which does not end with the rows.
+    planted: the trigger that some of the images carry, or None.
     """
 
     name: str
@@ -44,7 +46,7 @@ class View:
 
     @classmethod
     def whole(cls, beton: Beton, name: str | None = None) -> View:
-        """All rows of a beton in file order, under its own labels."""
+        """Return all rows of a beton in file order, under its own labels."""
         name = name or beton.split
         return cls(name, beton, np.arange(len(beton)), beton.label, beton.attribute, beton.group, beton.spec)
 
@@ -53,17 +55,26 @@ class View:
 
     @property
     def epoch_size(self) -> int:
-        """How many rows an epoch goes through."""
+        """Return the number of rows that an epoch goes through."""
         return len(self) if self.draws is None else self.draws[0] * self.draws[1]
 
     def in_draws(self, batches: int, size: int) -> View:
-        """Epochs of `batches` batches, each of `size` rows drawn anew from all, without repeats within a batch."""
+        """Return a view whose epochs are `batches` batches of `size` rows, each drawn anew from all rows.
+
+        A batch holds no row twice. DataError if the view has fewer than `size` rows.
+        """
         if size > len(self):
-            raise DataError(f"view '{self.name}' holds {len(self)} rows; a draw of {size} would hold some twice")
+            raise DataError(
+                f"view '{self.name}' holds {len(self)} rows, fewer than a batch of {size} drawn without repeats; use a "
+                "smaller batch"
+            )
         return replace(self, order="draws", draws=(batches, size))
 
     def subset(self, positions: Ints | NDArray[np.bool_], name: str | None = None) -> View:
-        """The rows at `positions` of this view (indices or a mask [M]); weights go with them."""
+        """Return the rows at `positions` of this view (indices or a mask [M]), with their weights.
+
+        DataError if there is none.
+        """
         rows = self.rows[positions]
         name = name or self.name
         if not len(rows):
@@ -72,28 +83,28 @@ class View:
         return replace(self, name=name, rows=rows, weights=weights)
 
     def group_counts(self) -> Ints:
-        """Rows by group, int64 [G]."""
+        """Return the number of rows by group, int64 [G]."""
         return np.bincount(self.group[self.rows], minlength=self.spec.num_groups)
 
     def counts_by_name(self) -> dict[str, int]:
-        """Rows by group name, in group order, without the groups that do not exist in the set."""
+        """Return the number of rows by group name, in group order, without groups that do not exist in the set."""
         counts = self.group_counts()
-        return {name: int(counts[g]) for g, name in enumerate(self.spec.group_names) if g not in self.spec.missing}
+        return {self.spec.group_names[g]: int(counts[g]) for g in self.spec.existing_groups}
 
     def real_counts(self) -> Ints:
-        """Rows that are not synthetic by group, under the set's own attributes, int64 [G]."""
+        """Return the number of real rows by group, int64 [G], under the set's own attributes."""
         view = self.true_groups or self
         real = self.rows[self.beton.source[self.rows] == 0]
         return np.bincount(view.group[real], minlength=view.spec.num_groups)
 
     def with_task(self, label: str | None = None, attribute: str | None = None, aligned: str | None = None) -> View:
-        """The same rows under other columns of the beton.
+        """Return the same rows with other columns of the beton as label and attribute.
 
         label, attribute: column names; None keeps the beton's own. 'a,b' is the product of two columns.
-        aligned: 'class:attribute,...', the attribute that goes with each class; None takes what the set's
-            `tasks` say of this pair, and leaves it undefined where they say nothing.
-        Synthetic rows of which a column says nothing (-1) are left out. UsageError names an unknown column and the
-        nearest known one.
+        aligned: 'class:attribute,...', the attribute that goes with each class. None takes the set's `tasks` for this
+            pair of columns; if they do not have it, no pairs are defined.
+        Synthetic rows for which a column has no value (-1) are left out. UsageError names an unknown column and the
+        nearest known one; DataError names a real row without a value.
         """
         spec = self.spec
         label = spec.label_name if label is None else label
@@ -103,8 +114,8 @@ class View:
         label_codes, classes = self._column(label, "label")
         attribute_codes, attributes = self._column(attribute, "attribute")
         same = (label, attribute) == (spec.label_name, spec.attribute_name)
-        known = spec.aligned if same else spec.tasks.get(f"{label} x {attribute}", ())
-        pairs = known if aligned is None else parse_aligned(aligned, classes, attributes)
+        default_pairs = spec.aligned if same else spec.tasks.get(f"{label} x {attribute}", ())
+        pairs = default_pairs if aligned is None else parse_aligned(aligned, classes, attributes)
         factors = spec.factors if same else ()
         new = replace(
             spec,
@@ -126,7 +137,10 @@ class View:
         return view.subset(known_rows[self.rows]) if len(unknown) else view
 
     def _column(self, name: str, role: str) -> tuple[Ints, tuple[str, ...]]:
-        """Codes over all rows of the beton, -1 where unknown, and their names; 'a,b' has a code for every pair."""
+        """Return a column's codes over all rows of the beton, -1 where unknown, and their names.
+
+        'a,b' has a code for every pair of values.
+        """
         spec = self.spec
         own = {spec.attribute_name: (self.attribute, spec.attributes), spec.label_name: (self.label, spec.classes)}
         codes, names = np.zeros(len(self.beton), np.int64), [""]
@@ -137,23 +151,31 @@ class View:
                     f"data.{role}: {self.beton.path} has no column '{part}' with named codes"
                     f"{nearest(part, known)} known: {', '.join(known)}"
                 )
-            found, values = own.get(part) or (np.asarray(self.beton.extra[part], np.int64), spec.columns[part])
-            codes = np.where((codes < 0) | (found < 0), -1, codes * len(values) + found)
-            names = [f"{before} + {value}" if before else value for before in names for value in values]
+            part_codes, part_names = own.get(part) or (
+                np.asarray(self.beton.extra[part], np.int64),
+                spec.columns[part],
+            )
+            codes = np.where((codes < 0) | (part_codes < 0), -1, codes * len(part_names) + part_codes)
+            names = [f"{before} + {value}" if before else value for before in names for value in part_names]
         return codes, tuple(names)
 
     def regrouped(self, attribute: Ints, names: Sequence[str], aligned: Sequence[Sequence[int]] = ()) -> View:
-        """The same rows with (pseudo-)attributes of other making, int64 [N] over all rows of the beton."""
+        """Return the same rows with other attributes, e.g. pseudo-attributes.
+
+        attribute: int64 [N] over all rows of the beton.
+        names: names of its codes.
+        aligned: codes that go with each class; empty defines no pairs.
+        """
         pairs = tuple(tuple(codes) for codes in aligned)
         spec = replace(self.spec, attributes=tuple(names), aligned=pairs, missing=(), factors=())
         group = spec.group(self.label, attribute)
         return replace(self, attribute=attribute, group=group, spec=spec, true_groups=self.true_groups or self)
 
     def split_by_source(self) -> View:
-        """The same rows in groups (label, attribute, source), as real and synthetic rows are balanced together.
+        """Return the same rows in groups (label, attribute, source), which balance real and synthetic rows together.
 
-        Attribute a becomes 2 a for its real rows and 2 a + 1 for its synthetic ones, 'Male (real)' and 'Male
-        (synthetic)'; both go with the classes that a went with. Groups without a row in this view are `missing`.
+        Attribute a becomes 2 a for its real rows, e.g. 'Male (real)', and 2 a + 1 for its synthetic ones, 'Male
+        (synthetic)'. Both go with the classes that a went with. Groups without a row in this view are `missing`.
         """
         names = [f"{name} ({kind})" for name in self.spec.attributes for kind in ("real", "synthetic")]
         aligned = [tuple(2 * code + source for code in codes for source in (0, 1)) for codes in self.spec.aligned]
@@ -162,11 +184,11 @@ class View:
         return replace(view, spec=replace(view.spec, missing=missing))
 
     def resampled_by_group(self) -> View:
-        """The same rows drawn with replacement, each present group equally often: weight 1 / group size."""
+        """Return a view that draws with replacement, each present group equally often: weight 1 / group size."""
         return self._resampled(self.group)
 
     def resampled_by_class(self) -> View:
-        """The same rows drawn with replacement, each present class equally often: weight 1 / class size."""
+        """Return a view that draws with replacement, each present class equally often: weight 1 / class size."""
         return self._resampled(self.label)
 
     def _resampled(self, code: Ints) -> View:
@@ -174,9 +196,10 @@ class View:
         return replace(self, order="weighted", weights=1.0 / np.bincount(code)[code])
 
     def hold_out(self, fraction: float, seed: int, name: str) -> tuple[View, View]:
-        """Split off a share of every group at random: (rest, held out), both in file order.
+        """Split a share of every group off at random: (rest, held out), both in file order.
 
-        Each group gives round(fraction * n) rows, and keeps at least one where it has any.
+        fraction: in [0, 1). Each group gives round(fraction * n) rows, and keeps at least one.
+        seed, name: decide the draw; `name` is also the name of the second view.
         """
         held = np.zeros(len(self), bool)
         group = self.group[self.rows]

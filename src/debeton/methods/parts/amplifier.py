@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -23,7 +22,7 @@ from debeton.data.views.view import View
 from debeton.methods.parts.marked_rows import Mask
 from debeton.nets.checkpoint import load_run_weights
 from debeton.nets.describe import describe_network
-from debeton.nets.models import make_model
+from debeton.nets.models import make_model, place_network
 from debeton.nets.networks import Coarsened
 from debeton.system.log import logger
 from debeton.system.seed import seed_everything
@@ -91,8 +90,7 @@ def make_amplifier(run: Run) -> nn.Module:
     settings = run.config.section(AmplifierSettings)
     seed_everything(run.config.training.seed)
     model = make_model(settings.arch, run.views["train"].spec.num_classes, pretrained=settings.pretrained)
-    layout = torch.channels_last if run.config.training.channels_last else torch.contiguous_format
-    return model.to(run.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    return place_network(model, run.device, channels_last=run.config.training.channels_last)
 
 
 def train_amplifier(run: Run, synthetic: View) -> nn.Module:

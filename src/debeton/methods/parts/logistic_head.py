@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import warnings
 from collections.abc import Sequence
@@ -251,8 +250,3 @@ def folded(head: Logistic, scaling: Scaling) -> tuple[Tensor, Tensor]:
     if len(bias) == 1:
         weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

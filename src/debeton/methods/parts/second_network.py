@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from debeton.nets.models import make_model
+from debeton.nets.models import make_model, place_network
 from debeton.system.errors import UsageError
 from debeton.train.run import Run
 
@@ -22,8 +21,7 @@ def second_network(run: Run) -> nn.Module:
         run.views["train"].spec.num_classes,
         pretrained=config.model.pretrained,
     )
-    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    return network.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    return place_network(network, run.device, channels_last=config.training.channels_last)
 
 
 def check_plain_losses(run: Run) -> None:
