@@ -28,7 +28,7 @@ from debeton.data.raw.generated import KEPT, MANIFEST, manifests
 from debeton.data.spec import DatasetSpec
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
-from debeton.system.files import naming_full_disk, replacing, write_text
+from debeton.system.files import naming_full_disk, write_files, write_text
 from debeton.system.seed import derive_seed
 
 SETTINGS = "generator.json"
@@ -108,8 +108,7 @@ class ImageSet:
         text = self.manifest.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):
-            with replacing(self.manifest) as (partial,):
-                partial.write_bytes(whole)
+            write_files({self.manifest: whole})
 
     def missing(self, conditions: Iterable[Condition], per_condition: int) -> list[Slot]:
         """This shard's slots without a kept image, each with its next attempt, in order."""
@@ -128,8 +127,7 @@ class ImageSet:
         """Write a kept image whole; returns its SHA-256. Called from several threads."""
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="png", compress_level=3)
-        with replacing(self.folder / slot.path) as (partial,):
-            partial.write_bytes(buffer.getvalue())
+        write_files({self.folder / slot.path: buffer.getvalue()})
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -16,9 +16,9 @@ from torch import nn
 
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.image_names import IMAGE_SUFFIXES, is_image, is_jpeg, listed
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions
-from debeton.data.raw.image_files import IMAGE_SUFFIXES
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import BEST_CHECKPOINT, load_network, load_weights
@@ -28,7 +28,6 @@ from debeton.nets.networks import MirrorAveraged
 from debeton.system.errors import DataError, UsageError
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
-JPEGS = (".jpg", ".jpeg")
 AT_ONCE = 256  # images that are unpacked for the loader before the next are
 
 
@@ -121,11 +120,9 @@ def images_in(folder: Path) -> list[Path]:
     """Image files in a folder and those below it, in order of their names; UsageError where there is none."""
     if not folder.is_dir():
         raise UsageError(f"no folder of images at {folder}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if is_image(file) and file.is_file())
     if not files:
-        raise UsageError(
-            f"{folder} holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}, in folders below it too"
-        )
+        raise UsageError(f"{folder} holds no image; looked for {listed(IMAGE_SUFFIXES)}, in folders below it too")
     return files
 
 
@@ -141,7 +138,7 @@ def predict(
         some = list(files[first : first + AT_ONCE])
         found = np.empty((len(some), len(trained.classes)), np.float32)
         for are_jpeg in (True, False):  # JPEG files go as they are, others as pixels: neither loses anything
-            kind = np.array([k for k, file in enumerate(some) if (file.suffix.lower() in JPEGS) == are_jpeg], int)
+            kind = np.array([k for k, file in enumerate(some) if is_jpeg(file) == are_jpeg], int)
             if len(kind):
                 chosen = [some[k] for k in kind]
                 found[kind] = _probabilities(trained, chosen, "jpg" if are_jpeg else "raw", device, batch_size)

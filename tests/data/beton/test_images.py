@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from debeton.data.beton import turbojpeg as native
-from debeton.data.beton.images import BadImage, Encoded, check, encode, encode_jpeg, shrink, to_rgb
+from debeton.data.beton.images import BadImage, Encoded, check_storable, encode, encode_jpeg, shrink, to_rgb
 from debeton.data.beton.turbojpeg import try_decode
 
 Photo = Callable[..., np.ndarray]
@@ -143,7 +143,7 @@ def test_damaged_files_are_refused(tmp_path: Path, photo: Photo, encoded: Encode
         "a folder": tmp_path,
     }
     for name, raw in damaged.items():
-        for read in (to_rgb, store, check):
+        for read in (to_rgb, store, check_storable):
             with pytest.raises(BadImage) as error:
                 read(raw)
             assert str(error.value).startswith(("cannot be decoded", "the file does not exist")), name
@@ -208,7 +208,7 @@ def test_any_file_gives_rgb_pixels_or_bad_image(kind: str, changes: list[tuple[i
     data = bytearray(buffer.getvalue())
     for position, value in changes:
         data[position % len(data)] = value
-    for read in (to_rgb, store, check):
+    for read in (to_rgb, store, check_storable):
         try:
             result = read(bytes(data[: max(1, int(keep * len(data)))]))
         except BadImage:

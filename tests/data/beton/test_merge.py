@@ -315,9 +315,9 @@ def test_an_input_without_its_columns_is_refused(write: Write) -> None:
 
 
 def test_bytes_that_do_not_read_back_are_noticed(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, real = [write("a"), write("b")], beton_file.BetonFile.finish
+    inputs, real = [write("a"), write("b")], beton_file.BetonFile.write_tables
 
-    def finish(file: beton_file.BetonFile, *arguments: Any) -> Any:
+    def write_tables(file: beton_file.BetonFile, *arguments: Any) -> Any:
         tables = real(file, *arguments)
         (partial,) = tmp_path.glob("m.beton.*.partial")
         with partial.open("r+b") as written:
@@ -325,7 +325,7 @@ def test_bytes_that_do_not_read_back_are_noticed(write: Write, tmp_path: Path, m
             written.write(b"a lie")
         return tables
 
-    monkeypatch.setattr(beton_file.BetonFile, "finish", finish)
+    monkeypatch.setattr(beton_file.BetonFile, "write_tables", write_tables)
     with pytest.raises(DataError, match="row 4 read back differs"):
         merge_betons(inputs, tmp_path / "m.beton", "train")
     assert not list(tmp_path.glob("m.beton*"))

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from debeton.data.beton import file as beton_file
-from debeton.data.beton import images
+from debeton.data.beton import turbojpeg
 from debeton.data.beton.ffcv_format import ALLOCATION, HEADER, JPG, RAW
 from debeton.data.beton.images import to_rgb
 from debeton.data.beton.reading import Beton, columns_path, open_beton, sidecar_path
@@ -170,13 +170,13 @@ def test_a_jpeg_file_is_decoded_once_before_and_never_after_it_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded: list[bytes] = []
-    real = images._try_decode
+    real = turbojpeg.try_decode
 
     def try_decode(data: bytes, *arguments: Any, **keywords: Any) -> Any:
         decoded.append(data)
         return real(data, *arguments, **keywords)
 
-    monkeypatch.setattr(images, "_try_decode", try_decode)
+    monkeypatch.setattr(turbojpeg, "try_decode", try_decode)
     sources = [encoded(photo(k), "PNG" if options else "JPEG") for k in range(9)]
     beton = write(sources, num_workers=1, **options)
     assert decoded == stored_bytes(beton)  # so that reading back has only to compare bytes
@@ -478,7 +478,7 @@ def test_skip_bad_with_nothing_left_is_an_error(write: Callable[..., Beton]) -> 
         ({"columns": {"note": [None, "x", "y"]}}, ["'note' mixes types"]),
         ({"columns": {"note": ["1", 2, 3]}}, ["'note' mixes types", "every value must be text"]),
         ({"columns": {"note": np.zeros((3, 2))}}, ["'note' mixes types"]),
-        ({"names": ["a", "b", "\udcff"]}, ["'\\udcff' is no text"]),
+        ({"names": ["a", "b", "\udcff"]}, ["the name of the row '\\udcff' is not UTF-8"]),
     ],
 )
 def test_inconsistent_rows_are_refused_before_any_file_appears(
@@ -502,10 +502,10 @@ HUES = {"hue": ("red", "green", "blue")}
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({}, ["names the column 'hue'", "have none"]),
+        ({}, ["names the column 'hue'", "have no such column"]),
         ({"hue": [0, 1, 3]}, ["'hue' has the code 3 in row 2 (r2)", "3 values (0 to 2) and 1 such rows"]),
         ({"hue": [0, -1, -2]}, ["'hue' has the code -1 in row 1 (r1)", "2 such rows"]),
-        ({"hue": ["red", "red", "red"]}, ["'hue' stands for red, green, blue and must hold whole numbers"]),
+        ({"hue": ["red", "red", "red"]}, ["'hue' must hold whole numbers, the codes of red, green, blue"]),
         ({"hue": [0.0, 1.0, 2.0]}, ["must hold whole numbers"]),
     ],
 )
@@ -643,9 +643,9 @@ def test_an_error_that_is_no_bad_image_stops_the_writer_and_leaves_nothing(
 def test_bytes_that_do_not_read_back_are_noticed(
     row: int, tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, real = tmp_path / "a.beton", beton_file.BetonFile.finish
+    path, real = tmp_path / "a.beton", beton_file.BetonFile.write_tables
 
-    def finish(file: beton_file.BetonFile, *arguments: Any) -> Any:
+    def write_tables(file: beton_file.BetonFile, *arguments: Any) -> Any:
         tables = real(file, *arguments)
         (partial,) = tmp_path.glob("a.beton.*.partial")
         with partial.open("r+b") as written:  # a disk that lies
@@ -655,7 +655,7 @@ def test_bytes_that_do_not_read_back_are_noticed(
             written.write(bytes([byte[0] ^ 1]))
         return tables
 
-    monkeypatch.setattr(beton_file.BetonFile, "finish", finish)
+    monkeypatch.setattr(beton_file.BetonFile, "write_tables", write_tables)
     with pytest.raises(DataError, match=f"row {row} read back differs"):
         write_beton(path, make_rows([photo(k) for k in range(70)]), spec, "train", WriteOptions(mode="raw"))
     assert list(tmp_path.iterdir()) == []
@@ -673,7 +673,7 @@ def test_a_beton_cut_while_it_is_read_back_is_noticed(
 
     monkeypatch.setattr(os, "fsync", fsync)
     rows = make_rows([np.zeros((600, 600, 3), np.uint8)] * 3)
-    with pytest.raises(DataError, match=f"ends at byte {(16 << 20) + 2_000_000}; it was cut"):
+    with pytest.raises(DataError, match=f"ends at byte {(16 << 20) + 2_000_000}, before its last image"):
         write_beton(tmp_path / "a.beton", rows, spec, "train", WriteOptions(mode="raw"))
     assert list(tmp_path.iterdir()) == []
 

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.images import BadImage
+from debeton.data.image_names import is_image
 from debeton.data.spec import Ints, RawImage, Rows
 from debeton.system.errors import DataError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 class MissingDataError(DataError):
@@ -78,7 +77,7 @@ class ImageTree:
                 for path, levels in ((member, member.split("/")) for member in self._members)
                 if len(levels) == len(wanted) and all(map(fnmatchcase, levels, wanted))
             ]
-        return sorted(path for path in paths if is_image(path))
+        return sorted(path for path in paths if _is_visible_image(path))
 
     def has(self, paths: Sequence[str]) -> NDArray[np.bool_]:
         """Whether each path is there; every folder is listed once, no file is opened."""
@@ -123,9 +122,9 @@ def zip_text(path: Path, name: str) -> str | None:
             raise DataError(f"{path}: {member} cannot be read ({error}); fetch it again") from None
 
 
-def is_image(path: str) -> bool:
-    """Whether a '/'-separated path names an image and no part of it is hidden."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.split("/"))
+def _is_visible_image(path: str) -> bool:
+    """Return True if a '/'-separated path names an image and no part of it is hidden."""
+    return is_image(path) and not any(part.startswith(".") for part in path.split("/"))
 
 
 def _names_in(folder: Path) -> set[str]:
@@ -134,7 +133,7 @@ def _names_in(folder: Path) -> set[str]:
 
 def _zip_members(archive: zipfile.ZipFile) -> dict[str, str]:
     """Member names by the path we call them: without the one folder that holds everything, if there is one."""
-    names = [name for name in archive.namelist() if is_image(name) and not name.startswith("__MACOSX/")]
+    names = [name for name in archive.namelist() if _is_visible_image(name) and not name.startswith("__MACOSX/")]
     tops = {name.split("/")[0] for name in names}
     wrapped = len(tops) == 1 and not tops & {"train", "val", "test"} and all(name.count("/") >= 2 for name in names)
     return {name.split("/", 1)[1] if wrapped else name: name for name in names}

@@ -25,7 +25,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from debeton.data.raw.image_files import IMAGE_SUFFIXES, ImageTree, MissingDataError, file_rows
+from debeton.data.image_names import is_image
+from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
 from debeton.data.raw.imagenet_classes import choose_classes, class_names, read_names
 from debeton.data.raw.layout import packed_there, raw_folder, read_mat
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
@@ -34,7 +35,6 @@ from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError
 
 PLACES = ("", "imagenet", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-SUFFIXES = tuple(IMAGE_SUFFIXES)
 BY_WNID = re.compile(r"(n\d{8})[/_]")  # a class folder, or the name of an official training file
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 NUM_CLASSES, TRAIN, VAL_PER_CLASS = 1000, 1_281_167, 50
@@ -110,14 +110,14 @@ def _paths(tree: ImageTree, folder: str) -> Iterator[str]:
         return
     base = tree.root / folder
     for name in sorted(os.listdir(base)) if base.is_dir() else []:
-        if _is_image(name):
+        if _is_visible_image(name):
             yield prefix + name
         elif BY_WNID.fullmatch(f"{name}/"):
-            yield from (f"{prefix}{name}/{file}" for file in sorted(os.listdir(base / name)) if _is_image(file))
+            yield from (f"{prefix}{name}/{file}" for file in sorted(os.listdir(base / name)) if _is_visible_image(file))
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def _is_visible_image(name: str) -> bool:
+    return is_image(name) and not name.startswith(".")
 
 
 def _flat_val(tree: ImageTree, places: tuple[Path, ...]) -> Files:
