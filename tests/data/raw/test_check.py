@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from debeton.data.raw.check import check_split, differences
+from debeton.data.raw.check import check_split, count_differences
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.spec import DatasetSpec
 
@@ -62,5 +62,5 @@ def test_synthetic_rows_are_not_held_against_published_counts(tmp_path: Path) ->
     names = [f"{i}.jpg" for i in range(4)]
     rows = file_rows(ImageTree(tmp_path), names, [0, 0, 1, 1])
     rows.__dict__["source"] = np.array([0, 0, 1, 1])
-    assert differences(SPEC, rows, 2) == []
-    assert differences(SPEC, rows, (2, 0, 0, 0)) == []
+    assert count_differences(SPEC, rows, 2) == []
+    assert count_differences(SPEC, rows, (2, 0, 0, 0)) == []

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 from debeton.data.raw import download, unpack
-from debeton.data.raw.fetch import Archive, fetch, missing_note
+from debeton.data.raw.fetch import Archive, fetch, unfinished_files_note
 from debeton.data.sources import SOURCES
 from debeton.system.errors import DataError, UsageError
 
@@ -274,7 +274,7 @@ def test_the_next_command_continues_what_this_one_could_not_finish(site, tmp_pat
     with pytest.raises(DataError, match=r"cannot be fetched: .*noise\.bin\.part keeps 0\.1 of 0\.4 MB, and the same"):
         fetch([archive], tmp_path)
     assert len(site.asked) == 1 + len(download.WAITS)
-    assert missing_note([archive], tmp_path) == (
+    assert unfinished_files_note([archive], tmp_path) == (
         f"{tmp_path}/noise.bin.part holds 0.1 of 0.4 MB: --download fetches the rest"
     )
     site.cut, site.asked = [], []
@@ -642,11 +642,11 @@ def test_the_note_names_what_lies_there_unpacked_or_unfinished(tmp_path):
     (tmp_path / "done").mkdir()
     (tmp_path / "packed.zip").write_bytes(b"")
     (tmp_path / "begun.zip.part").write_bytes(b"x" * 1_200_000)
-    assert missing_note(archives, tmp_path) == (
+    assert unfinished_files_note(archives, tmp_path) == (
         f"{tmp_path}/packed.zip lies there, not unpacked: --download checks and unpacks it; "
         f"{tmp_path}/begun.zip.part holds 1.2 MB: --download fetches the rest"
     )
-    assert missing_note(archives, None) == missing_note(archives, tmp_path / "no") == ""
+    assert unfinished_files_note(archives, None) == unfinished_files_note(archives, tmp_path / "no") == ""
 
 
 @pytest.mark.parametrize("name", SOURCES.names())

@@ -15,7 +15,7 @@ from torchvision import datasets as torchvision_datasets
 from debeton.data.beton.images import to_rgb
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import write_beton
-from debeton.data.raw.faces import base_biased, eighty_ten_ten, read_attributes
+from debeton.data.raw.faces import eighty_ten_ten, read_attributes, rows_after_base_bias
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.sources import Dataset
 from debeton.data.spec import DatasetSpec
@@ -321,7 +321,7 @@ def test_the_base_bias_keeps_the_published_counts(counts, kept):
     spec = DatasetSpec("faces", ("a", "b"), ("c", "d"), ((1,), (0,)), label_name="y", attribute_name="s")
     group = np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts))
     columns = {"y": group // 2, "s": group % 2}
-    rows = base_biased(spec, columns, "train", {"base_bias": 0.9, "data_seed": 0})
+    rows = rows_after_base_bias(spec, columns, "train", {"base_bias": 0.9, "data_seed": 0})
     assert np.bincount(group[rows]).tolist() == kept
     assert (np.diff(rows) > 0).all()
 
@@ -364,7 +364,7 @@ def test_celeba_hq_expects_only_what_the_listing_order_does_not_change(celeba_hq
 
 
 def test_a_base_bias_out_of_range_or_impossible_is_explained(celeba_hq):
-    with pytest.raises(UsageError, match=r"--base-bias 1\.0 must be 0, .* or from 0\.5 up to below 1"):
+    with pytest.raises(UsageError, match=r"--base-bias 1\.0 must be 0, .* or at least 0\.5 and below 1"):
         load("celeba_hq", celeba_hq, base_bias=1.0)
     text = attribute_text([f"{i}.jpg" for i in range(400)], np.zeros((400, 40), int))
     (celeba_hq / "CelebAMask-HQ-attribute-anno.txt").write_text(text)

@@ -92,7 +92,7 @@ def test_real_gen_may_be_longer_as_the_loader_of_celeba_leaves_it(tmp_path):
         ({"biases": np.array(["a", "b"])}, "'biases' is no list of whole numbers"),
         ({"filenames": [1, 2]}, "'filenames' is no list of text"),
         ({"filenames": "ab"}, "'filenames' is no list of text"),
-        ({"real_gen": np.array([0, 1])}, "lists 1 generated images"),
+        ({"real_gen": np.array([0, 1])}, "lists 1 synthetic images"),
         ({"filenames": [f"{AUTHOR}/{LISTING[0]}"] * 2}, "lists 1 files twice"),
         (
             {"filenames": [f"{AUTHOR}/{LISTING[0]}", "/x/9.jpg"]},

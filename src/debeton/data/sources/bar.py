@@ -26,9 +26,9 @@ from pathlib import PurePosixPath
 
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import choose, find_root, images
+from debeton.data.raw.layout import find_images, find_root, known_choice
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import codes
+from debeton.data.raw.tables import parse_codes
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError, UsageError
 
@@ -65,7 +65,7 @@ def load(request: Request) -> Dataset:
     tree = ImageTree(root)
     percent: str = request.options["conflict"]
     if tree.files("train/align/*/*"):
-        return _split_again(tree, choose("conflict", percent or DEFAULT_PERCENT, PERCENTS))
+        return _split_again(tree, known_choice("conflict", percent or DEFAULT_PERCENT, PERCENTS))
     if percent:
         raise UsageError(f"--conflict {percent} is of the version with train/align/; {root} holds the original release")
     return _original(tree)
@@ -74,7 +74,7 @@ def load(request: Request) -> Dataset:
 def _original(tree: ImageTree) -> Dataset:
     splits = {}
     for split, attribute in (("train", TYPICAL), ("test", OTHER)):
-        files = images(tree, (f"{split}/*",), "bar")
+        files = find_images(tree, (f"{split}/*",), "bar")
         label = _labels([PurePosixPath(file).name.rpartition("_")[0] for file in files], files, tree)
         splits[split] = file_rows(tree, files, label, [attribute] * len(files))
     expected = {
@@ -86,11 +86,11 @@ def _original(tree: ImageTree) -> Dataset:
 
 def _split_again(tree: ImageTree, percent: str) -> Dataset:
     align, conflict = "train/align/*/*", f"train/conflict/{percent}/*/*"
-    files = images(tree, (align, conflict), "bar")
+    files = find_images(tree, (align, conflict), "bar")
     attribute = [OTHER if file.startswith("train/conflict/") else TYPICAL for file in files]
     splits = {"train": _rows(tree, files, attribute)}
     for split, folder in (("val", "valid"), ("test", "test")):
-        files = images(tree, (f"{folder}/*/*",), "bar")
+        files = find_images(tree, (f"{folder}/*/*",), "bar")
         splits[split] = _rows(tree, files, [_place_in_name(file) for file in files])
     return Dataset(SPEC, splits)
 
@@ -100,7 +100,7 @@ def _rows(tree: ImageTree, files: Sequence[str], attribute: Sequence[int]) -> Ro
 
 
 def _labels(names: Sequence[str], files: Sequence[str], tree: ImageTree) -> list[int]:
-    return codes([name.removeprefix("pole ") for name in names], CLASSES, "class", str(tree.root), files)
+    return parse_codes([name.removeprefix("pole ") for name in names], CLASSES, "class", str(tree.root), files)
 
 
 def _place_in_name(file: str) -> int:

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import choose, find_root, images
+from debeton.data.raw.layout import find_images, find_root, known_choice
 from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError
@@ -46,7 +46,7 @@ EXPECTED_TRAIN = {"0.5": {"train": 19200}}
     (Option("conflict-percent", str, "0.5", "bias-conflicting share of train in percent: 0.5, 1, 2 or 5"),),
 )
 def load(request: Request) -> Dataset:
-    percent = choose("conflict-percent", request.options["conflict_percent"].removesuffix("pct"), PERCENTS)
+    percent = known_choice("conflict-percent", request.options["conflict_percent"].removesuffix("pct"), PERCENTS)
     markers = (f"{percent}pct", "train") if percent == PERCENTS[0] else (f"{percent}pct",)
     root = find_root(request, "bffhq", markers, ("bffhq",), any_of=True, zips=("bffhq.zip",))
     tree = ImageTree(root)
@@ -57,7 +57,7 @@ def load(request: Request) -> Dataset:
         "val": (f"{valid}/*",),
         "test": ("test/*",),
     }
-    splits = {split: _rows(tree, images(tree, found, "bffhq")) for split, found in patterns.items()}
+    splits = {split: _rows(tree, find_images(tree, found, "bffhq")) for split, found in patterns.items()}
     return Dataset(SPEC, splits, EXPECTED_TRAIN.get(percent, {}) | EXPECTED)
 
 

@@ -29,10 +29,10 @@ from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
     AttributeTable,
-    base_biased,
     check_base_bias,
     eighty_ten_ten,
     read_attributes,
+    rows_after_base_bias,
     task_options,
     task_rows,
     task_spec,
@@ -113,7 +113,7 @@ def _listing_order(
     if not spec.aligned and options["base_bias"]:
         spec = replace(spec, aligned=_majority(spec, table.columns(parts["train"])))
     for split in ("train", "val"):
-        parts[split] = parts[split][base_biased(spec, table.columns(parts[split]), split, options)]
+        parts[split] = parts[split][rows_after_base_bias(spec, table.columns(parts[split]), split, options)]
     return spec, parts
 
 

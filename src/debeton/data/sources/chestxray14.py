@@ -27,7 +27,7 @@ import numpy as np
 from debeton.data.raw.image_files import ImageTree, MissingDataError
 from debeton.data.raw.layout import find_root, listed_rows
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
-from debeton.data.raw.tables import LINE, Record, codes, read_csv, read_fields
+from debeton.data.raw.tables import LINE, Record, parse_codes, read_csv, read_fields
 from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError, nearest
 
@@ -118,9 +118,9 @@ def _read_table(path: Path) -> tuple[dict[str, Ints], dict[str, int]]:
         for finding in _findings(record, path):
             columns[finding][row] = columns[ANY][row] = 1
     gender = [record["Patient Gender"] or record["Patient Sex"] for record in records]
-    columns["patient_gender"] = np.array(codes(gender, GENDERS, "gender", str(path), names), np.int64)
+    columns["patient_gender"] = np.array(parse_codes(gender, GENDERS, "gender", str(path), names), np.int64)
     view = [record["View Position"] for record in records]
-    columns["view_position"] = np.array(codes(view, VIEWS, "view position", str(path), names), np.int64)
+    columns["view_position"] = np.array(parse_codes(view, VIEWS, "view position", str(path), names), np.int64)
     if not all(record["Patient ID"].isdecimal() for record in records):
         raise DataError(f"{path}: a Patient ID is not a number")
     columns["patient_id"] = np.array([int(record["Patient ID"]) for record in records], np.int64)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import numpy as np
 
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.stacked import PART_OPTIONS, class_sets, in_sets, load_part, stack_rows
+from debeton.data.raw.stacked import PART_OPTIONS, load_part, parse_class_sets, stack_rows, with_set_labels
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
@@ -72,7 +72,7 @@ def _part(request: Request, role: str) -> Dataset:
         return part
     if request.options["legacy"]:
         raise UsageError(f"--legacy is of SCALE's ten classes; leave out --{role}-classes")
-    return in_sets(part, class_sets(text, part.spec.classes, f"--{role}-classes"))
+    return with_set_labels(part, parse_class_sets(text, part.spec.classes, f"--{role}-classes"))
 
 
 def _check(request: Request, num_classes: int) -> None:

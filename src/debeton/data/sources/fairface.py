@@ -26,7 +26,7 @@ from debeton.data.raw.faces import CROSSED, SEX, task_options, task_rows, task_s
 from debeton.data.raw.image_files import ImageTree
 from debeton.data.raw.layout import find_part, folders_around
 from debeton.data.raw.source import Dataset, Request, register_source
-from debeton.data.raw.tables import codes, read_csv, require_unique
+from debeton.data.raw.tables import parse_codes, read_csv, require_unique
 from debeton.data.spec import Ints
 
 AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
@@ -76,7 +76,7 @@ def _read_list(path: Path) -> tuple[list[str], dict[str, Ints]]:
     files = [record["file"] for record in records]
     require_unique(files, str(path))
     columns = {
-        name: np.array(codes([record[name] for record in records], values, name, str(path), files), np.int64)
+        name: np.array(parse_codes([record[name] for record in records], values, name, str(path), files), np.int64)
         for name, values in COLUMNS.items()
         if name != "young"
     }

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import Record, codes, read_csv, require_unique
+from debeton.data.raw.tables import Record, parse_codes, read_csv, require_unique
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
 from debeton.system.errors import DataError, UsageError
 
@@ -80,7 +80,7 @@ def _from_class_folders(request: Request, raw: Path) -> Dataset:
     classes = _names(request.options["classes"]) or tuple(sorted(set(labels["train"])))
     splits_rows = {}
     for split, names in labels.items():
-        label = codes(names, classes, "class", f"{raw}, split {split}", files[split])
+        label = parse_codes(names, classes, "class", f"{raw}, split {split}", files[split])
         splits_rows[split] = file_rows(tree, files[split], label)
     return _dataset(DatasetSpec(request.options["name"], classes), splits_rows, raw)
 
@@ -118,8 +118,10 @@ def _names_found(records: Sequence[Record], column: str, table: Path) -> tuple[s
 
 def _csv_rows(records: Sequence[Record], raw: Path, spec: DatasetSpec, table: Path) -> Rows:
     lines = [f"line {record['line']}" for record in records]
-    label = codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
-    attribute = codes([record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines)
+    label = parse_codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
+    attribute = parse_codes(
+        [record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines
+    )
     return file_rows(ImageTree(raw), [record["path"] for record in records], label, attribute)
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from debeton.data.image_names import is_image
 from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
 from debeton.data.raw.imagenet_classes import choose_classes, class_names, read_names
-from debeton.data.raw.layout import packed_there, raw_folder, read_mat
+from debeton.data.raw.layout import raw_folder, read_mat, unpack_hint
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
 from debeton.data.raw.tables import read_csv, read_fields
 from debeton.data.spec import DatasetSpec, Rows
@@ -87,7 +87,7 @@ def _open(raw: Path) -> tuple[ImageTree, Files]:
     source = SOURCES.get("imagenet")
     raise MissingDataError(
         f"imagenet: neither train/nXXXXXXXX/*.JPEG, val/ nor nXXXXXXXX_*.JPEG in {raw}"
-        f"{packed_there(raw, source)}; {source.where}"
+        f"{unpack_hint(raw, source)}; {source.where}"
     )
 
 

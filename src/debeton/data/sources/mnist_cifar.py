@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.stacked import PART_OPTIONS, class_sets, in_sets, load_part, stack_rows
+from debeton.data.raw.stacked import PART_OPTIONS, load_part, parse_class_sets, stack_rows, with_set_labels
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
@@ -50,10 +50,10 @@ def load(request: Request) -> Dataset:
 
 def _two_sets(request: Request, part: Dataset, role: str) -> Dataset:
     text, flag = request.options[f"{role}_classes"], f"--{role}-classes"
-    sets = class_sets(text, part.spec.classes, flag)
+    sets = parse_class_sets(text, part.spec.classes, flag)
     if len(sets) != 2:
         raise UsageError(f"{flag} '{text}' names {len(sets)} class sets; mnist_cifar has two (dominoes takes more)")
-    return in_sets(part, sets)
+    return with_set_labels(part, sets)
 
 
 def _stream(request: Request, purpose: str) -> np.random.Generator:

@@ -20,7 +20,7 @@ import numpy as np
 
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import find_root, images, nothing_found
+from debeton.data.raw.layout import find_images, find_root, missing_part_error
 from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
@@ -83,7 +83,7 @@ def load(request: Request) -> Dataset:
     root = find_root(request, "spuco_animals", HALVES, ("spuco_animals",), any_of=True)
     for half in HALVES:
         if not (root / half).is_dir():
-            raise nothing_found("spuco_animals", half, [root])
+            raise missing_part_error("spuco_animals", half, [root])
     tree = ImageTree(root)
     splits = {split: _rows(tree, split) for split in SPLITS}
     if request.options["ffr_splits"] is not None:
@@ -114,7 +114,7 @@ def _rows(tree: ImageTree, split: str) -> Rows:
     files: list[str] = []
     cells: list[tuple[int, int]] = []
     for cell, (half, folder) in CELLS.items():
-        found = images(tree, (f"{half}/{split}/{folder}/*",), "spuco_animals")
+        found = find_images(tree, (f"{half}/{split}/{folder}/*",), "spuco_animals")
         files += found
         cells += [cell] * len(found)
     return file_rows(tree, files, [label for label, _ in cells], [attribute for _, attribute in cells])

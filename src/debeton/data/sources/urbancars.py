@@ -20,7 +20,7 @@ from __future__ import annotations
 from itertools import product
 
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import find_root, images
+from debeton.data.raw.layout import find_images, find_root
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Factor, Rows
 
@@ -69,7 +69,7 @@ def _rows(tree: ImageTree, folder: str) -> Rows:
     cells: list[tuple[int, ...]] = []
     for cell in product(range(len(KINDS)), repeat=3):
         car, background, co_object = (KINDS[code] for code in cell)
-        found = images(tree, (f"{folder}/obj-{car}_bg-{background}_co_occur_obj-{co_object}/*.jpg",), "urbancars")
+        found = find_images(tree, (f"{folder}/obj-{car}_bg-{background}_co_occur_obj-{co_object}/*.jpg",), "urbancars")
         files += found
         cells += [cell] * len(found)
     label, *factors = (list(codes) for codes in zip(*cells, strict=True))

@@ -32,13 +32,13 @@ import numpy as np
 from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
-    base_biased,
     check_base_bias,
     eighty_ten_ten,
+    rows_after_base_bias,
     task_rows,
 )
 from debeton.data.raw.image_files import ImageTree
-from debeton.data.raw.layout import folders_around, nothing_found
+from debeton.data.raw.layout import folders_around, missing_part_error
 from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Ints
@@ -104,7 +104,7 @@ def _listing(request: Request) -> tuple[ImageTree, list[str]]:
             files = tree.files(pattern) if place.is_dir() else []
             if any(NAME.fullmatch(file.rpartition("/")[2]) for file in files):
                 return tree, files
-    raise nothing_found("utkface", "UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg", where)
+    raise missing_part_error("utkface", "UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg", where)
 
 
 def _read_names(files: Sequence[str]) -> tuple[dict[str, Ints], Ints]:
@@ -129,7 +129,7 @@ def _shuffled_splits(options: Mapping[str, Any], columns: Mapping[str, Ints], us
         if not len(rows):
             raise DataError(f"utkface/{split}: none of the {n} names has an age of 0 to 5 or 20 to 50; is RAW whole?")
         if split != "test":
-            rows = rows[base_biased(SPEC, _of(columns, rows), split, options)]
+            rows = rows[rows_after_base_bias(SPEC, _of(columns, rows), split, options)]
         splits[split] = rows
     return splits
 

@@ -21,7 +21,7 @@ from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.layout import find_root
 from debeton.data.raw.source import Dataset, Request, register_source
-from debeton.data.raw.tables import LINE, Record, codes, read_csv, require_unique
+from debeton.data.raw.tables import LINE, Record, parse_codes, read_csv, require_unique
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError
 
@@ -53,7 +53,7 @@ def load(request: Request) -> Dataset:
     records = read_csv(table, ("img_filename", "y", "split", "place"))
     lines = [f"line {record[LINE]}" for record in records]
     require_unique([record["img_filename"] for record in records], table, lines)
-    split = codes([record["split"] for record in records], SPLITS, "split", str(table), lines)
+    split = parse_codes([record["split"] for record in records], SPLITS, "split", str(table), lines)
     parts: list[list[Record]] = [[], [], []]
     for code, record in zip(split, records, strict=True):
         parts[code].append(record)
@@ -65,6 +65,6 @@ def _rows(records: list[Record], tree: ImageTree, table: Path, split: str) -> Ro
     if not records:
         raise DataError(f"{table} has no row of split {SPLITS.index(split)}, {split}; fetch it again")
     lines = [f"line {record[LINE]}" for record in records]
-    label = codes([record["y"] for record in records], SPEC.classes, "y", str(table), lines)
-    place = codes([record["place"] for record in records], SPEC.attributes, "place", str(table), lines)
+    label = parse_codes([record["y"] for record in records], SPEC.classes, "y", str(table), lines)
+    place = parse_codes([record["place"] for record in records], SPEC.attributes, "place", str(table), lines)
     return file_rows(tree, [record["img_filename"] for record in records], label, place)
