@@ -286,7 +286,11 @@ def test_a_set_of_several_classes_is_one_class_of_dominoes(load):
     ("name", "options", "message"),
     [
         ("dominoes", {"top_classes": "0,1,2", "bottom_classes": "0,1"}, "3 classes, bottom fashion_mnist has 2"),
-        ("dominoes", {"top_classes": "0,1", "bottom_classes": "0,1", "legacy": True}, "--legacy is of SCALE's ten"),
+        (
+            "dominoes",
+            {"top_classes": "0,1", "bottom_classes": "0,1", "legacy": True},
+            "--legacy works only with SCALE's ten",
+        ),
         ("mnist_cifar", {"bottom_classes": "0,1,2"}, "names 3 class sets; mnist_cifar has two"),
     ],
 )

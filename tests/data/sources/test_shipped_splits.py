@@ -202,7 +202,7 @@ def test_celeba_hq_takes_exactly_the_shipped_rows(hq):
 
 
 def test_celeba_hq_has_shipped_splits_only_by_sex_and_of_what_was_shipped(hq):
-    with pytest.raises(UsageError, match="--attribute Smiling has none"):
+    with pytest.raises(UsageError, match="there are none for --attribute Smiling"):
         load("celeba_hq", hq, ffr_splits=hq / "data", label="Male", attribute="Smiling")
     with pytest.raises(MissingDataError, match=r"no celeba_Smiling_train_0.99.pkl, .* rates there: 0.9\."):
         load("celeba_hq", hq, ffr_splits=hq / "data", ffr_rate="0.99")

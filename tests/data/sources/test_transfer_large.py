@@ -297,7 +297,7 @@ def test_one_finding_can_be_the_label(tmp_path):
     dataset = load("chestxray14", make_chest(tmp_path / "CXR8"), finding="Pneumonia")
     assert (dataset.spec.classes, dataset.spec.label_name) == (("no Pneumonia", "Pneumonia"), "Pneumonia")
     assert load("chestxray14", tmp_path, finding="Pneumonia").splits["train"].label.tolist() == [0, 0, 1]
-    with pytest.raises(UsageError, match="--finding 'Pneumonias' is none; did you mean 'Pneumonia'"):
+    with pytest.raises(UsageError, match="--finding 'Pneumonias' is unknown; did you mean 'Pneumonia'"):
         load("chestxray14", tmp_path, finding="Pneumonias")
 
 
@@ -319,7 +319,7 @@ def test_kaggles_folders_and_the_other_spelling_of_the_table_are_read(tmp_path):
         ({"rows": [("a.png", "No Finding|Mass", 1, "M", "PA")]}, "unknown finding 'No Finding'"),
         ({"rows": [("a.png", "Mass", 1, "X", "PA")]}, r"gender 'X' of a\.png is unknown"),
         ({"rows": [("a.png", "Mass", 1, "M", "LL")]}, r"view position 'LL' of a\.png is unknown"),
-        ({"rows": [XRAYS[0], XRAYS[0]]}, r"00000001_000\.png stands in it twice"),
+        ({"rows": [XRAYS[0], XRAYS[0]]}, r"00000001_000\.png is listed twice"),
         ({"rows": XRAYS[:4]}, r"test_list\.txt: 1 of 2 images have no row in Data_Entry_2017_v2020\.csv"),
         ({"train": [XRAYS[0][0]]}, r"Data_Entry_2017_v2020\.csv has 5 images and the two lists 3"),
         ({"train": [XRAYS[3][0]] * 3}, "is listed twice, in train and in train"),

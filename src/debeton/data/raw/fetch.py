@@ -160,13 +160,13 @@ def _set_aside(packed: Path) -> str:
     return f"; {page}kept as {damaged}"
 
 
-def _verify(path: Path, name: str, known: str | None) -> None:
+def _verify(path: Path, name: str, published: str | None) -> None:
     """Raise DamagedFile unless the file has the known hash. Without a known hash, log the hash that it has."""
-    digest = _digest(path, known or "sha256:")
-    if known is None:
+    digest = _digest(path, published or "sha256:")
+    if published is None:
         logger.warning("nobody publishes a hash of %s; compare with a copy that you trust: %s", name, digest)
-    elif digest != known:
-        raise DamagedFile(f"{name} has the hash {digest}, expected {known}")
+    elif digest != published:
+        raise DamagedFile(f"{name} has the hash {digest}, expected {published}")
 
 
 def _digest(path: Path, like: str) -> str:

@@ -43,19 +43,19 @@ def class_names(wnids: Sequence[str], names: dict[str, str]) -> tuple[str, ...]:
     return tuple(name if counts[name] == 1 else f"{name} ({wnid})" for name, wnid in pairs)
 
 
-def choose_classes(text: str, order: Sequence[str], *, known: bool) -> list[str]:
+def choose_classes(text: str, order: Sequence[str], *, complete: bool) -> list[str]:
     """Return the wnids that `text` names, sorted; [] for an empty text.
 
     text: wnids, numbers, ranges, or a .npy or .txt file of these.
     order: the wnids that numbers count.
-    known: whether `order` is that of all classes. Otherwise it must hold 1,000.
+    complete: whether `order` is that of all classes. Otherwise it must hold 1,000.
     """
     chosen: set[str] = set()
     for item in _items(text):
         numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
         if numbers:
             first, last = int(numbers[1]), int(numbers[2] or numbers[1])
-            if not known and len(order) != NUM_CLASSES:
+            if not complete and len(order) != NUM_CLASSES:
                 raise UsageError(
                     f"--classes '{item}' counts {NUM_CLASSES} classes and {len(order)} are here; name wnids, or put "
                     "LOC_synset_mapping.txt into RAW"

@@ -114,8 +114,10 @@ def unpack_hint(raw: Path, source: Source) -> str:
     """
     if raw.is_file():
         return f", which is a file; name the folder around it{' and add --download' if source.archives else ''}"
-    known = {archive.name for archive in source.archives}
-    packed = sorted(path.name for path in raw.glob("*.*") if path.name.endswith(PACKED) and path.name not in known)
+    downloadable = {archive.name for archive in source.archives}
+    packed = sorted(
+        path.name for path in raw.glob("*.*") if path.name.endswith(PACKED) and path.name not in downloadable
+    )
     return f", only {packed[0]}, which must be unpacked" if packed else ""
 
 
@@ -124,14 +126,14 @@ def class_codes(names: Sequence[str], classes: Sequence[str], where: Path | str)
 
     DataError gives the first unknown name, its row and the nearest class.
     """
-    known = {name: code for code, name in enumerate(classes)}
+    code_of = {name: code for code, name in enumerate(classes)}
     for row, name in enumerate(names, start=1):
-        if name not in known:
+        if name not in code_of:
             raise DataError(
                 f"{where}, row {row}: unknown class '{name}'{nearest(name, classes)} "
                 f"expected one of {len(classes)} classes"
             )
-    return [known[name] for name in names]
+    return [code_of[name] for name in names]
 
 
 def listed_rows(tree: ImageTree, splits: Mapping[str, Listed], where: Path | str) -> dict[str, Rows]:

@@ -67,8 +67,8 @@ class ShippedSplit:
 def shipped_rate(options: Mapping[str, Any]) -> str:
     """Return the rate of `--ffr-rate`, or the rate in the name of the file if `--ffr-splits` is a single file."""
     where: Path = options["ffr_splits"]
-    found = FILE.fullmatch(where.name)
-    return str(found["rate"] if found and not where.is_dir() else options["ffr_rate"])
+    name_parts = FILE.fullmatch(where.name)
+    return str(name_parts["rate"] if name_parts and not where.is_dir() else options["ffr_rate"])
 
 
 def read_shipped_splits(
@@ -82,8 +82,8 @@ def read_shipped_splits(
     words: the word for each of our splits in the file names. spuco_animals has 'val' where the others have 'valid'.
     """
     where: Path = options["ffr_splits"]
-    found = FILE.fullmatch(where.name)
-    if where.is_file() and (not found or found["prefix"] != prefix):
+    name_parts = FILE.fullmatch(where.name)
+    if where.is_file() and (not name_parts or name_parts["prefix"] != prefix):
         raise UsageError(f"--ffr-splits {where} is not called {prefix}_SPLIT_RATE.pkl, SPLIT being {_or(words)}")
     folder, rate = (where.parent if where.is_file() else where), shipped_rate(options)
     paths = {split: folder / f"{prefix}_{word}_{rate}.pkl" for split, word in words.items()}
@@ -94,8 +94,8 @@ def read_shipped_splits(
             f"--ffr-splits: there is no {', '.join(absent)} in {folder}; rates there: {', '.join(there) or 'none'}. "
             "They are in data/ of https://github.com/mqraitem/From-Fake-to-Real"
         )
-    known = set(listing)
-    return {split: _read(path, known) for split, path in paths.items()}
+    names = set(listing)
+    return {split: _read(path, names) for split, path in paths.items()}
 
 
 def _read(path: Path, listing: set[str]) -> ShippedSplit:

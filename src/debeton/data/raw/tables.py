@@ -82,14 +82,14 @@ def parse_codes(values: Sequence[str], names: Sequence[str], kind: str, where: s
     where: the file.
     rows: the name of each row in messages, [N].
     """
-    known = {**{str(code): code for code in range(len(names))}, **{name: code for code, name in enumerate(names)}}
+    code_of = {**{str(code): code for code in range(len(names))}, **{name: code for code, name in enumerate(names)}}
     for value, row in zip(values, rows, strict=True):
-        if value not in known:
+        if value not in code_of:
             raise DataError(
                 f"{where}: {kind} '{value}' of {row} is unknown or out of range{nearest(value, names)} "
                 f"known: {', '.join(names)}, or 0 to {len(names) - 1}"
             )
-    return [known[value] for value in values]
+    return [code_of[value] for value in values]
 
 
 def require_unique(names: Sequence[str], where: Path | str, rows: Sequence[str] | None = None) -> None:
