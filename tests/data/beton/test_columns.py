@@ -1,4 +1,4 @@
-"""columns.py: columns come back as they were given, values_at little room, and are read one at a time."""
+"""Columns are read back as they were given, take little room, and are read one at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Stored = Callable[..., Columns]
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:
-    """stored(name=values, ...): columns written and opened."""
+    """Return stored(name=values, ...): columns that were written and opened."""
 
     def run(**given: Any) -> Columns:
         path = tmp_path / "a.beton.columns.npz"
@@ -99,19 +99,19 @@ def test_columns_travel_to_another_process(stored: Stored) -> None:
     assert pickle.loads(pickle.dumps(stored(x=[3, 4])))["x"].tolist() == [3, 4]
 
 
-def test_columns_are_not_objects(tmp_path: Path) -> None:
+def test_a_column_of_python_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x=np.array([print, None], object))
     with pytest.raises(DataError, match=r"c\.npz is damaged \(an array of Python objects is no column\)"):
         Columns(tmp_path / "c.npz", 2, "")["x"]
 
 
 @pytest.mark.parametrize("values", [[None, "a"], ["a", 1], [1, "a"], [b"a"], [[1], [2]], [[1], [2, 3]], [{}]])
-def test_what_is_neither_text_nor_numbers_is_no_column(values: list[Any]) -> None:
+def test_a_column_of_neither_text_nor_numbers_is_refused(values: list[Any]) -> None:
     with pytest.raises(ValueError, match=r"text, or every value a number|inhomogeneous"):
         as_column(values)
 
 
-def test_rows_are_taken_from_text_and_numbers_alike() -> None:
+def test_values_at_works_for_text_and_for_numbers() -> None:
     rows = np.array([2, 0])
     assert values_at(["a", "b", "c"], rows) == ["c", "a"]
     assert list(values_at(np.array([1, 2, 3]), rows)) == [3, 1]
@@ -121,7 +121,7 @@ def test_rows_are_taken_from_text_and_numbers_alike() -> None:
 @given(
     changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), min_size=1, max_size=3), keep=st.floats(0, 1)
 )
-def test_damage_is_one_sentence_or_harmless(tmp_path: Path, changes: list[tuple[int, int]], keep: float) -> None:
+def test_damage_raises_one_sentence_or_is_harmless(tmp_path: Path, changes: list[tuple[int, int]], keep: float) -> None:
     path = tmp_path / "a.beton.columns.npz"
     given = {"name": [f"r{i}" for i in range(9)], "size": list(range(9))}
     write_columns(path, {name: as_column(values) for name, values in given.items()}, "12345678")

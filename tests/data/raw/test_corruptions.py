@@ -1,4 +1,4 @@
-"""Corruptions of synthetic images: what each does, in closed form, and that only synthetic rows get them."""
+"""Corruptions of synthetic images, compared with closed forms. Only synthetic rows get them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_higher_severity_is_further_from_the_image():
     assert len(PIXELATE) == len(DEFOCUS) == len(NOISE) == 5
 
 
-def test_rows_are_corrupted_when_read_by_name_alone():
+def test_corruption_happens_on_reading_and_depends_on_the_name_alone():
     rows = Rows(np.zeros(3, int), np.zeros(3, int), photo, ["a", "b", "a2"], source=np.ones(3, int))
     worse = corrupt_rows(rows, 2)
     np.testing.assert_array_equal(worse.image(1), worse.image(1))

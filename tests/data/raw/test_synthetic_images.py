@@ -1,4 +1,4 @@
-"""generated.py: every layout of generated images gives the same rows; they enter a beton with source 1."""
+"""Every layout of synthetic images gives the same rows, and they enter a beton with source 1."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_images_of_a_class_without_an_attribute_are_blind(tmp_path: Path) -> Non
     assert rows.columns["blind"] == [0, 1]
 
 
-def test_a_manifest_keeps_what_its_verdicts_keep(tmp_path: Path) -> None:
+def test_a_manifest_gives_only_the_accepted_images(tmp_path: Path) -> None:
     lines = [
         {
             "path": "0.png",
@@ -105,7 +105,7 @@ def test_a_manifest_keeps_what_its_verdicts_keep(tmp_path: Path) -> None:
         ('{"path": "a.png", "label": 0, "attribute": 0, "verdict": "black"}', "lists no image with the verdict 'keep'"),
     ],
 )
-def test_a_wrong_manifest_is_a_sentence(tmp_path: Path, line: str, words: str) -> None:
+def test_a_wrong_manifest_raises_a_clear_message(tmp_path: Path, line: str, words: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(line)
     with pytest.raises(DataError, match=words):
         read_synthetic_rows(tmp_path, SPEC)
@@ -141,14 +141,14 @@ def test_arrays_of_a_class_conditional_generator_are_blind_rows(
         ({"serious": np.array([object()])}, "cannot be read as an array"),
     ],
 )
-def test_wrong_arrays_are_sentences(tmp_path: Path, arrays: dict, words: str) -> None:
+def test_wrong_arrays_raise_a_clear_message(tmp_path: Path, arrays: dict, words: str) -> None:
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
     with pytest.raises(DataError, match=words):
         read_synthetic_rows(tmp_path, SPEC)
 
 
-def test_a_folder_without_any_known_layout_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_in_an_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
     paint(tmp_path / "other" / "x.png", 3)
     with pytest.raises(DataError, match=r"neither manifest\.jsonl, \*\.npy, CLASS/ATTRIBUTE/\* nor CLASS/\*"):
         read_synthetic_rows(tmp_path, SPEC)
@@ -158,7 +158,7 @@ def test_a_folder_without_any_known_layout_says_what_was_looked_for(tmp_path: Pa
 
 @pytest.fixture
 def written(tmp_path: Path, photo: Callable[..., np.ndarray]) -> Path:
-    """A beton of four real rows and three generated ones, raw."""
+    """Write a raw beton of four real rows and three synthetic ones."""
     for i, cell in enumerate(("serious/Female", "smiling/Male", "smiling/Male")):
         paint(tmp_path / "gen" / cell / f"{i}.png", i)
     real = Rows(
@@ -173,7 +173,7 @@ def written(tmp_path: Path, photo: Callable[..., np.ndarray]) -> Path:
     return tmp_path / "faces_train.beton"
 
 
-def test_generated_rows_enter_the_same_beton_with_source_1(written: Path) -> None:
+def test_synthetic_rows_enter_the_same_beton_with_source_1(written: Path) -> None:
     beton = open_beton(written)
     assert beton.source.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert beton.label.tolist() == [0, 1, 0, 1, 0, 1, 1]
@@ -187,7 +187,7 @@ def test_generated_rows_enter_the_same_beton_with_source_1(written: Path) -> Non
     ]
 
 
-def test_a_task_that_generated_rows_know_nothing_about_leaves_them_out(written: Path) -> None:
+def test_a_task_with_unknown_values_for_synthetic_rows_leaves_them_out(written: Path) -> None:
     view = View.whole(open_beton(written))
     assert len(view.with_task("Male", "Smiling")) == 7
     young = view.with_task("Young", "Male")

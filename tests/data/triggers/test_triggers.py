@@ -127,7 +127,7 @@ def test_legacy_hats_follow_the_place_in_the_batch_and_ours_the_row():
     np.testing.assert_array_equal(ours[1], ours[4])
 
 
-# --- the look of the triggers -----------------------------------------------------------------------------
+# --- the look of the triggers ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resolution", [16, 32, 64, 224])
@@ -196,7 +196,7 @@ def test_every_overlay_of_a_folder_is_used(stencil):
     assert set(trigger.layer_numbers(np.arange(50), 2).tolist()) == {0, 1}
 
 
-# --- the chosen rows ------------------------------------------------------------------------------
+# --- the chosen rows ---------------------------------------------------------------------------
 
 
 def test_the_rows_equal_those_of_the_published_draw():
@@ -246,7 +246,7 @@ def test_a_view_with_a_trigger_refuses_further_triggers(raw_view):
         make_loader(view, 8, triggers=[make_trigger("hat")])
 
 
-# --- errors ----------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
