@@ -648,7 +648,7 @@ def test_the_note_names_packed_and_unfinished_files(tmp_path):
     (tmp_path / "packed.zip").write_bytes(b"")
     (tmp_path / "begun.zip.part").write_bytes(b"x" * 1_200_000)
     assert unfinished_files_note(archives, tmp_path) == (
-        f"{tmp_path}/packed.zip lies there, not unpacked: --download checks and unpacks it; "
+        f"{tmp_path}/packed.zip is there, not unpacked: --download checks and unpacks it; "
         f"{tmp_path}/begun.zip.part holds 1.2 MB: --download fetches the rest"
     )
     assert unfinished_files_note(archives, None) == unfinished_files_note(archives, tmp_path / "no") == ""

@@ -258,7 +258,7 @@ def test_bad_imagenet_folders_are_explained(tmp_path):
     for folder in ("imagenet-a", "val", "train"):
         root = write_images(tmp_path / f"no {folder}", [name for name in names if not name.startswith(f"{folder}/")])
         with pytest.raises(
-            MissingDataError, match=rf"imagenet9: .*no .*{folder}.* in {root}.*ImageNet must be had by hand"
+            MissingDataError, match=rf"imagenet9: .*no .*{folder}.* in {root}.*get ImageNet by hand"
         ):
             load("imagenet9", root)
 

@@ -114,20 +114,7 @@ def open_beton(path: Path | str) -> Beton:
             f"  write it with: python writers/write_betons.py --dataset NAME --raw DIR --out {path.parent}"
         )
     sidecar = read_sidecar(path)
-    size = path.stat().st_size
-    if size != sidecar["file_size"]:
-        state = "truncated" if size < sidecar["file_size"] else "longer than it was written"
-        raise DataError(f"{path} is {state}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
-    try:
-        metadata, allocations = read_tables(path)
-    except ValueError as error:
-        raise DataError(f"{path} is not a beton of this project: {error}; write it again") from None
-    if checksum(metadata, allocations) != sidecar["checksum"]:
-        raise DataError(
-            f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
-        )
-    if not len(metadata):
-        raise DataError(f"{path} holds no row; an empty split can be used neither for training nor for evaluation")
+    metadata, allocations = _read_matching_tables(path, sidecar)
     spec = DatasetSpec.from_dict(sidecar["spec"])
     image = metadata["f0"]
     label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
@@ -149,6 +136,25 @@ def open_beton(path: Path | str) -> Beton:
         offsets=np.ascontiguousarray(image["data_ptr"]),
         sizes=sizes,
     )
+
+
+def _read_matching_tables(path: Path, sidecar: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the fields and the allocation table of a beton. DataError unless they match the sidecar."""
+    size = path.stat().st_size
+    if size != sidecar["file_size"]:
+        state = "truncated" if size < sidecar["file_size"] else "longer than it was written"
+        raise DataError(f"{path} is {state}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
+    try:
+        metadata, allocations = read_tables(path)
+    except ValueError as error:
+        raise DataError(f"{path} is not a beton of this project: {error}; write it again") from None
+    if checksum(metadata, allocations) != sidecar["checksum"]:
+        raise DataError(
+            f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
+        )
+    if not len(metadata):
+        raise DataError(f"{path} holds no row; an empty split can be used neither for training nor for evaluation")
+    return metadata, allocations
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

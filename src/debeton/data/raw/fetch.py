@@ -95,7 +95,7 @@ def unfinished_files_note(archives: Sequence[Archive], raw: Path | None) -> str:
             continue
         packed = raw / archive.path
         if packed.is_file():
-            notes.append(f"{packed} lies there, not unpacked: --download checks and unpacks it")
+            notes.append(f"{packed} is there, not unpacked: --download checks and unpacks it")
         elif part_of(packed).is_file():
             notes.append(f"{part_of(packed)} holds {downloaded_amount(part_of(packed))}: --download fetches the rest")
     return "; ".join(notes)

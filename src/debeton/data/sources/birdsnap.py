@@ -33,9 +33,9 @@ from debeton.system.errors import DataError, nearest
 
 @register_source(
     "birdsnap",
-    "photos of 500 bird species, 47,386 + 2,443 as far as they can still be had",
+    "photos of 500 bird species, 47,386 + 2,443, fewer where photos no longer exist",
     "take birdsnap.tgz from thomasberg.org, unpack it into DIR and run its get_birdsnap.py in DIR/birdsnap, which "
-    "fetches the photos into DIR/birdsnap/download/images; photos that are gone are left out with --skip-bad",
+    "fetches the photos into DIR/birdsnap/download/images; --skip-bad leaves out photos that no longer exist",
 )
 def load(request: Request) -> Dataset:
     root = find_root(request, "birdsnap", ("species.txt", "images.txt", "test_images.txt"), ("birdsnap",))

@@ -185,7 +185,7 @@ def _rows(tree: ImageTree, files: Files, wnids: list[str]) -> Rows:
 def _expected(splits: dict[str, Rows], num_chosen: int, num_there: int) -> dict[str, int]:
     """Return the published counts of splits in class folders.
 
-    Files outside class folders are somebody's selection.
+    Files outside class folders may be any selection, so nothing is expected of them.
     """
     in_folders = {split for split, rows in splits.items() if split == "test" or rows.names[0].count("/") == 2}
     sizes = {"test": VAL_PER_CLASS * num_chosen}

@@ -51,7 +51,7 @@ ADVERSARIAL = "imagenet-a"
 @register_source(
     "imagenet9",
     "nine groups of 42 ImageNet classes, 54,600 + 2,100 RGB photos, tested on ImageNet-A (ReBias)",
-    "ImageNet must be had by hand from https://image-net.org (ILSVRC 2012, an account): RAW/train/n02085620/*, "
+    "get ImageNet by hand from https://image-net.org (ILSVRC 2012, needs an account): RAW/train/n02085620/*, "
     "RAW/val/n02085620/*; ImageNet-A, RAW/imagenet-a/n02085620/*, comes with --download or from "
     "https://github.com/hendrycks/natural-adv-examples",
     # The owners publish no hash.

@@ -27,7 +27,7 @@ TEST_LABELS = "cars_test_annos_withlabels.mat"
 @register_source(
     "stanford_cars",
     "photos of 196 makes and models of cars, 8,144 + 8,041",
-    "the owners' address (ai.stanford.edu/~jkrause/cars/car_dataset.html) is dead; a copy such as "
+    "the owners' address (ai.stanford.edu/~jkrause/cars/car_dataset.html) no longer exists; a copy such as "
     "kaggle.com/datasets/rickyyyyyyy/torchvision-stanford-cars goes into DIR: DIR/devkit/cars_meta.mat, "
     f"DIR/devkit/cars_train_annos.mat, DIR/{TEST_LABELS}, DIR/cars_train/*.jpg, DIR/cars_test/*.jpg",
 )
