@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.images import encode_jpeg
+from debeton.data.image_names import JPEG_SUFFIXES, is_jpeg, listed
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
 
-SUFFIXES = (".jpg", ".jpeg")
 USUAL_NAME = "in1k_256.zip"
 
 
@@ -42,7 +42,7 @@ def load_photos(images: Path | None, limit: int | None = None) -> Photos:
         raise FileNotFoundError(f"no photos at {place}; --images takes a folder or a zip of JPEG files")
     files = list(_files_of(place, limit))
     if not files:
-        raise DataError(f"{place} holds no file that ends in {' or '.join(SUFFIXES)}; give a folder or a zip of photos")
+        raise DataError(f"{place} holds no file that ends in {listed(JPEG_SUFFIXES)}; give a folder or a zip of photos")
     return Photos(files, f"{len(files)} of {place.name}")
 
 
@@ -55,12 +55,12 @@ def _usual_place() -> Path | None:
 
 def _files_of(place: Path, limit: int | None) -> Iterator[bytes]:
     if place.is_dir():
-        for path in sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)[:limit]:
+        for path in sorted(p for p in place.rglob("*") if is_jpeg(p))[:limit]:
             yield path.read_bytes()
         return
     try:
         with zipfile.ZipFile(place) as archive:
-            for name in sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES))[:limit]:
+            for name in sorted(n for n in archive.namelist() if is_jpeg(n))[:limit]:
                 yield archive.read(name)
     except zipfile.BadZipFile as error:
         raise DataError(f"{place} is not a readable zip file ({error}); give a folder or a zip of photos") from error

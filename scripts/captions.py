@@ -60,11 +60,11 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"there is no folder {arguments.set}")
 
     from debeton.data.beton.reading import open_beton
-    from debeton.data.raw.generated import generated_rows
+    from debeton.data.raw.synthetic_images import read_synthetic_rows
     from debeton.generate.image_set import names_from_folders
 
     spec = open_beton(arguments.like).spec if arguments.like else names_from_folders(arguments.set)
-    rows = generated_rows(arguments.set, spec)
+    rows = read_synthetic_rows(arguments.set, spec)
     if arguments.captions_file:
         captions = captions_for(rows, read_captions(arguments.captions_file), arguments.captions_file)
     else:

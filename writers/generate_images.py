@@ -163,10 +163,10 @@ def chosen_conditions(arguments: argparse.Namespace, prompts: Any) -> Any:
 
 
 def check(folder: Path) -> int:
-    from debeton.data.raw.generated import manifests
+    from debeton.data.raw.synthetic_images import manifest_files
     from debeton.generate.image_set import SETTINGS, ImageSet, verify
 
-    if not manifests(folder) or not (folder / SETTINGS).is_file():
+    if not manifest_files(folder) or not (folder / SETTINGS).is_file():
         raise DataError(f"{folder} is no set of generated images: it has no {SETTINGS} and no manifest")
     import json
 

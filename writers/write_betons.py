@@ -24,11 +24,11 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from debeton.data.beton.ffcv_format import WRITE_MODES
-from debeton.data.raw.check import check_split, differences, missing_files
-from debeton.data.raw.corruptions import corrupted
-from debeton.data.raw.fetch import fetch, missing_note
-from debeton.data.raw.generated import generated_rows, with_synthetic
+from debeton.data.raw.check import check_split, count_differences, missing_files
+from debeton.data.raw.corruptions import corrupt_rows
+from debeton.data.raw.fetch import fetch, unfinished_files_note
 from debeton.data.raw.image_files import MissingDataError
+from debeton.data.raw.synthetic_images import append_synthetic, read_synthetic_rows
 from debeton.data.sources import SOURCES, Dataset, Request, Source
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError, UsageError, nearest, run_command
@@ -154,7 +154,7 @@ def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -
         return dataset
     if "train" not in dataset.splits:
         raise UsageError(f"--synthetic adds to the split 'train', and {source.name} has {', '.join(dataset.splits)}")
-    train = with_synthetic(dataset.splits["train"], synthetic_rows(args, dataset.spec))
+    train = append_synthetic(dataset.splits["train"], synthetic_rows(args, dataset.spec))
     return replace(dataset, splits={**dataset.splits, "train": train})
 
 
@@ -167,7 +167,7 @@ def load_raw(source: Source, request: Request) -> Dataset:
 
 def _note(source: Source, raw: Path | None) -> str:
     """What lies in the raw folder unfinished or packed, to end a message with."""
-    note = missing_note(source.archives, raw) if raw is not None else ""
+    note = unfinished_files_note(source.archives, raw) if raw is not None else ""
     return f"; {note}" if note else ""
 
 
@@ -187,8 +187,8 @@ def generated_dataset(args: argparse.Namespace) -> Dataset:
 
 def synthetic_rows(args: argparse.Namespace, spec: DatasetSpec) -> Rows:
     """The generated images that the command names, corrupted where it says so."""
-    rows = generated_rows(args.synthetic, spec)
-    return corrupted(rows, args.severity) if args.severity else rows
+    rows = read_synthetic_rows(args.synthetic, spec)
+    return corrupt_rows(rows, args.severity) if args.severity else rows
 
 
 def merge(args: argparse.Namespace) -> int:
@@ -241,7 +241,7 @@ def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]
     spec = dataset.spec
     for split, rows in dataset.splits.items():
         path = args.out / f"{spec.name}_{split}.beton"
-        if split in dataset.expected and (differing := differences(spec, rows, dataset.expected[split])):
+        if split in dataset.expected and (differing := count_differences(spec, rows, dataset.expected[split])):
             print(f"warning: {spec.name}/{split}: {differing[0]}; see --check", file=sys.stderr)
         sidecar = write_beton(path, rows, spec, split, how, dataset_options=recorded, progress=sys.stderr.isatty())
         counts = _shown(sidecar["group_counts"])

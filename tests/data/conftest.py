@@ -1,4 +1,4 @@
-"""Shared by the tests of data: small photos, rows made of them, betons in every storage mode, and a watchdog."""
+"""Shared fixtures of the data tests: small photos, rows made of them, betons in every storage mode, a time limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GROUP_SIZES = (30, 12, 7, 5, 16)  # 70 rows; group 5 (dog, top) does not exist
 
 @pytest.fixture(scope="session")
 def spec(paper_view: Callable[..., View]) -> DatasetSpec:
-    """The pets: 2 classes x 3 attributes; group 5 (dog, top) does not exist."""
+    """Return the spec of the pets: 2 classes x 3 attributes. Group 5 (dog, top) does not exist."""
     return paper_view([0]).spec
 
 
@@ -38,7 +38,7 @@ def group_sizes() -> tuple[int, ...]:
 
 @pytest.fixture(scope="session")
 def photo() -> Callable[..., np.ndarray]:
-    """photo(seed, height, width): smooth random colours, which JPEG keeps to within a few grey levels."""
+    """Return photo(seed, height, width): smooth random colours, which JPEG keeps to within a few grey levels."""
 
     def make(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
         coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
@@ -49,7 +49,7 @@ def photo() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def encoded() -> Callable[..., bytes]:
-    """encoded(image, format, **options): a file's bytes, written by Pillow."""
+    """Return encoded(image, format, **options): the bytes of a file, written by Pillow."""
 
     def encode(image: np.ndarray | Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
         buffer = io.BytesIO()
@@ -61,7 +61,7 @@ def encoded() -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def make_rows() -> Callable[..., Rows]:
-    """make_rows(images, **columns of Rows): alternating labels, every attribute 0, names 'r0', 'r1', ..."""
+    """Return make_rows(images, **columns of Rows): labels alternate, every attribute is 0, names are 'r0', 'r1', ..."""
 
     def make(images: Sequence[RawImage], **changes: Any) -> Rows:
         n = len(images)
@@ -78,7 +78,7 @@ def make_rows() -> Callable[..., Rows]:
 
 @pytest.fixture(scope="session")
 def grouped_rows(make_rows: Callable[..., Rows]) -> Callable[[Sequence[RawImage]], Rows]:
-    """70 rows in shuffled groups of GROUP_SIZES; every seventh is synthetic; one more column, 'weight_g'."""
+    """Return 70 rows in shuffled groups of GROUP_SIZES. Every seventh is synthetic; a further column is 'weight_g'."""
 
     def make(images: Sequence[RawImage]) -> Rows:
         group = np.random.default_rng(5).permutation(np.repeat(np.arange(5), GROUP_SIZES))
@@ -95,13 +95,13 @@ def grouped_rows(make_rows: Callable[..., Rows]) -> Callable[[Sequence[RawImage]
 
 @pytest.fixture(scope="session")
 def pixels(photo: Callable[..., np.ndarray]) -> list[np.ndarray]:
-    """The 70 images of 'raw_view': 24 x 32 pixels of noise, so that every misplaced pixel shows."""
+    """Return the 70 images of 'raw_view': 24 x 32 pixels of noise, in which every misplaced pixel shows."""
     return list(np.random.default_rng(1).integers(0, 256, (70, 24, 32, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="session")
 def jpegs(photo: Callable[..., np.ndarray], encoded: Callable[..., bytes]) -> list[bytes]:
-    """The 70 files of 'jpg_view': JPEGs of 30 to 99 by 95 to 26 pixels."""
+    """Return the 70 files of 'jpg_view': JPEGs of 30 to 99 by 95 to 26 pixels."""
     return [encoded(photo(i, 30 + i, 95 - i), quality=92) for i in range(70)]
 
 
@@ -135,7 +135,7 @@ def jpg_view(jpg_beton: Beton) -> View:
 
 @pytest.fixture(scope="session")
 def within() -> Callable[..., Any]:
-    """within(seconds, function): its result or its exception; a failure, not a hang, when it takes longer."""
+    """Return within(seconds, function): the function's result or exception. The test fails if it takes longer."""
 
     def run(seconds: float, function: Callable[[], Any]) -> Any:
         outcome: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def within() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def run_python() -> Callable[..., str]:
-    """run_python(code, *arguments, **environment): what a fresh interpreter prints; fails unless it exits with 0."""
+    """Return run_python(code, *arguments, **environment): the output of a new interpreter, which must exit with 0."""
 
     def run(code: str, *arguments: object, **environment: str) -> str:
         done = subprocess.run(

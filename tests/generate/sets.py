@@ -8,7 +8,7 @@ from pathlib import Path
 
 from writers import generate_images
 
-from debeton.data.raw.generated import KEPT
+from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.system.errors import run_command
 
 
@@ -23,6 +23,6 @@ def images_of(folder: Path) -> dict[str, str]:
 def kept_of(folder: Path) -> dict[str, tuple]:
     texts = [path.read_text().rpartition("\n")[0] for path in folder.glob("manifest*.jsonl")]
     lines = [json.loads(line) for text in texts for line in text.splitlines()]
-    kept = [line for line in lines if line["verdict"] == KEPT]
+    kept = [line for line in lines if line["verdict"] == ACCEPTED]
     assert len({line["path"] for line in kept}) == len(kept)  # no image twice
     return {line["path"]: (line["seed"], line["prompt"], line["sha256"]) for line in kept}

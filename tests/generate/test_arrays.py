@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tests.generate.sets import command
 
-from debeton.data.raw.generated import MANIFEST, generated_rows
+from debeton.data.raw.synthetic_images import MANIFEST, read_synthetic_rows
 from debeton.data.spec import DatasetSpec
 
 SPEC = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
@@ -44,7 +44,7 @@ def test_a_set_goes_to_arrays_and_comes_back_as_the_same_images_in_order(tmp_pat
     images = made_set(tmp_path / "set")
     assert command("--out", tmp_path / "set", "--arrays", tmp_path / "npy") == 0
     assert sorted(capsys.readouterr().out.split()) == [str(tmp_path / "npy" / f"{n}.npy") for n in ("cat", "dog")]
-    rows = generated_rows(tmp_path / "npy", SPEC)
+    rows = read_synthetic_rows(tmp_path / "npy", SPEC)
     assert rows.label.tolist() == [0, 0, 1, 1]
     for k, image in enumerate(images):
         np.testing.assert_array_equal(rows.image(k), image)

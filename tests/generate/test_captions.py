@@ -101,9 +101,9 @@ def test_tables_and_a_page_with_images_are_made_of_captions_from_a_file(images, 
 
 
 def test_captions_are_found_with_the_set_s_name_in_front_or_without(images):
-    from debeton.data.raw.generated import generated_rows
+    from debeton.data.raw.synthetic_images import read_synthetic_rows
 
-    rows = generated_rows(images, names_from_folders(images))
+    rows = read_synthetic_rows(images, names_from_folders(images))
     assert captions_for(rows, dict.fromkeys(rows.names, "x"), Path("c")) == ["x"] * 6
     with pytest.raises(DataError, match=r"has no caption of set/land\.npy\[0\]"):
         captions_for(rows, {}, Path("c"))

@@ -17,7 +17,7 @@ from tests.toy import TOY_SPEC, toy_rows
 
 from debeton.config import load
 from debeton.data.beton.writer import WriteOptions, write_beton
-from debeton.data.raw.generated import generated_rows
+from debeton.data.raw.synthetic_images import read_synthetic_rows
 from debeton.generate.generators.generator import folder_hash
 from debeton.methods import train
 from debeton.nets.checkpoint import load_checkpoint
@@ -229,7 +229,7 @@ def test_wrong_settings_are_one_sentence(small_args, capsys):
 )
 def test_no_classifier_is_asked_for_before_anything_is_trained(generated, small_args, tmp_path, capsys, words, message):
     write_beton(
-        tmp_path / "made.beton", generated_rows(generated, TOY_SPEC), TOY_SPEC, "train", WriteOptions(mode="raw")
+        tmp_path / "made.beton", read_synthetic_rows(generated, TOY_SPEC), TOY_SPEC, "train", WriteOptions(mode="raw")
     )
     assert run([*small_args, *SMALL, "--data.synthetic_path", tmp_path / "made.beton", *words]) == 2
     assert message in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tests.generate.sets import command, images_of, kept_of
 
-from debeton.data.raw.generated import KEPT, generated_rows
+from debeton.data.raw.synthetic_images import ACCEPTED, read_synthetic_rows
 from debeton.data.spec import DatasetSpec
 from debeton.generate.filters import FILTERS, published
 from debeton.generate.generators import GENERATORS, Maker, Order
@@ -161,7 +161,7 @@ def test_other_settings_are_refused_and_named(whole):
 
 
 def test_a_set_goes_into_betons_as_it_is(whole):
-    rows = generated_rows(whole, SPEC)
+    rows = read_synthetic_rows(whole, SPEC)
     assert len(rows) == 36
     assert np.bincount(2 * rows.label + rows.attribute).tolist() == [9] * 4
     kept = kept_of(whole)
@@ -245,16 +245,16 @@ def test_the_standard_filter_rejects_black_blank_and_grey_and_keeps_colours():
     assert keep(np.zeros((64, 64, 3), np.uint8)) == "black"
     assert keep(np.full((64, 64, 3), (200, 10, 10), np.uint8)) == "blank"
     assert keep(grey) == "grey"
-    assert keep(picture()) == KEPT  # grey on average, and in colour
+    assert keep(picture()) == ACCEPTED  # grey on average, and in colour
     face = grey.copy()
     face[20:44, 20:44, 0] = np.minimum(face[20:44, 20:44, 0].astype(int) + 60, 255)
-    assert keep(face) == KEPT  # a face before a grey wall
+    assert keep(face) == ACCEPTED  # a face before a grey wall
 
 
 def test_the_published_filter_is_a_threshold_on_mean_red():
     for level, verdict in (
         (5.0, "grey"),
-        (6.5, KEPT),
+        (6.5, ACCEPTED),
     ):  # 1.5e6 / 512^2 = 5.72 grey levels from the mean of the channels
         image = np.full((512, 512, 3), 100, np.float64)
         image[..., 0] += level * 1.5  # mean of channels rises by level / 2: red is `level` above it
@@ -262,18 +262,18 @@ def test_the_published_filter_is_a_threshold_on_mean_red():
         assert published(1.5e6)(dithered) == verdict
         assert published(1.5e6)(dithered[::4, ::4]) == verdict
     assert FILTERS.get("ffr_faces")(picture()) == "grey"  # what it is blamed for
-    assert FILTERS.get("none")(np.zeros((4, 4, 3), np.uint8)) == KEPT
+    assert FILTERS.get("none")(np.zeros((4, 4, 3), np.uint8)) == ACCEPTED
 
 
 def test_rejected_images_are_counted_and_made_again_with_another_seed(tmp_path):
     image_set = make(tmp_path, per=30)
     counts = image_set.counts()
-    assert all(verdicts[KEPT] == 30 for verdicts in counts.values())
+    assert all(verdicts[ACCEPTED] == 30 for verdicts in counts.values())
     rejected = sum(verdicts.get("grey", 0) for verdicts in counts.values())
     assert abs(rejected - 60) < 5 * np.sqrt(60 * 1.5)  # a third of the seeds: half as many as are kept
     lines = [json.loads(x) for x in (tmp_path / "manifest.jsonl").read_text().splitlines()]
-    assert all((x["sha256"] is None) == (x["verdict"] != KEPT) for x in lines)
-    assert all(x["verdict"] == ("grey" if x["seed"] % 3 == 0 else KEPT) for x in lines)
+    assert all((x["sha256"] is None) == (x["verdict"] != ACCEPTED) for x in lines)
+    assert all(x["verdict"] == ("grey" if x["seed"] % 3 == 0 else ACCEPTED) for x in lines)
 
 
 def test_an_image_that_is_always_rejected_ends_with_its_cell_and_prompt(tmp_path):

@@ -12,7 +12,7 @@ from tests.toy import TOY_SPEC
 
 from debeton.config import load
 from debeton.data.spec import DatasetSpec
-from debeton.data.triggers.trigger import chosen_rows
+from debeton.data.triggers.trigger import rows_with_trigger
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import DataError, UsageError
 from debeton.train.planting import class_codes, evaluation_triggers, parse_colour
@@ -71,7 +71,7 @@ def test_a_share_is_drawn_by_the_seed_over_the_betons_rows(toy_betons):
         view = planted_views(
             toy_betons, "--spurious.spurious_type", "square", "--spurious.spurious_perc", "0.3", "--spurious.seed", seed
         )["train"]
-        np.testing.assert_array_equal(view.planted.mask, chosen_rows(view.label, np.arange(2), 0.3, seed))
+        np.testing.assert_array_equal(view.planted.mask, rows_with_trigger(view.label, np.arange(2), 0.3, seed))
 
 
 def test_a_rate_of_zero_plants_nothing_and_still_measures(toy_betons):
@@ -238,7 +238,7 @@ def test_the_test_images_as_they_are_carry_it_where_it_is_planted(toy_betons, tm
     )
     forms = load_checkpoint(folder_of(tmp_path) / "results.pt")["results"]
     label = forms["results_clean"]["gts"].numpy()
-    mask = torch.from_numpy(chosen_rows(label, np.arange(2), 0.5, 10))
+    mask = torch.from_numpy(rows_with_trigger(label, np.arange(2), 0.5, 10))
     expected = torch.where(mask, forms["results_spurious"]["preds"], forms["results_clean"]["preds"])
     assert 0 < mask.sum() < len(mask)
     assert torch.equal(forms["results_standard"]["preds"], expected)

@@ -1,4 +1,4 @@
-"""The writer's command line: what it writes, what it prints and how it fails."""
+"""The writer's command line: the files that it writes, its output and its errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "writers" / "write_betons.py"
 
 
 def command(*argv: object) -> int:
-    """Run the program in this process; returns its exit status."""
+    """Run the program in this process and return its exit status."""
     spec = importlib.util.spec_from_file_location("write_betons", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -32,7 +32,7 @@ def command(*argv: object) -> int:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """A folder data set of 12 + 4 photos whose train is aligned in 10 of 12 rows."""
+    """Write a folder data set of 12 + 4 photos. Its train is aligned in 10 of 12 rows."""
     lines = ["path,label,attribute,split"]
     for i in range(16):
         label = ("cat", "dog")[i % 2]
@@ -138,7 +138,7 @@ def test_a_second_run_replaces_the_betons(pets, tmp_path):
 # --- missing files, published counts, generated images, merges ---------------------------------------------------
 
 
-def test_check_lists_what_is_missing_before_anything_is_decoded_or_written(pets, tmp_path, capsys):
+def test_check_lists_missing_files_before_any_image_is_decoded_or_written(pets, tmp_path, capsys):
     for i in (2, 3, 13):
         (pets / f"{i}.png").unlink()
     assert command("--dataset", "folder", "--raw", pets, "--aligned", ALIGNED, "--check") == 1
@@ -152,7 +152,7 @@ def test_check_lists_what_is_missing_before_anything_is_decoded_or_written(pets,
 
 @pytest.fixture
 def counted(pets, monkeypatch):
-    """The source 'pets': the folder data set with 14 published rows of train and four groups of test."""
+    """Return the source 'pets': the folder data set with 14 published rows of train and four groups of test."""
     folder = SOURCES.get("folder")
 
     def load(request):
@@ -166,7 +166,7 @@ def counted(pets, monkeypatch):
     return pets
 
 
-def test_check_says_where_counts_differ_from_those_published_and_writing_warns(counted, tmp_path, capsys):
+def test_check_names_counts_that_differ_from_the_published_ones_and_writing_warns(counted, tmp_path, capsys):
     assert command("--dataset", "pets", "--raw", counted, "--check") == 1
     out = capsys.readouterr().out
     assert "  counts differ from those published:\n    12 rows, its owners count 14" in out
@@ -175,14 +175,14 @@ def test_check_says_where_counts_differ_from_those_published_and_writing_warns(c
     assert "warning: pets/train: 12 rows, its owners count 14; see --check" in capsys.readouterr().err
 
 
-def test_download_of_a_set_had_by_hand_says_what_to_get_from_whom(counted, tmp_path, capsys):
+def test_download_of_a_set_without_an_address_names_its_source(counted, tmp_path, capsys):
     assert command("--dataset", "pets", "--raw", tmp_path / "none", "--out", tmp_path, "--download") == 1
     said = capsys.readouterr().err
     assert f"pets has no file that may be fetched from here; by hand: --raw {tmp_path}/none does not exist" in said
     assert "from www.example.org/pets: train/CLASS/*.png" in said
 
 
-def test_generated_images_join_train_or_make_a_beton_of_their_own_and_merge(pets, tmp_path, capsys):
+def test_synthetic_images_join_train_or_make_their_own_beton_and_merge(pets, tmp_path, capsys):
     for label in ("cat", "dog"):
         for attribute in ("indoors", "outdoors"):
             (tmp_path / "gen" / label / attribute).mkdir(parents=True)
@@ -215,7 +215,7 @@ def test_generated_images_join_train_or_make_a_beton_of_their_own_and_merge(pets
 
 
 def first_pixels(path: Path) -> np.ndarray:
-    """The first eight rows of pixels of every image, [N, 8 W 3], of a raw beton of images of one size or more."""
+    """Return the first 192 bytes of pixels of every image in a raw beton, [N, 8, 24]."""
     beton = open_beton(path)
     stored = np.memmap(path, np.uint8, "r")
     return np.stack([np.asarray(stored[int(o) : int(o) + 8 * 8 * 3]).reshape(8, 24) for o in beton.offsets])

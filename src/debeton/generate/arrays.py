@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from debeton.data.beton.images import BadImage, to_rgb
-from debeton.data.raw.generated import BLIND, generated_rows
+from debeton.data.raw.synthetic_images import BLIND, read_synthetic_rows
 from debeton.data.spec import Ints, Rows
 from debeton.generate.image_set import names_from_folders
 from debeton.system.errors import DataError, UsageError
@@ -21,7 +21,7 @@ def write_arrays(folder: Path, out: Path) -> list[Path]:
     whose prompts named some. DataError where images of a class differ in size, or one cannot be read.
     """
     spec = names_from_folders(folder)
-    rows = generated_rows(folder, spec)
+    rows = read_synthetic_rows(folder, spec)
     if not np.all(rows.columns[BLIND]):
         raise UsageError(
             f"{folder} was made by cells ({', '.join(spec.attributes[:4])}), and arrays hold classes alone; give the "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.raw.generated import KEPT
+from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.system.registry import Registry
 
 Image = NDArray[np.uint8]
@@ -30,7 +30,7 @@ def standard(image: Image) -> str:
         return "blank"
     if float((values.max(2) - values.min(2)).mean()) < GREY:
         return "grey"
-    return KEPT
+    return ACCEPTED
 
 
 def published(threshold: float) -> Filter:
@@ -42,11 +42,11 @@ def published(threshold: float) -> Filter:
 
     def verdict(image: Image) -> str:
         sums = image.reshape(-1, 3).sum(0, dtype=np.float64) * (512 * 512 / (image.shape[0] * image.shape[1]))
-        return "grey" if abs(sums.mean() - sums[0]) < threshold else KEPT
+        return "grey" if abs(sums.mean() - sums[0]) < threshold else ACCEPTED
 
     return verdict
 
 
 FILTERS.add("ffr_faces", published(1.5e6), "From Fake to Real's grey filter for faces")
 FILTERS.add("ffr_animals", published(2.0e5), "From Fake to Real's grey filter for animals")
-FILTERS.add("none", lambda image: KEPT, "keep every image")
+FILTERS.add("none", lambda image: ACCEPTED, "keep every image")

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from debeton.data.raw.generated import KEPT, MANIFEST, manifests
+from debeton.data.raw.synthetic_images import ACCEPTED, MANIFEST, manifest_files
 from debeton.data.spec import DatasetSpec
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
-from debeton.system.files import naming_full_disk, replacing, write_text
+from debeton.system.files import naming_full_disk, write_files, write_text
 from debeton.system.seed import derive_seed
 
 SETTINGS = "generator.json"
@@ -86,7 +86,7 @@ class ImageSet:
         self._agree()
         self.manifest = folder / shard.manifest
         self._mend()
-        self.lines = [line for path in manifests(folder) for line in read_lines(path)]
+        self.lines = [line for path in manifest_files(folder) for line in read_lines(path)]
 
     def _agree(self) -> None:
         path = self.folder / SETTINGS
@@ -108,8 +108,7 @@ class ImageSet:
         text = self.manifest.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):
-            with replacing(self.manifest) as (partial,):
-                partial.write_bytes(whole)
+            write_files({self.manifest: whole})
 
     def missing(self, conditions: Iterable[Condition], per_condition: int) -> list[Slot]:
         """This shard's slots without a kept image, each with its next attempt, in order."""
@@ -118,7 +117,7 @@ class ImageSet:
         for line in self.lines:
             where = (Condition(line["label"], line["attribute"]), line["number"])
             tried[where] = max(tried.get(where, 0), line["attempt"] + 1)
-            if line["verdict"] == KEPT:
+            if line["verdict"] == ACCEPTED:
                 kept.add(where)
         slots = [(condition, number) for condition in conditions for number in range(per_condition)]
         mine = slots[self.shard.index - 1 :: self.shard.count]
@@ -128,8 +127,7 @@ class ImageSet:
         """Write a kept image whole; returns its SHA-256. Called from several threads."""
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="png", compress_level=3)
-        with replacing(self.folder / slot.path) as (partial,):
-            partial.write_bytes(buffer.getvalue())
+        write_files({self.folder / slot.path: buffer.getvalue()})
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -169,7 +167,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def names_from_folders(folder: Path) -> DatasetSpec:
     """Classes by what a folder of images says itself: its manifest's labels, its sub-folders, or its arrays' names."""
-    if found := manifests(folder):
+    if found := manifest_files(folder):
         lines = [line for path in found for line in read_lines(path)]
         labels = {str(line["label"]) for line in lines}
         attributes = {str(line["attribute"]) for line in lines if line.get("attribute") is not None}
@@ -188,9 +186,9 @@ def names_from_folders(folder: Path) -> DatasetSpec:
 def verify(folder: Path) -> list[str]:
     """What is wrong with a set, a sentence each: images that are missing or not those of the manifest."""
     wrong = []
-    for path in manifests(folder):
+    for path in manifest_files(folder):
         for line in read_lines(path):
-            if line["verdict"] != KEPT:
+            if line["verdict"] != ACCEPTED:
                 continue
             image = folder / line["path"]
             if not image.is_file():

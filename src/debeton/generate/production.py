@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from debeton.data.raw.generated import KEPT
+from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.generate.filters import Filter
 from debeton.generate.generators import Generator, Order
 from debeton.generate.image_set import ImageSet, Slot
@@ -97,7 +97,7 @@ def _judge_and_write(
         "verdict": verdict,
         "prompt": order.prompt,
         "seed": order.seed,
-        "sha256": image_set.write_image(slot, image) if verdict == KEPT else None,
+        "sha256": image_set.write_image(slot, image) if verdict == ACCEPTED else None,
     }
 
 
@@ -110,10 +110,10 @@ def _finish(
     """Append the batch's lines; the slots whose image was rejected, with their next attempt."""
     lines = [future.result() for _, _, future in batch]
     image_set.append(lines)
-    update(sum(line["verdict"] == KEPT for line in lines))
+    update(sum(line["verdict"] == ACCEPTED for line in lines))
     again = []
     for (slot, order, _), line in zip(batch, lines):
-        if line["verdict"] == KEPT:
+        if line["verdict"] == ACCEPTED:
             continue
         if slot.attempt + 1 >= generator.attempts:
             raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from debeton.data.raw.generated import KEPT
+from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.generate.image_set import ImageSet
 from debeton.generate.prompts import Condition
 from debeton.system.files import replacing
@@ -18,7 +18,7 @@ def write_sheets(image_set: ImageSet) -> list[Path]:
     """sheets/CLASS_ATTRIBUTE.png of every condition that has images; returns their paths."""
     kept: dict[Condition, list[tuple[int, str, int]]] = {}
     for line in image_set.lines:
-        if line["verdict"] == KEPT:
+        if line["verdict"] == ACCEPTED:
             condition = Condition(line["label"], line["attribute"])
             kept.setdefault(condition, []).append((line["number"], line["path"], line["seed"]))
     written = []

@@ -16,9 +16,9 @@ from torch import nn
 
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.image_names import IMAGE_SUFFIXES, is_image, is_jpeg, listed
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions
-from debeton.data.raw.image_files import IMAGE_SUFFIXES
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import BEST_CHECKPOINT, load_network, load_weights
@@ -28,7 +28,6 @@ from debeton.nets.networks import MirrorAveraged
 from debeton.system.errors import DataError, UsageError
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
-JPEGS = (".jpg", ".jpeg")
 FILES_AT_ONCE = 256  # files that `predict` writes into one temporary beton
 
 
@@ -125,11 +124,9 @@ def images_in(folder: Path) -> list[Path]:
     """Return the image files in a folder and below it, sorted by name. UsageError if there is none."""
     if not folder.is_dir():
         raise UsageError(f"no folder of images at {folder}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if is_image(file) and file.is_file())
     if not files:
-        raise UsageError(
-            f"{folder} holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}, also in the folders below it"
-        )
+        raise UsageError(f"{folder} holds no image; looked for {listed(IMAGE_SUFFIXES)}, also in the folders below it")
     return files
 
 
@@ -145,7 +142,7 @@ def predict(
         part = list(files[first : first + FILES_AT_ONCE])
         probabilities = np.empty((len(part), len(trained.classes)), np.float32)
         for are_jpeg in (True, False):  # JPEG files are stored as they are, others as pixels: both without loss
-            kind = np.array([k for k, file in enumerate(part) if (file.suffix.lower() in JPEGS) == are_jpeg], int)
+            kind = np.array([k for k, file in enumerate(part) if is_jpeg(file) == are_jpeg], int)
             if len(kind):
                 mode = "jpg" if are_jpeg else "raw"
                 probabilities[kind] = _probabilities(trained, [part[k] for k in kind], mode, device, batch_size)

@@ -14,7 +14,7 @@ from debeton.report.records import load_runs
 from debeton.report.runs import Setting, group_settings
 from debeton.report.tables import to_latex, to_markdown
 from debeton.system.errors import DataError
-from debeton.system.files import replacing
+from debeton.system.files import write_files
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,7 @@ class ReportKind:
             **({f"{self.stem}.png": to_png(figure)} if figure is not None else {}),
             f"{self.stem}.md": self._markdown(table).encode(),
         }
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(*(out / name for name in files)) as partials:
-            for partial, content in zip(partials, files.values(), strict=True):
-                partial.write_bytes(content)
+        write_files({out / name: content for name, content in files.items()})
         return out / f"{self.stem}.md"
 
     def _filled(self, settings: Sequence[Setting]) -> pd.DataFrame:

@@ -40,7 +40,7 @@ from debeton.report.tables import (
     worst_group,
 )
 from debeton.system.errors import DataError
-from debeton.system.files import replacing
+from debeton.system.files import write_files
 
 __all__ = [
     "RunRecord",
@@ -181,7 +181,6 @@ def write_report(
         ],
     )
     _add_runs(page, runs, settings, out)
-    out.mkdir(parents=True, exist_ok=True)
     files = {f"{plot.name}.png": plot.png for plot in [*plots, *mistakes]}
     texts = {
         "summary.csv": summary_numbers(settings, split).to_csv(index=False),
@@ -190,9 +189,7 @@ def write_report(
         "index.html": page.render(),  # last: whoever sees the page finds its files
     }
     contents = files | {name: text.encode() for name, text in texts.items()}
-    with replacing(*(out / name for name in contents)) as partials:
-        for partial, content in zip(partials, contents.values()):
-            partial.write_bytes(content)
+    write_files({out / name: content for name, content in contents.items()})
     return out / "index.html"
 
 

@@ -6,7 +6,7 @@ import errno
 import glob
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -89,6 +89,16 @@ def _make_folders(folders: Iterable[Path]) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         made = [*missing, *made]
     return made
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write several files so that all of them get their final names, in this order, or none does.
+
+    contents: the bytes of each file, by its path.
+    """
+    with replacing(*contents) as partials:
+        for partial, content in zip(partials, contents.values(), strict=True):
+            partial.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from debeton.nets.checkpoint import BEST_CHECKPOINT, load_checkpoint
 from debeton.nets.trained import CARD, WEIGHTS, Trained, load_trained
 from debeton.report.tables import to_markdown
-from debeton.system.files import replacing
+from debeton.system.files import write_files
 
 README = "README.md"
 RUN_RESULTS = (
@@ -61,15 +61,12 @@ def export(path: Path, out: Path) -> Path:
         "run": _run(checkpoint),
     }
     weights = {name: value.contiguous() for name, value in trained.bare.state_dict().items()}
-    out.mkdir(parents=True, exist_ok=True)
     files = {
         WEIGHTS: save(weights, metadata={"format": "pt"}),
         README: describe(trained, card).encode(),
         CARD: json.dumps(card, indent=1).encode(),  # last, so that the other files exist if this one does
     }
-    with replacing(*(out / name for name in files)) as partials:
-        for partial, data in zip(partials, files.values(), strict=True):
-            partial.write_bytes(data)
+    write_files({out / name: content for name, content in files.items()})
     return out
 
 

@@ -161,7 +161,7 @@ def _add_pixels(digest: hashlib._Hash, view: View) -> None:
 
 def _add_trigger(digest: hashlib._Hash, trigger: Trigger, size: tuple[int, int]) -> None:
     """Add the trigger as it is drawn in a frame of this size."""
-    layers, _ = trigger.drawn(*size)
+    layers, _ = trigger.layers_for(*size)
     digest.update(json.dumps([trigger.rounds, trigger.by_row, trigger.options.seed]).encode())
     for values in layers:
         digest.update(np.ascontiguousarray(values).data)

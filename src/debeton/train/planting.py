@@ -14,11 +14,11 @@ from debeton.config import Config
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.data.triggers.trigger import (
     TRIGGERS,
-    Planted,
+    PlantedTrigger,
     Trigger,
     TriggerOptions,
-    chosen_rows,
     make_trigger,
+    rows_with_trigger,
 )
 from debeton.data.views.splits import Views, evaluated
 from debeton.system.errors import DataError, UsageError, nearest
@@ -48,8 +48,8 @@ def plant(views: Views, config: Config) -> Views:
     classes = class_codes(spurious.spurious_file, views["train"].spec)
     planted = {}
     for split in views.keys() & set(chosen):
-        mask = chosen_rows(views[split].label, classes, spurious.spurious_perc, spurious.seed)
-        planted[split] = replace(views[split], planted=Planted(trigger, mask))
+        mask = rows_with_trigger(views[split].label, classes, spurious.spurious_perc, spurious.seed)
+        planted[split] = replace(views[split], planted=PlantedTrigger(trigger, mask))
     return {**views, **planted}
 
 
@@ -76,7 +76,7 @@ def configured_trigger(name: str, config: Config) -> Trigger:
     )
     trigger = make_trigger(name, options, legacy=spurious.legacy)
     side = config.resolution.val_res
-    trigger.drawn(side, side)  # a trigger that does not fit the frame is an error now, not in the middle of a run
+    trigger.layers_for(side, side)  # a trigger that does not fit the frame is an error now, not in the middle of a run
     return trigger
 
 

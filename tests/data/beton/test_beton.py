@@ -1,4 +1,4 @@
-"""beton.py and ffcv_format.py: only an intact beton with its own sidecar opens; everything else is one sentence."""
+"""Only an intact beton with its own sidecar opens. Every other one is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ TRIPLET = (lambda path: path, sidecar_path, columns_path)
 
 @pytest.fixture
 def copy(tmp_path: Path, raw_beton: Beton) -> Path:
-    """A copy of the raw beton with its sidecar and columns, to be damaged."""
+    """Copy the raw beton with its sidecar and columns, so that a test can damage it."""
     for part in TRIPLET:
         shutil.copy(part(raw_beton.path), part(tmp_path / "a.beton"))
     return tmp_path / "a.beton"
 
 
 def refusal(path: Path) -> str:
-    """What open_beton says; one sentence, whatever is wrong."""
+    """Return the message of open_beton for a bad beton. It must be one sentence."""
     with pytest.raises(DataError) as error:
         open_beton(path)
     assert str(path) in str(error.value)
@@ -47,10 +47,10 @@ def edit_sidecar(path: Path, **changes: Any) -> None:
     sidecar_path(path).write_text(json.dumps({key: value for key, value in sidecar.items() if value is not ...}))
 
 
-# --- what opens ------------------------------------------------------------------------------------------------
+# --- betons that open ------------------------------------------------------------------------------------------------
 
 
-def test_columns_equal_what_was_written(
+def test_columns_equal_the_written_ones(
     raw_beton: Beton, grouped_rows: MakeRows, pixels: list[np.ndarray], spec: DatasetSpec
 ) -> None:
     rows = grouped_rows(pixels)
@@ -67,7 +67,7 @@ def test_columns_equal_what_was_written(
     assert raw_beton.max_bytes == 24 * 32 * 3
 
 
-def test_sizes_of_the_images_are_those_of_their_files(jpg_beton: Beton, jpegs: list[bytes]) -> None:
+def test_image_sizes_equal_those_of_their_files(jpg_beton: Beton, jpegs: list[bytes]) -> None:
     assert jpg_beton.sizes.tolist() == [len(data) for data in jpegs]
     assert jpg_beton.heights.tolist() == list(range(30, 100))
     assert jpg_beton.widths.tolist() == list(range(95, 25, -1))
@@ -96,12 +96,12 @@ def test_a_columns_file_of_another_beton_is_refused(copy: Path, jpg_beton: Beton
 
 
 def as_schema_1(beton: Path, **columns: Any) -> None:
-    """What this project wrote before: columns compressed, text as fixed-width arrays."""
+    """Rewrite the columns as schema 1 held them: compressed, text as arrays of fixed width."""
     edit_sidecar(beton, schema_version=1)
     np.savez_compressed(columns_path(beton), **columns)
 
 
-def test_a_beton_of_schema_1_opens_as_it_did(copy: Path, raw_beton: Beton) -> None:
+def test_a_beton_of_schema_1_still_opens(copy: Path, raw_beton: Beton) -> None:
     numbers = {"count": np.arange(70, dtype=np.int32), "weight_g": np.arange(70) * 0.5}
     as_schema_1(copy, path=np.array([f"r{i}" for i in range(70)]), **numbers)
     beton = open_beton(copy)
@@ -124,7 +124,7 @@ def test_an_unknown_column_is_an_error_that_names_the_nearest(copy: Path) -> Non
         open_beton(copy).extra["weigth_g"]
 
 
-# --- what does not ---------------------------------------------------------------------------------------------
+# --- betons that are refused -----------------------------------------------------------------------------------------
 
 
 def test_a_missing_beton_is_named_with_the_command_that_writes_it(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_an_ffcv_file_with_other_fields_is_refused(copy: Path) -> None:
 
 
 def rewrite_metadata(path: Path, change: Callable[[np.ndarray], None]) -> None:
-    """Edit the columns in the file and mend the sidecar's checksum, as a careful forger would."""
+    """Edit the columns in the file and correct the sidecar's checksum, as a careful forger would."""
     metadata, allocations = read_tables(path)
     metadata = metadata.copy()
     change(metadata)
@@ -252,7 +252,7 @@ def test_one_changed_label_is_noticed(copy: Path) -> None:
     assert "disagree" in refusal(copy)
 
 
-def test_a_beton_of_no_row_is_refused(copy: Path) -> None:
+def test_a_beton_without_rows_is_refused(copy: Path) -> None:
     page = 1 << 21
     copy.write_bytes(header_bytes(0, page, page) + bytes(page - METADATA_START))
     empty = np.zeros(0, METADATA)
@@ -287,10 +287,10 @@ def test_damage_to_header_or_columns_is_refused_or_harmless(
         np.testing.assert_array_equal(getattr(beton, name), getattr(raw_beton, name))
 
 
-# --- the format ------------------------------------------------------------------------------------------------
+# --- the format ------------------------------------------------------------------------------------------------------
 
 
-def test_our_statement_of_the_format_is_ffcvs_own(raw_beton: Beton) -> None:
+def test_our_types_of_the_format_equal_ffcvs_own(raw_beton: Beton) -> None:
     from ffcv import types
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES

@@ -1,4 +1,4 @@
-"""columns.py: columns come back as they were given, take little room, and are read one at a time."""
+"""Columns are read back as they were given, take little room, and are read one at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from debeton.data.beton import columns as module
-from debeton.data.beton.columns import Columns, as_column, take, write_columns
+from debeton.data.beton.columns import Columns, as_column, values_at, write_columns
 from debeton.system.errors import DataError
 
 Stored = Callable[..., Columns]
@@ -21,7 +21,7 @@ Stored = Callable[..., Columns]
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:
-    """stored(name=values, ...): columns written and opened."""
+    """Return stored(name=values, ...): columns that were written and opened."""
 
     def run(**given: Any) -> Columns:
         path = tmp_path / "a.beton.columns.npz"
@@ -78,8 +78,8 @@ def test_the_same_columns_give_the_same_bytes(tmp_path: Path, monkeypatch: pytes
 def test_a_column_is_read_when_it_is_asked_for_and_once(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = stored(path=["a", "b"], weight=[1, 2], smiling=[0, 1])
     read: list[str] = []
-    real = Columns._member
-    monkeypatch.setattr(Columns, "_member", lambda self, name: read.append(name) or real(self, name))
+    real = Columns.read_member
+    monkeypatch.setattr(Columns, "read_member", lambda self, name: read.append(name) or real(self, name))
     assert sorted(columns) == ["path", "smiling", "weight"]
     assert ("weight" in columns, "wait" in columns, len(columns), read) == (True, False, 3, [])
     for _ in range(2):
@@ -99,29 +99,29 @@ def test_columns_travel_to_another_process(stored: Stored) -> None:
     assert pickle.loads(pickle.dumps(stored(x=[3, 4])))["x"].tolist() == [3, 4]
 
 
-def test_columns_are_not_objects(tmp_path: Path) -> None:
+def test_a_column_of_python_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x=np.array([print, None], object))
-    with pytest.raises(DataError, match=r"c\.npz is damaged \(objects are no column\)"):
+    with pytest.raises(DataError, match=r"c\.npz is damaged \(an array of Python objects is no column\)"):
         Columns(tmp_path / "c.npz", 2, "")["x"]
 
 
 @pytest.mark.parametrize("values", [[None, "a"], ["a", 1], [1, "a"], [b"a"], [[1], [2]], [[1], [2, 3]], [{}]])
-def test_what_is_neither_text_nor_numbers_is_no_column(values: list[Any]) -> None:
+def test_a_column_of_neither_text_nor_numbers_is_refused(values: list[Any]) -> None:
     with pytest.raises(ValueError, match=r"text, or every value a number|inhomogeneous"):
         as_column(values)
 
 
-def test_rows_are_taken_from_text_and_numbers_alike() -> None:
+def test_values_at_works_for_text_and_for_numbers() -> None:
     rows = np.array([2, 0])
-    assert take(["a", "b", "c"], rows) == ["c", "a"]
-    assert list(take(np.array([1, 2, 3]), rows)) == [3, 1]
+    assert values_at(["a", "b", "c"], rows) == ["c", "a"]
+    assert list(values_at(np.array([1, 2, 3]), rows)) == [3, 1]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), min_size=1, max_size=3), keep=st.floats(0, 1)
 )
-def test_damage_is_one_sentence_or_harmless(tmp_path: Path, changes: list[tuple[int, int]], keep: float) -> None:
+def test_damage_raises_one_sentence_or_is_harmless(tmp_path: Path, changes: list[tuple[int, int]], keep: float) -> None:
     path = tmp_path / "a.beton.columns.npz"
     given = {"name": [f"r{i}" for i in range(9)], "size": list(range(9))}
     write_columns(path, {name: as_column(values) for name, values in given.items()}, "12345678")
@@ -131,17 +131,17 @@ def test_damage_is_one_sentence_or_harmless(tmp_path: Path, changes: list[tuple[
     path.write_bytes(data if keep > 0.3 else data[: int(3 * keep * len(data))])
     try:
         columns = Columns(path, 9, "12345678")
-        found = {name: columns[name].tolist() for name in given}
+        read = {name: columns[name].tolist() for name in given}
     except DataError as error:
         assert str(path) in str(error)  # noqa: PT017
         return
-    assert found == given
+    assert read == given
 
 
 def test_the_members_are_named_so_that_numpy_reads_them(tmp_path: Path) -> None:
     write_columns(tmp_path / "c.npz", {"x": np.arange(3), "path": ["a", "\u00e9", ""]}, "c0ffee")
-    with np.load(tmp_path / "c.npz") as found:
-        assert sorted(found.files) == ["#beton", "path#ends", "path#utf8", "x"]
-        assert str(found[module.BETON]) == "c0ffee"
-        assert found["path#utf8"].tobytes().decode() == "a\u00e9"
-        assert found["path#ends"].tolist() == [1, 3, 3]
+    with np.load(tmp_path / "c.npz") as members:
+        assert sorted(members.files) == ["#beton", "path#ends", "path#utf8", "x"]
+        assert str(members[module.BETON_CHECKSUM]) == "c0ffee"
+        assert members["path#utf8"].tobytes().decode() == "a\u00e9"
+        assert members["path#ends"].tolist() == [1, 3, 3]

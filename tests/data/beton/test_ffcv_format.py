@@ -1,4 +1,4 @@
-"""The file format stated here is FFCV's own."""
+"""The file format in ffcv_format.py equals FFCV's own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_tables_are_those_that_ffcvs_reader_finds(toy_betons):
         (lambda data: b"\xff" * METADATA_START, "format version"),
     ],
 )
-def test_what_is_no_such_file_is_refused_with_the_reason(toy_betons, tmp_path, damage, words):
+def test_a_file_in_another_format_is_refused_with_the_reason(toy_betons, tmp_path, damage, words):
     (tmp_path / "x.beton").write_bytes(damage((toy_betons / "toy_val.beton").read_bytes()))
     with pytest.raises(ValueError, match=words):
         read_tables(tmp_path / "x.beton")

@@ -1,4 +1,4 @@
-"""images.py: every kind of picture becomes upright RGB pixels or one sentence, and JPEGs are not encoded twice."""
+"""Every kind of picture becomes upright RGB pixels or one sentence, and JPEGs are not encoded twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from debeton.data.beton import turbojpeg as native
-from debeton.data.beton.images import BadImage, Encoded, check, encode, encode_jpeg, shrink, to_rgb
+from debeton.data.beton.images import BadImage, Encoded, check_storable, encode, encode_jpeg, shrink, to_rgb
 from debeton.data.beton.turbojpeg import try_decode
 
 Photo = Callable[..., np.ndarray]
@@ -63,7 +63,7 @@ def test_arrays_become_three_channels(shape: tuple[int, ...]) -> None:
         ("I;16", 65535, "PNG", (255, 255, 255)),
         ("I;16", 32768, "PNG", (128, 128, 128)),
         ("I;16", 257 * 3, "PNG", (3, 3, 3)),
-        ("I;16", 255, "PNG", (1, 1, 1)),  # dark among 16-bit values, however dark the rest of its image is
+        ("I;16", 255, "PNG", (1, 1, 1)),  # dark among 16-bit values, whatever the rest of the image holds
         ("I;16B", 32768, "TIFF", (128, 128, 128)),
         ("I", 200, "TIFF", (200, 200, 200)),
         ("F", 99.6, "TIFF", (100, 100, 100)),
@@ -85,7 +85,7 @@ def test_a_palette_with_a_transparent_entry_lies_over_black(encoded: Encoder) ->
     assert to_rgb(encoded(image, "PNG", transparency=1)).tolist() == [[[250, 0, 0], [0, 0, 0]]]
 
 
-# The eight EXIF orientations as what was done to an upright image before it was stored (EXIF 2.3, table 6).
+# For each of the eight EXIF orientations the change of the upright image when it was stored (EXIF 2.3, table 6).
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -143,7 +143,7 @@ def test_damaged_files_are_refused(tmp_path: Path, photo: Photo, encoded: Encode
         "a folder": tmp_path,
     }
     for name, raw in damaged.items():
-        for read in (to_rgb, store, check):
+        for read in (to_rgb, store, check_storable):
             with pytest.raises(BadImage) as error:
                 read(raw)
             assert str(error.value).startswith(("cannot be decoded", "the file does not exist")), name
@@ -155,7 +155,7 @@ def test_damaged_files_are_refused(tmp_path: Path, photo: Photo, encoded: Encode
 def test_a_jpeg_cut_short_but_properly_ended_is_refused_in_libjpegs_words(photo: Photo, encoded: Encoder) -> None:
     jpeg = encoded(photo(0, 80, 80))
     cut = jpeg[: len(jpeg) * 2 // 3] + b"\xff\xd9"
-    assert as_pixels(cut).shape == (80, 80, 3)  # Pillow paints the rest grey without a word
+    assert as_pixels(cut).shape == (80, 80, 3)  # Pillow paints the rest grey and reports nothing
     for read in (to_rgb, store):
         with pytest.raises(BadImage, match=r"in full \(libjpeg: Corrupt JPEG data: premature end of data segment\)"):
             read(cut)
@@ -208,7 +208,7 @@ def test_any_file_gives_rgb_pixels_or_bad_image(kind: str, changes: list[tuple[i
     data = bytearray(buffer.getvalue())
     for position, value in changes:
         data[position % len(data)] = value
-    for read in (to_rgb, store, check):
+    for read in (to_rgb, store, check_storable):
         try:
             result = read(bytes(data[: max(1, int(keep * len(data)))]))
         except BadImage:
@@ -246,7 +246,7 @@ def test_shrink_by_two_averages_blocks_of_four_pixels() -> None:
 
 
 @pytest.mark.parametrize("as_jpeg", [True, False])
-def test_a_side_that_the_format_cannot_hold_is_refused_with_the_way_out(*, as_jpeg: bool) -> None:
+def test_a_side_that_the_format_cannot_hold_is_refused_with_a_remedy(*, as_jpeg: bool) -> None:
     wide = np.zeros((1, 65_501, 3), np.uint8)
     with pytest.raises(BadImage, match=r"65501 x 1 pixels.*65500.*--max-resolution"):
         store(wide, as_jpeg=as_jpeg)
@@ -318,8 +318,11 @@ def test_a_jpeg_is_encoded_anew_when_it_is_rotated_too_large_or_cmyk(photo: Phot
 
 
 def as_ycck(encoded: Encoder, image: np.ndarray) -> bytes:
-    """A CMYK JPEG with luma and chroma in its first three channels, as Photoshop writes it: Adobe's transform 2."""
-    ycc = np.asarray(Image.fromarray(255 - image).convert("YCbCr"))  # of C, M and Y, which libjpeg inverts
+    """Return a CMYK JPEG with luma and chroma in its first three channels.
+
+    Photoshop writes such files (Adobe's transform 2).
+    """
+    ycc = np.asarray(Image.fromarray(255 - image).convert("YCbCr"))  # libjpeg inverts C, M and Y
     stored = np.concatenate([255 - ycc, np.zeros_like(ycc[..., :1])], axis=2)  # Pillow inverts when it saves
     file = encoded(Image.fromarray(np.ascontiguousarray(stored), "CMYK"), quality=95)
     marker = file.index(b"Adobe")
@@ -332,9 +335,7 @@ def test_damage_in_a_cmyk_jpeg_is_noticed(photo: Photo, encoded: Encoder) -> Non
         store(file[: len(file) * 2 // 3] + b"\xff\xd9")
 
 
-def test_a_picture_is_what_its_bytes_say_whatever_its_file_is_called(
-    tmp_path: Path, photo: Photo, encoded: Encoder
-) -> None:
+def test_the_bytes_decide_the_format_and_not_the_file_name(tmp_path: Path, photo: Photo, encoded: Encoder) -> None:
     (tmp_path / "a.JPEG").write_bytes(encoded(photo(2), "PNG"))  # ImageNet has one
     stored = store(tmp_path / "a.JPEG")
     assert stored.data[:2] == b"\xff\xd8"
@@ -342,7 +343,7 @@ def test_a_picture_is_what_its_bytes_say_whatever_its_file_is_called(
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_frame_counts(kind: str, encoded: Encoder) -> None:
+def test_an_animation_gives_its_first_frame(kind: str, encoded: Encoder) -> None:
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     file = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -350,7 +351,7 @@ def test_of_an_animation_the_first_frame_counts(kind: str, encoded: Encoder) -> 
     np.testing.assert_array_equal(to_rgb(file), np.broadcast_to([255, 0, 0], (6, 8, 3)))
 
 
-def test_of_several_pictures_in_one_jpeg_the_first_counts(photo: Photo, encoded: Encoder) -> None:
+def test_a_jpeg_with_several_pictures_gives_the_first(photo: Photo, encoded: Encoder) -> None:
     first, second = (Image.fromarray(photo(k)) for k in range(2))
     file = encoded(first, "MPO", save_all=True, append_images=[second], quality=95)
     assert Image.open(io.BytesIO(file)).format == "MPO"
@@ -401,14 +402,14 @@ def test_padding_before_the_end_of_a_jpeg_costs_nothing_and_the_loader_never_see
         assert len(stored.data) <= len(padded)
 
 
-def test_a_jpeg_with_padding_is_complained_of_by_libjpeg_turbo(photo: Photo, encoded: Encoder) -> None:
+def test_libjpeg_turbo_complains_of_padding(photo: Photo, encoded: Encoder) -> None:
     jpeg = encoded(photo(0))
     padded = jpeg[:-2] + bytes(40) + jpeg[-2:]
-    assert "extraneous bytes before marker 0xd9" in try_decode(padded, 40, 48)[1]  # so the test above tests something
+    assert "extraneous bytes before marker 0xd9" in try_decode(padded, 40, 48)[1]  # the test above relies on this
     assert try_decode(jpeg, 40, 48)[1] == ""
 
 
-# Damage that decodes to fewer blocks than there were shifts the rest of the picture; libjpeg calls it extraneous bytes.
+# Damage that decodes to fewer blocks shifts the rest of the picture. libjpeg reports extraneous bytes.
 def test_blocks_left_over_by_damage_are_not_taken_for_padding(encoded: Encoder) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     jpeg = encoded(Image.fromarray(noise).resize((96, 80)))

@@ -1,4 +1,7 @@
-"""merge.py: a merged beton holds what its inputs hold, byte by byte and name by name, or is refused with a reason."""
+"""A merged beton holds the rows of its inputs, byte by byte and name by name.
+
+Betons that cannot be merged are refused with a reason.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo) -> Write:
-    """write(name, images, spec=..., mode='raw', columns of Rows): a beton whose rows are called NAME/0, NAME/1, ..."""
+    """Return write(name, images, spec=..., mode='raw', columns of Rows): a beton with rows NAME/0, NAME/1, ..."""
 
     def run(
         name: str, images: Sequence[Any] | int = 3, spec: DatasetSpec = spec, mode: str = "raw", **changes: Any
@@ -72,12 +75,12 @@ def pixels(beton: Beton, size: tuple[int, int]) -> np.ndarray:
     return reader.read(rows, reader.whole_boxes(rows), size)
 
 
-# --- what comes out --------------------------------------------------------------------------------------------
+# --- the result ------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), mode=st.sampled_from(["raw", "jpg", "proportion"]))
-def test_betons_merged_are_as_their_rows_written_at_once(
+def test_merged_betons_equal_one_beton_of_all_their_rows(
     data: st.DataObject, mode: str, tmp_path_factory: pytest.TempPathFactory, spec: DatasetSpec
 ) -> None:
     folder = tmp_path_factory.mktemp("merge")
@@ -109,7 +112,7 @@ def test_betons_merged_are_as_their_rows_written_at_once(
         np.testing.assert_array_equal(found.extra[name], whole.extra[name])
     for name in ("row_hash", "group_counts", "spec", "n", "columns", "skipped"):
         assert found.sidecar[name] == whole.sidecar[name]
-    if mode != "proportion":  # whose choice goes by row number
+    if mode != "proportion":  # its choice of JPEG or raw depends on the row number
         assert stored_bytes(found) == stored_bytes(whole)
         np.testing.assert_array_equal(pixels(found, (16, 16)), pixels(whole, (16, 16)))
     page = int(np.fromfile(found.path, HEADER, count=1)["page_size"][0])
@@ -123,7 +126,7 @@ def test_jpegs_are_copied_byte_for_byte(write: Write, photo: Photo, encoded: Enc
     assert stored_bytes(merged(parts)) == files
 
 
-def test_betons_with_other_pages_share_one_large_enough_for_all(write: Write) -> None:
+def test_a_merged_beton_has_pages_large_enough_for_all_inputs(write: Write) -> None:
     small = [np.full((400, 500, 3), k, np.uint8) for k in range(9)]
     large = [np.full((1500, 2000, 3), 9, np.uint8)]
     for name, order in (("sl", ["s", "l"]), ("ls", ["l", "s"])):
@@ -145,7 +148,7 @@ def test_rows_keep_their_order_names_and_source(write: Write) -> None:
     assert found.source.tolist() == [1, 1, 0, 0, 0]
 
 
-def test_the_sidecar_says_what_was_merged(write: Write, photo: Photo) -> None:
+def test_the_sidecar_describes_the_merged_betons(write: Write, photo: Photo) -> None:
     first, second = write("a", 3), write("b", 2, mode="jpg")
     sidecars = [json.loads(sidecar_path(path).read_text()) for path in (first, second)]
     found = merged([first, second], "val").sidecar
@@ -209,7 +212,7 @@ def test_other_classes_or_attributes_are_refused_by_name(
         merged([write("a"), write("b", spec=other)])
 
 
-def test_a_group_missing_in_the_first_exists_where_another_has_it(write: Write, spec: DatasetSpec) -> None:
+def test_a_group_missing_in_the_first_beton_exists_if_another_has_it(write: Write, spec: DatasetSpec) -> None:
     assert spec.missing == (5,)
     top_dogs = write("b", spec=replace(spec, missing=()), label=np.ones(3, np.int64), attribute=np.full(3, 2))
     found = merged([write("a"), top_dogs])
@@ -226,7 +229,7 @@ def test_a_column_that_one_input_lacks_is_empty_minus_one_or_nan(write: Write) -
     np.testing.assert_array_equal(found["score"], [np.nan] * 3 + [0.5, 1.5, 2.5, np.nan])
 
 
-def test_a_column_of_text_here_and_numbers_there_is_refused(write: Write) -> None:
+def test_a_column_of_text_in_one_beton_and_numbers_in_another_is_refused(write: Write) -> None:
     with pytest.raises(DataError, match=r"'seed' holds text in .*a\.beton and numbers in .*b\.beton"):
         merged([write("a", columns={"seed": ["1", "2", "3"]}), write("b", columns={"seed": [1, 2, 3]})])
 
@@ -243,7 +246,7 @@ def test_codes_of_a_named_column_are_matched_by_name(write: Write, spec: Dataset
     assert found.spec.columns == {"hue": ("red", "green")}
 
 
-def test_other_names_of_a_columns_codes_are_refused(write: Write, spec: DatasetSpec) -> None:
+def test_different_names_of_a_columns_codes_are_refused(write: Write, spec: DatasetSpec) -> None:
     first = write("a", spec=hued(spec, "red", "green"), columns={"hue": [0, 1, 1]})
     other = write("b", spec=hued(spec, "red", "blue"), columns={"hue": [0, 1, 1]})
     with pytest.raises(DataError, match=r"different values of the column 'hue': 'blue' is only in b\.beton; 'green'"):
@@ -253,7 +256,7 @@ def test_other_names_of_a_columns_codes_are_refused(write: Write, spec: DatasetS
         merged([first, plain])
 
 
-def test_a_named_column_stays_one_where_only_synthetic_rows_lack_it(write: Write, spec: DatasetSpec) -> None:
+def test_a_column_keeps_its_names_if_only_synthetic_rows_lack_it(write: Write, spec: DatasetSpec) -> None:
     named = replace(hued(spec, "red", "green"), tasks={"hue x attribute": ((0,), (1, 2))})
     real = write("real", 6, spec=named, columns={"hue": [0, 1, 1, 0, 1, 0]})
     synthetic = write("sd", 3, source=np.ones(3, np.int64))
@@ -315,9 +318,9 @@ def test_an_input_without_its_columns_is_refused(write: Write) -> None:
 
 
 def test_bytes_that_do_not_read_back_are_noticed(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, real = [write("a"), write("b")], beton_file.BetonFile.finish
+    inputs, real = [write("a"), write("b")], beton_file.BetonFile.write_tables
 
-    def finish(file: beton_file.BetonFile, *arguments: Any) -> Any:
+    def write_tables(file: beton_file.BetonFile, *arguments: Any) -> Any:
         tables = real(file, *arguments)
         (partial,) = tmp_path.glob("m.beton.*.partial")
         with partial.open("r+b") as written:
@@ -325,7 +328,7 @@ def test_bytes_that_do_not_read_back_are_noticed(write: Write, tmp_path: Path, m
             written.write(b"a lie")
         return tables
 
-    monkeypatch.setattr(beton_file.BetonFile, "finish", finish)
+    monkeypatch.setattr(beton_file.BetonFile, "write_tables", write_tables)
     with pytest.raises(DataError, match="row 4 read back differs"):
         merge_betons(inputs, tmp_path / "m.beton", "train")
     assert not list(tmp_path.glob("m.beton*"))

@@ -1,4 +1,4 @@
-"""writer.py: what is written is what was given, in FFCV's format, and a failure leaves nothing behind."""
+"""A beton holds exactly the given rows, in FFCV's format, and a failure leaves no file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from debeton.data.beton import file as beton_file
-from debeton.data.beton import images
+from debeton.data.beton import turbojpeg
 from debeton.data.beton.ffcv_format import ALLOCATION, HEADER, JPG, RAW
 from debeton.data.beton.images import to_rgb
 from debeton.data.beton.reading import Beton, columns_path, open_beton, sidecar_path
@@ -33,13 +33,13 @@ MakeRows = Callable[..., Rows]
 
 
 def stored_bytes(beton: Beton) -> list[bytes]:
-    """The bytes of every image, by the beton's own tables."""
+    """Return the bytes of every image, by the beton's own tables."""
     file = beton.path.read_bytes()
     return [file[int(o) : int(o) + int(s)] for o, s in zip(beton.offsets, beton.sizes)]
 
 
 def stored_images(beton: Beton) -> list[np.ndarray]:
-    """Every image as Pillow and NumPy read it, without any code of ours."""
+    """Return every image as Pillow and NumPy read it, without our code."""
     images = []
     for k, data in enumerate(stored_bytes(beton)):
         if beton.modes[k] == JPG:
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def write(tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows) -> Callable[..., Beton]:
-    """write(images, mode='raw', ...): a beton in a folder of its own."""
+    """Return write(images, mode='raw', ...): a beton in a folder of its own."""
 
     def run(images: Sequence[RawImage] | Rows, name: str = "a", **options: Any) -> Beton:
         rows = images if isinstance(images, Rows) else make_rows(images)
@@ -123,7 +123,7 @@ def test_max_resolution_bounds_the_longer_side(write: Callable[..., Beton], phot
     assert beton.sidecar["image"]["height"] == [25, 50]
 
 
-def test_columns_names_and_counts_are_those_of_the_rows(
+def test_columns_names_and_counts_equal_those_of_the_rows(
     write: Callable[..., Beton], grouped_rows: MakeRows, pixels: list[np.ndarray], group_sizes: tuple[int, ...]
 ) -> None:
     rows = grouped_rows(pixels)
@@ -170,16 +170,16 @@ def test_a_jpeg_file_is_decoded_once_before_and_never_after_it_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded: list[bytes] = []
-    real = images._try_decode
+    real = turbojpeg.try_decode
 
     def try_decode(data: bytes, *arguments: Any, **keywords: Any) -> Any:
         decoded.append(data)
         return real(data, *arguments, **keywords)
 
-    monkeypatch.setattr(images, "_try_decode", try_decode)
+    monkeypatch.setattr(turbojpeg, "try_decode", try_decode)
     sources = [encoded(photo(k), "PNG" if options else "JPEG") for k in range(9)]
     beton = write(sources, num_workers=1, **options)
-    assert decoded == stored_bytes(beton)  # so that reading back has only to compare bytes
+    assert decoded == stored_bytes(beton)  # so reading back only has to compare bytes
 
 
 def test_rows_without_their_file_are_all_listed_before_any_image_is_read(
@@ -314,7 +314,7 @@ def test_a_page_grows_with_the_largest_image_and_stock_ffcv_reads_it_in_every_wa
     assert page == 64 << 20  # 1800 * 1800 * 3 bytes need 16 MiB, and eight of them up to 64
     first, last = beton.offsets // page, (beton.offsets + beton.sizes - 1) // page
     np.testing.assert_array_equal(first, last)
-    assert first[0] == 0  # written when pages were small, beside the header
+    assert first[0] == 0  # written while pages were small, in the page of the header
     assert first[201] == 1
     for k, stored in enumerate(stored_images(beton)):
         np.testing.assert_array_equal(stored, images[k])
@@ -478,7 +478,7 @@ def test_skip_bad_with_nothing_left_is_an_error(write: Callable[..., Beton]) -> 
         ({"columns": {"note": [None, "x", "y"]}}, ["'note' mixes types"]),
         ({"columns": {"note": ["1", 2, 3]}}, ["'note' mixes types", "every value must be text"]),
         ({"columns": {"note": np.zeros((3, 2))}}, ["'note' mixes types"]),
-        ({"names": ["a", "b", "\udcff"]}, ["'\\udcff' is no text"]),
+        ({"names": ["a", "b", "\udcff"]}, ["the name of the row '\\udcff' is not UTF-8"]),
     ],
 )
 def test_inconsistent_rows_are_refused_before_any_file_appears(
@@ -502,10 +502,10 @@ HUES = {"hue": ("red", "green", "blue")}
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({}, ["names the column 'hue'", "have none"]),
+        ({}, ["names the column 'hue'", "have no such column"]),
         ({"hue": [0, 1, 3]}, ["'hue' has the code 3 in row 2 (r2)", "3 values (0 to 2) and 1 such rows"]),
         ({"hue": [0, -1, -2]}, ["'hue' has the code -1 in row 1 (r1)", "2 such rows"]),
-        ({"hue": ["red", "red", "red"]}, ["'hue' stands for red, green, blue and must hold whole numbers"]),
+        ({"hue": ["red", "red", "red"]}, ["'hue' must hold whole numbers, the codes of red, green, blue"]),
         ({"hue": [0.0, 1.0, 2.0]}, ["must hold whole numbers"]),
     ],
 )
@@ -520,7 +520,7 @@ def test_a_column_that_the_spec_names_must_be_there_and_hold_its_codes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_synthetic_rows_a_named_column_may_be_unknown(
+def test_synthetic_rows_may_have_an_unknown_value_in_a_named_column(
     tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
 ) -> None:
     rows = make_rows([photo(0)] * 3, columns={"hue": [2, -1, 0]}, source=np.array([0, 1, 1]))
@@ -546,7 +546,7 @@ def test_options_out_of_range_are_usage_errors(options: dict[str, Any], words: s
         WriteOptions(**options)
 
 
-def test_verify_rows_lists_what_is_wrong_without_writing(make_rows: MakeRows, photo: Photo) -> None:
+def test_verify_rows_lists_the_problems_without_writing(make_rows: MakeRows, photo: Photo) -> None:
     bad = verify_rows(make_rows([photo(0), b"x", photo(2), b""]), num_workers=2)
     assert [row for row, _ in bad] == [1, 3]
     assert all("cannot be decoded" in problem for _, problem in bad)
@@ -616,7 +616,7 @@ def test_a_disk_that_is_full_only_at_fsync_is_noticed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_disk_error_stays_what_it_is_and_leaves_nothing(
+def test_another_disk_error_is_raised_as_it_is_and_leaves_nothing(
     tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk(2, errno.EIO)
@@ -643,19 +643,19 @@ def test_an_error_that_is_no_bad_image_stops_the_writer_and_leaves_nothing(
 def test_bytes_that_do_not_read_back_are_noticed(
     row: int, tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, real = tmp_path / "a.beton", beton_file.BetonFile.finish
+    path, real = tmp_path / "a.beton", beton_file.BetonFile.write_tables
 
-    def finish(file: beton_file.BetonFile, *arguments: Any) -> Any:
+    def write_tables(file: beton_file.BetonFile, *arguments: Any) -> Any:
         tables = real(file, *arguments)
         (partial,) = tmp_path.glob("a.beton.*.partial")
-        with partial.open("r+b") as written:  # a disk that lies
+        with partial.open("r+b") as written:  # a disk that does not store what it was given
             written.seek(int(tables.metadata["f0"]["data_ptr"][row]) + 50)
             byte = written.read(1)
             written.seek(-1, os.SEEK_CUR)
             written.write(bytes([byte[0] ^ 1]))
         return tables
 
-    monkeypatch.setattr(beton_file.BetonFile, "finish", finish)
+    monkeypatch.setattr(beton_file.BetonFile, "write_tables", write_tables)
     with pytest.raises(DataError, match=f"row {row} read back differs"):
         write_beton(path, make_rows([photo(k) for k in range(70)]), spec, "train", WriteOptions(mode="raw"))
     assert list(tmp_path.iterdir()) == []
@@ -673,7 +673,7 @@ def test_a_beton_cut_while_it_is_read_back_is_noticed(
 
     monkeypatch.setattr(os, "fsync", fsync)
     rows = make_rows([np.zeros((600, 600, 3), np.uint8)] * 3)
-    with pytest.raises(DataError, match=f"ends at byte {(16 << 20) + 2_000_000}; it was cut"):
+    with pytest.raises(DataError, match=f"ends at byte {(16 << 20) + 2_000_000}, before its last image"):
         write_beton(tmp_path / "a.beton", rows, spec, "train", WriteOptions(mode="raw"))
     assert list(tmp_path.iterdir()) == []
 

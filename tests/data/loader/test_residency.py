@@ -22,7 +22,7 @@ from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions
 from debeton.data.loader.pixels import Moves
 from debeton.data.loader.residency import DeviceImages, HostImages, choose_residency, store_key, store_of
-from debeton.data.triggers.trigger import Planted, make_trigger
+from debeton.data.triggers.trigger import PlantedTrigger, make_trigger
 from debeton.data.views.view import View
 from debeton.system.errors import UsageError
 from debeton.system.memory import memory_left
@@ -80,7 +80,7 @@ def test_triggers_come_on_top_of_images_that_stay(fresh):
     everywhere = np.ones(len(fresh.beton), bool)
     for view, triggers in (
         (fresh, [make_trigger("square"), make_trigger("hat")]),
-        (replace(fresh, planted=Planted(make_trigger("square"), everywhere)), []),
+        (replace(fresh, planted=PlantedTrigger(make_trigger("square"), everywhere)), []),
     ):
         found = [
             epochs(make_loader(view, 16, options=replace(options, residency=where), triggers=triggers))

@@ -1,4 +1,4 @@
-"""check.py: what --check says before anything is written."""
+"""The report of `--check` before anything is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from debeton.data.raw.check import check_split, differences
+from debeton.data.raw.check import check_split, count_differences
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.spec import DatasetSpec
 
@@ -21,7 +21,7 @@ def photos(folder: Path, names: list[str]) -> ImageTree:
     return ImageTree(folder)
 
 
-def test_a_whole_split_has_nothing_to_mend(tmp_path: Path) -> None:
+def test_a_complete_split_has_no_problem(tmp_path: Path) -> None:
     names = [f"x/{i}.jpg" for i in range(4)]
     rows = file_rows(photos(tmp_path, names), names, [0, 0, 1, 1], [0, 1, 1, 1])
     lines, problems = check_split("train", SPEC, rows, (1, 1, 0, 2), 1, False)
@@ -35,7 +35,7 @@ def test_a_whole_split_has_nothing_to_mend(tmp_path: Path) -> None:
     ]
 
 
-def test_missing_broken_and_miscounted_are_listed_apart(tmp_path: Path) -> None:
+def test_missing_files_broken_images_and_wrong_counts_are_listed_separately(tmp_path: Path) -> None:
     names = [f"x/{i}.jpg" for i in range(6)]
     tree = photos(tmp_path, names)
     (tmp_path / "x/1.jpg").unlink()
@@ -49,7 +49,7 @@ def test_missing_broken_and_miscounted_are_listed_apart(tmp_path: Path) -> None:
     assert "  1 of 6 images cannot be decoded:\n    row 4: x/4.jpg cannot be decoded" in text
 
 
-def test_a_whole_missing_folder_is_counted_and_not_listed_to_the_end(tmp_path: Path) -> None:
+def test_a_missing_folder_is_counted_and_only_its_first_files_are_listed(tmp_path: Path) -> None:
     names = [f"gone/{i}.jpg" for i in range(50)]
     rows = file_rows(photos(tmp_path, ["x/0.jpg"]), names, [0] * 50)
     lines, problems = check_split("train", SPEC, rows, None, 1, False)
@@ -58,9 +58,9 @@ def test_a_whole_missing_folder_is_counted_and_not_listed_to_the_end(tmp_path: P
     assert lines[-1] == "    and 30 more"
 
 
-def test_synthetic_rows_are_not_held_against_published_counts(tmp_path: Path) -> None:
+def test_synthetic_rows_do_not_count_against_published_counts(tmp_path: Path) -> None:
     names = [f"{i}.jpg" for i in range(4)]
     rows = file_rows(ImageTree(tmp_path), names, [0, 0, 1, 1])
     rows.__dict__["source"] = np.array([0, 0, 1, 1])
-    assert differences(SPEC, rows, 2) == []
-    assert differences(SPEC, rows, (2, 0, 0, 0)) == []
+    assert count_differences(SPEC, rows, 2) == []
+    assert count_differences(SPEC, rows, (2, 0, 0, 0)) == []

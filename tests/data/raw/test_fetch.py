@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 from debeton.data.raw import download, unpack
-from debeton.data.raw.fetch import Archive, fetch, missing_note
+from debeton.data.raw.fetch import Archive, fetch, unfinished_files_note
 from debeton.data.sources import SOURCES
 from debeton.system.errors import DataError, UsageError
 
@@ -38,11 +38,16 @@ NOISE = random.Random(0).randbytes(400_000)  # does not compress: an archive of 
 
 @dataclass
 class Site:
-    """What the server has, how it behaves, and what it was asked.
+    """The state of the server: its files, its behaviour, and the requests that it received.
 
-    cut: bytes of the body after which the connection breaks, request by request. status: answers before the first
-    good one. headers: added to every good answer. shift: how far off the ranges are that it sends.
+    ranges, lengths: whether it serves parts of files, and gives the length of a file.
+    shift: bytes by which the sent ranges are off.
     window: bytes of a range that it sends at once, all of them by default.
+    cut: bytes of the body after which the connection breaks, request by request.
+    status: answers before the first good one.
+    headers: added to every good answer.
+    asked: path and range of each request.
+    sent: bytes sent in all.
     """
 
     url: str
@@ -58,7 +63,7 @@ class Site:
     sent: int = 0
 
     def archive(self, name: str, content: bytes, folder: str = "", **more: str | None) -> Archive:
-        """An archive that this site has, with its right hash."""
+        """Add a file to this site and return its archive with the right hash."""
         self.files[f"/{name}"] = content
         values = {"hash": f"sha256:{hashlib.sha256(content).hexdigest()}", "folder": folder, **more}
         return Archive(name, f"{self.url}/{name}", **values)
@@ -118,7 +123,7 @@ PACKED = {"w": bytes, "w:gz": partial(gzip.compress, mtime=0), "w:bz2": bz2.comp
 
 
 def tar_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
-    """The same bytes whenever it is called: gzip's header would have the time, and tests are named by contents."""
+    """Return a tar with the same bytes at every call. The header of gzip would hold the time."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in files.items():
@@ -146,12 +151,12 @@ def zip_of(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # by itself it takes the time
+            archive.writestr(zipfile.ZipInfo(name), content)  # a plain name would store the time of day
     return stream.getvalue()
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder that is not hidden, by its path."""
+    """Return every file below a folder that is not hidden, by its path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     relative = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     return {name: content for name, content in relative.items() if not re.search(r"(^|/)\.", name)}
@@ -173,7 +178,7 @@ def test_an_archive_is_fetched_verified_and_unpacked(site, tmp_path, suffix):
     assert site.asked == [(f"/birds.{suffix}", None)]
 
 
-def test_what_is_there_is_not_asked_for_again(site, tmp_path):
+def test_a_file_that_is_there_is_not_fetched_again(site, tmp_path):
     archives = [site.archive("birds.zip", zip_of(PHOTOS), "birds"), site.archive("labels.mat", b"labels")]
     fetch(archives, tmp_path)
     fetch(archives, tmp_path)
@@ -219,7 +224,7 @@ def test_a_mirror_that_is_no_address_and_a_raw_that_is_a_file_are_usage_errors(t
         fetch([Archive("birds.zip", "")], tmp_path / "birds.zip")
 
 
-def test_bytes_arrive_as_stored_even_if_the_server_calls_them_compressed_for_the_way(site, tmp_path):
+def test_bytes_arrive_as_stored_even_if_the_server_declares_them_compressed(site, tmp_path):
     content = gzip.compress(b"labels")
     site.headers = {"Content-Encoding": "gzip"}
     fetch([site.archive("labels.gz", content)], tmp_path)
@@ -261,20 +266,20 @@ def test_a_broken_connection_is_continued_from_the_byte_where_it_broke(site, tmp
     assert site.sent == len(NOISE)
 
 
-def test_many_breaks_are_outlived_as_long_as_data_come(site, tmp_path):
+def test_many_breaks_are_survived_as_long_as_data_arrives(site, tmp_path):
     site.cut = [50_000] * 7
     fetch([site.archive("noise.bin", NOISE)], tmp_path)
     assert (tmp_path / "noise.bin").read_bytes() == NOISE
     assert site.sent == len(NOISE)
 
 
-def test_the_next_command_continues_what_this_one_could_not_finish(site, tmp_path):
+def test_the_next_command_continues_an_unfinished_download(site, tmp_path):
     archive = site.archive("noise.bin", NOISE)
     site.cut = [100_000, 0, 0, 0, 0]
     with pytest.raises(DataError, match=r"cannot be fetched: .*noise\.bin\.part keeps 0\.1 of 0\.4 MB, and the same"):
         fetch([archive], tmp_path)
     assert len(site.asked) == 1 + len(download.WAITS)
-    assert missing_note([archive], tmp_path) == (
+    assert unfinished_files_note([archive], tmp_path) == (
         f"{tmp_path}/noise.bin.part holds 0.1 of 0.4 MB: --download fetches the rest"
     )
     site.cut, site.asked = [], []
@@ -426,7 +431,7 @@ def test_a_gzip_whose_checksum_is_wrong_is_not_taken_for_whole(tmp_path):
         unpack.unpack(tmp_path / "birds.tgz", tmp_path, "birds")
 
 
-def test_an_archive_without_what_it_should_leave_says_what_it_has(site, tmp_path):
+def test_an_archive_without_its_result_lists_its_content(site, tmp_path):
     with pytest.raises(DataError, match=r"has no flowers, it has birds; unpack it by hand, so that .*flowers is there"):
         fetch([site.archive("flowers.zip", zip_of(PHOTOS), "flowers")], tmp_path)
     assert tree(tmp_path) == {"flowers.zip": zip_of(PHOTOS)}
@@ -576,7 +581,7 @@ def test_a_killed_unpacking_leaves_nothing_under_the_final_name_and_the_next_one
     assert sorted(path.name for path in tmp_path.iterdir()) == [".fetch.lock", "birds", "birds.tgz"]
 
 
-def test_what_says_that_an_archive_is_unpacked_appears_last(tmp_path, monkeypatch):
+def test_the_path_that_marks_an_unpacked_archive_appears_last(tmp_path, monkeypatch):
     (tmp_path / "x.zip").write_bytes(zip_of({"a/images/1": b"", "a/z": b"", "b": b""}))
     (tmp_path / "a").mkdir()
     moved = []
@@ -593,7 +598,7 @@ def full_disk(*args: object, **kwargs: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_disk_that_fills_during_the_download_keeps_what_came(site, tmp_path, monkeypatch):
+def test_a_disk_that_fills_during_the_download_keeps_the_received_bytes(site, tmp_path, monkeypatch):
     archive = site.archive("noise.bin", NOISE)
     with monkeypatch.context() as patch:
         is_part = lambda fd: os.readlink(f"/proc/self/fd/{fd}").endswith(".part")  # noqa: E731
@@ -612,7 +617,7 @@ def test_a_disk_that_fills_during_the_unpacking_leaves_only_the_archive(site, tm
     assert tree(tmp_path) == {"birds.zip": zip_of(PHOTOS)}
 
 
-def test_those_that_fetch_at_once_ask_for_each_file_once_and_unpack_it_once(site, tmp_path, caplog):
+def test_processes_that_fetch_at_once_fetch_and_unpack_each_file_once(site, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     archives = [site.archive("noise.bin", NOISE), site.archive("birds.zip", zip_of(PHOTOS), "birds")]
     errors: list[BaseException] = []
@@ -634,19 +639,19 @@ def test_those_that_fetch_at_once_ask_for_each_file_once_and_unpack_it_once(site
     assert tree(tmp_path) == {"noise.bin": NOISE, "birds.zip": zip_of(PHOTOS), **PHOTOS}
 
 
-# --- what is said and declared -------------------------------------------------------------------------------
+# --- notes and declarations ----------------------------------------------------------------------------------
 
 
-def test_the_note_names_what_lies_there_unpacked_or_unfinished(tmp_path):
+def test_the_note_names_packed_and_unfinished_files(tmp_path):
     archives = [Archive(f"{name}.zip", "", folder=name) for name in ("done", "packed", "begun", "absent")]
     (tmp_path / "done").mkdir()
     (tmp_path / "packed.zip").write_bytes(b"")
     (tmp_path / "begun.zip.part").write_bytes(b"x" * 1_200_000)
-    assert missing_note(archives, tmp_path) == (
-        f"{tmp_path}/packed.zip lies there, not unpacked: --download checks and unpacks it; "
+    assert unfinished_files_note(archives, tmp_path) == (
+        f"{tmp_path}/packed.zip is there, not unpacked: --download checks and unpacks it; "
         f"{tmp_path}/begun.zip.part holds 1.2 MB: --download fetches the rest"
     )
-    assert missing_note(archives, None) == missing_note(archives, tmp_path / "no") == ""
+    assert unfinished_files_note(archives, None) == unfinished_files_note(archives, tmp_path / "no") == ""
 
 
 @pytest.mark.parametrize("name", SOURCES.names())

@@ -1,4 +1,4 @@
-"""What the tests of sources share: loading one, small files in its layout, and the way through a beton."""
+"""Shared code of the tests of sources: loading a set, small files in its layout, and a beton of it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from debeton.data.sources import SOURCES, Dataset
 
 
 def load(name: str, raw: Path | None = None, /, **options: object) -> Dataset:
-    """What the source makes of a raw folder."""
+    """Return the data set that the source reads from a raw folder."""
     source = SOURCES.get(name)
     return source.load(source.request(raw, **options))
 
 
 def sizes(dataset: Dataset) -> dict[str, int]:
-    """Rows by split."""
+    """Return the number of rows by split."""
     return {name: len(rows) for name, rows in dataset.splits.items()}
 
 
 def listed(dataset: Dataset) -> dict[str, list[tuple[str, int]]]:
-    """The (file, label) of each row, by split."""
+    """Return the (file, label) of each row, by split."""
     return {split: list(zip(rows.names, rows.label.tolist(), strict=True)) for split, rows in dataset.splits.items()}
 
 
 def write_images(root: Path, names: Iterable[str]) -> Path:
-    """A small image of its own colours under each name."""
+    """Write a small image of its own colours under each name, and return the folder."""
     for k, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(k).integers(0, 256, (8, 9, 3), np.uint8)
@@ -39,7 +39,10 @@ def write_images(root: Path, names: Iterable[str]) -> Path:
 
 
 def round_trip(dataset: Dataset, split: str, path: Path, mode: str = "jpg", root: Path | None = None) -> Beton:
-    """Written and opened again: same spec, groups and columns; with `root`, every file in it byte by byte."""
+    """Write a split as a beton, open it and compare spec, groups and columns with the rows.
+
+    root: the folder of the files, if the beton must hold each of them byte by byte.
+    """
     rows = dataset.splits[split]
     write_beton(path, rows, dataset.spec, split, WriteOptions(mode=mode))
     beton = open_beton(path)

@@ -1,4 +1,4 @@
-"""dominoes and mnist_cifar: the counts of the papers, and no image where it must not be."""
+"""dominoes and mnist_cifar have the counts of the papers, and no image is in two splits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Load = Callable[..., Dataset]
 
 
 def write_npz(path: Path, train: tuple[int, ...], test: tuple[int, ...]) -> Path:
-    """Shuffled labels with these counts; the first three pixels of an image are its row number."""
+    """Write shuffled labels with these counts. The first three pixels of an image are its row number."""
     arrays = {}
     for split, counts in (("train", train), ("test", test)):
         label = np.random.default_rng(len(counts)).permutation(np.repeat(np.arange(len(counts)), counts))
@@ -32,13 +32,13 @@ def write_npz(path: Path, train: tuple[int, ...], test: tuple[int, ...]) -> Path
 
 
 def row_number(half: np.ndarray) -> int:
-    """The row number in a 32x32 half, whose image starts at pixel (2, 2)."""
+    """Return the row number in a 32x32 half, whose image starts at pixel (2, 2)."""
     return int(half[2, 2:5, 0].astype(int) @ (1, 256, 65536))
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """load(name, **options): built from stand-ins with MNIST's counts on top and CIFAR-10's below."""
+    """Return load(name, **options): the set built from stand-ins with MNIST's counts on top and CIFAR-10's below."""
     folder = tmp_path_factory.mktemp("parts")
     top = write_npz(folder / "top.npz", MNIST_TRAIN, MNIST_TEST)
     bottom = write_npz(folder / "bottom.npz", (5000,) * 10, (1000,) * 10)
@@ -139,7 +139,10 @@ def test_legacy_writes_646_wrong_test_digits_and_changes_nothing_else(load):
 
 def test_legacy_permutes_the_same_positions_for_every_data_seed(load):
     def cells(**options: object) -> list[int]:
-        """Rows by (label, attribute): which images there are differs by seed, but not what the permutation did."""
+        """Return the rows by (label, attribute).
+
+        The seed changes the images in them, but not the effect of the permutation.
+        """
         rows = load(per_class=100, val_target_size=100, spurious_strength=0.7, **options).splits["train"]
         return np.bincount(10 * rows.label + rows.attribute, minlength=100).tolist()
 
@@ -286,7 +289,11 @@ def test_a_set_of_several_classes_is_one_class_of_dominoes(load):
     ("name", "options", "message"),
     [
         ("dominoes", {"top_classes": "0,1,2", "bottom_classes": "0,1"}, "3 classes, bottom fashion_mnist has 2"),
-        ("dominoes", {"top_classes": "0,1", "bottom_classes": "0,1", "legacy": True}, "--legacy is of SCALE's ten"),
+        (
+            "dominoes",
+            {"top_classes": "0,1", "bottom_classes": "0,1", "legacy": True},
+            "--legacy works only with SCALE's ten",
+        ),
         ("mnist_cifar", {"bottom_classes": "0,1,2"}, "names 3 class sets; mnist_cifar has two"),
     ],
 )

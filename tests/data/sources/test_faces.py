@@ -1,4 +1,4 @@
-"""celeba, celeba_hq, utkface and fairface: their owners' layouts in, labels, splits and base bias out."""
+"""celeba, celeba_hq, utkface and fairface: from their owners' layouts to labels, splits and base bias."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision import datasets as torchvision_datasets
 from debeton.data.beton.images import to_rgb
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import write_beton
-from debeton.data.raw.faces import base_biased, eighty_ten_ten, read_attributes
+from debeton.data.raw.faces import eighty_ten_ten, read_attributes, rows_after_base_bias
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.sources import Dataset
 from debeton.data.spec import DatasetSpec
@@ -38,7 +38,10 @@ def groups(dataset: Dataset, split: str) -> list[int]:
 
 
 def attribute_text(files: Sequence[str], bits: np.ndarray) -> str:
-    """As CelebA writes it: the count, names with a blank at the end, values in columns of two."""
+    """Return a table as CelebA writes it.
+
+    It has the count, names with a blank at the end, and values in columns of two.
+    """
     lines = [f"{file} {' '.join(f'{2 * int(bit) - 1:2d}' for bit in row)}" for file, row in zip(files, bits)]
     return "\n".join([str(len(files)), " ".join(NAMES) + " ", *lines]) + "\n"
 
@@ -55,7 +58,7 @@ PARTITION = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2]
 
 @pytest.fixture
 def celeba(tmp_path: Path, photo, encoded) -> Path:
-    """Twelve images in torchvision's `celeba/`."""
+    """Write twelve images in torchvision's `celeba/`."""
     folder = tmp_path / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     for i, file in enumerate(FILES):
@@ -151,7 +154,7 @@ def test_celeba_counts_are_known_by_group_only_for_the_blond_hair_task(celeba):
         assert sum(counts) == other[split]  # type: ignore[arg-type]
 
 
-def test_celeba_knows_the_folders_of_generated_faces(celeba):
+def test_celeba_knows_the_folders_of_synthetic_faces(celeba):
     folders = load("celeba", celeba, label="Smiling").spec.generated_folders
     assert folders["celeba/Smiling/0/Female"] == folders["Smiling/0/Female"] == (0, 0)
     assert folders["celeba/Smiling/1/Male"] == (1, 1)
@@ -223,7 +226,7 @@ def test_damaged_lists_of_celeba_are_explained(celeba, name, change, message):
         load("celeba", celeba)
 
 
-def test_celeba_says_what_is_missing_and_where_to_get_it(celeba):
+def test_missing_celeba_files_are_named_with_their_source(celeba):
     with pytest.raises(MissingDataError, match=r"celeba needs --raw; get img_align_celeba.zip"):
         load("celeba")
     (celeba / "img_align_celeba").rename(celeba / "images")
@@ -257,7 +260,7 @@ def test_unknown_attributes_name_the_nearest(celeba, options, message):
 
 
 def hq_bits(n: int = 400) -> np.ndarray:
-    """Men who do not smile and women who do are the majority."""
+    """Return attributes in which men who do not smile and women who smile are the majority."""
     bits = bits_of(n, 1)
     rng = np.random.default_rng(2)
     bits[:, SMILING] = rng.random(n) < 0.5
@@ -321,7 +324,7 @@ def test_the_base_bias_keeps_the_published_counts(counts, kept):
     spec = DatasetSpec("faces", ("a", "b"), ("c", "d"), ((1,), (0,)), label_name="y", attribute_name="s")
     group = np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts))
     columns = {"y": group // 2, "s": group % 2}
-    rows = base_biased(spec, columns, "train", {"base_bias": 0.9, "data_seed": 0})
+    rows = rows_after_base_bias(spec, columns, "train", {"base_bias": 0.9, "data_seed": 0})
     assert np.bincount(group[rows]).tolist() == kept
     assert (np.diff(rows) > 0).all()
 
@@ -349,7 +352,7 @@ def test_celeba_hq_is_read_from_the_owners_zip(celeba_hq, tmp_path):
         load("celeba_hq", packed)
 
 
-def test_another_task_of_celeba_hq_is_biased_towards_what_its_train_rows_have(celeba_hq):
+def test_another_task_of_celeba_hq_is_biased_towards_the_majority_of_its_train_rows(celeba_hq):
     dataset = load("celeba_hq", celeba_hq, label="Young", attribute="Smiling")
     train = slice(0, 320)
     young = hq_bits()[train, YOUNG] == 1
@@ -358,13 +361,13 @@ def test_another_task_of_celeba_hq_is_biased_towards_what_its_train_rows_have(ce
     assert load("celeba_hq", celeba_hq, label="Young", attribute="Smiling", base_bias=0.0).spec.aligned == ()
 
 
-def test_celeba_hq_expects_only_what_the_listing_order_does_not_change(celeba_hq):
+def test_celeba_hq_expects_only_counts_that_do_not_depend_on_the_listing_order(celeba_hq):
     assert load("celeba_hq", celeba_hq).expected == {"test": 3000}
     assert load("celeba_hq", celeba_hq, base_bias=0.0).expected == {"train": 24000, "val": 3000, "test": 3000}
 
 
 def test_a_base_bias_out_of_range_or_impossible_is_explained(celeba_hq):
-    with pytest.raises(UsageError, match=r"--base-bias 1\.0 must be 0, .* or from 0\.5 up to below 1"):
+    with pytest.raises(UsageError, match=r"--base-bias 1\.0 must be 0, .* or at least 0\.5 and below 1"):
         load("celeba_hq", celeba_hq, base_bias=1.0)
     text = attribute_text([f"{i}.jpg" for i in range(400)], np.zeros((400, 40), int))
     (celeba_hq / "CelebAMask-HQ-attribute-anno.txt").write_text(text)
@@ -372,7 +375,7 @@ def test_a_base_bias_out_of_range_or_impossible_is_explained(celeba_hq):
         load("celeba_hq", celeba_hq)
 
 
-def test_celeba_hq_says_what_is_missing(celeba_hq):
+def test_missing_celeba_hq_files_are_named(celeba_hq):
     (celeba_hq / "CelebA-HQ-img").rename(celeba_hq / "images")
     with pytest.raises(MissingDataError, match=r"celeba_hq: there is no CelebA-HQ-img/ in .*switchablenorms"):
         load("celeba_hq", celeba_hq)
@@ -397,7 +400,10 @@ def test_celeba_hq_survives_a_round_trip(celeba_hq, tmp_path):
 
 
 def utk_names(n: int = 600) -> list[str]:
-    """Of all ages, every third up to five years; the shares of the real set matter to no test."""
+    """Return names with all ages, every third up to five years.
+
+    No test depends on the shares of the real set.
+    """
     rng = np.random.default_rng(0)
     return [
         f"{rng.integers(1, 90 if i % 3 else 6)}_{rng.integers(2)}_{rng.integers(5)}_2017{i:013}.jpg.chip.jpg"
@@ -478,7 +484,7 @@ def test_utkface_with_no_usable_age_is_an_error(tmp_path):
         load("utkface", tmp_path)
 
 
-def test_utkface_knows_the_folders_of_generated_faces(tmp_path):
+def test_utkface_knows_the_folders_of_synthetic_faces(tmp_path):
     folders = load("utkface", write_faces(tmp_path / "UTKFace", utk_names())).spec.generated_folders
     assert folders["utk_face/Male/old"] == (0, 0)
     assert folders["utk_face/Female/young"] == (1, 1)
@@ -584,7 +590,7 @@ def test_a_damaged_list_of_fairface_is_explained(fairface, text, message):
         load("fairface", fairface)
 
 
-def test_fairface_says_what_is_missing(fairface):
+def test_missing_fairface_files_are_named(fairface):
     for part in ("train", "val"):
         (fairface / part).rename(fairface / f"old {part}")
     with pytest.raises(MissingDataError, match=r"no train/ or fairface-img-margin025-trainval.zip in .*joojs"):
@@ -603,13 +609,13 @@ def test_fairface_survives_a_round_trip(fairface, tmp_path):
     assert (fairface / "train/2.jpg").read_bytes() in beton.path.read_bytes()
 
 
-def test_attributes_of_zero_and_one_are_read_too():
+def test_attributes_given_as_0_and_1_are_read():
     table = read_attributes("image_id,A,Male\nx.jpg,0,1\ny.jpg,-1,0\n", "list.csv")
     assert table.values.tolist() == [[0, 1], [0, 0]]
     assert table.values_by_name() == {"A": ("not A", "A"), "Male": ("Female", "Male")}
 
 
-def test_a_half_downloaded_celeba_hq_archive_is_a_sentence(tmp_path):
+def test_a_half_downloaded_celeba_hq_archive_raises_a_clear_message(tmp_path):
     (tmp_path / "CelebAMask-HQ.zip").write_bytes(b"PK\x03\x04 the first half")
     with pytest.raises(DataError, match=r"CelebAMask-HQ\.zip is not a readable zip file .*; fetch it again"):
         load("celeba_hq", tmp_path)

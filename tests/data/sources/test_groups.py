@@ -1,4 +1,4 @@
-"""bar, waterbirds and bffhq: official layouts in, rows with groups or one clear sentence out."""
+"""bar, waterbirds and bffhq: official layouts become rows with groups, or one clear sentence."""
 
 from __future__ import annotations
 
@@ -78,12 +78,14 @@ def test_bar_survives_a_round_trip_with_every_byte_of_its_photos(bar, tmp_path):
 
 
 @pytest.mark.parametrize(("option", "conflicting"), [("1pct", 6), ("5pct", 12), ("", 12)])
-def test_bar_split_again_is_told_by_its_folders(tmp_path, option, conflicting):
+def test_bar_split_again_is_recognised_by_its_folders(tmp_path, option, conflicting):
     dataset = load("bar", write_images(tmp_path / "bar", SPLIT_AGAIN), conflict=option)
     train, val = dataset.splits["train"], dataset.splits["val"]
     assert sizes(dataset) == {"train": 18 + conflicting, "val": 12, "test": 6}
     assert train.label.tolist() == [*np.repeat(np.arange(6), 3), *np.repeat(np.arange(6), conflicting // 6)]
-    assert train.attribute.tolist() == [0] * 18 + [1] * conflicting  # by folder: its file names do not know the place
+    assert (
+        train.attribute.tolist() == [0] * 18 + [1] * conflicting
+    )  # by folder, because the file names do not hold the place
     assert all((option or "5pct") in name for name in train.names[18:])
     assert [val.attribute[val.label == c].tolist() for c in range(6)] == [[0, 1]] * 3 + [[1, 0]] * 3
     assert dataset.splits["test"].attribute.tolist() == [1] * 6
@@ -246,8 +248,8 @@ def test_bffhq_survives_a_round_trip_pixel_by_pixel(tmp_path):
     [
         ("test/5_1.png", {}, DataError, "test/5_1.png in .* is not called ID_TARGET_BIAS.png"),
         ("test/5_2_1.png", {}, DataError, "with digits 0 or 1"),
-        ("0.5pct/align/0/7_0_1.png", {}, DataError, "7_0_1.png in .* lies in align/0, which its name denies"),
-        ("0.5pct/conflict/0/7_1_0.png", {}, DataError, "lies in conflict/0, which its name denies"),
+        ("0.5pct/align/0/7_0_1.png", {}, DataError, "7_0_1.png in .* lies in align/0, which contradicts its name"),
+        ("0.5pct/conflict/0/7_1_0.png", {}, DataError, "lies in conflict/0, which contradicts its name"),
         ("test/6_1_1.png", {"conflict_percent": "3"}, UsageError, "'3' is unknown.* known: 0.5, 1, 2, 5"),
     ],
 )
@@ -260,7 +262,7 @@ def test_bad_bffhq_is_explained(tmp_path, extra, options, error, message):
 
 
 @pytest.mark.parametrize("name", ["bar", "waterbirds", "bffhq"])
-def test_missing_files_say_what_was_looked_for_where_and_how_to_get_them(tmp_path, name):
+def test_missing_files_are_named_with_their_place_and_their_source(tmp_path, name):
     with pytest.raises(MissingDataError, match=f"{name}: there is no .* in {tmp_path}.*; .*https://"):
         load(name, tmp_path)
     with pytest.raises(MissingDataError, match=f"{name} needs --raw; .*https://"):

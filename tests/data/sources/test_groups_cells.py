@@ -1,4 +1,4 @@
-"""urbancars, spuco_animals and imagenet9: folders of cells in, rows or one clear sentence out."""
+"""urbancars, spuco_animals and imagenet9: folders of cells become rows, or one clear sentence."""
 
 from __future__ import annotations
 
@@ -257,9 +257,7 @@ def test_bad_imagenet_folders_are_explained(tmp_path):
         load("imagenet9", write_images(tmp_path / "other", stingray))
     for folder in ("imagenet-a", "val", "train"):
         root = write_images(tmp_path / f"no {folder}", [name for name in names if not name.startswith(f"{folder}/")])
-        with pytest.raises(
-            MissingDataError, match=rf"imagenet9: .*no .*{folder}.* in {root}.*ImageNet must be had by hand"
-        ):
+        with pytest.raises(MissingDataError, match=rf"imagenet9: .*no .*{folder}.* in {root}.*get ImageNet by hand"):
             load("imagenet9", root)
 
 
@@ -267,7 +265,7 @@ def test_bad_imagenet_folders_are_explained(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["urbancars", "spuco_animals", "imagenet9"])
-def test_missing_files_say_what_was_looked_for_where_and_how_to_get_them(tmp_path, name):
+def test_missing_files_are_named_with_their_place_and_their_source(tmp_path, name):
     with pytest.raises(MissingDataError, match=f"{name}: there is no .* in {tmp_path}.*; .*https://"):
         load(name, tmp_path)
     with pytest.raises(MissingDataError, match=f"{name} needs --raw; .*https://"):

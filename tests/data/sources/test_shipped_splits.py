@@ -1,4 +1,4 @@
-"""From Fake to Real's split pickles: exactly its rows, wherever the data set lies now."""
+"""From Fake to Real's split pickles give exactly its rows, wherever the data set lies now."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def dump(path: Path, value: Any, protocol: int = 4) -> Path:
 
 
 def write_spuco(folder: Path, rate: str = "0.95", **train: Any) -> Path:
-    """The three files of spuco_animals, whose filenames are an array (test) or NumPy strings (the thinned ones)."""
+    """Write the three files of spuco_animals.
+
+    Their filenames are an array (test) or NumPy strings (the thinned ones).
+    """
     for k, split in enumerate(("train", "val", "test")):
         paths = np.array([f"{AUTHOR}/spuco/{file}" for file in LISTING[4 * k : 4 * k + 4]])
         files = paths if split == "test" else [paths[i] for i in (2, 0)]
@@ -92,7 +95,7 @@ def test_real_gen_may_be_longer_as_the_loader_of_celeba_leaves_it(tmp_path):
         ({"biases": np.array(["a", "b"])}, "'biases' is no list of whole numbers"),
         ({"filenames": [1, 2]}, "'filenames' is no list of text"),
         ({"filenames": "ab"}, "'filenames' is no list of text"),
-        ({"real_gen": np.array([0, 1])}, "lists 1 generated images"),
+        ({"real_gen": np.array([0, 1])}, "lists 1 synthetic images"),
         ({"filenames": [f"{AUTHOR}/{LISTING[0]}"] * 2}, "lists 1 files twice"),
         (
             {"filenames": [f"{AUTHOR}/{LISTING[0]}", "/x/9.jpg"]},
@@ -201,8 +204,8 @@ def test_celeba_hq_takes_exactly_the_shipped_rows(hq):
     }  # fmt: skip
 
 
-def test_celeba_hq_has_shipped_splits_only_by_sex_and_of_what_was_shipped(hq):
-    with pytest.raises(UsageError, match="--attribute Smiling has none"):
+def test_celeba_hq_has_shipped_splits_only_by_sex_and_for_shipped_rates(hq):
+    with pytest.raises(UsageError, match="there are none for --attribute Smiling"):
         load("celeba_hq", hq, ffr_splits=hq / "data", label="Male", attribute="Smiling")
     with pytest.raises(MissingDataError, match=r"no celeba_Smiling_train_0.99.pkl, .* rates there: 0.9\."):
         load("celeba_hq", hq, ffr_splits=hq / "data", ffr_rate="0.99")

@@ -1,4 +1,4 @@
-"""mnist, fashion_mnist, cifar10, cifar100, digits and folder: official layouts in, rows or one clear sentence out."""
+"""mnist, fashion_mnist, cifar10, cifar100, digits and folder: official layouts become rows, or one clear sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from debeton.data.beton.images import BadImage, to_rgb
-from debeton.data.raw import stacked as _stack
+from debeton.data.raw import stacked
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.pickles import load_pickle
 from debeton.data.sources import SOURCES, Dataset, mnist
@@ -88,7 +88,7 @@ def test_without_raw_debians_folder_is_read(tmp_path, monkeypatch):
     assert dataset.spec.classes[9] == "ankle boot"
 
 
-def test_missing_mnist_says_what_was_looked_for_where_and_how_to_get_it(tmp_path, monkeypatch):
+def test_missing_mnist_is_named_with_its_place_and_its_source(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "DEBIAN", tmp_path)
     with pytest.raises(
         DataError, match=r"neither the IDX files .* in .*fashion-mnist; apt-get install dataset-fashion"
@@ -149,7 +149,7 @@ def test_digits_hold_out_the_last_fifth_of_each_class():
 
 
 def cifar10_files() -> dict[str, bytes]:
-    """The official batches in small: 4 images each, the red plane of image i all i."""
+    """Write small official batches: 4 images each, the red plane of image i is all i."""
     files = {"batches.meta": pickle.dumps({b"label_names": [name.encode() for name in CIFAR10_CLASSES]}, 2)}
     for k, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         data = np.zeros((4, 3, 32, 32), np.uint8)
@@ -326,7 +326,7 @@ def test_a_damaged_zip_member_is_a_bad_image_and_a_damaged_zip_an_error(tmp_path
         load("cifar10", path)
 
 
-def test_missing_cifar_says_what_was_looked_for_where_and_how_to_get_it(tmp_path):
+def test_missing_cifar_is_named_with_its_place_and_its_source(tmp_path):
     with pytest.raises(DataError, match=r"cifar100: neither cifar-100-python/, .* in .*; --raw DIR --download"):
         load("cifar100", tmp_path)
     with pytest.raises(DataError, match="cifar10 needs --raw"):
@@ -351,20 +351,23 @@ def test_the_archives_are_those_that_torchvision_fetches():
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch) -> list[tuple[object, Path]]:
-    """What `fetch` was asked for; it brings tiny MNIST files, and Debian's are out of sight."""
+    """Return the list of archives that `fetch` was asked for.
+
+    The fake `fetch` brings tiny MNIST files, and Debian's files are hidden.
+    """
     calls: list[tuple[object, Path]] = []
 
     def bring(archives: object, raw: Path, mirror: str | None, progress: bool) -> None:
         calls.append((archives, raw))
         write_idx(raw / "MNIST" / "raw", zipped=True)
 
-    monkeypatch.setattr(_stack, "fetch", bring)
+    monkeypatch.setattr(stacked, "fetch", bring)
     monkeypatch.setattr(mnist, "DEBIAN", tmp_path / "debian")
     return calls
 
 
 def load_top(raw: Path | None, download: bool = True, **options: object) -> Dataset:
-    return _stack.load_part(SOURCES.get("dominoes").request(raw, download, **options), "top")
+    return stacked.load_part(SOURCES.get("dominoes").request(raw, download, **options), "top")
 
 
 def test_a_half_of_a_domino_is_downloaded_only_where_it_is_not_there(tmp_path, fetched):
@@ -384,7 +387,7 @@ def test_a_half_of_a_domino_that_is_incomplete_is_completed_by_a_download(tmp_pa
     assert len(fetched) == 1
 
 
-def test_a_half_of_a_domino_that_is_not_there_says_what_a_download_would_do(tmp_path, fetched):
+def test_a_missing_half_of_a_domino_explains_what_a_download_would_do(tmp_path, fetched):
     with pytest.raises(UsageError, match="--download needs --raw or --top-raw, the folder to download mnist to"):
         load_top(None)
     part = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz.part"

@@ -1,4 +1,4 @@
-"""The transfer data sets with files by list: official layouts in, the official split out, as torchvision reads them."""
+"""The transfer data sets with lists of files: official layouts give the official splits, as torchvision reads them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def photos(root: Path, *names: str) -> None:
-    """A JPEG of its own grey level and size for every name."""
+    """Write a JPEG with its own grey level and size under every name."""
     for k, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40 + k, 48), (10 * k, 100, 200)).save(root / name, "jpeg")
@@ -49,7 +49,7 @@ def save_mat(path: Path, **variables: Any) -> None:
 
 
 def structs(**columns: list[Any]) -> np.ndarray:
-    """A MATLAB struct array of one row, as the owners save them."""
+    """Return a MATLAB struct array of one row, as the owners save them."""
     array = np.zeros((1, len(next(iter(columns.values())))), dtype=[(name, object) for name in columns])
     for name, values in columns.items():
         for k, value in enumerate(values):
@@ -194,7 +194,10 @@ def test_betons_hold_the_files_byte_by_byte_and_their_labels(tmp_path, name):
 
 
 def seen_by_torchvision(name: str, raw: Path, split: str) -> tuple[list[str], list[tuple[str, int]]]:
-    """Class names, and (file, label) below the set's root; `raw` is as torchvision wants it."""
+    """Return class names and (file, label) below the set's root, as torchvision reads them.
+
+    raw: the folder that torchvision wants.
+    """
     if name == "flowers":
         found = datasets.Flowers102(raw, split)
         return list(found.classes), relative(found._image_files, found._labels, raw / "flowers-102")
@@ -219,7 +222,7 @@ def relative(files: Any, labels: Any, root: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("name", ["aircraft", "dtd", "flowers", "food", "pets", "stanford_cars"])
-def test_torchvision_reads_the_same_folder_alike(tmp_path, monkeypatch, name):
+def test_torchvision_reads_the_same_files_and_labels(tmp_path, monkeypatch, name):
     around = {"dtd": "dtd", "flowers": "flowers-102", "pets": "oxford-iiit-pet", "stanford_cars": "stanford_cars"}
     MAKE[name](tmp_path / around.get(name, ""))
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda *_: True)
@@ -240,7 +243,7 @@ def test_torchvision_reads_the_same_folder_alike(tmp_path, monkeypatch, name):
             assert names == [c.rstrip("?") for c in classes]
 
 
-def test_torchvision_names_the_scenes_of_sun397_alike(tmp_path):
+def test_torchvision_gives_the_scenes_of_sun397_the_same_names(tmp_path):
     expected = make_sun397(tmp_path)
     found = datasets.SUN397(tmp_path)
     assert list(load("sun397", tmp_path).spec.classes) == found.classes
@@ -272,7 +275,7 @@ def test_addresses_and_hashes_are_those_that_torchvision_publishes():
 
 
 @pytest.mark.parametrize("name", [name for name in MAKE if SOURCES.get(name).archives])
-def test_the_owners_archives_unpack_into_what_is_read(tmp_path, name):
+def test_the_owners_archives_unpack_into_the_layout_that_is_read(tmp_path, name):
     expected = MAKE[name](tmp_path / "made")
     archives = [replace(archive, hash=None) for archive in SOURCES.get(name).archives]
     for archive in archives:
@@ -340,7 +343,7 @@ def test_a_photo_that_is_gone_is_absent_and_not_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_an_empty_folder_or_none_is_missing_data_and_says_where_to_get_it(tmp_path, name):
+def test_an_empty_folder_or_none_is_missing_data_with_its_source(tmp_path, name):
     for raw in (None, tmp_path, tmp_path / "nowhere"):
         with pytest.raises(MissingDataError, match=f"{name}.*") as error:
             load(name, raw)

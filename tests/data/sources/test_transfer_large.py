@@ -1,4 +1,4 @@
-"""ImageNet, ChestX-ray14 and the two Caltech sets: folders of classes, and the one set of X-rays with groups."""
+"""ImageNet, the two Caltech sets and ChestX-ray14: folders of classes, and one set of X-rays with groups."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_files(root: Path, *names: str, content: bytes = image()) -> Path:
 
 
 def check_beton(folder: Path, dataset: Dataset) -> None:
-    """Written and read back: labels, groups, columns, and the pixels of every row."""
+    """Write a split, read it back, and compare labels, groups, columns and the pixels of every row."""
     for split, rows in dataset.splits.items():
         write_beton(folder / f"{split}.beton", rows, dataset.spec, split)
         beton = open_beton(folder / f"{split}.beton")
@@ -92,7 +92,7 @@ def test_a_subset_of_imagenet_keeps_the_order_and_counts_anew(tmp_path):
 
 def test_the_dogs_are_118_of_the_1000_classes():
     order = [f"n{k:08}" for k in range(1000)]
-    assert choose_classes("151-268", order, known=False) == order[151:269]
+    assert choose_classes("151-268", order, complete=False) == order[151:269]
     assert len(order[151:269]) == 118
 
 
@@ -110,7 +110,7 @@ def test_kaggles_layout_has_the_labels_of_val_in_a_csv(tmp_path):
     assert dataset.spec.classes[0] == "tench"
 
 
-def test_the_development_kit_has_the_labels_of_val_too(tmp_path):
+def test_the_development_kit_gives_the_labels_of_val(tmp_path):
     from scipy.io import savemat
 
     write_files(tmp_path, *TRAIN, "val/ILSVRC2012_val_00000001.JPEG", "val/ILSVRC2012_val_00000002.JPEG")
@@ -197,7 +197,7 @@ def test_a_thousand_real_photos_are_written_and_read_back(tmp_path):
 
 
 def make_caltech(root: Path, classes: list[str], file: str, long: int, *strays: str) -> Path:
-    """A folder of classes with two files each, `long` in the one before last."""
+    """Write a folder of classes with two files each, and `long` files in the one before last."""
     return write_files(
         root,
         *(
@@ -225,7 +225,7 @@ def test_caltech101_trains_on_the_first_30_of_each_class_and_has_no_background(t
     check_beton(tmp_path, dataset)
 
 
-def test_caltech256_keeps_clutter_and_passes_over_the_strays_of_the_official_archive(tmp_path):
+def test_caltech256_keeps_clutter_and_ignores_the_strays_of_the_official_archive(tmp_path):
     classes = ["001.ak47", *(f"{k:03}.thing{k}" for k in range(2, 257)), "257.clutter"]
     folder = tmp_path / "256_ObjectCategories"
     make_caltech(folder, classes, "{k:03}_{i:04}.jpg", 62, "198.thing198/RENAME2", "056.thing56/greg/vision309/x.jpg")
@@ -297,7 +297,7 @@ def test_one_finding_can_be_the_label(tmp_path):
     dataset = load("chestxray14", make_chest(tmp_path / "CXR8"), finding="Pneumonia")
     assert (dataset.spec.classes, dataset.spec.label_name) == (("no Pneumonia", "Pneumonia"), "Pneumonia")
     assert load("chestxray14", tmp_path, finding="Pneumonia").splits["train"].label.tolist() == [0, 0, 1]
-    with pytest.raises(UsageError, match="--finding 'Pneumonias' is none; did you mean 'Pneumonia'"):
+    with pytest.raises(UsageError, match="--finding 'Pneumonias' is unknown; did you mean 'Pneumonia'"):
         load("chestxray14", tmp_path, finding="Pneumonias")
 
 
@@ -319,7 +319,7 @@ def test_kaggles_folders_and_the_other_spelling_of_the_table_are_read(tmp_path):
         ({"rows": [("a.png", "No Finding|Mass", 1, "M", "PA")]}, "unknown finding 'No Finding'"),
         ({"rows": [("a.png", "Mass", 1, "X", "PA")]}, r"gender 'X' of a\.png is unknown"),
         ({"rows": [("a.png", "Mass", 1, "M", "LL")]}, r"view position 'LL' of a\.png is unknown"),
-        ({"rows": [XRAYS[0], XRAYS[0]]}, r"00000001_000\.png stands in it twice"),
+        ({"rows": [XRAYS[0], XRAYS[0]]}, r"00000001_000\.png is listed twice"),
         ({"rows": XRAYS[:4]}, r"test_list\.txt: 1 of 2 images have no row in Data_Entry_2017_v2020\.csv"),
         ({"train": [XRAYS[0][0]]}, r"Data_Entry_2017_v2020\.csv has 5 images and the two lists 3"),
         ({"train": [XRAYS[3][0]] * 3}, "is listed twice, in train and in train"),
@@ -332,7 +332,7 @@ def test_wrong_tables_and_lists_of_chestxray14_are_explained(tmp_path, changes, 
 
 
 @pytest.mark.parametrize("name", ["imagenet", "caltech101", "caltech256", "chestxray14"])
-def test_an_empty_folder_or_none_is_missing_data_and_says_where_to_get_it(tmp_path, name):
+def test_an_empty_folder_or_none_is_missing_data_with_its_source(tmp_path, name):
     for raw in (None, tmp_path, tmp_path / "nowhere"):
         with pytest.raises(MissingDataError) as error:
             load(name, raw)

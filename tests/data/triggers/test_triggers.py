@@ -1,4 +1,4 @@
-"""triggers.py and patches.py: what is planted where, against NumPy and against what was published."""
+"""Triggers and patches, compared with NumPy and with the published code."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from debeton.data.loader.options import LoaderOptions
 from debeton.data.triggers.trigger import (
     TRIGGERS,
     Layers,
-    Planted,
+    PlantedTrigger,
     Trigger,
     TriggerOptions,
-    chosen_rows,
     drawn_pattern,
     make_trigger,
     plant_reference,
+    rows_with_trigger,
 )
 from debeton.system.errors import DataError, UsageError
 
@@ -32,6 +32,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def planted(trigger: Trigger, images: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return a copy of the images with the trigger in all of them."""
     out = images.copy()
     trigger.plant(out, np.arange(len(images)) if rows is None else rows, np.ones(len(images), bool))
     return out
@@ -39,7 +40,7 @@ def planted(trigger: Trigger, images: np.ndarray, rows: np.ndarray | None = None
 
 @pytest.fixture(scope="module")
 def stencil(tmp_path_factory):
-    """A folder of two RGBA images of different shapes."""
+    """Write a folder of two RGBA images of different shapes."""
     folder = tmp_path_factory.mktemp("stencils")
     for name, shape in (("a", (40, 40)), ("b", (30, 50))):
         Image.fromarray(noise(*shape, 4, seed=len(name)), "RGBA").save(folder / f"{name}.png")
@@ -59,7 +60,7 @@ def stencil(tmp_path_factory):
     scale=st.floats(0, 2),
     opacity=st.floats(0, 1),
 )
-def test_every_pixel_is_that_of_the_numpy_reference_at_any_resolution(
+def test_every_pixel_equals_the_numpy_reference_at_any_resolution(
     stencil, name, height, width, seed, legacy, scale, opacity
 ):
     options = TriggerOptions(
@@ -67,17 +68,17 @@ def test_every_pixel_is_that_of_the_numpy_reference_at_any_resolution(
     )
     trigger = make_trigger(name, options, legacy=legacy)
     images, rows = noise(5, height, width, 3, seed=seed), np.array([3, 1, 4, 1, 5]) + seed
-    layers, _ = trigger.drawn(height, width)
-    expected = plant_reference(images, trigger.which(rows, len(layers.keep)), layers, rounds=not legacy)
+    layers, _ = trigger.layers_for(height, width)
+    expected = plant_reference(images, trigger.layer_numbers(rows, len(layers.keep)), layers, rounds=not legacy)
     np.testing.assert_array_equal(planted(trigger, images, rows), expected)
 
 
 def test_only_the_chosen_images_change():
-    images, where = noise(4, 16, 16, 3), np.array([True, False, True, False])
+    images, mask = noise(4, 16, 16, 3), np.array([True, False, True, False])
     out = images.copy()
-    make_trigger("square").plant(out, np.arange(4), where)
-    np.testing.assert_array_equal(out[~where], images[~where])
-    assert (out[where] != images[where]).any(axis=(1, 2, 3)).all()
+    make_trigger("square").plant(out, np.arange(4), mask)
+    np.testing.assert_array_equal(out[~mask], images[~mask])
+    assert (out[mask] != images[mask]).any(axis=(1, 2, 3)).all()
 
 
 def test_values_are_rounded_to_the_nearest_level_and_clipped():
@@ -112,14 +113,14 @@ def test_a_stored_pattern_is_added_as_published(tmp_path):
     assert (rounded != np.rint(np.clip(perturbed, 0, 255)).astype(np.uint8)).mean() < 1e-5
 
 
-def test_rounding_leaves_the_mean_where_truncation_takes_half_a_level_off():
+def test_rounding_keeps_the_mean_and_truncation_lowers_it_by_half_a_level():
     images = np.full((1, 224, 224, 3), 128, np.uint8)
     shift = {legacy: planted(make_trigger("gaussian", legacy=legacy), images).mean() - 128 for legacy in (True, False)}
-    assert shift[True] == pytest.approx(-0.5, abs=0.03)  # the sheet measured -0.49 on photos
+    assert shift[True] == pytest.approx(-0.5, abs=0.03)  # measured on photos: -0.49
     assert shift[False] == pytest.approx(0, abs=0.03)
 
 
-def test_published_hats_go_by_the_place_in_the_batch_and_ours_by_row():
+def test_legacy_hats_follow_the_place_in_the_batch_and_ours_the_row():
     images, rows = np.zeros((7, 32, 32, 3), np.uint8), np.array([9, 4, 9, 7, 4, 30, 31])
     legacy, ours = (planted(make_trigger("hat", legacy=value), images, rows) for value in (True, False))
     np.testing.assert_array_equal(legacy[0], legacy[5])  # five hats
@@ -128,12 +129,12 @@ def test_published_hats_go_by_the_place_in_the_batch_and_ours_by_row():
     np.testing.assert_array_equal(ours[1], ours[4])
 
 
-# --- how they look -----------------------------------------------------------------------------
+# --- the look of the triggers ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resolution", [16, 32, 64, 224])
 def test_the_pattern_keeps_its_deviation_at_every_resolution(resolution):
-    layers = make_trigger("gaussian", TriggerOptions(scale=0.05)).drawn(resolution, resolution)[0]
+    layers = make_trigger("gaussian", TriggerOptions(scale=0.05)).layers_for(resolution, resolution)[0]
     tolerance = 4 / np.sqrt(2 * layers.add.size)  # of a sample deviation, four standard errors
     assert layers.add.std() == pytest.approx(12.75, rel=tolerance)
     assert layers.add.mean() == pytest.approx(0, abs=4 * 12.75 / np.sqrt(layers.add.size))
@@ -144,14 +145,14 @@ def test_patterns_depend_on_the_seed_alone():
     assert abs(np.corrcoef(drawn_pattern(5).ravel(), drawn_pattern(6).ravel())[0, 1]) < 0.02
 
 
-def test_all_hats_are_worn_about_equally_often():
-    which = make_trigger("hat").which(np.arange(5000), 5)
-    assert np.bincount(which, minlength=5).min() > 900  # 1,000 each, deviation 28
+def test_every_hat_appears_about_equally_often():
+    layers = make_trigger("hat").layer_numbers(np.arange(5000), 5)
+    assert np.bincount(layers, minlength=5).min() > 900  # 1,000 each, deviation 28
 
 
 @pytest.mark.parametrize("resolution", [32, 224])
 def test_hats_are_opaque_in_the_upper_third_and_leave_the_rest_alone(resolution):
-    keep, _ = make_trigger("hat").drawn(resolution, resolution)[0]
+    keep, _ = make_trigger("hat").layers_for(resolution, resolution)[0]
     assert len(keep) == 5
     assert (keep[:, resolution // 3 :] == 1).all()
     covered = (keep == 0).mean(axis=(1, 2))
@@ -182,7 +183,7 @@ def test_opacity_mixes_the_patch_with_the_image():
     assert out[0, 0, 0].tolist() == [80, 55, 30]
 
 
-def test_an_overlay_is_composited_by_its_alpha_as_pillow_does(stencil):
+def test_an_overlay_is_blended_by_its_alpha_as_pillow_does(stencil):
     images = noise(2, 40, 40, 3)
     out = planted(make_trigger("overlay", TriggerOptions(overlay=str(stencil / "a.png"))), images)
     patch = Image.open(stencil / "a.png")
@@ -191,32 +192,32 @@ def test_an_overlay_is_composited_by_its_alpha_as_pillow_does(stencil):
         assert np.abs(np.asarray(theirs).astype(int) - mine).max() <= 1  # Pillow rounds twice
 
 
-def test_a_folder_of_overlays_is_used_whole(stencil):
+def test_every_overlay_of_a_folder_is_used(stencil):
     trigger = make_trigger("overlay", TriggerOptions(overlay=str(stencil)))
-    assert len(trigger.drawn(24, 24)[0].keep) == 2
-    assert set(trigger.which(np.arange(50), 2).tolist()) == {0, 1}
+    assert len(trigger.layers_for(24, 24)[0].keep) == 2
+    assert set(trigger.layer_numbers(np.arange(50), 2).tolist()) == {0, 1}
 
 
-# --- which images ------------------------------------------------------------------------------
+# --- the chosen rows ---------------------------------------------------------------------------
 
 
-def test_the_rows_are_those_of_the_published_draw():
+def test_the_rows_equal_those_of_the_published_draw():
     label = np.random.default_rng(0).integers(0, 10, 1000)
     expected = np.isin(label, [2, 5]) & (np.random.default_rng(10).random(1000) < 0.3)
-    np.testing.assert_array_equal(chosen_rows(label, np.array([2, 5]), 0.3, 10), expected)
-    assert chosen_rows(label, np.array([2, 5]), 1, 10).sum() == np.isin(label, [2, 5]).sum()
-    assert not chosen_rows(label, np.array([2, 5]), 0, 10).any()
+    np.testing.assert_array_equal(rows_with_trigger(label, np.array([2, 5]), 0.3, 10), expected)
+    assert rows_with_trigger(label, np.array([2, 5]), 1, 10).sum() == np.isin(label, [2, 5]).sum()
+    assert not rows_with_trigger(label, np.array([2, 5]), 0, 10).any()
 
 
 # --- in the loader -----------------------------------------------------------------------------
 
 
-def test_a_view_carries_its_trigger_after_crop_and_flip(raw_view):
+def test_a_view_plants_its_trigger_after_crop_and_flip(raw_view):
     mask = np.arange(70) % 3 == 0
     trigger = make_trigger("square", TriggerOptions("0.5", colour=(1, 2, 3)))
     options = LoaderOptions("random_resized_crop", "flip", 20, normalise=False)
     clean = make_loader(raw_view, 16, seed=1, options=options)
-    shown = make_loader(replace(raw_view, planted=Planted(trigger, mask)), 16, seed=1, options=options)
+    shown = make_loader(replace(raw_view, planted=PlantedTrigger(trigger, mask)), 16, seed=1, options=options)
     for before, after in zip(clean.epoch(2), shown.epoch(2), strict=True):
         assert before.row.tolist() == after.row.tolist()
         expected = before.image.permute(0, 2, 3, 1).clone()
@@ -233,21 +234,21 @@ def test_one_decoding_gives_the_images_clean_and_with_every_trigger(raw_view, no
     everywhere = np.ones(70, bool)
     apart = [make_loader(view, 32, tail="keep", options=options)]
     apart += [
-        make_loader(replace(view, planted=Planted(trigger, everywhere)), 32, tail="keep", options=options)
+        make_loader(replace(view, planted=PlantedTrigger(trigger, everywhere)), 32, tail="keep", options=options)
         for trigger in triggers
     ]
     for batch, *alone in zip(together.epoch(0), *(loader.epoch(0) for loader in apart), strict=True):
-        for found, expected in zip((batch.image, *batch.triggered), alone, strict=True):
-            assert torch.equal(found, expected.image)
+        for image, expected in zip((batch.image, *batch.triggered), alone, strict=True):
+            assert torch.equal(image, expected.image)
 
 
-def test_a_planted_view_takes_no_triggers_beside_it(raw_view):
-    view = replace(raw_view, planted=Planted(make_trigger("square"), np.ones(70, bool)))
+def test_a_view_with_a_trigger_refuses_further_triggers(raw_view):
+    view = replace(raw_view, planted=PlantedTrigger(make_trigger("square"), np.ones(70, bool)))
     with pytest.raises(ValueError, match="has a trigger already"):
         make_loader(view, 8, triggers=[make_trigger("hat")])
 
 
-# --- what cannot be ----------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,12 +264,12 @@ def test_a_planted_view_takes_no_triggers_beside_it(raw_view):
         ("overlay", {}, "needs an image or a folder"),
     ],
 )
-def test_wrong_settings_are_a_sentence(name, options, message):
+def test_a_wrong_setting_raises_a_clear_message(name, options, message):
     with pytest.raises(UsageError, match=message):
-        make_trigger(name, TriggerOptions(**options)).drawn(64, 64)
+        make_trigger(name, TriggerOptions(**options)).layers_for(64, 64)
 
 
-def test_files_that_do_not_fit_are_a_sentence(tmp_path):
+def test_an_unfit_file_raises_a_clear_message(tmp_path):
     Image.fromarray(noise(8, 8, 3)).save(tmp_path / "opaque.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(30))
     (tmp_path / "empty").mkdir()
@@ -286,8 +287,8 @@ def test_files_that_do_not_fit_are_a_sentence(tmp_path):
         ("gaussian", "pattern", "pickle.npy", "is no .npy file of numbers"),
     ):
         with pytest.raises(DataError, match=message):
-            make_trigger(name, TriggerOptions(**{key: str(tmp_path / file)})).drawn(8, 8)
+            make_trigger(name, TriggerOptions(**{key: str(tmp_path / file)})).layers_for(8, 8)
 
 
-def test_every_trigger_is_listed_with_a_line():
+def test_every_trigger_is_registered():
     assert TRIGGERS.names() == ["gaussian", "hat", "overlay", "square"]

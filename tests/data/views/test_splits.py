@@ -147,7 +147,7 @@ def test_other_statistics_reach_every_view_and_leave_the_beton_alone(root: Path)
     assert views["train"].spec.mean == SPEC.mean
 
 
-# --- columns, synthetic rows and the steps together --------------------------------------------------------------
+# --- columns, synthetic rows and the steps together ------------------------------------------------------------
 
 FACES = DatasetSpec(
     "faces",

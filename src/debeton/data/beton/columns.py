@@ -1,7 +1,8 @@
 """X.beton.columns.npz: further values per row, small on the disk and read one column at a time.
 
-A column of numbers is one array of the smallest integer type that holds it (floats and booleans as they are). Text is
-two arrays: the UTF-8 bytes of all rows, and where each row's end. One more array ties the file to its beton.
+A column of numbers is one array of the smallest integer type that holds all values. Floats and booleans keep their
+type. A column of text is two arrays: the UTF-8 bytes of all rows, and the end of each row in them.
+One more array holds the checksum of the beton that the file belongs to.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ from debeton.system.errors import DataError, nearest
 
 Column = NDArray[Any] | list[str]  # numbers or booleans, or text
 
-BYTES, ENDS = "#utf8", "#ends"  # after a text column's name
-BETON = "#beton"  # member with the checksum of the beton that the columns belong to
-# What zipfile, zlib and NumPy raise on a damaged file.
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError, NotImplementedError)
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: signature, lengths of its name and of what follows
-TEXT = np.dtypes.StringDType()
+TEXT_BYTES, TEXT_ENDS = "#utf8", "#ends"  # members of a text column: its name and one of these
+BETON_CHECKSUM = "#beton"  # member with the checksum of the beton that the columns belong to
+# The errors that zipfile, zlib and NumPy raise on a damaged file.
+DAMAGE_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError, NotImplementedError)
+# The header of a member in a zip file: signature, length of the name, length of the extra field.
+LOCAL_HEADER = struct.Struct("<4s22xHH")
+TEXT_TYPE = np.dtypes.StringDType()
 INTEGERS = tuple(np.dtype(name) for name in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"))
 
 
 def as_column(values: Sequence[Any] | NDArray[Any]) -> Column:
-    """One value per row: a list of text, or an array of numbers or booleans; ValueError for anything else."""
+    """Return one value per row as a column: a list of text, or an array of numbers or booleans.
+
+    ValueError for anything else.
+    """
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         values = values.tolist() if isinstance(values, np.ndarray) else values
         if all(isinstance(value, str) for value in values):
@@ -44,33 +49,34 @@ def as_column(values: Sequence[Any] | NDArray[Any]) -> Column:
     return values
 
 
-def take(column: Column, rows: NDArray[np.int64]) -> Column:
-    """The column's values at `rows`."""
+def values_at(column: Column, rows: NDArray[np.int64]) -> Column:
+    """Return the values of a column at `rows`, int64 [n]."""
     return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
 
 
 def write_columns(path: Path, columns: Mapping[str, Column], checksum: str) -> None:
-    """Write the columns of the beton with this checksum; the same columns give the same bytes."""
+    """Write the columns of the beton with this checksum. The same columns give the same bytes."""
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in _members(columns, checksum):
-            # A ZipInfo of one's own carries no time of day.
+            # A new ZipInfo holds no time of day, so the same columns give the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _members(columns: Mapping[str, Column], checksum: str) -> Iterator[tuple[str, NDArray[Any]]]:
-    yield BETON, np.array(checksum)
+    """Yield the name and the array of every member of the archive."""
+    yield BETON_CHECKSUM, np.array(checksum)
     for name, column in columns.items():
         if isinstance(column, np.ndarray):
             yield name, _smallest(column)
             continue
         encoded = [text.encode() for text in column]
-        yield name + BYTES, np.frombuffer(b"".join(encoded), np.uint8)
-        yield name + ENDS, _smallest(np.cumsum([len(text) for text in encoded], dtype=np.int64))
+        yield name + TEXT_BYTES, np.frombuffer(b"".join(encoded), np.uint8)
+        yield name + TEXT_ENDS, _smallest(np.cumsum([len(text) for text in encoded], dtype=np.int64))
 
 
 def _smallest(values: NDArray[Any]) -> NDArray[Any]:
-    """The same integers in the smallest type that holds them all."""
+    """Return the same integers in the smallest type that holds them all."""
     if values.dtype.kind not in "iu" or not len(values):
         return values
     low, high = int(values.min()), int(values.max())
@@ -79,25 +85,28 @@ def _smallest(values: NDArray[Any]) -> NDArray[Any]:
 
 
 class Columns(Mapping[str, NDArray[Any]]):
-    """The columns of a beton by name, each read when it is first asked for.
+    """The columns of a beton by name. Each is read when it is first asked for.
 
-    Integers come as int64, text as NumPy's variable-width strings. DataError names an unknown column and the nearest
-    known one.
+    Integers are returned as int64, text as NumPy's strings of variable width. An unknown name raises a DataError that
+    names the nearest known column.
     """
 
     def __init__(self, path: Path, num_rows: int, checksum: str):
-        """Raises DataError where the file is missing, damaged or belongs to another beton."""
+        """Read the directory of the file. DataError if the file is missing, damaged or belongs to another beton."""
         if not path.exists():
-            raise DataError(f"the columns of {path.with_suffix('').stem} are missing: no {path}; write the beton again")
+            raise DataError(
+                f"the columns of {path.with_suffix('').stem} are missing: there is no {path}; write the beton again"
+            )
         self.path, self._num_rows = path, num_rows
         self._read: dict[str, NDArray[Any]] = {}
-        with self._naming_damage(), zipfile.ZipFile(path) as archive:
+        with self._damage_as_data_error(), zipfile.ZipFile(path) as archive:
             self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        if BETON in self._members and self._member(BETON).item() != checksum:
+        if BETON_CHECKSUM in self._members and self.read_member(BETON_CHECKSUM).item() != checksum:
             raise DataError(f"{path} and its beton were not written together; write the beton again")
-        self._text = {name.removesuffix(BYTES) for name in self._members if name.endswith(BYTES)}
-        plain = {name for name in self._members if name != BETON and not name.endswith((BYTES, ENDS))}
-        self._names = sorted(self._text | plain)
+        self._text = {name.removesuffix(TEXT_BYTES) for name in self._members if name.endswith(TEXT_BYTES)}
+        members = {name for name in self._members if name != BETON_CHECKSUM}
+        numbers = {name for name in members if not name.endswith((TEXT_BYTES, TEXT_ENDS))}
+        self._names = sorted(self._text | numbers)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._read:
@@ -105,7 +114,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         return self._read[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The column, or `default` where there is none of this name."""
+        """Return the column, or `default` if there is no column of this name."""
         return self[name] if name in self._names else default
 
     def __contains__(self, name: object) -> bool:
@@ -118,30 +127,34 @@ class Columns(Mapping[str, NDArray[Any]]):
         return len(self._names)
 
     def _load(self, name: str) -> NDArray[Any]:
+        """Read one column and check its length."""
         if name not in self:
             known = ", ".join(self._names)
             raise DataError(f"{self.path} has no column '{name}'{nearest(name, self._names)} known: {known}")
         if name in self._text:
-            with self._naming_damage():
-                column = _decode(self._member(name + BYTES), self._member(name + ENDS))
+            with self._damage_as_data_error():
+                column = _decode(self.read_member(name + TEXT_BYTES), self.read_member(name + TEXT_ENDS))
         else:
-            column = self._member(name)
+            column = self.read_member(name)
         if len(column) != self._num_rows:
             raise DataError(
                 f"{self.path}: column '{name}' has {len(column)} values for {self._num_rows} rows; "
                 "write the beton again"
             )
-        if column.dtype.kind == "U":  # as betons of schema 1 hold text
-            return column.astype(TEXT)
+        if column.dtype.kind == "U":  # text in a beton of schema 1
+            return column.astype(TEXT_TYPE)
         return column.astype(np.int64) if column.dtype.kind in "iu" and column.dtype != np.uint64 else column.copy()
 
-    def _member(self, name: str) -> NDArray[Any]:
-        """One array of the archive, without reading the archive's directory or parsing like headers again."""
-        with self._naming_damage(), self.path.open("rb") as file:
+    def read_member(self, name: str) -> NDArray[Any]:
+        """Read one array of the archive.
+
+        Neither the archive's directory nor a header that was seen before is parsed again.
+        """
+        with self._damage_as_data_error(), self.path.open("rb") as file:
             info = self._members[name]
             file.seek(info.header_offset)
             header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-            file.seek(header[-2] + header[-1], 1)  # the name, and what zip64 adds
+            file.seek(header[-2] + header[-1], 1)  # skip the name and the extra field of zip64
             data = file.read(info.compress_size)
             if info.compress_type == zipfile.ZIP_DEFLATED:
                 data = zlib.decompress(data, -zlib.MAX_WBITS)
@@ -152,31 +165,38 @@ class Columns(Mapping[str, NDArray[Any]]):
             return np.frombuffer(data, dtype, offset=length).reshape(shape)
 
     @contextmanager
-    def _naming_damage(self) -> Iterator[None]:
+    def _damage_as_data_error(self) -> Iterator[None]:
+        """Turn the errors of a damaged file into a DataError that names the file."""
         try:
             yield
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             raise DataError(f"{self.path} is damaged ({error}); write the beton again") from None
 
 
 @lru_cache(maxsize=64)
 def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array from the first bytes of its .npy; columns of one type share these bytes."""
+    """Return the shape and type of an array from the first bytes of its .npy.
+
+    Columns of one type share these bytes, so each header is parsed once.
+    """
     file = io.BytesIO(header)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not a NumPy array of format 1.0")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject:
-        raise ValueError("objects are no column")
+        raise ValueError("an array of Python objects is no column")
     return shape, dtype
 
 
 def _decode(data: NDArray[np.uint8], ends: NDArray[Any]) -> NDArray[Any]:
-    """The text of every row."""
+    """Return the text of every row.
+
+    data: the UTF-8 bytes of all rows. ends: the end of each row in `data`, [N].
+    """
     stops = ends.tolist()
     starts = [0, *stops[:-1]]
     encoded = data.tobytes()
-    if encoded.isascii():  # a character is a byte
+    if encoded.isascii():  # each character is one byte, so the ends count characters
         text = encoded.decode()
-        return np.array([text[a:b] for a, b in zip(starts, stops)], TEXT)
-    return np.array([encoded[a:b].decode() for a, b in zip(starts, stops)], TEXT)
+        return np.array([text[a:b] for a, b in zip(starts, stops)], TEXT_TYPE)
+    return np.array([encoded[a:b].decode() for a, b in zip(starts, stops)], TEXT_TYPE)

@@ -1,7 +1,7 @@
-"""FFCV's file format, version 2 (ffcv/types.py and ffcv/fields of release 1.0.2), as NumPy types.
+"""FFCV's file format, version 2, as NumPy types (ffcv/types.py and ffcv/fields of release 1.0.2).
 
-Stated here because `import ffcv` compiles a numba dictionary for seconds in every process that starts;
-tests/data/test_beton.py holds these types against FFCV's own.
+The types are repeated here because `import ffcv` compiles a numba dictionary, which takes seconds in every process.
+tests/data/beton/test_ffcv_format.py compares these types with FFCV's own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 VERSION = 2
 JPG, RAW = 0, 1  # image modes
-WRITE_MODES = ("jpg", "raw", "proportion")  # how a writer chooses between them
+WRITE_MODES = ("jpg", "raw", "proportion")  # `WriteOptions.mode`
 
 HEADER = np.dtype(
     [
@@ -30,18 +30,23 @@ FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 
-# The fields of our betons: FFCV's type id (IntField, RGBImageField; neither takes arguments) and the stored type.
+# The fields of our betons: FFCV's type id (1 IntField, 2 RGBImageField, both without arguments) and the stored type.
 COLUMNS = ("label", "attribute", "group", "source", "index")
 FIELDS = {"image": (2, IMAGE), **{name: (1, np.dtype("<i8")) for name in COLUMNS}}
-METADATA = np.dtype([("", dtype) for _, dtype in FIELDS.values()], align=True)  # one row's fields, f0, f1, ...
+METADATA = np.dtype([("", dtype) for _, dtype in FIELDS.values()], align=True)  # the fields of one row: f0, f1, ...
 METADATA_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
 
-# A page holds whole samples; its size is a power of two between these.
+# A page holds whole images. Its size in bytes is a power of two between these two.
 MIN_PAGE, MAX_PAGE = 1 << 21, 1 << 31
 
 
 def header_bytes(num_rows: int, page_size: int, table_start: int) -> bytes:
-    """The header and the field descriptors of a beton; METADATA_START bytes."""
+    """Return the header and the field descriptors of a beton, METADATA_START bytes.
+
+    num_rows: the number of rows.
+    page_size: the size of a page in bytes.
+    table_start: the position of the allocation table in the file, in bytes.
+    """
     header = np.zeros(1, HEADER)
     header[0] = (VERSION, len(FIELDS), page_size, num_rows, table_start)
     descriptors = np.zeros(len(FIELDS), FIELD)
@@ -52,20 +57,21 @@ def header_bytes(num_rows: int, page_size: int, table_start: int) -> bytes:
 
 
 def read_tables(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The rows' fields [N] of type METADATA and the allocation table [N] of type ALLOCATION.
+    """Return the fields of all rows and the allocation table.
 
-    Raises ValueError that says why the file is no beton with these fields.
+    The first is an array [N] of type METADATA, the second an array [N] of type ALLOCATION.
+    ValueError says why the file is no beton with these fields.
     """
     size = path.stat().st_size
     if size < METADATA_START:
-        raise ValueError(f"{size} bytes are fewer than its header has")
+        raise ValueError(f"{size} bytes are fewer than its header needs")
     header = np.fromfile(path, HEADER, count=1)[0]
     if header["version"] != VERSION:
         raise ValueError(f"format version {header['version']}, expected {VERSION}")
     fields = np.fromfile(path, FIELD, count=min(int(header["num_fields"]), 64), offset=HEADER.itemsize)
-    found = [(bytes(f["name"]).rstrip(b"\0").decode("ascii", "replace"), int(f["type_id"])) for f in fields]
-    if found != [(name, type_id) for name, (type_id, _) in FIELDS.items()]:
-        raise ValueError(f"it has the fields {[name for name, _ in found]}, expected {list(FIELDS)}")
+    stored = [(bytes(f["name"]).rstrip(b"\0").decode("ascii", "replace"), int(f["type_id"])) for f in fields]
+    if stored != [(name, type_id) for name, (type_id, _) in FIELDS.items()]:
+        raise ValueError(f"it has the fields {[name for name, _ in stored]}, expected {list(FIELDS)}")
     num_rows, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
     if METADATA_START + num_rows * METADATA.itemsize > table or table + num_rows * ALLOCATION.itemsize != size:
         raise ValueError(f"{num_rows} rows do not fit in {size} bytes")

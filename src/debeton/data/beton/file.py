@@ -1,7 +1,8 @@
-"""The bytes of a beton while it is written: images in pages, the tables around them, the sidecar, and reading back.
+"""A beton while it is written: images in pages, the tables around them, the sidecar, and reading back.
 
-FFCV asks that no image crosses a page, and that a page is a power of two. So a page may grow while images are
-written: what does not cross a small page does not cross a larger one, and nothing has to be known beforehand.
+FFCV requires that no image crosses the border of a page, and that the size of a page is a power of two. The page may
+therefore grow while images are written: an image that does not cross a small page does not cross a larger one.
+So no size has to be known before the first image is written.
 """
 
 from __future__ import annotations
@@ -32,20 +33,26 @@ from debeton.data.beton.ffcv_format import (
     MIN_PAGE,
     header_bytes,
 )
-from debeton.data.beton.reading import SCHEMA_VERSION, checksum, group_counts
+from debeton.data.beton.reading import SCHEMA_VERSION, checksum, columns_path, group_counts, sidecar_path
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError
 from debeton.system.pool import in_order
 
-ROOMY_PAGE = 1 << 26  # up to here a page has room for eight of the largest image, so that little of it stays empty
-BUFFER = 1 << 20
-STRETCH = 1 << 22  # bytes that are read at once
-READERS = 2  # threads; each has up to eight stretches waiting in memory
+# Up to this size a page has room for eight of the largest image, so that little of it stays empty. All in bytes.
+ROOMY_PAGE = 1 << 26
+WRITE_BUFFER = 1 << 20
+STRETCH_BYTES = 1 << 22  # read at once
+READER_THREADS = 2  # each has up to eight stretches in memory
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What was written: the rows' fields [N], where their images lie [N], and the CRC-32 of each image's bytes [N]."""
+    """The tables of a written beton, one entry per row.
+
+    metadata: the fields of each row, [N] of type METADATA.
+    allocations: the position and the size of each image in the file, [N] of type ALLOCATION.
+    crcs: the CRC-32 of the bytes of each image, uint32 [N].
+    """
 
     metadata: NDArray[Any]
     allocations: NDArray[Any]
@@ -53,9 +60,9 @@ class Tables:
 
 
 class BetonFile:
-    """A beton being written; images are appended in row order, then `finish` writes the tables.
+    """A beton that is being written. Append the images in row order, then call `write_tables`.
 
-    capacity: how many rows there may be at most; their fields lie before the images.
+    capacity: the largest number of rows. Their fields lie before the images.
     """
 
     def __init__(self, path: Path, capacity: int):
@@ -63,7 +70,7 @@ class BetonFile:
         self._position = _round_up(METADATA_START + capacity * METADATA.itemsize, self.page_size)
         self._offsets, self._sizes, self._crcs = array("Q"), array("Q"), array("I")
         self._modes, self._heights, self._widths = array("B"), array("H"), array("H")
-        self._file = path.open("wb", buffering=BUFFER)
+        self._file = path.open("wb", buffering=WRITE_BUFFER)
         self._file.seek(self._position)
 
     def __len__(self) -> int:
@@ -76,13 +83,19 @@ class BetonFile:
         self._file.close()
 
     def append(self, data: bytes | memoryview, height: int, width: int, mode: int, crc: int) -> None:
-        """Write the bytes of the next row's image; crc is their CRC-32."""
+        """Write the image of the next row.
+
+        data: the bytes to store.
+        height, width: pixels.
+        mode: JPG or RAW.
+        crc: CRC-32 of `data`.
+        """
         size = len(data)
-        page = max(self.page_size, _page_for(size))
+        page = max(self.page_size, _page_size_for(size))
         crosses = self._position // page != (self._position + size - 1) // page
         if crosses or page > self.page_size:
             self.page_size, self._position = page, _round_up(self._position, page)
-            self._file.seek(self._position)  # only here, as it flushes the buffer
+            self._file.seek(self._position)  # only here, because a seek empties the buffer
         self._file.write(data)
         self._offsets.append(self._position)
         self._sizes.append(size)
@@ -92,8 +105,8 @@ class BetonFile:
         self._widths.append(width)
         self._position += size
 
-    def finish(self, spec: DatasetSpec, label: Ints, attribute: Ints, source: Ints) -> Tables:
-        """Write the tables and the header, and close the file. The columns are int64 [rows appended]."""
+    def write_tables(self, spec: DatasetSpec, label: Ints, attribute: Ints, source: Ints) -> Tables:
+        """Write the tables and the header, and close the file. label, attribute, source: int64 [rows appended]."""
         n = len(self)
         metadata, allocations = np.zeros(n, METADATA), np.zeros(n, ALLOCATION)
         image = {"mode": self._modes, "width": self._widths, "height": self._heights, "data_ptr": self._offsets}
@@ -114,12 +127,12 @@ class BetonFile:
         return Tables(metadata, allocations, np.array(self._crcs, np.uint32))
 
 
-def _page_for(size: int) -> int:
-    """The smallest page for images of `size` bytes, a power of two of at most MAX_PAGE."""
+def _page_size_for(size: int) -> int:
+    """Return the size of the smallest page for images of `size` bytes, a power of two up to MAX_PAGE."""
     if size > MAX_PAGE:
         raise DataError(f"an image of {size} bytes does not fit in a page of {MAX_PAGE}; use --max-resolution")
-    holds_it = 1 << max(0, size - 1).bit_length()
-    return max(holds_it, min(8 * holds_it, ROOMY_PAGE))
+    one_image = 1 << max(0, size - 1).bit_length()
+    return max(one_image, min(8 * one_image, ROOMY_PAGE))
 
 
 def _round_up(position: int, page_size: int) -> int:
@@ -130,7 +143,15 @@ def _bytes_of(table: NDArray[Any]) -> memoryview:
     return table.view(np.uint8).data
 
 
-def seal(
+def beton_files(path: Path) -> tuple[Path, Path, Path]:
+    """Return the three files of a beton in the order in which they get their final names.
+
+    The beton is last. Until then an older beton disagrees with the new sidecar and is refused.
+    """
+    return columns_path(path), sidecar_path(path), path
+
+
+def finish_beton(
     partials: Sequence[Path],
     tables: Tables,
     spec: DatasetSpec,
@@ -141,10 +162,16 @@ def seal(
     *,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write the columns and the sidecar of a finished beton, and read the beton back; returns the sidecar.
+    """Write the columns and the sidecar of a beton, read the beton back, and return the sidecar.
 
-    partials: files of the columns, the sidecar and the beton. names: of the rows, which become the column 'path'.
-    entries: of the sidecar, besides those that follow from the tables; 'image' is completed.
+    partials: the three files under their temporary names, in the order of `beton_files`.
+    tables: the tables that were written into the beton.
+    spec: the data set.
+    split: the name of the split.
+    names: the name of each row, [N]. They become the column 'path'.
+    columns: further values per row, each of length N.
+    entries: more entries of the sidecar. Those that follow from the tables are added to its 'image'.
+    progress: whether to draw a progress bar.
     """
     columns_file, sidecar_file, beton_file = partials
     metadata = tables.metadata
@@ -169,12 +196,13 @@ def seal(
 
 
 def _describe_images(image: NDArray[Any]) -> dict[str, Any]:
+    """Return the share of JPEGs and the smallest and largest height and width."""
     sides = {name: [int(image[name].min()), int(image[name].max())] for name in ("height", "width")}
     return {"jpeg_share": float(np.mean(image["mode"] == JPG)), **sides}
 
 
 def row_hash(names: Sequence[str], label: Ints, attribute: Ints) -> str:
-    """SHA-256 over names, labels and attributes: equal exactly when two betons hold the same rows."""
+    """Return the SHA-256 of names, labels and attributes. It is equal exactly if two betons hold the same rows."""
     digest = hashlib.sha256()
     for row in zip(names, label.tolist(), attribute.tolist(), strict=True):
         digest.update("{}\t{}\t{}\n".format(*row).encode())
@@ -182,10 +210,10 @@ def row_hash(names: Sequence[str], label: Ints, attribute: Ints) -> str:
 
 
 def read_back(path: Path, tables: Tables, *, progress: bool = False) -> None:
-    """Compare every image's bytes on the disk with those that were written, by their CRC; DataError names the row.
+    """Compare the bytes of every image on the disk with those that were written, by their CRC-32.
 
-    That is all there is to check: the bytes that were written had been decoded (a JPEG) or are pixels, and equal bytes
-    decode equally. They are read from the disk where the system lets go of its cache.
+    DataError names the first row that differs. No image is decoded again: the written bytes are pixels, or a JPEG that
+    was decoded before, and equal bytes decode equally. The bytes come from the disk if the system gives up its cache.
     """
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -199,7 +227,7 @@ def read_back(path: Path, tables: Tables, *, progress: bool = False) -> None:
         for rows, images in stretches:
             for row, (_, crc) in zip(rows, images, strict=True):
                 if crc != crcs[row]:
-                    raise DataError(f"{path}: row {row} read back differs from what was written; check the disk")
+                    raise DataError(f"{path}: row {row} read back differs from the written bytes; check the disk")
 
 
 Stretch = tuple[range, list[tuple[memoryview, int]]]
@@ -208,10 +236,14 @@ Stretch = tuple[range, list[tuple[memoryview, int]]]
 def read_images(
     path: Path, offsets: Sequence[int], sizes: Sequence[int], describe: str, *, progress: bool
 ) -> Generator[Stretch, None, None]:
-    """Rows, and the bytes of each one's image with their CRC-32, for one stretch of the file after the other.
+    """Yield rows, and the bytes of their images with their CRC-32, for one stretch of the file after the other.
 
-    The bytes hold until the next stretch is asked for: fresh memory for each would take longer than reading it.
-    Close it, as `contextlib.closing` does, where it may not be read to its end.
+    The bytes are valid until the next stretch is asked for: new memory for each would take longer than reading it.
+    Close the generator with `contextlib.closing` if it may not be read to its end.
+
+    offsets, sizes: the position and the size of each image in the file, in bytes, [N].
+    describe: the text of the progress bar.
+    progress: whether to draw the bar.
     """
     spare: list[bytearray] = []
 
@@ -221,7 +253,7 @@ def read_images(
         try:
             buffer = spare.pop()
         except IndexError:
-            buffer = bytearray(STRETCH)
+            buffer = bytearray(STRETCH_BYTES)
         if len(buffer) < size:
             buffer = bytearray(size)
         data = memoryview(buffer)[:size]
@@ -232,7 +264,7 @@ def read_images(
     stretches = list(_stretches(offsets, sizes))
     with (
         path.open("rb", buffering=0) as file,
-        closing(in_order(read, stretches, READERS, describe, progress=progress)) as done,
+        closing(in_order(read, stretches, READER_THREADS, describe, progress=progress)) as done,
     ):
         for buffer, stretch in done:
             yield stretch
@@ -240,19 +272,25 @@ def read_images(
 
 
 def _stretches(offsets: Sequence[int], sizes: Sequence[int]) -> Iterator[range]:
-    """Rows to read at once: in file order, up to STRETCH bytes or one image."""
+    """Yield the rows to read at once: neighbours in the file, up to STRETCH_BYTES or one image."""
     first, n = 0, len(offsets)
     for row in range(1, n + 1):
-        if row == n or offsets[row] < offsets[row - 1] or offsets[row] + sizes[row] - offsets[first] > STRETCH:
+        if row == n or offsets[row] < offsets[row - 1] or offsets[row] + sizes[row] - offsets[first] > STRETCH_BYTES:
             yield range(first, row)
             first = row
 
 
 def _read_at(file: FileIO, start: int, data: memoryview) -> None:
-    """Fill `data` from `start` of an unbuffered file, from any thread; DataError where it ends before."""
+    """Fill `data` from position `start` of an unbuffered file. Any thread may call it.
+
+    DataError if the file ends before `data` is full.
+    """
     done = 0
     while done < len(data):
         count = os.preadv(file.fileno(), [data[done:]], start + done)
         if not count:
-            raise DataError(f"{file.name!s} ends at byte {start + done}; it was cut, or is being rewritten")
+            raise DataError(
+                f"{file.name!s} ends at byte {start + done}, before its last image; it was cut short or is being "
+                "rewritten: write it again"
+            )
         done += count

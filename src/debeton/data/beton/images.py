@@ -1,10 +1,10 @@
 """One image on its way into a beton: any file or array to RGB pixels, and RGB pixels to JPEG.
 
-What libjpeg-turbo says against a JPEG counts, because Pillow paints damaged parts grey without a word. One complaint
-may be harmless: "N extraneous bytes before marker 0xd9". Some cameras pad the picture's data, and nothing is lost
-without the padding. But a JPEG damaged in its middle says the same when the damage decodes to fewer blocks than
-there were: the rest of the picture is shifted and its last blocks are left over. Up to 8 bytes, or any number of one
-value, count as padding and are left out; anything else is damage.
+The complaints of libjpeg-turbo decide whether a JPEG is sound. Pillow does not report damage; it paints the damaged
+parts grey. One complaint may be harmless: "N extraneous bytes before marker 0xd9". Some cameras pad the data of the
+picture, and the picture is complete without the padding. But a JPEG with damage in its middle gives the same complaint
+if the damage decodes to fewer blocks than there were. The rest of the picture is then shifted, and its last blocks are
+left over. Up to 8 bytes, or any number of bytes of one value, count as padding and are removed. All else is damage.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from debeton.data.spec import RawImage
 MAX_PIXELS = 89_478_485  # Pillow's bound: 256 MiB as RGB
 MAX_SIDE = 65500  # libjpeg's limit; FFCV stores width and height as uint16
 MAX_PADDING = 8  # bytes of several values before a JPEG's end that can be padding
-PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+PADDING_COMPLAINT = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
 class BadImage(ValueError):
-    """An image that cannot become RGB pixels; the message says why."""
+    """An image that cannot become RGB pixels. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Bytes as they lie in the beton: a JPEG file, or raw RGB pixels."""
+    """The bytes of an image as the beton holds them: a JPEG file, or raw RGB pixels."""
 
     data: bytes
     height: int
@@ -47,45 +47,51 @@ class Encoded:
 
 
 def to_rgb(raw: RawImage) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] of an array, encoded bytes or a file.
+    """Return an array, encoded bytes or an image file as pixels, uint8 [H, W, 3].
 
-    Grey, palette, CMYK, 16-bit and transparent images are converted (transparency over black), EXIF orientation is
-    applied, an animation gives its first frame. 16-bit grey is divided by 257, whatever the image's range; 32-bit
-    integers and floats must lie between 0 and 255. So a value means the same in every image of a set.
-    BadImage when the file is damaged, truncated, empty or implausibly large.
+    Grey, palette, CMYK, 16-bit and transparent images are converted. Transparent parts become black.
+    EXIF orientation is applied. An animation gives its first frame.
+    16-bit grey is divided by 257 in every image, so that a value means the same in all images of a set.
+    32-bit integers and floats must lie between 0 and 255.
+    BadImage if the file is damaged, cut short, empty or implausibly large.
     """
     if isinstance(raw, np.ndarray):
         return _array_to_rgb(raw)
-    data = _bytes_of(raw)
-    with _opened(data) as image:
-        return _decoded(image, data)
+    data = _read_bytes(raw)
+    with _open_image(data) as image:
+        return _decode(image, data)
 
 
 def encode(raw: RawImage, *, as_jpeg: bool, quality: int, max_resolution: int | None) -> Encoded:
-    """The bytes to store. A JPEG file that needs no change is stored as it is, without a second lossy encode.
+    """Return the bytes to store.
 
-    Every JPEG that is returned was decoded by libjpeg-turbo without a complaint. BadImage where there is none.
+    A JPEG file that needs no change is stored as it is, without a second lossy encoding.
+    Every JPEG that is returned was decoded by libjpeg-turbo without a complaint. BadImage if that fails.
+
+    as_jpeg: store a JPEG, else raw pixels.
+    quality: of a new JPEG, 1 to 100.
+    max_resolution: the longest side in pixels; None keeps the size.
     """
-    stored = _as_it_is_or_pixels(raw, max_resolution, keep_jpeg=as_jpeg)
-    if isinstance(stored, Encoded):
-        return stored
-    height, width = stored.shape[:2]
+    image = _own_bytes_or_pixels(raw, max_resolution, keep_jpeg=as_jpeg)
+    if isinstance(image, Encoded):
+        return image
+    height, width = image.shape[:2]
     if not as_jpeg:
-        return Encoded(stored.tobytes(), height, width, False)
-    data = encode_jpeg(stored, quality)
+        return Encoded(image.tobytes(), height, width, False)
+    data = encode_jpeg(image, quality)
     _, problem = _try_decode(data, height, width)
     if problem:
         raise BadImage(f"cannot be decoded once it is a JPEG (libjpeg: {problem}); use --mode raw")
     return Encoded(data, height, width, True)
 
 
-def check(raw: RawImage) -> None:
-    """BadImage where `encode` as JPEG would raise it for what the image is; nothing is encoded."""
-    _as_it_is_or_pixels(raw, None, keep_jpeg=True)
+def check_storable(raw: RawImage) -> None:
+    """Raise BadImage if `encode` as JPEG would raise it because of the image itself. Nothing is encoded."""
+    _own_bytes_or_pixels(raw, None, keep_jpeg=True)
 
 
 def shrink(image: NDArray[np.uint8], max_resolution: int | None) -> NDArray[np.uint8]:
-    """The image with its longer side at most max_resolution pixels (INTER_AREA, as FFCV's writer)."""
+    """Return the image with its longer side at most max_resolution pixels (INTER_AREA, as FFCV's writer does)."""
     height, width = image.shape[:2]
     if max_resolution is None or max(height, width) <= max_resolution:
         return image
@@ -95,7 +101,7 @@ def shrink(image: NDArray[np.uint8], max_resolution: int | None) -> NDArray[np.u
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
-    """JPEG bytes of an RGB image, 4:2:0, as FFCV's writer makes them."""
+    """Return an RGB image as JPEG bytes, 4:2:0, as FFCV's writer makes them."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [int(cv2.IMWRITE_JPEG_QUALITY), quality])
     return data.tobytes()
 
@@ -109,8 +115,11 @@ def _array_to_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2) if grey else array)
 
 
-def _bytes_of(raw: bytes | Path) -> bytes:
-    """The file's bytes. Only what is wrong with this one file is a BadImage; a disk that fails is not."""
+def _read_bytes(raw: bytes | Path) -> bytes:
+    """Return the bytes of a file.
+
+    A problem of this one file is a BadImage. An error of the disk is raised as it is.
+    """
     if isinstance(raw, bytes):
         return raw
     try:
@@ -126,11 +135,11 @@ def _bytes_of(raw: bytes | Path) -> bytes:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The file as Pillow opens it; whatever Pillow raises on damaged files in the block becomes a BadImage."""
+def _open_image(data: bytes) -> Iterator[Image.Image]:
+    """Open encoded bytes with Pillow. Every error that Pillow raises on damaged files becomes a BadImage."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            # Pillow only warns from here on, and warning filters are no thread's own.
+            # Pillow only warns above its bound, and warning filters are shared by all threads.
             if image.width * image.height > MAX_PIXELS:
                 raise BadImage(f"has {image.width} x {image.height} pixels; more than {MAX_PIXELS} are not plausible")
             yield image
@@ -153,7 +162,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise BadImage(f"cannot be decoded ({str(e).rstrip('.') or type(e).__name__})") from None
 
 
-def _decoded(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Return the pixels of an opened file after the check by libjpeg-turbo."""
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L", "CMYK"):
         _sound_jpeg(data, image.height, image.width, cmyk=image.mode == "CMYK")
     return _pillow_to_rgb(image)
@@ -171,21 +181,21 @@ def _pillow_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _grey_to_8_bits(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
-    """Pillow's own conversion clips at 255 instead."""
+    """Return grey values as uint8. Pillow's own conversion would clip them at 255."""
     grey = values.astype(np.float64)
     if mode.startswith("I;16"):
         grey /= 257
-    elif not (grey.min() >= 0 and grey.max() <= 255):  # so that NaN is refused
+    elif not (grey.min() >= 0 and grey.max() <= 255):  # written so that NaN is refused
         kind = "float" if mode == "F" else "32-bit"
         raise BadImage(
-            f"has {kind} values from {grey.min():g} to {grey.max():g}, and no rule says how bright these are; "
-            "convert the files to 8 or 16 bits"
+            f"has {kind} values from {grey.min():g} to {grey.max():g}, and no rule says how bright these are; expected "
+            "0 to 255: convert the files to 8 or 16 bits"
         )
     return grey.round().astype(np.uint8)
 
 
-def _is_kept(image: Image.Image, max_resolution: int | None) -> bool:
-    """Whether the file is an upright JPEG, colour or grey, of a size we keep. The loader makes RGB of grey."""
+def _can_stay_as_it_is(image: Image.Image, max_resolution: int | None) -> bool:
+    """Return True for an upright JPEG, colour or grey, of a size to keep. The loader makes RGB of grey."""
     return (
         image.format in ("JPEG", "MPO")
         and image.mode in ("RGB", "L")
@@ -195,32 +205,32 @@ def _is_kept(image: Image.Image, max_resolution: int | None) -> bool:
 
 
 def _try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> tuple[NDArray[np.uint8], str]:
-    """`native.try_decode`, imported when first used: numba takes half a second, which --list need not wait."""
+    """Call `turbojpeg.try_decode`. Its import is delayed: numba takes half a second, and `--list` does not need it."""
     from debeton.data.beton.turbojpeg import try_decode
 
     return try_decode(data, height, width, cmyk=cmyk)
 
 
 def _sound_jpeg(data: bytes, height: int, width: int, *, cmyk: bool = False) -> bytes:
-    """The JPEG, without its padding where libjpeg-turbo complains of that; BadImage of any other complaint."""
+    """Return the JPEG, without its padding if libjpeg-turbo complains of it. BadImage for any other complaint."""
     pixels, problem = _try_decode(data, height, width, cmyk=cmyk)
     if not problem:
         return data
-    padded = PADDED.search(problem)
-    mended = _without_padding(data, pixels, int(padded[1]), cmyk=cmyk) if padded else None
-    if mended is None:
+    padding = PADDING_COMPLAINT.search(problem)
+    repaired = _without_padding(data, pixels, int(padding[1]), cmyk=cmyk) if padding else None
+    if repaired is None:
         raise BadImage(f"cannot be decoded in full (libjpeg: {problem})")
-    return mended
+    return repaired
 
 
 def _without_padding(data: bytes, pixels: NDArray[np.uint8], count: int, *, cmyk: bool) -> bytes | None:
-    """The JPEG without `count` bytes before its end marker; None unless they are padding and cost no pixel.
+    """Return the JPEG without `count` bytes before its end marker. None unless they are padding and cost no pixel.
 
-    libjpeg counts a stuffed 0xff 0x00 as one byte or as two, hence the search for how many there really are.
+    libjpeg counts a stuffed 0xff 0x00 as one byte or as two. So several numbers of bytes are tried.
     """
     height, width = pixels.shape[:2]
-    for found in re.finditer(b"\xff\xd9", data):
-        end = found.start()
+    for marker in re.finditer(b"\xff\xd9", data):
+        end = marker.start()
         if count > MAX_PADDING and len(set(data[max(0, end - count) : end])) > 1:
             continue
         for start in range(end - count, max(0, end - count - MAX_PADDING), -1):
@@ -230,20 +240,21 @@ def _without_padding(data: bytes, pixels: NDArray[np.uint8], count: int, *, cmyk
     return None
 
 
-def _as_it_is_or_pixels(raw: RawImage, max_resolution: int | None, *, keep_jpeg: bool) -> Encoded | NDArray[np.uint8]:
-    """The image as it is stored: its own bytes where it is a JPEG to keep, else its pixels."""
+def _own_bytes_or_pixels(raw: RawImage, max_resolution: int | None, *, keep_jpeg: bool) -> Encoded | NDArray[np.uint8]:
+    """Return the image as it is stored: its own bytes if it is a JPEG to keep, else its pixels."""
     if isinstance(raw, np.ndarray):
-        return _fitting(_array_to_rgb(raw), max_resolution)
-    data = _bytes_of(raw)
-    with _opened(data) as image:
-        if keep_jpeg and _is_kept(image, max_resolution):
+        return _shrink_to_fit(_array_to_rgb(raw), max_resolution)
+    data = _read_bytes(raw)
+    with _open_image(data) as image:
+        if keep_jpeg and _can_stay_as_it_is(image, max_resolution):
             height, width = image.height, image.width
-            return Encoded(_limited(_sound_jpeg(data, height, width)), height, width, True)
-        pixels = _decoded(image, data)
-    return _fitting(pixels, max_resolution)
+            return Encoded(_check_size(_sound_jpeg(data, height, width)), height, width, True)
+        pixels = _decode(image, data)
+    return _shrink_to_fit(pixels, max_resolution)
 
 
-def _fitting(pixels: NDArray[np.uint8], max_resolution: int | None) -> NDArray[np.uint8]:
+def _shrink_to_fit(pixels: NDArray[np.uint8], max_resolution: int | None) -> NDArray[np.uint8]:
+    """Return the pixels with sides of at most `max_resolution`. BadImage if a side is longer than a beton allows."""
     image = shrink(pixels, max_resolution)
     height, width = image.shape[:2]
     if max(height, width) > MAX_SIDE:
@@ -251,7 +262,8 @@ def _fitting(pixels: NDArray[np.uint8], max_resolution: int | None) -> NDArray[n
     return image
 
 
-def _limited(data: bytes) -> bytes:
+def _check_size(data: bytes) -> bytes:
+    """Return the bytes. BadImage if they are more than a page of a beton can hold."""
     if len(data) > MAX_PAGE:
         raise BadImage(f"has {len(data)} bytes; a beton holds at most {MAX_PAGE} an image, use --max-resolution")
     return data

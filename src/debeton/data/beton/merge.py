@@ -1,7 +1,7 @@
-"""Several betons into one, image by image as they are stored, without decoding or encoding any.
+"""Several betons merged into one. The stored images are copied without decoding or encoding.
 
-Rows keep their order, the inputs one after the other, and their source (real or synthetic). The first beton's spec
-holds; the others must name the same classes and attributes, in any order.
+The rows of one input follow those of the input before it. Rows keep their order and their source (real or synthetic).
+The spec of the first beton is used. The others must name the same classes and attributes, in any order.
 """
 
 from __future__ import annotations
@@ -17,28 +17,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.columns import Column
-from debeton.data.beton.file import BetonFile, read_images, seal
-from debeton.data.beton.reading import Beton, columns_path, open_beton, sidecar_path
+from debeton.data.beton.file import BetonFile, beton_files, finish_beton, read_images
+from debeton.data.beton.reading import Beton, open_beton
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 
-STORED = ("mode", "quality", "max_resolution")  # what a sidecar says of how its images were encoded
-KEPT = ("dataset", "split", "n", "row_hash", "dataset_options")  # of each input's sidecar
+ENCODING_KEYS = ("mode", "quality", "max_resolution")  # of the sidecar's 'image': the encoding
+INPUT_KEYS = ("dataset", "split", "n", "row_hash", "dataset_options")  # copied from the sidecar of each input
 
 
 def merge_betons(inputs: Sequence[Path], output: Path, split: str, *, progress: bool = False) -> dict[str, Any]:
-    """Write the rows of `inputs` to `output`, in this order, as the split `split`; returns the sidecar.
+    """Write the rows of all inputs to `output` and return the sidecar.
 
-    Further columns are united: where an input lacks one its rows have '', nan, or -1 (of whole numbers). Nothing
-    appears at `output` unless all of it was written and read back. UsageError for fewer than two inputs, or for an
-    output that is one of them. DataError for an input that is no intact beton, for classes, attributes or codes of a
-    column that differ by name, for columns of different kinds, and for row names that occur twice.
+    A column that an input lacks is filled for its rows: '' for text, nan for floats, -1 for whole numbers.
+    Nothing appears at `output` unless all of it was written and read back.
+
+    inputs: two betons or more, in the order of their rows.
+    output: the beton to write, none of the inputs.
+    split: the name of the split of the output.
+    progress: whether to draw progress bars.
+
+    UsageError for fewer than two inputs, or if the output is one of them. DataError in these cases:
+    - an input is no intact beton;
+    - classes, attributes or the codes of a column differ by name;
+    - columns of one name have different kinds;
+    - two rows have the same name.
     """
     _check_paths(inputs, output)
     betons = [open_beton(path) for path in inputs]
     spec = _common_spec(betons)
-    names = [_texts(beton, "path") for beton in betons]
+    names: list[list[str]] = [beton.extra["path"].tolist() for beton in betons]
     _check_names(betons, names)
     label, attribute = (
         np.concatenate([_recode(getattr(b, kind), getattr(b.spec, plural), getattr(spec, plural)) for b in betons])
@@ -46,13 +55,15 @@ def merge_betons(inputs: Sequence[Path], output: Path, split: str, *, progress: 
     )
     source = np.concatenate([beton.source for beton in betons])
     columns = _common_columns(betons)
-    spec = _described_by(spec, betons, columns, label, attribute, source)
-    with replacing(columns_path(output), sidecar_path(output), output) as partials:
-        with BetonFile(partials[2], len(label)) as file:
+    spec = _spec_of_all_rows(spec, betons, columns, label, attribute, source)
+    with replacing(*beton_files(output)) as partials:
+        with BetonFile(partials[-1], len(label)) as file:
             for beton in betons:
                 _append_images(file, beton, progress=progress)
-            tables = file.finish(spec, label, attribute, source)
-        return seal(partials, tables, spec, split, list(chain(*names)), columns, _entries(betons), progress=progress)
+            tables = file.write_tables(spec, label, attribute, source)
+        return finish_beton(
+            partials, tables, spec, split, list(chain(*names)), columns, _sidecar_entries(betons), progress=progress
+        )
 
 
 def _check_paths(inputs: Sequence[Path], output: Path) -> None:
@@ -67,15 +78,19 @@ def _check_paths(inputs: Sequence[Path], output: Path) -> None:
 
 
 def _common_spec(betons: Sequence[Beton]) -> DatasetSpec:
-    """The first beton's spec; DataError names what differs in another."""
+    """Return the spec of the first beton. DataError names the difference to another one."""
     first = betons[0]
     for other in betons[1:]:
         for kind in ("classes", "attributes"):
-            _check_same(kind, getattr(first.spec, kind), getattr(other.spec, kind), first, other)
+            _check_same_names(kind, getattr(first.spec, kind), getattr(other.spec, kind), first, other)
     return first.spec
 
 
-def _check_same(what: str, ours: Sequence[str], theirs: Sequence[str], first: Beton, other: Beton) -> None:
+def _check_same_names(kind: str, ours: Sequence[str], theirs: Sequence[str], first: Beton, other: Beton) -> None:
+    """Raise DataError unless two betons name the same values, in any order.
+
+    kind: the word for these values in the message, e.g. 'classes'.
+    """
     if set(ours) == set(theirs) and len(ours) == len(theirs):
         return
     more, fewer = ([name for name in a if name not in b] for a, b in ((theirs, ours), (ours, theirs)))
@@ -85,23 +100,19 @@ def _check_same(what: str, ours: Sequence[str], theirs: Sequence[str], first: Be
         for name in names[:3]
     ]
     raise DataError(
-        f"{other.path} and {first.path} have different {what}: {'; '.join(differing) or 'one names some twice'}; "
+        f"{other.path} and {first.path} have different {kind}: {'; '.join(differing) or 'one names some twice'}; "
         "betons can be merged where these are the same by name"
     )
 
 
 def _recode(codes: Ints, names: Sequence[str], wanted: Sequence[str]) -> Ints:
-    """Codes under `names` as codes under `wanted`; -1 stays."""
+    """Return codes under `names` as codes under `wanted`. The code -1 stays."""
     table = np.array([wanted.index(name) for name in names] + [-1], np.int64)
     return table[codes]
 
 
-def _texts(beton: Beton, name: str) -> list[str]:
-    texts: list[str] = beton.extra[name].tolist()
-    return texts
-
-
 def _check_names(betons: Sequence[Beton], names: Sequence[Sequence[str]]) -> None:
+    """Raise DataError if two betons hold a row of the same name."""
     seen: dict[str, int] = {}
     for k, (beton, rows) in enumerate(zip(betons, names)):
         for name in rows:
@@ -109,30 +120,36 @@ def _check_names(betons: Sequence[Beton], names: Sequence[Sequence[str]]) -> Non
             if before != k:
                 raise DataError(
                     f"the row '{name}' is in {betons[before].path} and in {beton.path}; every row needs a name of its "
-                    "own. Where both were written from generated images, give their folders different names and write "
-                    "one of them again; else leave one out"
+                    "own. If both hold synthetic images, give their folders different names and write one beton "
+                    "again; else leave one out"
                 )
 
 
 def _common_columns(betons: Sequence[Beton]) -> dict[str, Column]:
-    """Every column that any beton has, over the rows of all."""
+    """Return every column that any beton has, over the rows of all betons."""
     names = dict.fromkeys(name for beton in betons for name in beton.extra if name != "path")
-    coded = _coded(betons)
-    return {name: _joined(name, betons, coded.get(name)) for name in names}
+    coded = _first_with_codes(betons)
+    return {name: _joined_column(name, betons, coded.get(name)) for name in names}
 
 
-def _coded(betons: Sequence[Beton]) -> dict[str, Beton]:
-    """The first beton that names the codes of a column, by column; the others must have the same names for it."""
-    first: dict[str, Beton] = {}
+def _first_with_codes(betons: Sequence[Beton]) -> dict[str, Beton]:
+    """Return the first beton that names the codes of a column, by column.
+
+    DataError if another beton names the codes of that column differently.
+    """
+    first_by_column: dict[str, Beton] = {}
     for beton in betons:
         for name, values in beton.spec.columns.items():
-            known = first.setdefault(name, beton)
-            _check_same(f"values of the column '{name}'", known.spec.columns[name], values, known, beton)
-    return first
+            first = first_by_column.setdefault(name, beton)
+            _check_same_names(f"values of the column '{name}'", first.spec.columns[name], values, first, beton)
+    return first_by_column
 
 
-def _joined(name: str, betons: Sequence[Beton], coded: Beton | None) -> Column:
-    """The column over the rows of all betons; where one has none, what stands for an unknown value."""
+def _joined_column(name: str, betons: Sequence[Beton], coded: Beton | None) -> Column:
+    """Return one column over the rows of all betons, filled with '', nan or -1 for betons without it.
+
+    coded: the beton whose names give the codes of this column, or None if the column holds no codes.
+    """
     parts = {k: beton.extra[name] for k, beton in enumerate(betons) if name in beton.extra}
     is_text = {k: part.dtype.kind == "T" for k, part in parts.items()}
     if len(set(is_text.values())) > 1:
@@ -141,20 +158,21 @@ def _joined(name: str, betons: Sequence[Beton], coded: Beton | None) -> Column:
     if all(is_text.values()):
         return list(chain(*(parts[k].tolist() if k in parts else [""] * len(b) for k, b in enumerate(betons))))
     if coded is not None:
-        parts = {k: _recoded_like(name, part, betons[k], coded) for k, part in parts.items()}
+        parts = {k: _recode_like(name, part, betons[k], coded) for k, part in parts.items()}
     unknown = np.nan if any(part.dtype.kind == "f" for part in parts.values()) else -1
     return np.concatenate([parts[k] if k in parts else np.full(len(b), unknown) for k, b in enumerate(betons)])
 
 
-def _recoded_like(name: str, column: NDArray[Any], beton: Beton, coded: Beton) -> Ints:
+def _recode_like(name: str, column: NDArray[Any], beton: Beton, coded: Beton) -> Ints:
+    """Return the codes of a column as the beton `coded` numbers them."""
     if name not in beton.spec.columns:
         raise DataError(
-            f"column '{name}' has names for its codes in {coded.path} and none in {beton.path}; write that one again"
+            f"column '{name}' has names for its codes in {coded.path} and none in {beton.path}; write the second again"
         )
     return _recode(column.astype(np.int64), beton.spec.columns[name], coded.spec.columns[name])
 
 
-def _described_by(
+def _spec_of_all_rows(
     spec: DatasetSpec,
     betons: Sequence[Beton],
     columns: Mapping[str, Column],
@@ -162,20 +180,22 @@ def _described_by(
     attribute: Ints,
     source: Ints,
 ) -> DatasetSpec:
-    """The spec with what is true of all rows together.
+    """Return the spec with everything that is true of all rows together.
 
-    A column keeps the names of its codes only where every real row has one; a group that some input has is not missing.
+    A column keeps the names of its codes only if every real row has one.
+    A group that any input has is not listed as missing.
     """
-    known = {
+    coded_columns = {
         name: beton.spec.columns[name]
-        for name, beton in _coded(betons).items()
+        for name, beton in _first_with_codes(betons).items()
         if not ((np.asarray(columns[name]) < 0) & (source == 0)).any()
     }
     counts = np.bincount(spec.group(label, attribute), minlength=spec.num_groups)
-    return replace(spec, columns=known, missing=tuple(group for group in spec.missing if not counts[group]))
+    return replace(spec, columns=coded_columns, missing=tuple(group for group in spec.missing if not counts[group]))
 
 
 def _append_images(file: BetonFile, beton: Beton, *, progress: bool) -> None:
+    """Copy the stored images of one beton."""
     heights, widths, modes = beton.heights.tolist(), beton.widths.tolist(), beton.modes.tolist()
     stretches = read_images(
         beton.path, beton.offsets.tolist(), beton.sizes.tolist(), f"copy {beton.path.name}", progress=progress
@@ -186,16 +206,23 @@ def _append_images(file: BetonFile, beton: Beton, *, progress: bool) -> None:
                 file.append(data, heights[row], widths[row], modes[row], crc)
 
 
-def _entries(betons: Sequence[Beton]) -> dict[str, Any]:
-    """What the merged sidecar says of its inputs; how images are stored only where they all agree."""
+def _sidecar_entries(betons: Sequence[Beton]) -> dict[str, Any]:
+    """Return the entries of the merged sidecar that describe the inputs.
+
+    The encoding of the images is named only where all inputs agree.
+    """
     sidecars = [beton.sidecar for beton in betons]
-    stored = [sidecar.get("image", {}) for sidecar in sidecars]
-    first = stored[0]
-    agreed = {key: first.get(key) if all(s.get(key) == first.get(key) for s in stored) else None for key in STORED}
+    encodings = [sidecar.get("image", {}) for sidecar in sidecars]
+    first = encodings[0]
+    agreed = {
+        key: first.get(key) if all(e.get(key) == first.get(key) for e in encodings) else None for key in ENCODING_KEYS
+    }
     options = [sidecar.get("dataset_options", {}) for sidecar in sidecars]
     return {
         "skipped": [name for sidecar in sidecars for name in sidecar.get("skipped", [])],
         "image": {**agreed, "mode": agreed["mode"] or "mixed"},
         "dataset_options": options[0] if all(given == options[0] for given in options) else {},
-        "merged_from": [{"file": beton.path.name, **{key: beton.sidecar.get(key) for key in KEPT}} for beton in betons],
+        "merged_from": [
+            {"file": beton.path.name, **{key: beton.sidecar.get(key) for key in INPUT_KEYS}} for beton in betons
+        ],
     }

@@ -1,8 +1,8 @@
-"""Betons: FFCV files with group labels and a sidecar, opened only when the two agree.
+"""Betons: FFCV files with group labels and a sidecar. A beton is opened only if the two agree.
 
-`X.beton` has the fields image, label, attribute, group, source (0 real, 1 synthetic) and index; stock FFCV
-reads it too. `X.beton.json` says what it is; `X.beton.columns.npz` holds more per-row values (paths, ...)
-and is read only when asked for (columns.py).
+`X.beton` has the fields image, label, attribute, group, source (0 real, 1 synthetic) and index. Stock FFCV reads it.
+`X.beton.json`, the sidecar, describes the beton. `X.beton.columns.npz` holds further values per row, such as paths.
+It is read only when a column is asked for (columns.py).
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError
 
 SCHEMA_VERSION = 2
-READABLE = (1, 2)  # schema 1 has its columns compressed, text as fixed-width arrays
-REQUIRED = {"split": str, "spec": dict, "checksum": str, "file_size": int}  # keys of the sidecar that opening needs
+READABLE_VERSIONS = (1, 2)  # in schema 1 columns are compressed, and text is stored in arrays of fixed width
+REQUIRED_KEYS = {"split": str, "spec": dict, "checksum": str, "file_size": int}  # of the sidecar, to open a beton
 
 
 @dataclass(frozen=True)
 class Beton:
-    """An opened beton: its scalar columns in memory, its images on disk.
+    """An opened beton. Its scalar columns are in memory, its images on the disk.
 
-    label, attribute, group, source: int64 [N]. heights, widths: int64 [N] pixels. modes: uint8 [N], 0 JPEG, 1 raw.
-    offsets, sizes: uint64 [N], where each image's bytes lie in the file.
+    label, attribute, group, source: int64 [N].
+    heights, widths: int64 [N] in pixels.
+    modes: uint8 [N], 0 JPEG, 1 raw.
+    offsets, sizes: uint64 [N], position and size of each image in the file, in bytes.
     """
 
     path: Path
@@ -58,32 +60,32 @@ class Beton:
 
     @cached_property
     def max_bytes(self) -> int:
-        """Bytes of the largest decoded image."""
+        """The size of the largest decoded image in bytes."""
         return int((self.heights * self.widths).max()) * 3
 
     @cached_property
     def decoded(self) -> dict[Any, Any]:
-        """Images that stay decoded while it is open (resident.py)."""
+        """Images that stay decoded while the beton is open (loader/residency.py)."""
         return {}
 
     @cached_property
     def extra(self) -> Columns:
-        """The further columns by name, e.g. 'path'; each is read from X.beton.columns.npz on first use."""
+        """The further columns by name, e.g. 'path'. Each is read from X.beton.columns.npz on first use."""
         return Columns(columns_path(self.path), len(self), self.sidecar["checksum"])
 
 
 def sidecar_path(path: Path) -> Path:
-    """X.beton.json of X.beton."""
+    """Return X.beton.json for X.beton."""
     return path.with_name(path.name + ".json")
 
 
 def columns_path(path: Path) -> Path:
-    """X.beton.columns.npz of X.beton."""
+    """Return X.beton.columns.npz for X.beton."""
     return path.with_name(path.name + ".columns.npz")
 
 
 def checksum(metadata: NDArray[Any], allocations: NDArray[Any]) -> str:
-    """What ties a beton to its sidecar: the CRC of all columns and of where every image lies."""
+    """Return the CRC-32 of all columns and image positions. It ties a beton to its sidecar."""
     crc = 0
     for table in (metadata, allocations):
         crc = zlib.crc32(np.ascontiguousarray(table).view(np.uint8).data, crc)
@@ -91,16 +93,19 @@ def checksum(metadata: NDArray[Any], allocations: NDArray[Any]) -> str:
 
 
 def group_counts(spec: DatasetSpec, group: Ints) -> dict[str, int]:
-    """Number of rows by group name, in group order; groups that do not exist in the set are left out."""
+    """Return the number of rows by group name, in group order.
+
+    Groups that the data set does not have are left out.
+    """
     counts = np.bincount(group, minlength=spec.num_groups)
     return {name: int(counts[g]) for g, name in enumerate(spec.group_names) if g not in spec.missing}
 
 
 def open_beton(path: Path | str) -> Beton:
-    """Open a beton; no image is decoded.
+    """Open a beton. No image is decoded.
 
-    Raises FileNotFoundError when there is none, DataError when it is empty, truncated, not a beton of this
-    project, or disagrees with its sidecar.
+    FileNotFoundError if there is no file. DataError if the beton is empty, cut short, of another program, or disagrees
+    with its sidecar.
     """
     path = Path(path)
     if not path.exists():
@@ -109,20 +114,7 @@ def open_beton(path: Path | str) -> Beton:
             f"  write it with: python writers/write_betons.py --dataset NAME --raw DIR --out {path.parent}"
         )
     sidecar = read_sidecar(path)
-    size = path.stat().st_size
-    if size != sidecar["file_size"]:
-        verb = "truncated" if size < sidecar["file_size"] else "longer than it was written"
-        raise DataError(f"{path} is {verb}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
-    try:
-        metadata, allocations = read_tables(path)
-    except ValueError as error:
-        raise DataError(f"{path} is not a beton of this project: {error}; write it again") from None
-    if checksum(metadata, allocations) != sidecar["checksum"]:
-        raise DataError(
-            f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
-        )
-    if not len(metadata):
-        raise DataError(f"{path} holds no row; an empty split cannot be trained or evaluated on")
+    metadata, allocations = _read_matching_tables(path, sidecar)
     spec = DatasetSpec.from_dict(sidecar["spec"])
     image = metadata["f0"]
     label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
@@ -146,25 +138,44 @@ def open_beton(path: Path | str) -> Beton:
     )
 
 
+def _read_matching_tables(path: Path, sidecar: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the fields and the allocation table of a beton. DataError unless they match the sidecar."""
+    size = path.stat().st_size
+    if size != sidecar["file_size"]:
+        state = "truncated" if size < sidecar["file_size"] else "longer than it was written"
+        raise DataError(f"{path} is {state}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
+    try:
+        metadata, allocations = read_tables(path)
+    except ValueError as error:
+        raise DataError(f"{path} is not a beton of this project: {error}; write it again") from None
+    if checksum(metadata, allocations) != sidecar["checksum"]:
+        raise DataError(
+            f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
+        )
+    if not len(metadata):
+        raise DataError(f"{path} holds no row; an empty split can be used neither for training nor for evaluation")
+    return metadata, allocations
+
+
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar of the beton at `path`; DataError when it is missing, no JSON or of another schema."""
+    """Return the sidecar of the beton at `path`. DataError if it is missing, no JSON or of another schema."""
     beside = sidecar_path(path)
     if not beside.exists():
         raise DataError(
-            f"{path} has no sidecar {beside.name}: it was not written by this project, or was moved without it; "
-            "write it with writers/write_betons.py or move both files"
+            f"{path} has no sidecar {beside.name}: another program wrote the beton, or it was moved without the "
+            "sidecar; write it with writers/write_betons.py or move both files"
         )
     try:
         sidecar: dict[str, Any] = json.loads(beside.read_text())
         version = sidecar["schema_version"]
-        if version in READABLE:
-            sidecar = {**sidecar, **{key: kind(sidecar[key]) for key, kind in REQUIRED.items()}}
+        if version in READABLE_VERSIONS:
+            sidecar = {**sidecar, **{key: kind(sidecar[key]) for key, kind in REQUIRED_KEYS.items()}}
             DatasetSpec.from_dict(sidecar["spec"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{beside} is not a sidecar ({type(error).__name__}: {error}); write the beton again") from None
-    if version not in READABLE:
+    if version not in READABLE_VERSIONS:
         raise DataError(
-            f"{beside} has schema version {version}, this code reads {' and '.join(map(str, READABLE))}; "
+            f"{beside} has schema version {version}, this code reads {' and '.join(map(str, READABLE_VERSIONS))}; "
             "write the beton again"
         )
     return sidecar

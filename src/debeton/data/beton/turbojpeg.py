@@ -1,10 +1,10 @@
 """FFCV's compiled JPEG decoder and resizer, callable from our own JIT kernels.
 
-FFCV calls these through ctypes objects, which numba freezes into the machine code, so that its
-pipelines can never be cached and every loader compiles for seconds. Here the address is an
-argument of the kernel, the kernel caches on disk, and the second start costs milliseconds.
+FFCV calls these functions through ctypes objects. Numba writes their addresses into the machine code, so the
+pipelines of FFCV can never be cached, and every loader compiles for seconds. Here the address is an argument of the
+kernel. The kernel is cached on the disk, and the second start costs milliseconds.
 
-libjpeg-turbo itself, which FFCV's library is linked to, says what is wrong with a JPEG (`try_decode`).
+FFCV's library is linked to libjpeg-turbo, which reports the problems of a JPEG (`try_decode`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 def _library() -> ctypes.CDLL:
-    """FFCV's compiled library, found without importing the package (ffcv_format.py says why)."""
+    """Load FFCV's compiled library without importing the package (ffcv_format.py gives the reason)."""
     package = importlib.util.find_spec("ffcv")
     for folder in (package.submodule_search_locations or []) if package else []:
         for file in Path(folder).glob("_libffcv*"):
             return ctypes.CDLL(str(file))
-    raise ModuleNotFoundError("FFCV's compiled library is not installed; mend it with: bash scripts/setup.sh")
+    raise ModuleNotFoundError("FFCV's compiled library is not installed; install it with: bash scripts/setup.sh")
 
 
 def _address(function: ctypes._NamedFuncPointer) -> int:
@@ -54,7 +54,7 @@ RESIZE_ADDRESS = _address(_LIBRARY.resize)
 
 
 def _bind_turbojpeg() -> bool:
-    """Whether libjpeg-turbo's own functions, which FFCV's library depends on, can be called through it."""
+    """Declare the functions of libjpeg-turbo. Return False if FFCV's library does not offer them."""
     try:
         start, decode = _LIBRARY.tjInitDecompress, _LIBRARY.tjDecompress2
         message, end = _LIBRARY.tjGetErrorStr2, _LIBRARY.tjDestroy
@@ -77,7 +77,7 @@ _RGB, _CMYK, _FASTDCT, _NOREALLOC = 0, 11, 2048, 1024  # turbojpeg.h
 
 
 class _Decompressor:
-    """A libjpeg-turbo handle, given back with the thread that made it."""
+    """A libjpeg-turbo handle. It is released when the thread that made it ends."""
 
     def __init__(self) -> None:
         self.handle, self._destroy = _LIBRARY.tjInitDecompress(), _LIBRARY.tjDestroy
@@ -86,10 +86,11 @@ class _Decompressor:
         self._destroy(self.handle)
 
 
-_threads = threading.local()  # a handle serves one thread at a time
+_threads = threading.local()  # one handle per thread: a handle serves one thread at a time
 
 
 def _turbo_handle() -> int:
+    """Return the handle of the current thread."""
     if not hasattr(_threads, "decompressor"):
         _threads.decompressor = _Decompressor()
     handle: int = _threads.decompressor.handle
@@ -97,10 +98,13 @@ def _turbo_handle() -> int:
 
 
 def try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> tuple[NDArray[np.uint8], str]:
-    """The pixels of a JPEG as the loader will decode it, and what libjpeg-turbo says against it, '' for nothing.
+    """Decode a JPEG as the loader will. Return its pixels and the complaint of libjpeg-turbo, '' if there is none.
 
-    cmyk: [height, width, 4] pixels of a CMYK or YCCK JPEG, which the loader cannot read. Damaged JPEGs give what
-    could be decoded, over what the memory held. The interpreter's lock is released meanwhile.
+    A damaged JPEG gives the pixels that could be decoded; the others are undefined.
+    The interpreter's lock is released while this runs.
+
+    height, width: pixels of the JPEG.
+    cmyk: return the [height, width, 4] pixels of a CMYK or YCCK JPEG, which the loader cannot read.
     """
     pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)
     if not TURBOJPEG:
@@ -119,10 +123,13 @@ def try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> t
 
 @intrinsic
 def decode_jpeg(typingctx, function, source, size, height, width, destination):
-    """libjpeg-turbo's full-scale decode to RGB (libffcv.cpp, imdecode); returns 0, or -1 for a bad JPEG.
+    """Decode a JPEG at full scale to RGB with libjpeg-turbo (libffcv.cpp, imdecode).
 
-    function, source, destination: addresses; size: bytes; height, width: pixels of the JPEG.
-    A damaged JPEG may still fill the destination with what could be decoded.
+    Returns 0, or -1 for a bad JPEG. Its destination may still hold the pixels that could be decoded.
+
+    function, source, destination: addresses.
+    size: of the JPEG in bytes.
+    height, width: of the JPEG in pixels.
     """
     signature = types.int32(types.uintp, types.uintp, types.uint64, types.uint32, types.uint32, types.uintp)
 
@@ -140,7 +147,7 @@ def decode_jpeg(typingctx, function, source, size, height, width, destination):
 
 @intrinsic
 def resize_box(typingctx, function, source, height, width, top, bottom, left, right, destination, to_height, to_width):
-    """OpenCV's INTER_AREA resize of rows top:bottom, columns left:right of an RGB image (libffcv.cpp, resize)."""
+    """Resize rows top:bottom and columns left:right of an RGB image by OpenCV's INTER_AREA (libffcv.cpp, resize)."""
     signature = types.void(types.uintp, types.uintp, *[types.int64] * 6, types.uintp, types.int64, types.int64)
 
     def codegen(context, builder, signature, args):

@@ -1,8 +1,8 @@
-"""The safe way to write a beton: every row checked and encoded in one pass, read back, then renamed.
+"""The safe writer of betons: every row is checked and encoded in one pass, read back, then renamed.
 
 FFCV's DatasetWriter hangs on any exception in a worker, leaves half-written files that open, and orders images by
-chance. This one writes the same format from one thread while a pool encodes: errors reach the caller, memory is
-bounded by the pool's window, and the same rows give the same bytes.
+chance. This writer makes the same format. One thread writes while a pool of threads encodes. Errors reach the caller,
+memory is limited by the window of the pool, and the same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.columns import Column, as_column, take
+from debeton.data.beton.columns import Column, as_column, values_at
 from debeton.data.beton.ffcv_format import JPG, RAW, WRITE_MODES
-from debeton.data.beton.file import BetonFile, seal
-from debeton.data.beton.images import BadImage, Encoded, check, encode
-from debeton.data.beton.reading import columns_path, sidecar_path
+from debeton.data.beton.file import BetonFile, beton_files, finish_beton
+from debeton.data.beton.images import BadImage, Encoded, check_storable, encode
 from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 from debeton.system.pool import in_order
 from debeton.system.seed import make_rng
 
-MISSING = "the file does not exist"
-Bad = list[tuple[int, str]]  # (row, what is wrong with it)
+NO_FILE = "the file does not exist"
+Problems = list[tuple[int, str]]  # (row, the reason why it cannot be stored)
 
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How images are stored.
+    """The way in which images are stored.
 
     mode: 'jpg', 'raw', or 'proportion' (a seeded share `compress_probability` as JPEG, the rest raw).
-    quality: of JPEG, 1 to 100. max_resolution: longest side in pixels, None keeps the size.
-    num_workers: encoding threads, None or 0 for all cores. skip_bad: leave undecodable rows out instead of stopping.
+    quality: of JPEG, 1 to 100.
+    max_resolution: the longest side in pixels; None keeps the size.
+    compress_probability: the share of JPEGs in mode 'proportion', 0 to 1.
+    num_workers: encoding threads, None for all cores.
+    skip_bad: leave out rows that cannot be decoded, instead of stopping.
     """
 
     mode: str = "jpg"
@@ -58,21 +60,21 @@ class WriteOptions:
             raise UsageError(f"max resolution {self.max_resolution} is not a positive number of pixels")
         if self.num_workers is not None and self.num_workers < 0:
             raise UsageError(
-                f"{self.num_workers} encoding threads are too few; give a positive number, or 0 for all cores"
+                f"{self.num_workers} encoding threads are impossible; give a positive number, or 0 for all cores"
             )
         if not 0 <= self.compress_probability <= 1:
             raise UsageError(f"compress probability {self.compress_probability} does not lie between 0 and 1")
 
 
-def verify_rows(rows: Rows, num_workers: int = 0, progress: bool = False) -> Bad:
-    """Decode every image; returns (row, what is wrong) of those that cannot be stored, in row order."""
-    absent = _absent(rows)
+def verify_rows(rows: Rows, num_workers: int = 0, progress: bool = False) -> Problems:
+    """Decode every image. Return (row, problem) of those that cannot be stored, in row order."""
+    absent = _absent_rows(rows)
 
     def problem_of(row: int) -> str:
         if row in absent:
-            return MISSING
+            return NO_FILE
         try:
-            check(rows.image(row))
+            check_storable(rows.image(row))
         except BadImage as error:
             return str(error)
         return ""
@@ -91,33 +93,43 @@ def write_beton(
     dataset_options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write rows to `path` with its sidecar and columns; returns the sidecar.
+    """Write rows to `path` with sidecar and columns, and return the sidecar.
 
-    Nothing appears under a final name unless all of it was written and read back. Raises DataError for an empty
-    split, codes out of range, duplicate names, absent files, undecodable images (all of them listed; left out with
-    skip_bad) and a full disk.
+    Nothing appears under a final name unless all of it was written and read back.
+
+    path: the beton to write.
+    rows: the rows.
+    spec: the data set.
+    split: the name of the split.
+    options: the way in which images are stored.
+    dataset_options: the options of the data set, for the sidecar.
+    progress: whether to draw progress bars.
+
+    DataError in these cases:
+    - the split is empty, a code is out of range, or two rows have one name;
+    - a file is missing or an image cannot be decoded (all are listed; with skip_bad they are left out);
+    - the disk is full.
     """
     where = f"{spec.name}/{split}"
     columns = _checked_columns(rows, spec, where)
-    bad: Bad = [(row, MISSING) for row in sorted(_absent(rows))]
-    _refuse(bad, rows, where, skip_bad=options.skip_bad)  # before anything is encoded
+    bad: Problems = [(row, NO_FILE) for row in sorted(_absent_rows(rows))]
+    _raise_if_bad(bad, rows, where, skip_bad=options.skip_bad)  # before anything is encoded
     present = np.setdiff1d(np.arange(len(rows)), [row for row, _ in bad])
     path = Path(path)
-    # The beton goes last: until then an older one is refused because it disagrees with the new sidecar.
-    with replacing(columns_path(path), sidecar_path(path), path) as partials:
-        with BetonFile(partials[2], len(present)) as file:
-            kept, undecodable = _write_images(file, rows, present, spec, options, progress)
+    with replacing(*beton_files(path)) as partials:
+        with BetonFile(partials[-1], len(present)) as file:
+            stored, undecodable = _write_images(file, rows, present, spec, options, progress)
             bad = sorted(bad + undecodable)
-            _refuse(bad, rows, where, skip_bad=options.skip_bad)
+            _raise_if_bad(bad, rows, where, skip_bad=options.skip_bad)
             source = np.zeros(len(rows), np.int64) if rows.source is None else rows.source
-            tables = file.finish(spec, rows.label[kept], rows.attribute[kept], source[kept])
-        return seal(
+            tables = file.write_tables(spec, rows.label[stored], rows.attribute[stored], source[stored])
+        return finish_beton(
             partials,
             tables,
             spec,
             split,
-            [rows.names[row] for row in kept],
-            {name: take(column, kept) for name, column in columns.items()},
+            [rows.names[row] for row in stored],
+            {name: values_at(column, stored) for name, column in columns.items()},
             {
                 "skipped": [rows.names[row] for row, _ in bad],
                 "image": {k: v for k, v in asdict(options).items() if k in ("mode", "quality", "max_resolution")},
@@ -127,19 +139,19 @@ def write_beton(
         )
 
 
-def _absent(rows: Rows) -> set[int]:
+def _absent_rows(rows: Rows) -> set[int]:
     return set() if rows.absent is None else set(rows.absent().tolist())
 
 
 def _write_images(
     file: BetonFile, rows: Rows, present: Ints, spec: DatasetSpec, options: WriteOptions, progress: bool
-) -> tuple[Ints, Bad]:
-    """Append the images of the rows `present`; returns the rows that were stored, and those that cannot be.
+) -> tuple[Ints, Problems]:
+    """Append the images of the rows `present`. Return the rows that were stored, and those that cannot be.
 
-    Once a row is bad and none may be, the others are still looked at, so that all bad ones can be listed.
+    If a row is bad and skip_bad is off, the remaining rows are still checked, so that all bad ones can be listed.
     """
     as_jpeg = _stored_as_jpeg(len(rows), options, spec.name)
-    kept, bad, candidates = array("q"), Bad(), present.tolist()
+    stored, bad, candidates = array("q"), Problems(), present.tolist()
 
     def encode_row(row: int) -> tuple[Encoded, int] | str:
         try:
@@ -161,29 +173,32 @@ def _write_images(
             elif options.skip_bad or not bad:
                 image, crc = result
                 file.append(image.data, image.height, image.width, JPG if image.is_jpeg else RAW, crc)
-                kept.append(row)
-    return np.array(kept, np.int64), bad
+                stored.append(row)
+    return np.array(stored, np.int64), bad
 
 
 def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[np.bool_]:
+    """Return for each row if it is stored as JPEG, bool [N]."""
     if options.mode != "proportion":
         return np.full(num_rows, options.mode == "jpg")
     return make_rng(name, "proportion").random(num_rows) < options.compress_probability
 
 
-def _refuse(bad: Bad, rows: Rows, where: str, *, skip_bad: bool) -> None:
+def _raise_if_bad(bad: Problems, rows: Rows, where: str, *, skip_bad: bool) -> None:
+    """Raise DataError for bad rows unless they may be skipped, and if no row is left."""
     if bad and not skip_bad:
         shown = "".join(f"\n  row {row}: {rows.names[row]} {problem}" for row, problem in bad[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise DataError(
-            f"{where}: {len(bad)} of {len(rows)} rows cannot be stored; mend the files or pass --skip-bad{shown}{more}"
+            f"{where}: {len(bad)} of {len(rows)} rows cannot be stored; repair the files or pass --skip-bad"
+            f"{shown}{more}"
         )
     if len(bad) == len(rows):
         raise DataError(f"{where}: none of the {len(rows)} rows can be decoded; nothing to write")
 
 
 def _checked_columns(rows: Rows, spec: DatasetSpec, where: str) -> dict[str, Column]:
-    """The further columns, after everything that can be wrong with rows before an image is read."""
+    """Check everything about the rows that needs no image, and return the further columns."""
     if not len(rows):
         raise DataError(f"{where} has no row; nothing to write")
     given: dict[str, Sequence[Any] | NDArray[Any]] = {
@@ -215,7 +230,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
         "".join(names).encode()
     except UnicodeEncodeError as error:  # a file name that is not UTF-8
         raise DataError(
-            f"{where}: the row {next(filter(_is_no_text, names))!r} is no text ({error}); rename it"
+            f"{where}: the name of the row {next(filter(_is_no_text, names))!r} is not UTF-8 ({error}); rename the file"
         ) from None
 
 
@@ -233,11 +248,15 @@ def _named_column(name: str, values: Sequence[Any] | NDArray[Any], where: str) -
 
 
 def _check_codes(name: str, column: Column | None, values: Sequence[str], rows: Rows, where: str) -> None:
-    """A column that the spec names has codes of these values; of synthetic rows also -1, not known."""
+    """Check that a column named in the spec holds codes of its values. Synthetic rows may hold -1, not known."""
     if column is None:
-        raise DataError(f"{where}: the data set names the column '{name}', and its rows have none")
+        raise DataError(
+            f"{where}: the spec names the column '{name}', but the rows have no such column; add it to them"
+        )
     if not isinstance(column, np.ndarray) or column.dtype.kind not in "iub":
-        raise DataError(f"{where}: column '{name}' stands for {', '.join(values)} and must hold whole numbers")
+        raise DataError(
+            f"{where}: column '{name}' must hold whole numbers, the codes of {', '.join(values)}; it holds other values"
+        )
     lowest = 0 if rows.source is None else np.where(rows.source == 1, -1, 0)
     bad = np.flatnonzero((column < lowest) | (column >= len(values)))
     if len(bad):

@@ -1,1 +1,16 @@
-"""From an owner's folder to rows: the source interface, and readers of the layouts and tables that owners publish."""
+"""From the folder of an owner to rows: readers for layouts and tables that several data sets share, and downloads.
+
+- source.py: the interface of a data set. Each module of data/sources registers with it.
+- layout.py: the places where the files of a set may lie, and its owner's lists as splits.
+- image_files.py: image files of a folder or a zip, and arrays, as rows.
+- tables.py: label files (CSV, text), and names turned into codes.
+- faces.py: attribute tables and base bias of the face sets.
+- stacked.py: two sets, one image above the other (dominoes, mnist_cifar).
+- imagenet_classes.py: names and subsets of the ImageNet classes.
+- shipped_splits.py: the splits that From Fake to Real ships as pickles.
+- pickles.py: pickles of plain data, read without running their code.
+- synthetic_images.py: folders of synthetic images as rows with source 1.
+- corruptions.py: synthetic images made worse on purpose.
+- check.py: the report of `--check`.
+- fetch.py, download.py, unpack.py: `--download`.
+"""

@@ -1,4 +1,4 @@
-"""What `--check` says of a split before anything is written: counts, what is missing, what cannot be decoded."""
+"""The report of `--check` on a split before anything is written: counts, missing files and broken images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from debeton.data.spec import DatasetSpec, Ints, Rows
 
-MAX_SHOWN = 20  # missing or broken files that are named, of each kind
+MAX_SHOWN = 20  # missing files, and broken files, that are named
 
 
 def describe_counts(spec: DatasetSpec, rows: Rows) -> Iterator[str]:
-    """Lines with the rows by class and group, and the bias-aligned share."""
+    """Yield lines with the number of rows by class and by group, and the share of bias-aligned rows."""
     yield f"  classes: {_counts(spec.classes, rows.label)}"
     if len(spec.attributes) > 1:
         yield f"  groups: {_counts(spec.group_names, spec.group(rows.label, rows.attribute))}"
@@ -22,33 +22,36 @@ def describe_counts(spec: DatasetSpec, rows: Rows) -> Iterator[str]:
 
 
 def _counts(names: Sequence[str], codes: Ints) -> str:
+    """Return 'name count' of every code that occurs, joined by dots."""
     counts = np.bincount(codes, minlength=len(names))
     return " · ".join(f"{name} {count}" for name, count in zip(names, counts) if count)
 
 
-def differences(spec: DatasetSpec, rows: Rows, expected: int | Sequence[int]) -> list[str]:
-    """Sentences on where the rows differ from the published counts, of the split or of each group; [] where nowhere.
+def count_differences(spec: DatasetSpec, rows: Rows, expected: int | Sequence[int]) -> list[str]:
+    """Return sentences that name the differences between the rows and the published counts; [] if there is none.
 
     Synthetic rows are not counted.
+
+    expected: the rows of the split, or the rows of each group in group order.
     """
     real = np.ones(len(rows), bool) if rows.source is None else rows.source == 0
     total = expected if isinstance(expected, int) else sum(expected)
-    found = int(real.sum())
-    said = [f"{found} rows, its owners count {total}"] if found != total else []
+    num_rows = int(real.sum())
+    sentences = [f"{num_rows} rows, its owners count {total}"] if num_rows != total else []
     if not isinstance(expected, int):
         counts = np.bincount(spec.group(rows.label, rows.attribute)[real], minlength=spec.num_groups)
         pairs = zip(spec.group_names, counts, expected, strict=True)
-        said += [f"{name}: {count} rows, expected {wanted}" for name, count, wanted in pairs if count != wanted]
-    return said
+        sentences += [f"{name}: {count} rows, expected {wanted}" for name, count, wanted in pairs if count != wanted]
+    return sentences
 
 
 def missing_files(rows: Rows) -> list[str]:
-    """Names of the rows whose file is not there."""
+    """Return the names of the rows whose file is missing."""
     return [] if rows.absent is None else [rows.names[row] for row in rows.absent()]
 
 
-def at_most(lines: Sequence[str]) -> Iterator[str]:
-    """The first lines, indented, and how many more there are."""
+def first_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Yield the first lines, indented, and the number of the remaining ones."""
     yield from (f"    {line}" for line in lines[:MAX_SHOWN])
     if len(lines) > MAX_SHOWN:
         yield f"    and {len(lines) - MAX_SHOWN} more"
@@ -57,21 +60,26 @@ def at_most(lines: Sequence[str]) -> Iterator[str]:
 def check_split(
     split: str, spec: DatasetSpec, rows: Rows, expected: int | Sequence[int] | None, num_workers: int, progress: bool
 ) -> tuple[list[str], int]:
-    """(lines, number of problems) of one split; decodes every image that is there."""
+    """Check one split and return (lines of the report, number of problems). Every image whose file exists is decoded.
+
+    expected: published rows of the split, or of each group; None if nothing is published.
+    num_workers: decoding threads, 0 for all cores.
+    progress: whether to draw a progress bar.
+    """
     from debeton.data.beton.writer import verify_rows  # imports torch and numba
 
     lines = [f"{spec.name}/{split}: {len(rows)} rows", *describe_counts(spec, rows)]
-    differing = [] if expected is None else differences(spec, rows, expected)
+    differing = [] if expected is None else count_differences(spec, rows, expected)
     if differing:
-        lines += ["  counts differ from those published:", *at_most(differing)]
+        lines += ["  counts differ from those published:", *first_lines(differing)]
     missing = missing_files(rows)
     if missing:
-        lines += [f"  {len(missing)} of {len(rows)} files are missing:", *at_most(missing)]
+        lines += [f"  {len(missing)} of {len(rows)} files are missing:", *first_lines(missing)]
     absent = set(missing)
     bad = [pair for pair in verify_rows(rows, num_workers, progress) if rows.names[pair[0]] not in absent]
     if bad:
         lines += [f"  {len(bad)} of {len(rows)} images cannot be decoded:"]
-        lines += at_most([f"row {row}: {rows.names[row]} {what}" for row, what in bad])
+        lines += first_lines([f"row {row}: {rows.names[row]} {problem}" for row, problem in bad])
     elif len(missing) < len(rows):
         lines.append("  every image decodes" if not missing else "  every image that is there decodes")
     return lines, len(differing) + len(missing) + len(bad)

@@ -1,7 +1,7 @@
-"""Worse synthetic images on purpose: how much FFR depends on how good its generator is.
+"""Synthetic images made worse on purpose, to measure how much FFR depends on the quality of its generator.
 
-pixelate, then defocus blur, then Gaussian noise, each at one severity from 1 to 5, as From Fake to Real's code applies
-them; the parameters are those of ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261), made for 224 pixels.
+The order is pixelate, defocus blur, Gaussian noise, each at one severity from 1 to 5, as in the code of From Fake to
+Real. The parameters are those of ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261), made for 224 pixels.
 """
 
 from __future__ import annotations
@@ -23,28 +23,31 @@ DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius in pixel
 NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)  # standard deviation, of values in [0, 1]
 
 
-def corrupted(rows: Rows, severity: int) -> Rows:
-    """The same rows with corrupted images; noise is a function of the row's name. UsageError for another severity."""
+def corrupt_rows(rows: Rows, severity: int) -> Rows:
+    """Return the same rows with corrupted images. The noise is a function of the row's name.
+
+    severity: 1 to 5. UsageError for any other.
+    """
     if not 1 <= severity <= len(PIXELATE):
         raise UsageError(
             f"--severity {severity} is out of range; it is 1 to {len(PIXELATE)}, or 0 for images as they are"
         )
 
     def read(row: int) -> NDArray[np.uint8]:
-        return corrupt(to_rgb(rows.image(row)), severity, make_rng("corruption", rows.names[row]))
+        return corrupt_image(to_rgb(rows.image(row)), severity, make_rng("corruption", rows.names[row]))
 
     return replace(rows, image=read)
 
 
-def corrupt(image: NDArray[np.uint8], severity: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One image, uint8 [H, W, 3], after all three."""
+def corrupt_image(image: NDArray[np.uint8], severity: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return one image, uint8 [H, W, 3], after all three corruptions."""
     values = defocus(pixelate(image, PIXELATE[severity - 1]), *DEFOCUS[severity - 1])
     noise = rng.normal(0, NOISE[severity - 1], image.shape)
     return np.rint(255 * np.clip(values / 255 + noise, 0, 1)).astype(np.uint8)
 
 
 def pixelate(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Shrunk to a share of its sides by averaging, and enlarged by repeating."""
+    """Shrink an image to a share of its sides by averaging, and enlarge it again by repeating pixels."""
     height, width = image.shape[:2]
     small = (max(1, int(width * share)), max(1, int(height * share)))
     shrunk = Image.fromarray(image).resize(small, Image.Resampling.BOX)
@@ -52,9 +55,13 @@ def pixelate(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
 
 
 def defocus(image: NDArray[np.uint8], radius: int, edge: float) -> NDArray[np.float64]:
-    """Averaged over a disk, whose edge is smoothed by a Gaussian of deviation `edge`; [H, W, 3] in [0, 255].
+    """Average an image over a disk, [H, W, 3] in [0, 255].
 
-    The kernel reaches beyond the disk, so that smoothing its edge keeps its sum (ImageNet-C's of 8 pixels brightens).
+    The kernel reaches beyond the disk, so that a smoothed edge keeps the sum. ImageNet-C's kernel of 8 pixels makes
+    images brighter.
+
+    radius: of the disk, in pixels.
+    edge: the standard deviation of the Gaussian that smooths the edge of the disk, in pixels.
     """
     reach = radius + 3
     x, y = np.meshgrid(*[np.arange(-reach, reach + 1)] * 2)

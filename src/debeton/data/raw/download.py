@@ -1,6 +1,6 @@
-"""One file over HTTP, continued where the last attempt stopped.
+"""The download of one file over HTTP. A new attempt continues where the last one stopped.
 
-NAME.part holds what has come; NAME.part.json says how long the whole file is and which version of it this is.
+NAME.part holds the bytes received so far. NAME.part.json holds the length and the version of the whole file.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from debeton.system.files import write_text
 from debeton.system.log import logger
 
 if TYPE_CHECKING:
-    import requests  # with urllib3 a seventh of a second to import, which --list and --help need not
+    import requests  # its import takes a seventh of a second, which --list and --help can do without
 
-WAITS = (1.0, 4.0, 16.0)  # seconds before each new attempt; one that brought any data starts the count again
+WAITS = (1.0, 4.0, 16.0)  # seconds before each new attempt; an attempt that received data starts the count again
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and without any data
 CHUNK = 1 << 18
 
 
 class _TryAgain(Exception):
-    """An answer that may be another one in a moment."""
+    """An answer of the server that may be better in a moment."""
 
 
 def part_of(path: Path) -> Path:
-    """Where a file that is not yet complete is kept."""
+    """Return the name of a file that is not yet complete."""
     return path.with_name(f"{path.name}.part")
 
 
-def amount(part: Path) -> str:
-    """'12.3 of 48.0 MB', or '12.3 MB' where the length of the whole is not known."""
+def downloaded_amount(part: Path) -> str:
+    """Return '12.3 of 48.0 MB', or '12.3 MB' if the length of the whole file is unknown."""
     total = _read_facts(part).get("total")
     return f"{_size(part) / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB"
 
 
 def download(url: str, path: Path, *, progress: bool = False) -> Path:
-    """The whole file, not yet under its name but as NAME.part, and not verified.
+    """Download a file and return NAME.part, which holds all of it. The file is neither renamed nor verified.
 
-    Raises: DataError when the server will not give it, does not answer, or the disk is full. What came is kept.
+    DataError if the server refuses, does not answer, or the disk is full. The received bytes are kept.
     """
     import requests
     import urllib3
@@ -69,19 +69,19 @@ def download(url: str, path: Path, *, progress: bool = False) -> Path:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise DataError(
-                f"the disk under {part.parent} is full: {part.name} holds {amount(part)}; free some space, and the "
-                "same command goes on from there"
+                f"the disk under {part.parent} is full: {part.name} holds {downloaded_amount(part)}; free "
+                "some space, and the same command goes on from there"
             ) from error
         if failures > len(WAITS):
-            kept = f"{part.name} keeps {amount(part)}, and the same command goes on from there" if _size(part) else ""
+            resume = f"{part.name} keeps {downloaded_amount(part)}, and the same command goes on from there; or "
             by_hand = f"fetch it by hand and put it at {path}"
-            raise DataError(f"{url} cannot be fetched: {reason}; {f'{kept}; or ' if kept else ''}{by_hand}")
+            raise DataError(f"{url} cannot be fetched: {reason}; {resume if _size(part) else ''}{by_hand}")
         logger.info("%s: %s; trying again in %g s", url, reason, WAITS[failures - 1])
         time.sleep(WAITS[failures - 1])
 
 
 def _innermost(error: BaseException) -> str:
-    """The text of the error that the others were wrapped around: 'Connection refused', not half a page."""
+    """Return the text of the innermost error: 'Connection refused' instead of half a page."""
     import urllib3
 
     while isinstance(error.__context__, OSError | urllib3.exceptions.HTTPError | http.client.HTTPException):
@@ -90,47 +90,51 @@ def _innermost(error: BaseException) -> str:
 
 
 def _transfer(url: str, part: Path, progress: bool) -> None:
-    """One request: append what NAME.part lacks, or write it anew where the server starts from the beginning.
+    """Send one request, and append the missing bytes to NAME.part.
 
-    Raises: _TryAgain and errors of requests and urllib3 when another attempt may do better.
+    If the server starts from the beginning, NAME.part is written anew.
+    Raises _TryAgain or an error of requests or urllib3 if another attempt may succeed.
     """
     import requests
 
-    have, facts = _size(part), _read_facts(part)
-    if have and have == facts.get("total"):
+    received, facts = _size(part), _read_facts(part)
+    if received and received == facts.get("total"):
         return
     headers = {"Accept-Encoding": "identity", "User-Agent": "debeton"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    if received:
+        headers["Range"] = f"bytes={received}-"
         if facts.get("version"):
             headers["If-Range"] = facts["version"]
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        start, total = _place(response, have, part)
+        start, total = _body_start(response, received, part)
         bar = tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=not progress)
         with part.open("ab") as file, bar:
             file.truncate(start)
             write_text(_facts(part), json.dumps({"total": total, "version": _version(response.headers)}))
-            # Some servers call a .tar.gz a .tar that is compressed for the way; decoding it would change its hash.
+            # Some servers declare a .tar.gz as a compressed .tar; decoding it would change its hash.
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
                 bar.update(len(chunk))
             file.flush()
             os.fsync(file.fileno())
     if total is not None and _size(part) != total:
-        raise _TryAgain(f"{_size(part)} of {total} bytes came")
+        raise _TryAgain(f"only {_size(part)} of {total} bytes came")
 
 
-def _place(response: requests.Response, have: int, part: Path) -> tuple[int, int | None]:
-    """Where the body of an answer begins in the file, and the length of the whole file, if the server says."""
+def _body_start(response: requests.Response, received: int, part: Path) -> tuple[int, int | None]:
+    """Return the position of the answer's body in the file, and the length of the whole file.
+
+    The length is None if it is unknown.
+    """
     status = response.status_code
     if status == 429 or status >= 500:
         raise _TryAgain(f"the server answered {status} {response.reason}")
     if status in (206, 416):
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if status == 206 and found and int(found[1]) == have:
-            return have, int(found[2]) if found[2] != "*" else None
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if status == 206 and span and int(span[1]) == received:
+            return received, int(span[2]) if span[2] != "*" else None
         part.unlink()
-        raise _TryAgain(f"the server cannot go on from byte {have}")
+        raise _TryAgain(f"the server cannot go on from byte {received}")
     if status != 200:
         raise DataError(
             f"{response.url} answered {status} {response.reason}, expected a file; it may have moved: fetch "
@@ -141,7 +145,7 @@ def _place(response: requests.Response, have: int, part: Path) -> tuple[int, int
 
 
 def _version(headers: Mapping[str, str]) -> str:
-    """What If-Range takes to tell this version of a file from another; '' where the server says nothing of use."""
+    """Return the text that If-Range needs to recognise this version of the file; '' if the server gives none."""
     tag = headers.get("ETag", "")
     return headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
 

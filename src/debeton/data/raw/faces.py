@@ -1,4 +1,4 @@
-"""What the face sets share: attribute tables, tasks over their columns, and From Fake to Real's base bias."""
+"""Shared code of the face sets: attribute tables, tasks over their columns, and From Fake to Real's base bias."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.seed import make_rng
 
 SEX = ("Female", "Male")
-# Class 0 goes with attribute 1 and class 1 with attribute 0: (not smiling, male) and (smiling, female), and so on.
+# `DatasetSpec.aligned`: class 0 goes with attribute 1 and class 1 with attribute 0, e.g. (not smiling, male).
 CROSSED = ((1,), (0,))
 
 BIAS_OPTIONS = (
-    Option("base-bias", float, 0.9, "share of each class of train and val with its majority attribute; 0 keeps all"),
-    Option("data-seed", int, 0, "which rows the base bias keeps; not the seed of training"),
+    Option("base-bias", float, 0.9, "share of each class with its majority attribute, in train and val; 0 keeps all"),
+    Option("data-seed", int, 0, "seed of the rows that the base bias keeps; training has its own seed"),
 )
 
 
 def task_options(label: str, attribute: str) -> tuple[Option, Option]:
-    """`--label` and `--attribute`, the columns that are the task of the beton; the others go into the sidecar."""
+    """Return the options `--label` and `--attribute`: the two columns that are the task of the beton.
+
+    The other columns go into the sidecar. label, attribute: the defaults.
+    """
     return (
-        Option("label", str, label, "which column is the class"),
-        Option("attribute", str, attribute, "which column is the spurious attribute"),
+        Option("label", str, label, "the column that is the class"),
+        Option("attribute", str, attribute, "the column that is the spurious attribute"),
     )
 
 
@@ -40,7 +43,13 @@ def task_spec(
     options: Mapping[str, Any],
     tasks: Mapping[str, tuple[tuple[int, ...], ...]],
 ) -> DatasetSpec:
-    """The spec whose label and attribute are the two columns that the options name; UsageError for unknown ones."""
+    """Return the spec whose label and attribute are the two columns that the options name.
+
+    name: of the data set.
+    columns: names by code of each column.
+    options: values of `--label` and `--attribute`. UsageError for unknown columns.
+    tasks: the known pairings, `DatasetSpec.tasks`.
+    """
     label, attribute = options["label"], options["attribute"]
     for option, column in (("label", label), ("attribute", attribute)):
         if column not in columns:
@@ -48,7 +57,7 @@ def task_spec(
                 f"--{option} '{column}' is no attribute of {name}{nearest(column, columns)} known: {', '.join(columns)}"
             )
     if label == attribute:
-        raise UsageError(f"--label and --attribute are both '{label}'; a spurious attribute is another one")
+        raise UsageError(f"--label and --attribute are both '{label}'; give two different columns")
     aligned = tasks.get(f"{label} x {attribute}", ())
     return DatasetSpec(
         name,
@@ -63,7 +72,11 @@ def task_spec(
 
 
 def task_rows(tree: ImageTree, files: Sequence[str], columns: Mapping[str, Any], spec: DatasetSpec) -> Rows:
-    """Rows whose label and attribute are two of their columns."""
+    """Return rows whose label and attribute are two of their columns.
+
+    files: [N] paths in the tree.
+    columns: [N] codes by name.
+    """
     return file_rows(tree, files, columns[spec.label_name], columns[spec.attribute_name], columns)
 
 
@@ -74,7 +87,9 @@ def task_rows(tree: ImageTree, files: Sequence[str], columns: Mapping[str, Any],
 class AttributeTable:
     """Binary attributes of images, as CelebA lists them.
 
-    names: [A]. files: [N], in the order of the file, each once. values: uint8 [N, A], 1 where the attribute holds.
+    names: [A].
+    files: [N], each once, in the order of the table.
+    values: uint8 [N, A], 1 if the image has the attribute.
     """
 
     names: tuple[str, ...]
@@ -82,18 +97,22 @@ class AttributeTable:
     values: NDArray[np.uint8]
 
     def columns(self, rows: Ints) -> dict[str, Any]:
-        """All attributes of some rows by name, as 0/1 codes."""
+        """Return all attributes of the given rows by name, as 0/1 codes."""
         return {name: np.ascontiguousarray(self.values[rows, k]) for k, name in enumerate(self.names)}
 
     def values_by_name(self) -> dict[str, tuple[str, ...]]:
-        """`DatasetSpec.columns`: 'not X' and 'X' of each attribute, the two sexes of 'Male'."""
+        """Return `DatasetSpec.columns`: 'not X' and 'X' for each attribute, and the two sexes for 'Male'."""
         return {name: SEX if name == "Male" else (f"not {name}", name) for name in self.names}
 
 
 def read_attributes(text: str, where: str) -> AttributeTable:
-    """The table in CelebA's text: a count, the names, then 'FILE -1 1 ...'; or as CSV with an image_id column.
+    """Read a table of attributes in CelebA's text format, or as CSV with the column image_id.
 
-    Lines become bytes one by one: 8 million fields as Python strings would fill half a gigabyte.
+    The text has a count, the names, then 'FILE -1 1 ...'. DataError names the line that does not fit.
+    Each line becomes bytes at once: 8 million fields as Python strings would fill half a gigabyte.
+
+    text: the content of the file.
+    where: the name of the file, for messages.
     """
     lines = text.replace(",", " ").splitlines()
     counted = bool(lines) and lines[0].strip().isdecimal()
@@ -125,25 +144,34 @@ def read_attributes(text: str, where: str) -> AttributeTable:
 
 
 def eighty_ten_ten(n: int) -> dict[str, slice]:
-    """Train, val and test as the first 80, the next 10 and the last 10 % of a listing of n."""
+    """Return slices of n names: train the first 80 %, val the next 10 %, test the rest."""
     first, second = int(n * 0.8), int(n * 0.9)
     return {"train": slice(0, first), "val": slice(first, second), "test": slice(second, n)}
 
 
 def check_base_bias(rate: float) -> None:
+    """Raise UsageError unless the base bias is 0 or in [0.5, 1)."""
     if rate != 0 and not 0.5 <= rate < 1:
-        raise UsageError(f"--base-bias {rate} must be 0, which keeps all rows, or from 0.5 up to below 1")
+        raise UsageError(f"--base-bias {rate} must be 0, which keeps all rows, or at least 0.5 and below 1")
 
 
-def base_biased(spec: DatasetSpec, columns: Mapping[str, Ints], split: str, options: Mapping[str, Any]) -> Ints:
-    """Which rows of a split stay when `--base-bias` of each class shall have its majority attribute, ascending.
+def rows_after_base_bias(
+    spec: DatasetSpec, columns: Mapping[str, Ints], split: str, options: Mapping[str, Any]
+) -> Ints:
+    """Return the rows of a split that remain under `--base-bias`, ascending.
 
-    Each class keeps floor(n_maj (1 - r) / r) rows of the minority attribute (From Fake to Real's code, which fixes
-    r = 0.9), in float64 and this order: 666 majority rows keep 73 and not 74. It keeps all where it has fewer.
+    In each class all rows with the majority attribute remain, and floor(n_maj (1 - r) / r) others, with r the base
+    bias. This is the code of From Fake to Real, which fixes r = 0.9. The formula is computed in float64 in this order:
+    666 majority rows keep 73 rows and not 74. A class with fewer rows keeps all of them.
+
+    spec: the data set; `aligned` names the majority attribute of each class.
+    columns: codes by name, [N] each.
+    split: the name of the split, which enters the seed.
+    options: values of `--base-bias` and `--data-seed`.
     """
     label, attribute = columns[spec.label_name], columns[spec.attribute_name]
     rate = options["base_bias"]
-    kept = np.ones(len(label), bool)
+    remains = np.ones(len(label), bool)
     for code in range(spec.num_classes if rate else 0):
         majority = np.isin(attribute, spec.aligned[code])
         n_majority = int(np.sum((label == code) & majority))
@@ -154,6 +182,6 @@ def base_biased(spec: DatasetSpec, columns: Mapping[str, Ints], split: str, opti
                 "cannot be biased; --base-bias 0 keeps all rows"
             )
         minority = np.flatnonzero((label == code) & ~majority)
-        drawn = make_rng(options["data_seed"], spec.name, "base bias", split, code).permutation(minority)
-        kept[drawn[int(n_majority * (1 - rate) / rate) :]] = False
-    return np.flatnonzero(kept)
+        shuffled = make_rng(options["data_seed"], spec.name, "base bias", split, code).permutation(minority)
+        remains[shuffled[int(n_majority * (1 - rate) / rate) :]] = False
+    return np.flatnonzero(remains)

@@ -1,4 +1,4 @@
-"""What sources share: arrays as rows, and image files in a folder or a zip."""
+"""Shared code of the sources: arrays as rows, and image files in a folder or a zip."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.images import BadImage
+from debeton.data.image_names import is_image
 from debeton.data.spec import Ints, RawImage, Rows
 from debeton.system.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-
 
 class MissingDataError(DataError):
-    """Nothing of this data set is where it was looked for; another place may be tried."""
+    """An error for a place that holds nothing of the data set. Another place may be tried."""
 
 
 def array_rows(images: NDArray[np.uint8], label: Sequence[int] | Ints, name: str) -> Rows:
-    """Rows over an array in memory, [N, H, W] or [N, H, W, 3]; row i is called 'NAME[i]', attribute 0."""
+    """Return rows over an array in memory. Row i is called 'NAME[i]', its attribute is 0.
+
+    images: uint8 [N, H, W] or [N, H, W, 3].
+    label: [N].
+    name: the first part of the rows' names.
+    """
     codes = np.asarray(label, np.int64)
     if len(images) != len(codes):
         raise DataError(f"{name}: {len(images)} images but {len(codes)} labels; fetch the files again")
@@ -43,9 +47,14 @@ def file_rows(
     attribute: Sequence[int] | Ints = (),
     columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
 ) -> Rows:
-    """Rows over files of a tree, read when asked for; row i is called by its path in the tree.
+    """Return rows over files of a tree. The path of a file is the name of its row.
 
-    attribute: all 0 where it is empty. columns: more values per row, for the sidecar.
+    A file is read when its image is asked for.
+
+    files: [N] paths in the tree.
+    label: [N].
+    attribute: [N], all 0 if empty.
+    columns: more values per row for the sidecar, [N] each.
     """
 
     def read(row: int) -> RawImage:
@@ -57,9 +66,9 @@ def file_rows(
 
 
 class ImageTree:
-    """Image files below a folder or inside a .zip, by their '/'-separated path; nothing is unpacked.
+    """Image files below a folder or inside a .zip, by their path with '/'. Nothing is unpacked.
 
-    A single folder that holds everything in a zip (`cifar10/train/...`) is looked through.
+    A single folder that holds everything in a zip (`cifar10/train/...`) is left out of the paths.
     """
 
     def __init__(self, root: Path):
@@ -68,7 +77,10 @@ class ImageTree:
         self._members = _zip_members(self._zip()) if root.is_file() else {}
 
     def files(self, pattern: str) -> list[str]:
-        """Sorted paths of the images that match `pattern` level by level, as in 'train/*/*'; no hidden files."""
+        """Return the sorted paths of the images that match `pattern` level by level, as in 'train/*/*'.
+
+        Hidden files are left out.
+        """
         if self.root.is_dir():
             paths = [path.relative_to(self.root).as_posix() for path in self.root.glob(pattern)]
         else:
@@ -78,17 +90,20 @@ class ImageTree:
                 for path, levels in ((member, member.split("/")) for member in self._members)
                 if len(levels) == len(wanted) and all(map(fnmatchcase, levels, wanted))
             ]
-        return sorted(path for path in paths if is_image(path))
+        return sorted(path for path in paths if _is_visible_image(path))
 
     def has(self, paths: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each path is there; every folder is listed once, no file is opened."""
+        """Return for each path if it exists, bool [n]. Every folder is listed once, and no file is opened."""
         if self.root.is_dir():
             listed = {folder: _names_in(self.root / folder) for folder in {path.rpartition("/")[0] for path in paths}}
             return np.array([(parts := path.rpartition("/"))[2] in listed[parts[0]] for path in paths], bool)
         return np.array([path in self._members for path in paths], bool)
 
     def read(self, path: str) -> RawImage:
-        """The path of a file in a folder, the bytes of a file in a zip; safe from any thread or forked worker."""
+        """Return the path of a file in a folder, or the bytes of a file in a zip.
+
+        Any thread and any forked worker may call it. BadImage if the zip has no such file or cannot unpack it.
+        """
         if not self._members:
             return self.root / path
         if path not in self._members:
@@ -99,14 +114,14 @@ class ImageTree:
             raise BadImage(f"cannot be unpacked ({error})") from None
 
     def _zip(self) -> zipfile.ZipFile:
-        # ZipFile locks its file between threads, but a forked worker would share the file position: open it anew there.
+        # ZipFile locks its file between threads. A forked worker would share the file position, so it opens a new one.
         if self._open is None or self._open[0] != os.getpid():
             self._open = (os.getpid(), open_zip(self.root))
         return self._open[1]
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The archive; DataError where it is none, or only a part of one."""
+    """Open a zip file. DataError if it is none, or only a part of one."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError) as error:
@@ -114,7 +129,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def zip_text(path: Path, name: str) -> str | None:
-    """The text of the first member called `name`, in whatever folder; None where there is none."""
+    """Return the text of the first member called `name`, in any folder; None if there is none."""
     with open_zip(path) as archive:
         member = next((member for member in archive.namelist() if member.rpartition("/")[2] == name), None)
         try:
@@ -123,9 +138,9 @@ def zip_text(path: Path, name: str) -> str | None:
             raise DataError(f"{path}: {member} cannot be read ({error}); fetch it again") from None
 
 
-def is_image(path: str) -> bool:
-    """Whether a '/'-separated path names an image and no part of it is hidden."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.split("/"))
+def _is_visible_image(path: str) -> bool:
+    """Return True if a path with '/' names an image and no part of it is hidden."""
+    return is_image(path) and not any(part.startswith(".") for part in path.split("/"))
 
 
 def _names_in(folder: Path) -> set[str]:
@@ -133,8 +148,8 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def _zip_members(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Member names by the path we call them: without the one folder that holds everything, if there is one."""
-    names = [name for name in archive.namelist() if is_image(name) and not name.startswith("__MACOSX/")]
+    """Return the member names by our path: without the one folder that holds everything, if there is one."""
+    names = [name for name in archive.namelist() if _is_visible_image(name) and not name.startswith("__MACOSX/")]
     tops = {name.split("/")[0] for name in names}
     wrapped = len(tops) == 1 and not tops & {"train", "val", "test"} and all(name.count("/") >= 2 for name in names)
     return {name.split("/", 1)[1] if wrapped else name: name for name in names}

@@ -1,4 +1,4 @@
-"""ImageNet's classes: what they are called, and which of them a subset has."""
+"""The classes of ImageNet: their names, and the classes of a subset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ NUM_CLASSES = 1000
 
 
 def read_names(places: Sequence[Path]) -> dict[str, str]:
-    """The first name of each class by wnid, in sorted order of wnids; empty where no file in `places` has them."""
+    """Return the first name of each class by wnid, in sorted order; {} if no file holds the names.
+
+    places: the folders to look in, one after the other.
+    """
     for place in places:
         mapping, index = place / "LOC_synset_mapping.txt", place / "imagenet_class_index.json"
         if mapping.is_file():
@@ -33,23 +36,26 @@ def read_names(places: Sequence[Path]) -> dict[str, str]:
 
 
 def class_names(wnids: Sequence[str], names: dict[str, str]) -> tuple[str, ...]:
-    """What classes are called; where two share a name (crane, the bird and the machine), the wnid follows it."""
-    called = [names.get(wnid, wnid) for wnid in wnids]
-    counts = Counter(called)
-    return tuple(name if counts[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(called, wnids, strict=True))
+    """Return the names of classes. If two share a name (crane, the bird and the machine), the wnid follows it."""
+    first_names = [names.get(wnid, wnid) for wnid in wnids]
+    counts = Counter(first_names)
+    pairs = zip(first_names, wnids, strict=True)
+    return tuple(name if counts[name] == 1 else f"{name} ({wnid})" for name, wnid in pairs)
 
 
-def choose_classes(text: str, order: Sequence[str], *, known: bool) -> list[str]:
-    """The wnids that `text` names (wnids, numbers, ranges, or a .npy or .txt file of these), sorted; none without text.
+def choose_classes(text: str, order: Sequence[str], *, complete: bool) -> list[str]:
+    """Return the wnids that `text` names, sorted; [] for an empty text.
 
-    order: what numbers count. known: whether it is the order of all classes; otherwise it must be that of 1,000.
+    text: wnids, numbers, ranges, or a .npy or .txt file of these.
+    order: the wnids that numbers count.
+    complete: whether `order` is that of all classes. Otherwise it must hold 1,000.
     """
     chosen: set[str] = set()
     for item in _items(text):
         numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
         if numbers:
             first, last = int(numbers[1]), int(numbers[2] or numbers[1])
-            if not known and len(order) != NUM_CLASSES:
+            if not complete and len(order) != NUM_CLASSES:
                 raise UsageError(
                     f"--classes '{item}' counts {NUM_CLASSES} classes and {len(order)} are here; name wnids, or put "
                     "LOC_synset_mapping.txt into RAW"
@@ -65,6 +71,7 @@ def choose_classes(text: str, order: Sequence[str], *, known: bool) -> list[str]
 
 
 def _items(text: str) -> list[str]:
+    """Return the single items of `--classes`, from the text or from the file that it names."""
     path = Path(text)
     if path.suffix not in (".npy", ".txt"):
         return [item.strip() for item in text.split(",")] if text else []

@@ -1,4 +1,4 @@
-"""Where the files of a published data set lie, and the lists its owners made of them turned into splits."""
+"""The places where the files of a published data set lie, and its owners' lists turned into splits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from debeton.data.spec import Rows
 from debeton.system.errors import DataError, UsageError, nearest
 
 PACKED = (".tar.gz", ".tgz", ".tar", ".zip", ".7z")
-Listed = tuple[Sequence[str], Sequence[int]]  # the files of a split, as paths below the root, and their labels
+Listed = tuple[Sequence[str], Sequence[int]]  # the files of a split as paths below the root, and their labels
 
 
 def raw_folder(request: Request, name: str) -> Path:
-    """`--raw`; MissingDataError without it."""
+    """Return `--raw`. MissingDataError if it is not given."""
     if request.raw is None:
         raise MissingDataError(f"{name} needs --raw; {SOURCES.get(name).where}")
     return request.raw
@@ -34,12 +34,15 @@ def find_root(
     any_of: bool = False,
     zips: Sequence[str] = (),
 ) -> Path:
-    """The folder that holds everything in `needed`: RAW itself or the first of `places` below it.
+    """Return the folder that holds everything in `needed`: RAW itself or the first of `places` below it.
 
-    any_of: one of `needed` is enough.
-    zips: what the owner's .zip may be called below RAW, for sets that are shipped as one; RAW may then be any .zip.
-    MissingDataError says where it was looked for, what was expected there, whether it only has to be unpacked, and
-    how to get it.
+    MissingDataError gives the places, the files that were expected, the archive that must be unpacked, and the source.
+
+    name: of the data set.
+    needed: paths below the folder.
+    places: folders below RAW.
+    any_of: one path of `needed` is enough.
+    zips: names of the owner's .zip below RAW, for sets that are shipped as one. RAW may then be any .zip.
     """
     raw = raw_folder(request, name)
     if zips and raw.is_file() and raw.suffix == ".zip":
@@ -57,14 +60,17 @@ def find_root(
 
 
 def folders_around(request: Request, name: str, places: Sequence[str]) -> list[Path]:
-    """RAW, or the folder of the file that RAW is, and `places` below it: where the parts of a set may lie apart."""
+    """Return RAW and `places` below it: the folders in which the parts of a set may lie apart.
+
+    If RAW is a file, its folder takes its place.
+    """
     raw = raw_folder(request, name)
     base = raw.parent if raw.is_file() else raw
     return [base, *(base / place for place in places)]
 
 
 def find_part(name: str, what: str, folders: Sequence[Path], candidates: Iterable[str]) -> Path:
-    """The first candidate that exists in one of the folders; MissingDataError says what was looked for."""
+    """Return the first candidate that exists in one of the folders. MissingDataError names `what` was looked for."""
     for candidate in candidates:
         for folder in folders:
             if (folder / candidate).exists():
@@ -72,60 +78,69 @@ def find_part(name: str, what: str, folders: Sequence[Path], candidates: Iterabl
     raise _missing(name, what, folders[0])
 
 
-def nothing_found(name: str, what: str, folders: Sequence[Path]) -> MissingDataError:
-    """The error for a set of which no part was found in the first of the folders."""
+def missing_part_error(name: str, what: str, folders: Sequence[Path]) -> MissingDataError:
+    """Return the error for a set of which nothing lies in the first of the folders."""
     return _missing(name, what, folders[0])
 
 
 def _missing(name: str, what: str, raw: Path, around: str = "") -> MissingDataError:
     source = SOURCES.get(name)
-    return MissingDataError(f"{name}: there is no {what} in {raw}{around}{packed_there(raw, source)}; {source.where}")
+    return MissingDataError(f"{name}: there is no {what} in {raw}{around}{unpack_hint(raw, source)}; {source.where}")
 
 
-def choose(option: str, value: str, known: Sequence[str]) -> str:
-    """The value of an option that has few; UsageError names the nearest."""
+def known_choice(option: str, value: str, known: Sequence[str]) -> str:
+    """Return the value of an option that has few. UsageError names the nearest known value."""
     if value not in known:
         raise UsageError(f"--{option} '{value}' is unknown{nearest(value, known)} known: {', '.join(known)}")
     return value
 
 
-def images(tree: ImageTree, patterns: Iterable[str], name: str) -> list[str]:
-    """The images of each pattern after those of the one before; DataError names a pattern without any."""
-    found: list[str] = []
+def find_images(tree: ImageTree, patterns: Iterable[str], name: str) -> list[str]:
+    """Return the images of each pattern after those of the pattern before. DataError names a pattern without any."""
+    images: list[str] = []
     for pattern in patterns:
         files = tree.files(pattern)
         if not files:
             raise DataError(f"{name}: no image {pattern} in {tree.root}; unpack or fetch the set again")
-        found += files
-    return found
+        images += files
+    return images
 
 
-def packed_there(raw: Path, source: Source) -> str:
-    """', only ARCHIVE, ...' where RAW holds an archive by hand, or is one; else ''.
+def unpack_hint(raw: Path, source: Source) -> str:
+    """Return ', only ARCHIVE, which must be unpacked' if RAW holds such an archive, else ''.
 
-    Of those in RAW that `--download` knows the command line says more (`fetch.missing_note`).
+    If RAW is a file, the hint names the folder to give. Archives that `--download` knows are left out, because the
+    command line reports them (`fetch.unfinished_files_note`).
     """
     if raw.is_file():
         return f", which is a file; name the folder around it{' and add --download' if source.archives else ''}"
-    known = {archive.name for archive in source.archives}
-    packed = sorted(path.name for path in raw.glob("*.*") if path.name.endswith(PACKED) and path.name not in known)
+    downloadable = {archive.name for archive in source.archives}
+    packed = sorted(
+        path.name for path in raw.glob("*.*") if path.name.endswith(PACKED) and path.name not in downloadable
+    )
     return f", only {packed[0]}, which must be unpacked" if packed else ""
 
 
 def class_codes(names: Sequence[str], classes: Sequence[str], where: Path | str) -> list[int]:
-    """Place of each name in `classes`; DataError names the first that is not there, its row and the nearest."""
-    known = {name: code for code, name in enumerate(classes)}
+    """Return the place of each name in `classes`.
+
+    DataError gives the first unknown name, its row and the nearest class.
+    """
+    code_of = {name: code for code, name in enumerate(classes)}
     for row, name in enumerate(names, start=1):
-        if name not in known:
+        if name not in code_of:
             raise DataError(
                 f"{where}, row {row}: unknown class '{name}'{nearest(name, classes)} "
                 f"expected one of {len(classes)} classes"
             )
-    return [known[name] for name in names]
+    return [code_of[name] for name in names]
 
 
 def listed_rows(tree: ImageTree, splits: Mapping[str, Listed], where: Path | str) -> dict[str, Rows]:
-    """Rows of the files that label files list; DataError when one is listed twice, in one split or in two."""
+    """Return rows of the files that label files list.
+
+    DataError if a file is listed twice, in one split or in two.
+    """
     seen: dict[str, str] = {}
     for split, (files, _) in splits.items():
         for file in files:
@@ -138,37 +153,40 @@ def listed_rows(tree: ImageTree, splits: Mapping[str, Listed], where: Path | str
 
 
 def train_and_val(train: Listed, val: Listed, *, keep_val: bool) -> dict[str, Listed]:
-    """The two as 'train', or each as its own split."""
+    """Return the two lists together as 'train', or each as its own split."""
     if keep_val:
         return {"train": train, "val": val}
     return {"train": ([*train[0], *val[0]], [*train[1], *val[1]])}
 
 
 def check_partition(partition: int) -> int:
-    """One of the ten splits that the owners published."""
+    """Return the number of an official split. UsageError unless it is 1 to 10."""
     if not 1 <= partition <= 10:
         raise UsageError(f"--partition {partition} does not exist; the owners published the splits 1 to 10")
     return partition
 
 
 def read_mat(path: Path, *names: str) -> list[Any]:
-    """The named variables of a MATLAB file as arrays of one dimension; DataError where that is impossible."""
+    """Return the named variables of a MATLAB file as arrays with at least one dimension.
+
+    MissingDataError if there is no file. DataError if it is damaged or a variable is missing.
+    """
     from scipy.io import loadmat  # slow to import
 
     try:
         content = loadmat(path, squeeze_me=True)
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}") from None
-    except Exception as error:  # scipy raises a dozen kinds for a damaged file, its own base class among them
+    except Exception as error:  # scipy raises a dozen kinds of error for a damaged file, also of its own
         kind = type(error)
-        if not (kind.__module__.startswith("scipy") or issubclass(kind, DAMAGE)):
+        if not (kind.__module__.startswith("scipy") or issubclass(kind, DAMAGE_ERRORS)):
             raise
         raise DataError(f"{path} is not a readable MATLAB file ({error}); fetch it again") from None
     absent = [name for name in names if name not in content]
     if absent:
-        found = sorted(name for name in content if not name.startswith("__"))
-        raise DataError(f"{path} has no variable {absent[0]}; it has {', '.join(found) or 'none'}")
+        there = sorted(name for name in content if not name.startswith("__"))
+        raise DataError(f"{path} has no variable {absent[0]}; it has {', '.join(there) or 'none'}")
     return [np.atleast_1d(content[name]) for name in names]
 
 
-DAMAGE = (ValueError, TypeError, OSError, EOFError, KeyError, IndexError, NotImplementedError, zlib.error)
+DAMAGE_ERRORS = (ValueError, TypeError, OSError, EOFError, KeyError, IndexError, NotImplementedError, zlib.error)

@@ -1,4 +1,7 @@
-"""Foreign pickles without foreign code: only containers, text, bytes, numbers and NumPy arrays come through."""
+"""Pickles of other programs, read without running their code.
+
+Only containers, text, bytes, numbers and NumPy arrays are accepted.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from debeton.system.errors import DataError
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 writes bytes in protocol 2; other codecs have no business in a data file."""
+    """Return text as bytes, as Python 3 writes bytes in protocol 2.
+
+    Other codecs do not belong in a data file.
+    """
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"it wants the codec {encoding}")
     return text.encode("latin1")
@@ -39,6 +45,8 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _DataUnpickler(pickle.Unpickler):
+    """An unpickler that refuses every name that is not data."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not data")
@@ -46,11 +54,11 @@ class _DataUnpickler(pickle.Unpickler):
 
 
 def load_pickle(content: bytes, name: str, encoding: str = "bytes") -> Any:
-    """The value in a pickle that holds nothing but data; DataError otherwise, before any of its code runs.
+    """Return the value in a pickle that holds nothing but data. DataError for any other, before its code runs.
 
-    Args:
-        name: how the error calls the file.
-        encoding: what Python 2 text becomes: 'bytes' leaves it alone, as CIFAR's batches want.
+    content: the bytes of the pickle.
+    name: the name of the file in messages.
+    encoding: of Python 2 text; 'bytes' leaves it alone, as CIFAR's batches need.
     """
     try:
         return _DataUnpickler(io.BytesIO(content), encoding=encoding).load()

@@ -1,7 +1,7 @@
-"""Data sets in the layouts their owners publish, one module each; importing this package registers them all.
+"""The interface of a data set, and the registry of all of them.
 
-A source is a function `load(request) -> Dataset`. Adding one is a new module here that calls
-`register_source`; nothing else names it.
+A source is a function `load(request) -> Dataset`. A new source is a new module in data/sources that calls
+`register_source`. No other file names it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from debeton.system.registry import Registry
 
 @dataclass(frozen=True)
 class Option:
-    """One command-line option of a source: `--name VALUE`; bool options are switches."""
+    """A command-line option of a source: `--name VALUE`. Options of type bool are switches."""
 
     name: str
     type: Callable[[str], Any]
@@ -28,10 +28,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """The request of the user.
 
-    raw: the folder (or archive) with the files; None for the usual places. options: those of the source.
-    download, mirror: may the sets that this one is made of be fetched, and from where instead of their owners.
+    raw: the folder or archive with the files; None for the usual places.
+    download: whether the sets that this one is made of may be fetched.
+    options: values of the source's own options.
+    mirror: an address to fetch from, instead of those of the owners.
     """
 
     raw: Path | None = None
@@ -42,11 +44,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source returns.
+    """The result of a source.
 
+    spec: names and conventions of the data set.
     splits: rows by split name: 'train', 'val', 'test', further tests 'test_...'.
-    expected: what its owners (or the papers that made the split) count, by split: rows in all, or rows by group.
-        `--check` says where the files differ; a split that is not named is not checked.
+    expected: published counts by split: rows in all, or rows by group. They come from the owners, or from the papers
+        that made the split. `--check` names the differences. A split that is not in it is not checked.
     """
 
     spec: DatasetSpec
@@ -58,8 +61,11 @@ class Dataset:
 class Source:
     """A registered data set.
 
-    where: how a person gets it, from whom, and the layout expected; it ends the error when files are missing.
-    archives: what `--download` fetches; none where the set must be had by hand.
+    name: as on the command line.
+    load: the function that reads it.
+    where: how and from whom a person gets it, and the expected layout. It ends the error for missing files.
+    options: its command-line options.
+    archives: the files that `--download` fetches; none if the set must be fetched by hand.
     """
 
     name: str
@@ -71,7 +77,7 @@ class Source:
     def request(
         self, raw: Path | None = None, download: bool = False, mirror: str | None = None, **options: Any
     ) -> Request:
-        """A Request with this source's defaults filled in; option names use underscores."""
+        """Return a Request with the source's defaults filled in. Option names use underscores."""
         defaults = {option.name.replace("-", "_"): option.default for option in self.options}
         unknown = set(options) - set(defaults)
         if unknown:
@@ -85,7 +91,14 @@ SOURCES: Registry[Source] = Registry("dataset")
 def register_source(
     name: str, summary: str, where: str, options: tuple[Option, ...] = (), archives: tuple[Archive, ...] = ()
 ) -> Callable[[Callable[[Request], Dataset]], Callable[[Request], Dataset]]:
-    """Decorator that registers `load(request) -> Dataset` under `name`."""
+    """Return a decorator that registers `load(request) -> Dataset`.
+
+    name: as on the command line.
+    summary: one line for `--list`.
+    where: how a person gets the set.
+    options: its command-line options.
+    archives: the files that `--download` fetches.
+    """
 
     def decorate(load: Callable[[Request], Dataset]) -> Callable[[Request], Dataset]:
         SOURCES.add(name, Source(name, load, where, options, archives), summary)

@@ -1,4 +1,4 @@
-"""Two sources, one image above the other: what `dominoes` and `mnist_cifar` share."""
+"""Two sources stacked, one image above the other: the shared code of `dominoes` and `mnist_cifar`."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.images import BadImage, to_rgb
-from debeton.data.raw.fetch import fetch, missing_note
+from debeton.data.raw.fetch import fetch, unfinished_files_note
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request
 from debeton.data.spec import Ints, Rows
 from debeton.system.errors import DataError, UsageError, nearest
 
 SIDE = 32
-Sets = tuple[tuple[int, ...], ...]
+ClassSets = tuple[tuple[int, ...], ...]
 PART_OPTIONS = (
     Option("top", str, "mnist", "data set of the upper image"),
     Option("bottom", str, "cifar10", "data set of the lower image"),
-    Option("top-raw", Path, None, "where the upper set is; default RAW/NAME, then RAW, then its usual place"),
-    Option("bottom-raw", Path, None, "where the lower set is; default RAW/NAME, then RAW, then its usual place"),
+    Option("top-raw", Path, None, "place of the upper set; default RAW/NAME, then RAW, then its usual place"),
+    Option("bottom-raw", Path, None, "place of the lower set; default RAW/NAME, then RAW, then its usual place"),
     Option("data-seed", int, 0, "seed of the split and of the pairing, not of training"),
 )
 
 
 def load_part(request: Request, role: str) -> Dataset:
-    """The registered source that `--top` or `--bottom` names, from the first place that holds it.
+    """Load the source that `--top` or `--bottom` names, from the first place that holds it.
 
-    Args:
-        role: 'top' or 'bottom'.
+    role: 'top' or 'bottom'.
     """
     part = _load_from_places(request, role)
     for split in ("train", "test"):
@@ -50,7 +49,7 @@ def load_part(request: Request, role: str) -> Dataset:
 def _load_from_places(request: Request, role: str) -> Dataset:
     source = SOURCES.get(request.options[role])
     given: Path | None = request.options[f"{role}_raw"]
-    folder = given or request.raw  # where a download goes
+    folder = given or request.raw  # the folder for a download
     may_fetch = request.download and bool(source.archives)
     errors = []
     for place in _places(given, request.raw, source.name):
@@ -59,27 +58,31 @@ def _load_from_places(request: Request, role: str) -> Dataset:
         except DataError as error:
             if not may_fetch and not isinstance(error, MissingDataError):
                 raise
-            errors.append(error)  # files that are damaged or not all there yet are fetched again, too
+            errors.append(error)  # damaged or incomplete files are fetched again
     if may_fetch:
         if folder is None:
             raise UsageError(f"--download needs --raw or --{role}-raw, the folder to download {source.name} to")
         fetch(source.archives, folder, mirror=request.mirror, progress=sys.stderr.isatty())
         return source.load(source.request(folder))
-    note = missing_note(source.archives, folder)
+    note = unfinished_files_note(source.archives, folder)
     raise MissingDataError(f"{role}: {errors[0]}; --{role}-raw PATH names another place{f'; {note}' if note else ''}")
 
 
 def _places(given: Path | None, raw: Path | None, name: str) -> list[Path | None]:
-    """Where to look, in this order; None is the usual place of the set."""
+    """Return the places to look in, in this order. None is the usual place of the set."""
     if given is not None:
         return [given]
     return [path for path in (raw / name, raw) if path.exists()] + [None] if raw is not None else [None]
 
 
-def class_sets(text: str, classes: tuple[str, ...], flag: str) -> Sets:
-    """The disjoint sets of class codes in 'a,b,...', each a class name, a number or a range 'i-j' of numbers.
+def parse_class_sets(text: str, classes: tuple[str, ...], flag: str) -> ClassSets:
+    """Return the disjoint sets of class codes in 'a,b,...'.
 
-    UsageError unless there are two sets or more.
+    Each item is a class name, a number or a range 'i-j' of numbers. UsageError unless there are two sets or more.
+
+    text: the value of the option.
+    classes: the names of the classes.
+    flag: the option, for messages.
     """
     sets = []
     for item in (part.strip() for part in text.split(",")):
@@ -98,8 +101,11 @@ def class_sets(text: str, classes: tuple[str, ...], flag: str) -> Sets:
     return tuple(sets)
 
 
-def in_sets(part: Dataset, sets: Sets) -> Dataset:
-    """The same rows with the number of their class's set as label, and -1 where it is in none."""
+def with_set_labels(part: Dataset, sets: ClassSets) -> Dataset:
+    """Return the same rows with new labels.
+
+    The label is the number of the set that holds the row's class, or -1 if no set does.
+    """
     names = tuple("+".join(part.spec.classes[code] for code in codes) for codes in sets)
     number = np.full(part.spec.num_classes, -1)
     for k, codes in enumerate(sets):
@@ -109,7 +115,10 @@ def in_sets(part: Dataset, sets: Sets) -> Dataset:
 
 
 def square_pixels(rows: Rows, row: int) -> NDArray[np.uint8]:
-    """One half, uint8 [32, 32, 3]: a 28x28 image is padded by 2 with zeros. BadImage for any other size."""
+    """Return one half of a stacked image, uint8 [32, 32, 3].
+
+    A 28x28 image is padded by 2 with zeros. BadImage for any other size.
+    """
     try:
         image = to_rgb(rows.image(row))
     except BadImage as error:
@@ -130,9 +139,15 @@ def stack_rows(
     attribute: Ints,
     columns: Mapping[str, Ints] | None = None,
 ) -> Rows:
-    """Rows of 64x32 images: row i is top image top[1][i] above bottom image bottom[1][i], composed when read.
+    """Return rows of 64x32 images, composed when they are read.
 
-    The sidecar gets the row of each half in its own set as columns `top_index` and `bottom_index`.
+    Row i is top image top[1][i] above bottom image bottom[1][i]. The sidecar gets columns `top_index` and
+    `bottom_index`.
+
+    split: the name of the split.
+    top, bottom: rows of one set, and the numbers of the rows to use, [N].
+    label, attribute: int64 [N].
+    columns: more values per row, [N] each.
     """
     (top_rows, top_index), (bottom_rows, bottom_index) = top, bottom
 

@@ -1,4 +1,4 @@
-"""What label files share: rows of text with the line they stand in, and names turned into codes."""
+"""Shared code for label files: rows of text with their line numbers, and names turned into codes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ LINE = "line"  # the key under which a record keeps its line number, for message
 
 
 def read_csv(path: Path, required: Sequence[str], defaults: Mapping[str, str] | None = None) -> list[Record]:
-    """The rows of a CSV file with a header: the required columns, those of `defaults`, and 'line'; values stripped.
+    """Read the rows of a CSV file with a header, with their line number as 'line'. Values are stripped.
 
-    defaults: columns that need not be there, and the value all rows then have.
-    MissingDataError without the file; DataError for a missing column, an empty cell, no row or a file that is no CSV.
+    path: the file. MissingDataError if there is none.
+    required: columns that must be there.
+    defaults: columns that may be missing, with the value that all rows then have.
+
+    DataError for a missing column, an empty cell, a file without rows, or a file that is no CSV.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -46,9 +49,11 @@ def read_csv(path: Path, required: Sequence[str], defaults: Mapping[str, str] | 
 
 
 def read_fields(path: Path, width: int | None = None, skip: int = 0) -> list[list[str]]:
-    """The blank-separated fields of every non-empty line after the first `skip`.
+    """Return the blank-separated fields of every non-empty line after the first `skip` lines.
 
-    width: fields that each line must have. MissingDataError without the file, DataError for a line of another width.
+    path: the file. MissingDataError if there is none.
+    width: the number of fields that each line must have. DataError for a line with another number.
+    skip: lines at the beginning to leave out.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -66,25 +71,33 @@ def read_fields(path: Path, width: int | None = None, skip: int = 0) -> list[lis
     return rows
 
 
-def codes(values: Sequence[str], names: Sequence[str], kind: str, where: str, rows: Sequence[str]) -> list[int]:
-    """Code of each value, a name or a number; DataError names the first that is neither, and its row.
+def parse_codes(values: Sequence[str], names: Sequence[str], kind: str, where: str, rows: Sequence[str]) -> list[int]:
+    """Return the code of each value, which is a name or a number.
 
-    kind: what a value is called, 'class' or 'attribute'. where: the file. rows: what each row is called.
+    DataError gives the first value that is neither, and its row.
+
+    values: [N].
+    names: the names by code.
+    kind: the word for a value in messages, 'class' or 'attribute'.
+    where: the file.
+    rows: the name of each row in messages, [N].
     """
-    known = {**{str(code): code for code in range(len(names))}, **{name: code for code, name in enumerate(names)}}
+    code_of = {**{str(code): code for code in range(len(names))}, **{name: code for code, name in enumerate(names)}}
     for value, row in zip(values, rows, strict=True):
-        if value not in known:
+        if value not in code_of:
             raise DataError(
                 f"{where}: {kind} '{value}' of {row} is unknown or out of range{nearest(value, names)} "
                 f"known: {', '.join(names)}, or 0 to {len(names) - 1}"
             )
-    return [known[value] for value in values]
+    return [code_of[value] for value in values]
 
 
 def require_unique(names: Sequence[str], where: Path | str, rows: Sequence[str] | None = None) -> None:
-    """DataError names the first name that is listed twice, and both rows.
+    """Raise DataError for the first name that is listed twice. It names both rows.
 
-    rows: what each row is called, 'line 7'; by default 'row 7', counted from 1.
+    names: [N].
+    where: the file.
+    rows: the name of each row in messages, e.g. 'line 7'. By default 'row 7', counted from 1.
     """
     if len(set(names)) == len(names):
         return

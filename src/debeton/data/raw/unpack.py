@@ -1,4 +1,4 @@
-"""Archives unpacked so that nothing lands outside the folder, and nothing half-done under a final name."""
+"""Archives unpacked so that nothing lands outside the folder, and nothing half-done has a final name."""
 
 from __future__ import annotations
 
@@ -19,52 +19,55 @@ from debeton.system.errors import DataError
 from debeton.system.files import naming_full_disk
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-BLOCK = 512  # bytes; tar files are made of such
-# Python 3.11 has the filter from 3.11.4 on (Debian 12 has 3.11.2); what it refuses is refused below as well.
-FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+BLOCK = 512  # bytes; a tar file is a sequence of blocks
+# Python 3.11 has the filter from 3.11.4 on (Debian 12 has 3.11.2). The checks below refuse everything that it refuses.
+TAR_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 FILTER_ERROR: type[Exception] = getattr(tarfile, "FilterError", RuntimeError)
 
 
 class DamagedFile(DataError):
-    """A file that cannot be what its owner published: cut short, altered, or something else altogether."""
+    """An error for a file that cannot be the one that its owner published: cut short, altered, or another file."""
 
 
 def unpack(
     path: Path,
     root: Path,
-    leaves: str,
+    result: str,
     *,
     into: str = "",
     inside: str = "",
     verified: bool = False,
     progress: bool = False,
 ) -> None:
-    """Unpack an archive into the folder `root`, beside what lies there already.
+    """Unpack an archive into the folder `root`, beside the files that are already there.
 
-    It is unpacked in `root/.NAME.unpacking` and moved from there, `leaves` last: where that exists, all of it does.
-    What a killed process left is removed by the next one.
+    The archive is unpacked in `root/.NAME.unpacking` and moved from there, `result` last. If `result` exists, all of it
+    does. Files that a killed process left are removed by the next one.
 
-    Args:
-        leaves: the path below `root` that says that it is unpacked; nothing is there yet.
-        into: the path below `root` where the archive's own paths begin.
-        inside: a path or pattern of archives within it, each unpacked in the folder where it lies, then removed.
-        verified: its hash is known to be right; without it a .tar is also read to its very end.
-    Raises:
-        DamagedFile: it is not whole. DataError: it would write elsewhere, it has no `leaves`, the disk is full.
+    path: the archive.
+    root: the raw folder.
+    result: the path below `root` that exists once all is unpacked. Nothing is there yet.
+    into: the path below `root` where the archive's own paths begin.
+    inside: a path or pattern of archives within it. Each is unpacked in its own folder, then removed.
+    verified: whether its hash is known to be right. Without it a .tar is also read to its very end.
+    progress: whether to draw a progress bar.
+
+    DamagedFile if the archive is not whole.
+    DataError if it would write elsewhere, has no `result`, or the disk is full.
     """
     staging = root / f".{path.name}.unpacking"
     shutil.rmtree(staging, ignore_errors=True)
-    with naming_full_disk(root / leaves):
+    with naming_full_disk(root / result):
         try:
             (staging / into).mkdir(parents=True)
             _extract(path, staging / into, verified, progress)
             for inner in _inner_archives(path, staging / into, inside):
                 _extract(inner, inner.parent, verified, progress)
                 inner.unlink()
-            if not (staging / leaves).exists():
-                problem = f"{path} has no {PurePosixPath(leaves).relative_to(into)}, it has {_listed(staging / into)}"
-                raise DataError(f"{problem}; unpack it by hand, so that {root / leaves} is there")
-            _move(staging, root, staging / leaves)
+            if not (staging / result).exists():
+                problem = f"{path} has no {PurePosixPath(result).relative_to(into)}, it has {_listed(staging / into)}"
+                raise DataError(f"{problem}; unpack it by hand, so that {root / result} is there")
+            _move(staging, root, staging / result)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -72,10 +75,10 @@ def unpack(
 def _inner_archives(path: Path, folder: Path, pattern: str) -> list[Path]:
     if not pattern:
         return []
-    found = sorted(folder.glob(pattern))
-    if not found:
+    archives = sorted(folder.glob(pattern))
+    if not archives:
         raise DataError(f"{path} has no {pattern} inside, it has {_listed(folder)}; unpack it by hand")
-    return found
+    return archives
 
 
 def _listed(folder: Path) -> str:
@@ -84,7 +87,10 @@ def _listed(folder: Path) -> str:
 
 
 def _move(source: Path, target: Path, last: Path) -> None:
-    """Move every entry of one folder into another, folders that exist on both sides entry by entry, `last` last."""
+    """Move every entry of one folder into another, `last` last.
+
+    A folder that exists on both sides is moved entry by entry.
+    """
     for entry in sorted(source.iterdir(), key=lambda entry: (last.is_relative_to(entry), entry.name)):
         goal = target / entry.name
         if goal.is_dir() and entry.is_dir() and not entry.is_symlink():
@@ -97,21 +103,21 @@ def _extract(path: Path, folder: Path, verified: bool, progress: bool) -> None:
     extract = _extract_zip if path.suffix == ".zip" else _extract_tar
     try:
         extract(path, folder, verified, progress)
-    except (FILTER_ERROR, RuntimeError) as error:  # what the filter refuses; a zip that wants a password
+    except (FILTER_ERROR, RuntimeError) as error:  # refused by the filter, or a zip with a password
         raise DataError(f"{path} cannot be unpacked: {error}") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        reason = str(error).partition(":\n")[0]  # tarfile goes on with what each kind of compression had to say
+        reason = str(error).partition(":\n")[0]  # tarfile appends the complaints of every kind of compression
         raise DamagedFile(f"{path} is not a whole archive ({reason})") from None
     except OSError as error:
         if error.errno is not None:
             raise
-        # gzip and bz2 speak of bad data in OSErrors without a number.
+        # gzip and bz2 report bad data as an OSError without a number.
         raise DamagedFile(f"{path} is not a whole archive ({error})") from None
 
 
 def _extract_zip(path: Path, folder: Path, verified: bool, progress: bool) -> None:
     with zipfile.ZipFile(path) as archive:
-        for member in _shown(archive.infolist(), path, progress):
+        for member in _with_progress(archive.infolist(), path, progress):
             is_link = stat.S_ISLNK(member.external_attr >> 16)
             _refuse_strays(path, member.filename, "its text" if is_link else None)
             archive.extract(member, folder)
@@ -120,33 +126,36 @@ def _extract_zip(path: Path, folder: Path, verified: bool, progress: bool) -> No
 def _extract_tar(path: Path, folder: Path, verified: bool, progress: bool) -> None:
     links: set[PurePosixPath] = set()
     with tarfile.open(path) as archive:
-        for member in _shown(archive, path, progress):
+        for member in _with_progress(archive, path, progress):
             _refuse_strays(path, member.name, member.linkname if member.issym() or member.islnk() else None, links)
             if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
                 raise DataError(f"{path} was not unpacked: its member '{member.name}' is no file; do not trust it")
             if member.issym():
                 links.add(PurePosixPath(member.name))
-            _make_ours(member)
-            archive.extract(member, folder, **FILTER)
+            _set_owner_and_rights(member)
+            archive.extract(member, folder, **TAR_FILTER)
         if not verified:
             _read_to_the_end(archive)
 
 
-def _make_ours(member: tarfile.TarInfo) -> None:
-    """Owner and rights as the 'data' filter gives them, where Python has none and root unpacks: never the archive's."""
+def _set_owner_and_rights(member: tarfile.TarInfo) -> None:
+    """Set owner and rights as the 'data' filter does; the archive's own are ignored.
+
+    This is for a Python without the filter, and for root.
+    """
     member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
     member.mode = 0o755 if member.isdir() else (member.mode & 0o755) | 0o600
 
 
-def _shown(members: Iterable[Any], path: Path, progress: bool) -> Iterable[Any]:
+def _with_progress(members: Iterable[Any], path: Path, progress: bool) -> Iterable[Any]:
     return tqdm(members, f"unpacking {path.name}", unit=" files", disable=not progress)
 
 
 def _refuse_strays(path: Path, name: str, link: str | None, links: Set[PurePosixPath] = frozenset()) -> None:
-    """DataError for a member that leads out of the folder: by its own path, as a link, or through one.
+    """Raise DataError for a member that leads out of the folder by path or by link.
 
-    tarfile's 'data' filter judges paths after resolving them on disk, which long chains of links have fooled
-    (CVE-2025-4517); so links may only lead down, and nothing is ever written through one.
+    tarfile's 'data' filter judges paths after resolving them on the disk, and long chains of links have fooled it
+    (CVE-2025-4517). So links may only lead down, and nothing is ever written through a link.
     """
     member = PurePosixPath(name)
     target = PurePosixPath(link or "")
@@ -158,14 +167,17 @@ def _refuse_strays(path: Path, name: str, link: str | None, links: Set[PurePosix
         problem = "would be written through a link"
     else:
         return
-    raise DataError(f"{path} was not unpacked: its member '{name}' {problem}, as no data set needs; do not trust it")
+    raise DataError(f"{path} was not unpacked: its member '{name}' {problem}; no data set needs that, do not trust it")
 
 
 def _read_to_the_end(archive: tarfile.TarFile) -> None:
-    """DamagedFile where the file ends before its end mark; tarfile takes a cut between two members for the end."""
+    """Raise an error if the file ends before its end mark.
+
+    tarfile takes a cut between two members for the end.
+    """
     file: Any = archive.fileobj
     has_mark = file.tell() - archive.offset == BLOCK and not any(file.read(BLOCK))
     if not has_mark:
         raise tarfile.ReadError("the end is missing")
-    while file.read(1 << 20):  # a compressed file's checksum comes last
+    while file.read(1 << 20):  # the checksum of a compressed file comes last
         pass

@@ -1,6 +1,7 @@
-"""Data sets in the layouts that their owners publish, one module each. Importing this package registers them all.
+"""Data sets in the layouts that their owners publish, one module each. Importing this package registers all of them.
 
-Adding a source is one new module here that calls `register_source` (`data/raw/source.py`).
+The docstring of a module is the data sheet: paper, licence, layout, splits and metric. RAW is the value of `--raw`.
+A new data set is one new module here that calls `register_source` (data/raw/source.py).
 """
 
 from __future__ import annotations

@@ -3,13 +3,17 @@
 Maji et al. 2013, "Fine-Grained Visual Classification of Aircraft" (arXiv 1306.5151). Images for non-commercial
 research only; the photographers keep the copyright.
 
-Layout read: `fgvc-aircraft-2013b/data/` with `variants.txt` (the classes in order), `images_variant_trainval.txt`
-and `images_variant_test.txt` ('1025794 707-320' a line) and `images/1025794.jpg`; RAW is the folder around
-`fgvc-aircraft-2013b` or that folder.
+Layout: `fgvc-aircraft-2013b/data/` with
+- `variants.txt`: the classes in order;
+- `images_variant_trainval.txt` and `images_variant_test.txt`: '1025794 707-320' a line;
+- `images/1025794.jpg`.
 
-Split: the official trainval, 6,667 photos, is train, the official test has 3,333. Metric: mean per-class accuracy.
-The lowest 20 pixel rows of every photo are a banner with the photographer's name, which the owners ask to remove.
-The transfer-learning literature that uses this split keeps it, and so does this source; `--crop-banner` removes it.
+RAW is `fgvc-aircraft-2013b` or the folder around it.
+
+Splits: the official trainval, 6,667 photos, is train. The official test has 3,333. Metric: mean per-class accuracy.
+The lowest 20 pixel rows of every photo are a banner with the photographer's name. The owners ask to remove it.
+The transfer-learning literature that uses this split keeps the banner, and so does this source.
+`--crop-banner` removes it.
 """
 
 from __future__ import annotations
@@ -61,6 +65,7 @@ def load(request: Request) -> Dataset:
 
 
 def _listed(path: Path, classes: tuple[str, ...]) -> Listed:
+    """Return the files and labels of one list. DataError for a line without a variant or with an unknown one."""
     lines = read_fields(path)
     for number, fields in enumerate(lines, start=1):
         if len(fields) < 2:
@@ -72,6 +77,8 @@ def _listed(path: Path, classes: tuple[str, ...]) -> Listed:
 
 
 def _without_banner(rows: Rows) -> Rows:
+    """Return the same rows without the lowest 20 pixel rows of each image."""
+
     def read(row: int) -> RawImage:
         return to_rgb(rows.image(row))[:-BANNER]
 

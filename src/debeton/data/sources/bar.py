@@ -1,21 +1,22 @@
-"""BAR, Biased Action Recognition: six actions whose training photos share a place, and test photos elsewhere.
+"""BAR, Biased Action Recognition: six actions. The training photos of an action share a place, the test photos do not.
 
-Nam et al. 2020, "Learning from Failure" (arXiv 2007.02561), https://github.com/alinlab/BAR; photos from imSitu,
+Nam et al. 2020, "Learning from Failure" (arXiv 2007.02561), https://github.com/alinlab/BAR. Photos from imSitu,
 Stanford 40 Actions, Flickr and web search, many of them CC BY-NC; their metadata.json names each source.
 
-Layouts read, `--raw` naming the folder around them, the folder itself or its .zip (`bar.zip`, `BAR-master.zip`):
-- the original: `train/CLASS_N.jpg` and `test/CLASS_N.jpg`, 1,941 and 654 photos. The class is in the file name,
-  vaulting as 'pole vaulting'; there is no validation split;
-- the version split again by Lee et al. 2023 (arXiv 2205.14594, github.com/kakaoenterprise/BiasEnsemble), told by its
-  folder `train/align`: train is `train/align/CLASS/*` and `train/conflict/PERCENT/CLASS/*`, PERCENT `--conflict`, 1pct
-  or 5pct; `valid/CLASS/*` and `test/CLASS/*`. File names end in _CLASS_BIAS; CLASS folders are names, or numbers in
-  the order of the paper's table (their meaning is written down nowhere, the order is ours).
+Layouts. RAW is the folder around them, the folder itself or its .zip (`bar.zip`, `BAR-master.zip`):
+- The original: `train/CLASS_N.jpg` and `test/CLASS_N.jpg`, 1,941 and 654 photos. The class is in the file name,
+  vaulting as 'pole vaulting'. There is no validation split.
+- The version that Lee et al. 2023 split again (arXiv 2205.14594, github.com/kakaoenterprise/BiasEnsemble). It is
+  recognised by its folder `train/align`. Train is `train/align/CLASS/*` and `train/conflict/PERCENT/CLASS/*`, PERCENT
+  `--conflict`, 1pct or 5pct. The others are `valid/CLASS/*` and `test/CLASS/*`. File names end in _CLASS_BIAS.
+  CLASS folders are names, or numbers in the order of the paper's table. No file gives the meaning of the numbers; this
+  order is our choice.
 
-Attribute: whether the photo shows the class's typical place (climbing: a rock wall; diving: under water; fishing: a
-water surface; racing: a paved track; throwing: a playing field; vaulting: the sky) or another. That is all that the
-labels say: of a test photo no file tells which other place it shows, so the attribute cannot be the place itself. In
-the original all of train is typical and all of test is not, as the paper describes them; half of the groups are empty
-in either. In the other version train goes by its folders, valid and test by the file name: typical where CLASS and
+Attribute: whether the photo shows the typical place of the class, or another place. The typical places are climbing:
+a rock wall; diving: under water; fishing: a water surface; racing: a paved track; throwing: a playing field; vaulting:
+the sky. The labels say no more: no file names the other place of a test photo, so the attribute cannot be the place
+itself. In the original all of train is typical and all of test is not, as the paper describes them. Half of the groups
+are empty in each. In the other version train goes by its folders, valid and test by the file name: typical if CLASS and
 BIAS are equal, as its owners evaluate.
 """
 
@@ -26,9 +27,9 @@ from pathlib import PurePosixPath
 
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import choose, find_root, images
+from debeton.data.raw.layout import find_images, find_root, known_choice
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import codes
+from debeton.data.raw.tables import parse_codes
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError, UsageError
 
@@ -44,7 +45,7 @@ SPEC = DatasetSpec(
 )
 FOLDERS = ("bar", "BAR", "BAR-master")
 PERCENTS = ("1pct", "5pct")
-DEFAULT_PERCENT = "5pct"  # of the debiasing suites that read this version
+DEFAULT_PERCENT = "5pct"  # as in the debiasing suites that read this version
 
 # Rows by class as the owners' README counts them.
 TRAIN = (326, 520, 163, 336, 317, 279)
@@ -57,7 +58,7 @@ TEST = (105, 159, 42, 132, 85, 131)
     "--raw DIR --download fetches BAR-master.zip of https://github.com/alinlab/BAR, or unpack that: "
     "RAW/train/climbing_0.jpg, ...; or the version with train/align and train/conflict from https://github.com/kakaoenterprise/BiasEnsemble",
     (Option("conflict", str, "", "bias-conflicting training rows of the split-again version, 1pct or 5pct [5pct]"),),
-    # GitHub makes this file when it is asked for; its bytes are not promised, so there is no hash.
+    # GitHub makes this file when it is asked for. Its bytes may change, so there is no hash.
     archives=(Archive("BAR-master.zip", "https://github.com/alinlab/BAR/archive/refs/heads/master.zip"),),
 )
 def load(request: Request) -> Dataset:
@@ -65,16 +66,17 @@ def load(request: Request) -> Dataset:
     tree = ImageTree(root)
     percent: str = request.options["conflict"]
     if tree.files("train/align/*/*"):
-        return _split_again(tree, choose("conflict", percent or DEFAULT_PERCENT, PERCENTS))
+        return _split_again(tree, known_choice("conflict", percent or DEFAULT_PERCENT, PERCENTS))
     if percent:
         raise UsageError(f"--conflict {percent} is of the version with train/align/; {root} holds the original release")
     return _original(tree)
 
 
 def _original(tree: ImageTree) -> Dataset:
+    """Return the splits of the original release."""
     splits = {}
     for split, attribute in (("train", TYPICAL), ("test", OTHER)):
-        files = images(tree, (f"{split}/*",), "bar")
+        files = find_images(tree, (f"{split}/*",), "bar")
         label = _labels([PurePosixPath(file).name.rpartition("_")[0] for file in files], files, tree)
         splits[split] = file_rows(tree, files, label, [attribute] * len(files))
     expected = {
@@ -85,12 +87,13 @@ def _original(tree: ImageTree) -> Dataset:
 
 
 def _split_again(tree: ImageTree, percent: str) -> Dataset:
+    """Return the splits of the version with train/align. percent: '1pct' or '5pct'."""
     align, conflict = "train/align/*/*", f"train/conflict/{percent}/*/*"
-    files = images(tree, (align, conflict), "bar")
+    files = find_images(tree, (align, conflict), "bar")
     attribute = [OTHER if file.startswith("train/conflict/") else TYPICAL for file in files]
     splits = {"train": _rows(tree, files, attribute)}
     for split, folder in (("val", "valid"), ("test", "test")):
-        files = images(tree, (f"{folder}/*/*",), "bar")
+        files = find_images(tree, (f"{folder}/*/*",), "bar")
         splits[split] = _rows(tree, files, [_place_in_name(file) for file in files])
     return Dataset(SPEC, splits)
 
@@ -100,11 +103,11 @@ def _rows(tree: ImageTree, files: Sequence[str], attribute: Sequence[int]) -> Ro
 
 
 def _labels(names: Sequence[str], files: Sequence[str], tree: ImageTree) -> list[int]:
-    return codes([name.removeprefix("pole ") for name in names], CLASSES, "class", str(tree.root), files)
+    return parse_codes([name.removeprefix("pole ") for name in names], CLASSES, "class", str(tree.root), files)
 
 
 def _place_in_name(file: str) -> int:
-    """Typical where the last two fields of the name, CLASS and BIAS, are equal."""
+    """Return TYPICAL if the last two fields of the name, CLASS and BIAS, are equal, else OTHER."""
     fields = PurePosixPath(file).stem.split("_")[-2:]
     if len(fields) < 2 or not all(field.isdecimal() for field in fields):
         raise DataError(f"bar: {file} does not end in _CLASS_BIAS, two numbers; is this the version with train/align/?")

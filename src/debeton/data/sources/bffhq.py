@@ -1,18 +1,23 @@
-"""BFFHQ: faces of FFHQ, young or old, with the sex as shortcut: nearly all young faces female, old ones male.
+"""BFFHQ: faces of FFHQ, young or old.
 
-Kim et al. 2021, "BiaSwap" (ICCV); in this form by Lee et al. 2021, "Learning Debiased Representation via
+The shortcut is the sex: nearly all young faces are female, old ones male.
+
+Kim et al. 2021, "BiaSwap" (ICCV). In this form by Lee et al. 2021, "Learning Debiased Representation via
 Disentangled Feature Augmentation" (arXiv 2103.15597), github.com/kakaoenterprise/Learning-Debiased-Disentangled.
 FFHQ's photos are under Creative Commons and public-domain licences, the set under CC BY-NC-SA 4.0.
 
-Layout read, `--raw` naming the folder around it, the folder itself or its .zip: `bffhq/` with
-`PERCENT/align/CLASS/*` and `PERCENT/conflict/CLASS/*`, the training rows at each share of bias-conflicting ones
-(0.5pct, 1pct, 2pct, 5pct; `--conflict-percent`), `valid/*` and `test/*`; some copies have valid in PERCENT. In an older
-copy the training rows of 0.5pct are `train/align` and `train/conflict`.
+Layout: `bffhq/` with
+- `PERCENT/align/CLASS/*` and `PERCENT/conflict/CLASS/*`: the training rows for each share of bias-conflicting rows
+  (0.5pct, 1pct, 2pct, 5pct; `--conflict-percent`);
+- `valid/*` (some copies have valid in PERCENT) and `test/*`.
 
-File names are ID_TARGET_BIAS.png, one digit each: the label and the attribute. Aligned are the names whose digits are
-equal (the owners' code compares them). 0 stands for young and female and 1 for old and male in papers that use the
-set; the owners' code gives no names, and the meaning of all numbers would swap at once. Accuracy is reported over the
-bias-conflicting half of test.
+In an older copy the training rows of 0.5pct are `train/align` and `train/conflict`.
+RAW is the folder itself, the folder around it or its .zip.
+
+File names are ID_TARGET_BIAS.png, one digit each: the label and the attribute. A name with equal digits is aligned (the
+owners' code compares them). In papers that use the set, 0 stands for young and female, and 1 for old and male. The
+owners' code gives no names; a wrong guess would swap the meaning of all numbers at once. Papers report the accuracy on
+the bias-conflicting half of test.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import choose, find_root, images
+from debeton.data.raw.layout import find_images, find_root, known_choice
 from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError
@@ -32,7 +37,7 @@ NAME = re.compile(r"[^_]+_([01])_([01])")
 SPEC = DatasetSpec(
     "bffhq", ("young", "old"), ("female", "male"), aligned=((0,), (1,)), label_name="age", attribute_name="gender"
 )
-# As papers repeat them; 96 rows of train at 0.5 % and 500 of test are bias-conflicting.
+# The counts that papers repeat. 96 rows of train at 0.5 % and 500 rows of test are bias-conflicting.
 EXPECTED = {"val": 1000, "test": 1000}
 EXPECTED_TRAIN = {"0.5": {"train": 19200}}
 
@@ -46,7 +51,7 @@ EXPECTED_TRAIN = {"0.5": {"train": 19200}}
     (Option("conflict-percent", str, "0.5", "bias-conflicting share of train in percent: 0.5, 1, 2 or 5"),),
 )
 def load(request: Request) -> Dataset:
-    percent = choose("conflict-percent", request.options["conflict_percent"].removesuffix("pct"), PERCENTS)
+    percent = known_choice("conflict-percent", request.options["conflict_percent"].removesuffix("pct"), PERCENTS)
     markers = (f"{percent}pct", "train") if percent == PERCENTS[0] else (f"{percent}pct",)
     root = find_root(request, "bffhq", markers, ("bffhq",), any_of=True, zips=("bffhq.zip",))
     tree = ImageTree(root)
@@ -57,7 +62,7 @@ def load(request: Request) -> Dataset:
         "val": (f"{valid}/*",),
         "test": ("test/*",),
     }
-    splits = {split: _rows(tree, images(tree, found, "bffhq")) for split, found in patterns.items()}
+    splits = {split: _rows(tree, find_images(tree, globs, "bffhq")) for split, globs in patterns.items()}
     return Dataset(SPEC, splits, EXPECTED_TRAIN.get(percent, {}) | EXPECTED)
 
 
@@ -68,16 +73,16 @@ def _rows(tree: ImageTree, files: Iterable[str]) -> Rows:
 
 
 def _digits(file: str, tree: ImageTree) -> tuple[int, int]:
-    """TARGET and BIAS of a file; DataError where its folders say otherwise."""
+    """Return TARGET and BIAS of a file. DataError if its folders contradict its name."""
     path = PurePosixPath(file)
-    found = NAME.fullmatch(path.stem)
-    if found is None:
+    digits = NAME.fullmatch(path.stem)
+    if digits is None:
         raise DataError(f"bffhq: {file} in {tree.root} is not called ID_TARGET_BIAS.png with digits 0 or 1")
-    target, bias = int(found[1]), int(found[2])
+    target, bias = int(digits[1]), int(digits[2])
     _, *kind, _ = path.parts
     conflicting = "conflict" in kind
-    if len(kind) > 1 and (kind[-1] != found[1] or conflicting != (target != bias)):
+    if len(kind) > 1 and (kind[-1] != digits[1] or conflicting != (target != bias)):
         raise DataError(
-            f"bffhq: {file} in {tree.root} lies in {'/'.join(kind)}, which its name denies; unpack it again"
+            f"bffhq: {file} in {tree.root} lies in {'/'.join(kind)}, which contradicts its name; unpack it again"
         )
     return target, bias

@@ -3,14 +3,18 @@
 Berg et al. 2014, "Birdsnap: Large-scale Fine-grained Visual Categorization of Birds" (CVPR). The photos belong to
 Flickr users under their own licences.
 
-The owners publish lists and a script, not photos. Layout read, as readme.txt of release 1.1 describes it:
-`birdsnap/species.txt` (tab-separated: id, common, scientific, dir), `images.txt` (tab-separated, among others path
-and species_id), `test_images.txt` (a header, then a path a line), and the photos where `get_birdsnap.py` puts them,
-`download/images/PATH`, or in `images/PATH`. RAW is that folder or the one around it.
+The owners publish lists and a script, but no photos. Layout, as readme.txt of release 1.1 describes it, `birdsnap/`
+with
+- `species.txt`: tab-separated id, common, scientific, dir;
+- `images.txt`: tab-separated, among others path and species_id;
+- `test_images.txt`: a header, then a path a line;
+- the photos, `download/images/PATH` (as `get_birdsnap.py` leaves them) or `images/PATH`.
 
-Split: `test_images.txt`, 2,443 photos, is test; the 47,386 others are train. Many addresses are dead by now, so rows
-without a file are to be expected: `--skip-bad` leaves them out. bias-transfer and its predecessors used another
-division, recalled as 32,677 and 8,171, that is 80 and 20 % of what they could fetch; its lists were not published.
+RAW is `birdsnap` or the folder around it.
+
+Splits: `test_images.txt`, 2,443 photos, is test; the 47,386 others are train. Many addresses no longer exist, so some
+rows have no file: `--skip-bad` leaves them out. bias-transfer and its predecessors used another division, recalled as
+32,677 and 8,171. That is 80 and 20 % of the photos that they could fetch; their lists were not published.
 Classes are numbered by species id. Metric: accuracy.
 """
 
@@ -29,9 +33,9 @@ from debeton.system.errors import DataError, nearest
 
 @register_source(
     "birdsnap",
-    "photos of 500 bird species, 47,386 + 2,443 as far as they can still be had",
+    "photos of 500 bird species, 47,386 + 2,443, fewer where photos no longer exist",
     "take birdsnap.tgz from thomasberg.org, unpack it into DIR and run its get_birdsnap.py in DIR/birdsnap, which "
-    "fetches the photos into DIR/birdsnap/download/images; photos that are gone are left out with --skip-bad",
+    "fetches the photos into DIR/birdsnap/download/images; --skip-bad leaves out photos that no longer exist",
 )
 def load(request: Request) -> Dataset:
     root = find_root(request, "birdsnap", ("species.txt", "images.txt", "test_images.txt"), ("birdsnap",))
@@ -54,12 +58,12 @@ def load(request: Request) -> Dataset:
         chosen = [row for row in images if (row[0] in test) == is_test]
         splits[split] = [f"{folder}/{path}" for path, _ in chosen], [code[number] for _, number in chosen]
     rows = listed_rows(ImageTree(root), splits, root / "images.txt")
-    # The owner's readme: 49,829 photos in all, 2,443 of them for testing.
+    # From the owner's readme: 49,829 photos in all, 2,443 of them for testing.
     return Dataset(DatasetSpec("birdsnap", classes, label_name="species"), rows, {"train": 47386, "test": 2443})
 
 
 def _read_tabs(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The columns of a tab-separated file with a header; quotes mean nothing in it."""
+    """Read columns of a tab-separated file with a header. Quotes have no meaning in it."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if any(row)]
@@ -69,11 +73,11 @@ def _read_tabs(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     absent = [name for name in columns if name not in header]
     if absent:
         raise DataError(f"{path} lacks the column {absent[0]}; its first line has {header}")
-    at = [header.index(name) for name in columns]
+    places = [header.index(name) for name in columns]
     for number, row in enumerate(lines[1:], start=2):
-        if len(row) <= max(at) or not all(row[k].strip() for k in at):
+        if len(row) <= max(places) or not all(row[k].strip() for k in places):
             raise DataError(f"{path}, line {number}: expected {', '.join(columns)} and found {row[:4]}")
-    return [tuple(row[k].strip() for k in at) for row in lines[1:]]
+    return [tuple(row[k].strip() for k in places) for row in lines[1:]]
 
 
 def _number(text: str, root: Path) -> int:
@@ -83,6 +87,7 @@ def _number(text: str, root: Path) -> int:
 
 
 def _check_known(test: set[str], images: set[str], root: Path) -> None:
+    """Raise DataError if a test photo is not in images.txt."""
     unknown = sorted(test - images)
     if unknown:
         raise DataError(

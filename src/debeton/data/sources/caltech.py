@@ -3,15 +3,15 @@
 Fei-Fei et al. 2004, "Learning Generative Visual Models from Few Training Examples", and Griffin et al. 2007,
 "Caltech-256 Object Category Dataset"; both CC BY 4.0 at CaltechDATA (doi 10.22002/D1.20086 and D1.20087).
 
-Layouts read, RAW being the folder around them or the thing itself:
-- `101_ObjectCategories/CLASS/image_0001.jpg`, also in `caltech-101/` or `caltech101/`: 101 classes, the folder
-  BACKGROUND_Google is none;
-- `256_ObjectCategories/001.ak47/001_0001.jpg`, also in `caltech256/`: 257 classes, the last is clutter. The official
-  archive also holds an empty folder tree in 056.dog and a stray file in 198.spider; both are passed over.
+Layouts. RAW is the folder itself or the folder around it:
+- `101_ObjectCategories/CLASS/image_0001.jpg`, also in `caltech-101/` or `caltech101/`. There are 101 classes; the
+  folder BACKGROUND_Google is no class.
+- `256_ObjectCategories/001.ak47/001_0001.jpg`, also in `caltech256/`. There are 257 classes, the last is clutter. The
+  official archive also holds an empty folder tree in 056.dog and a stray file in 198.spider; both are ignored.
 
-There is no official split. As in the transfer-learning literature the first 30 (60) files of each class by name are
-train and the rest is test: 3,030 + 5,647 and 15,420 + 15,187. Classes are numbered in sorted order of their folders,
-capitals first. Metric: mean per-class accuracy.
+There is no official split. As in the transfer-learning literature, the first 30 files (of Caltech-256 the first 60) of
+each class by name are train and the others test: 3,030 + 5,647 and 15,420 + 15,187. Classes are numbered in sorted
+order of their folders, capitals first. Metric: mean per-class accuracy.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ from debeton.system.errors import DataError
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the two sets.
+    """The differences between the two sets.
 
-    background: a folder that is no class. a_class: some class, which tells the folder of classes itself.
-    train: files of a class that are for training.
+    name: as on the command line.
+    folder: the folder of class folders.
+    around: folders in which `folder` may lie.
+    background: a folder that is no class.
+    a_class: one class, by which the folder of class folders is recognised.
+    num_classes: the number of classes.
+    train: files of each class for training.
+    expected: published rows of train and test.
     """
 
     name: str
@@ -121,9 +127,9 @@ def _load(variant: Variant, request: Request) -> Dataset:
     parts: dict[str, tuple[list[str], list[int]]] = {"train": ([], []), "test": ([], [])}
     for code, folder in enumerate(folders):
         files = by_class[folder]
-        for split, chosen in (("train", files[: variant.train]), ("test", files[variant.train :])):
-            parts[split][0].extend(chosen)
-            parts[split][1].extend([code] * len(chosen))
+        for split, part in (("train", files[: variant.train]), ("test", files[variant.train :])):
+            parts[split][0].extend(part)
+            parts[split][1].extend([code] * len(part))
     classes = tuple(re.sub(r"^\d{3}\.", "", folder) for folder in folders)
     return Dataset(
         DatasetSpec(variant.name, classes, metric="mean_per_class"),

@@ -3,24 +3,24 @@
 Liu et al. 2015, "Deep Learning Face Attributes in the Wild"; http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html;
 non-commercial research only, no redistribution.
 
-Layouts read, `--raw` naming the folder around them, torchvision's `celeba/`, or itself; label files may lie in
-`Anno/` and `Eval/` and the images in `Img/`, as on the owners' drive:
+Layout. RAW is torchvision's `celeba/` or the folder around the files. Label files may lie in `Anno/` and `Eval/` and
+the images in `Img/`, as on the owners' drive:
 - `img_align_celeba/NNNNNN.jpg` or `img_align_celeba.zip`, which is read as it is;
 - `list_attr_celeba.txt`: the count, the 40 names, then `NNNNNN.jpg -1 1 ...`; or `list_attr_celeba.csv`, the same
   with a header `image_id,...`;
 - `list_eval_partition.txt`: `NNNNNN.jpg 0` with 0, 1, 2 for train, val, test; or `list_eval_partition.csv` with the
   columns image_id and partition.
 
-`--metadata CSV` replaces the partition by the rows and splits of a `metadata_celeba.csv` as DFR and SCALE use it:
-the columns filename, split (0, 1, 2), y (blond) and a (male).
+`--metadata CSV` replaces the partition by the rows and splits of a `metadata_celeba.csv` as DFR and SCALE use it.
+Its columns are filename, split (0, 1, 2), y (blond) and a (male).
 
-One beton a split holds all 40 attributes as 0/1 columns, so one set of betons serves every task. The label and
-the attribute of the beton are `--label` and `--attribute`; the pairs whose alignment is known:
+The beton of each split holds all 40 attributes as 0/1 columns, so one set of betons serves every task. The label and
+the attribute of the beton are `--label` and `--attribute`. The alignment of these pairs is known:
 - Blond_Hair x Male (Sagawa et al. 2020): not blond goes with male, blond with female;
 - Smiling x Male (From Fake to Real): not smiling with male, smiling with female;
 - Male x Blond_Hair (SCALE): female with blond, male with not blond;
-- Young x Male (the age task of the bias-transfer code, which fixes no pairing): the older are more often
-  male and the young female in this set.
+- Young x Male (the age task of the bias-transfer code, which fixes no pairing): in this set the old are more often
+  male and the young more often female.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from debeton.system.errors import DataError
 TASKS = dict.fromkeys(("Blond_Hair x Male", "Smiling x Male", "Male x Blond_Hair", "Young x Male"), CROSSED)
 SPLITS = ("train", "val", "test")
 SIZES = {"train": 162_770, "val": 19_867, "test": 19_962}
-# Rows by group of Blond_Hair x Male, as the code of group DRO's authors and its successors counts them.
+# Rows by group of Blond_Hair x Male, as counted by the code of group DRO's authors and its successors.
 GROUPS = {
     "train": (71_629, 66_874, 22_880, 1_387),
     "val": (8_535, 8_276, 2_874, 182),
@@ -70,24 +70,29 @@ GROUPS = {
 def load(request: Request) -> Dataset:
     options = request.options
     where = folders_around(request, "celeba", ("celeba", "CelebA"))
-    listed = find_part("celeba", "list_attr_celeba.txt or .csv", where, _in("Anno", "list_attr_celeba"))
-    table = read_attributes(_text(listed), str(listed))
+    table_path = find_part("celeba", "list_attr_celeba.txt or .csv", where, _in("Anno", "list_attr_celeba"))
+    table = read_attributes(_text(table_path), str(table_path))
     if options["metadata"] is None:
-        splits = _official_splits(where, table, listed)
+        splits = _official_splits(where, table, table_path)
     else:
         splits = _metadata_splits(where[0] / options["metadata"], table)
     tree = _images(where)
     spec = with_generated_folders(task_spec("celeba", table.values_by_name(), options, TASKS))
     rows = {
-        split: task_rows(tree, [f"img_align_celeba/{table.files[row]}" for row in chosen], table.columns(chosen), spec)
-        for split, chosen in splits.items()
+        split: task_rows(
+            tree, [f"img_align_celeba/{table.files[row]}" for row in numbers], table.columns(numbers), spec
+        )
+        for split, numbers in splits.items()
     }
     expected = _expected(spec) if options["metadata"] is None else {}
     return Dataset(spec, rows, expected)
 
 
 def with_generated_folders(spec: DatasetSpec) -> DatasetSpec:
-    """The spec with From Fake to Real's folders of generated faces: it writes LABEL/CODE/SEX, reads celeba/LABEL/..."""
+    """Return the spec with the folders in which From Fake to Real keeps its synthetic faces.
+
+    It writes LABEL/CODE/SEX and reads celeba/LABEL/CODE/SEX.
+    """
     if spec.attribute_name != "Male":
         return spec
     folders = {
@@ -99,8 +104,8 @@ def with_generated_folders(spec: DatasetSpec) -> DatasetSpec:
     return replace(spec, generated_folders=folders)
 
 
-def _official_splits(where: Sequence[Path], table: AttributeTable, listed: Path) -> dict[str, Ints]:
-    """Rows of the table by split."""
+def _official_splits(where: Sequence[Path], table: AttributeTable, table_path: Path) -> dict[str, Ints]:
+    """Return the rows of the table by split, as the official partition divides them."""
     path = find_part("celeba", "list_eval_partition.txt or .csv", where, _in("Eval", "list_eval_partition"))
     if path.suffix == ".csv":
         pairs = [[row["image_id"], row["partition"]] for row in read_csv(path, ("image_id", "partition"))]
@@ -108,12 +113,15 @@ def _official_splits(where: Sequence[Path], table: AttributeTable, listed: Path)
         pairs = read_fields(path, width=2)
     files, numbers = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if len(files) != len(table.files):
-        raise DataError(f"{path} has {len(files)} rows but {listed} has {len(table.files)}; fetch both again")
+        raise DataError(f"{path} has {len(files)} rows but {table_path} has {len(table.files)}; fetch both again")
     return _by_split(table, files, numbers, path)
 
 
 def _metadata_splits(path: Path, table: AttributeTable) -> dict[str, Ints]:
-    """Rows of the table by split, as a metadata CSV says; its y and a must be the table's Blond_Hair and Male."""
+    """Return the rows of the table by split, as a metadata CSV divides them.
+
+    DataError unless its columns y and a equal the table's Blond_Hair and Male.
+    """
     records = read_csv(path, ("filename", "split", "y", "a"))
     files = [record["filename"].rpartition("/")[2] for record in records]
     splits = _by_split(table, files, [record["split"] for record in records], path)
@@ -132,7 +140,12 @@ def _metadata_splits(path: Path, table: AttributeTable) -> dict[str, Ints]:
 
 
 def _by_split(table: AttributeTable, files: list[str], numbers: list[str], path: Path) -> dict[str, Ints]:
-    """Rows of the table with each split number, in the order of `files`; splits without a row are left out."""
+    """Return the rows of the table by split, in the order of `files`. Splits without a row are left out.
+
+    files: [n] names of images.
+    numbers: [n] '0', '1' or '2', the split of each.
+    path: the file that lists them, for messages.
+    """
     require_unique(files, str(path))
     row_of = {file: row for row, file in enumerate(table.files)}
     codes = {str(k): k for k in range(len(SPLITS))}
@@ -147,6 +160,7 @@ def _by_split(table: AttributeTable, files: list[str], numbers: list[str], path:
 
 
 def _expected(spec: DatasetSpec) -> Mapping[str, int | Sequence[int]]:
+    """Return the published counts, by group for tasks with Blond_Hair and Male, else by split."""
     pair = (spec.label_name, spec.attribute_name)
     if pair == ("Blond_Hair", "Male"):
         return GROUPS
@@ -156,7 +170,7 @@ def _expected(spec: DatasetSpec) -> Mapping[str, int | Sequence[int]]:
 
 
 def _images(where: Sequence[Path]) -> ImageTree:
-    found = find_part(
+    images = find_part(
         "celeba",
         "img_align_celeba/ or img_align_celeba.zip",
         where,
@@ -167,9 +181,9 @@ def _images(where: Sequence[Path]) -> ImageTree:
             "Img/img_align_celeba.zip",
         ),
     )
-    if found.suffix == ".zip" or (found / "img_align_celeba").is_dir():  # some archives wrap the folder in itself
-        return ImageTree(found)
-    return ImageTree(found.parent)
+    if images.suffix == ".zip" or (images / "img_align_celeba").is_dir():  # some archives hold the folder in itself
+        return ImageTree(images)
+    return ImageTree(images.parent)
 
 
 def _in(folder: str, name: str) -> list[str]:

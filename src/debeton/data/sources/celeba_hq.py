@@ -3,16 +3,19 @@
 Karras et al. 2018 and Lee et al. 2020 (MaskGAN); https://github.com/switchablenorms/CelebAMask-HQ; non-commercial
 research only. From Fake to Real (FFR, Qraitem et al. 2024) predicts Smiling with the sex as spurious attribute.
 
-Layout read, `--raw` naming the folder around it, `CelebAMask-HQ/` itself, or `CelebAMask-HQ.zip`, which is read as
-it is: `CelebA-HQ-img/N.jpg` and `CelebAMask-HQ-attribute-anno.txt` (the count, the names, then `N.jpg -1 1 ...`).
+Layout: `CelebAMask-HQ/` or `CelebAMask-HQ.zip`, which is read as it is, with
+- `CelebA-HQ-img/N.jpg`;
+- `CelebAMask-HQ-attribute-anno.txt`: the count, the names, then `N.jpg -1 1 ...`.
 
-Splits as in FFR's code: the first 80 % of the listing are train, the next 10 val, the last 10 test. Its listing is
-what its file system returned; ours is the order of the attribute file, which is by number, so the rows of a split
-are others and its counts close but not equal. `--ffr-splits` reads the splits FFR ships and gives exactly its rows.
+RAW is the folder, the .zip, or the folder around them.
+
+Splits as in FFR's code: the first 80 % of the listing are train, the next 10 val, the last 10 test. FFR lists the files
+in the order of its file system. Ours is the order of the attribute file, which is by number. So a split has other rows,
+and its counts are close but not equal. `--ffr-splits` reads the splits that FFR ships and gives exactly its rows.
 
 Base bias as in FFR's code: in train and val each class keeps all rows of its majority attribute and
-floor(n_maj (1 - r) / r) others, r = `--base-bias` (0.9 there; 0 keeps all); test is left alone. Majority are (not
-smiling, male) and (smiling, female). For other `--label` and `--attribute` FFR's rule finds them: class 1 has
+floor(n_maj (1 - r) / r) others, r = `--base-bias` (0.9 there; 0 keeps all). Test is not changed. The majority is (not
+smiling, male) and (smiling, female). For other `--label` and `--attribute` FFR's rule finds the majority: class 1 has
 the attribute that more of its train rows have, class 0 the other.
 """
 
@@ -29,10 +32,10 @@ from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
     AttributeTable,
-    base_biased,
     check_base_bias,
     eighty_ten_ten,
     read_attributes,
+    rows_after_base_bias,
     task_options,
     task_rows,
     task_spec,
@@ -79,13 +82,14 @@ def load(request: Request) -> Dataset:
         spec, splits = _listing_order(spec, options, table)
         expected = _expected(options)
     rows = {
-        split: task_rows(tree, [files[row] for row in chosen], table.columns(chosen), spec)
-        for split, chosen in splits.items()
+        split: task_rows(tree, [files[row] for row in numbers], table.columns(numbers), spec)
+        for split, numbers in splits.items()
     }
     return Dataset(spec, rows, expected)
 
 
 def _open(request: Request) -> tuple[AttributeTable, ImageTree]:
+    """Return the table of attributes and the tree of images, from the folder or from the .zip."""
     raw = request.raw
     where = folders_around(request, "celeba_hq", ("CelebAMask-HQ",))
     unpacked = any((place / ATTRIBUTES).is_file() for place in where)
@@ -93,32 +97,39 @@ def _open(request: Request) -> tuple[AttributeTable, ImageTree]:
     if raw is not None and (given or (not unpacked and (raw / PACKED).is_file())):
         path = raw if given else raw / PACKED
         return _packed_attributes(path), ImageTree(path)
-    listed = find_part("celeba_hq", ATTRIBUTES, where, (ATTRIBUTES,))
+    table_path = find_part("celeba_hq", ATTRIBUTES, where, (ATTRIBUTES,))
     images = find_part("celeba_hq", f"{IMAGES}/", where, (IMAGES,))
-    return read_attributes(listed.read_text(encoding="utf-8-sig"), str(listed)), ImageTree(images.parent)
+    return read_attributes(table_path.read_text(encoding="utf-8-sig"), str(table_path)), ImageTree(images.parent)
 
 
 def _packed_attributes(path: Path) -> AttributeTable:
+    """Return the table of attributes in the .zip."""
     text = zip_text(path, ATTRIBUTES)
     if text is None:
-        raise DataError(f"{path} holds no {ATTRIBUTES}; is it CelebAMask-HQ.zip, and whole?")
+        raise DataError(f"{path} holds no {ATTRIBUTES}; expected the whole CelebAMask-HQ.zip: fetch it again")
     return read_attributes(text, f"{path}: {ATTRIBUTES}")
 
 
 def _listing_order(
     spec: DatasetSpec, options: Mapping[str, Any], table: AttributeTable
 ) -> tuple[DatasetSpec, dict[str, Ints]]:
-    """FFR's 80/10/10 of the listing with the base bias; the spec knows the pairing that the bias imposes."""
+    """Return the spec and FFR's 80/10/10 splits of the listing after the base bias.
+
+    The spec names the pairing that the base bias imposes.
+    """
     parts = {split: np.arange(len(table.files))[part] for split, part in eighty_ten_ten(len(table.files)).items()}
     if not spec.aligned and options["base_bias"]:
         spec = replace(spec, aligned=_majority(spec, table.columns(parts["train"])))
     for split in ("train", "val"):
-        parts[split] = parts[split][base_biased(spec, table.columns(parts[split]), split, options)]
+        parts[split] = parts[split][rows_after_base_bias(spec, table.columns(parts[split]), split, options)]
     return spec, parts
 
 
 def _majority(spec: DatasetSpec, train: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    """FFR's rule: class 1 goes with the attribute that more of its rows have, class 0 with the other."""
+    """Return `DatasetSpec.aligned` by FFR's rule.
+
+    Class 1 goes with the attribute that more of its rows have, class 0 with the other.
+    """
     counts = np.bincount(train[spec.attribute_name][train[spec.label_name] == 1], minlength=2)
     common = 1 - int(np.argmin(counts))
     return ((1 - common,), (common,))
@@ -127,8 +138,9 @@ def _majority(spec: DatasetSpec, train: Mapping[str, Any]) -> tuple[tuple[int, .
 def _shipped_rows(
     spec: DatasetSpec, options: Mapping[str, Any], files: Sequence[str], table: AttributeTable
 ) -> dict[str, Ints]:
+    """Return the rows of the table by split, as FFR's files divide them."""
     if spec.attribute_name != "Male":
-        raise UsageError(f"--ffr-splits are splits by Male; --attribute {spec.attribute_name} has none")
+        raise UsageError(f"--ffr-splits are splits by Male; there are none for --attribute {spec.attribute_name}")
     row_of = {file: row for row, file in enumerate(files)}
     splits = {}
     for split, shipped in read_shipped_splits(options, f"celeba_{spec.label_name}", files).items():
@@ -140,6 +152,7 @@ def _shipped_rows(
 
 
 def _shipped_counts(spec: DatasetSpec, rate: str) -> dict[str, Sequence[int]]:
+    """Return the counts by group of FFR's shipped splits at this rate; {} if they are unknown."""
     if spec.label_name != "Smiling" or rate not in SHIPPED:
         return {}
     train, val = SHIPPED[rate]
@@ -147,6 +160,6 @@ def _shipped_counts(spec: DatasetSpec, rate: str) -> dict[str, Sequence[int]]:
 
 
 def _expected(options: Mapping[str, Any]) -> dict[str, int]:
-    """What is certain of our own listing order: the sizes before the base bias, and test."""
+    """Return the counts that are certain for our own listing order: test, and the sizes without a base bias."""
     sizes = {split: part.stop - part.start for split, part in eighty_ten_ten(SIZE).items()}
     return {"test": sizes["test"]} if options["base_bias"] else sizes

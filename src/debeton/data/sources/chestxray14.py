@@ -1,18 +1,20 @@
-"""ChestX-ray14 (NIH): 112,120 frontal chest X-rays of 30,805 patients, 14 findings read out of the reports.
+"""ChestX-ray14 (NIH): 112,120 frontal chest X-rays of 30,805 patients, with 14 findings taken from the reports.
 
 Wang et al. 2017, "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks" (CVPR); free to use with a
 reference to the owner, the NIH Clinical Center.
 
-Layout read: `Data_Entry_2017_v2020.csv` or `Data_Entry_2017.csv` (Image Index, Finding Labels 'Effusion|Mass' or 'No
-Finding', Patient ID, Patient Gender, called Patient Sex in some copies, View Position), `train_val_list.txt` and
-`test_list.txt` (an image a line), and the images in `images/` (the archives images_01.tar.gz to images_12.tar.gz of the
-NIH, unpacked) or in `images_001/images/` to `images_012/images/` (Kaggle). RAW is that folder or the one around `CXR8`.
+Layout. RAW is the folder of these files or the folder around `CXR8`:
+- `Data_Entry_2017_v2020.csv` or `Data_Entry_2017.csv` with Image Index, Finding Labels ('Effusion|Mass' or 'No
+  Finding'), Patient ID, Patient Gender (Patient Sex in some copies) and View Position;
+- `train_val_list.txt` and `test_list.txt`: an image a line;
+- the images in `images/` (the NIH's archives images_01.tar.gz to images_12.tar.gz, unpacked), or in
+  `images_001/images/` to `images_012/images/` (Kaggle).
 
-Split: the official one by patient, 86,524 and 25,596. Label: whether there is any finding, two classes, as in
-bias-transfer's tables, which do not say which two; `--finding NAME` makes it that finding instead. Attribute: the
-patient's gender, F or M. Columns that can replace either: every finding, any_finding, patient_gender and view_position
-(PA standing, AP mostly bedridden); patient_id is stored too. Metric: mean per-class accuracy, as in MadryLab's
-data-transfer.
+Splits: the official ones by patient, 86,524 and 25,596. Label: whether there is any finding, two classes.
+    bias-transfer's tables have two classes and do not name them. `--finding NAME` makes one finding the label instead.
+Attribute: the patient's gender, F or M. These columns can replace either: every finding, any_finding, patient_gender
+and view_position (PA standing, AP mostly bedridden). patient_id is stored as a column.
+Metric: mean per-class accuracy, as in MadryLab's data-transfer.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 from debeton.data.raw.image_files import ImageTree, MissingDataError
 from debeton.data.raw.layout import find_root, listed_rows
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
-from debeton.data.raw.tables import LINE, Record, codes, read_csv, read_fields
+from debeton.data.raw.tables import LINE, Record, parse_codes, read_csv, read_fields
 from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError, nearest
 
@@ -64,7 +66,7 @@ COLUMNS = {
     "NIH ChestX-ray14: X-rays with and without a finding, attribute gender, 86,524 + 25,596",
     "take it (45 GB) from nihcc.app.box.com/v/ChestXray-NIHCC or kaggle.com/datasets/nih-chest-xrays/data: "
     f"{TABLES[0]}, train_val_list.txt, test_list.txt and the unpacked archives, DIR/images/*.png",
-    (Option("finding", str, "", "the label is this finding, such as Pneumonia; default any finding"),),
+    (Option("finding", str, "", "the finding that is the label, e.g. Pneumonia; default any finding"),),
 )
 def load(request: Request) -> Dataset:
     label_name = _label(request.options["finding"])
@@ -75,9 +77,10 @@ def load(request: Request) -> Dataset:
     columns, row_of = _read_table(table)
     images = {split: [fields[0] for fields in read_fields(root / name, width=1)] for split, name in LISTS.items()}
     _check_lists(images, row_of, root, table)
-    chosen = {split: np.array([row_of[name] for name in names], np.int64) for split, names in images.items()}
+    row_numbers = {split: np.array([row_of[name] for name in names], np.int64) for split, names in images.items()}
     listed = {
-        split: (_paths(root, names), columns[label_name][chosen[split]].tolist()) for split, names in images.items()
+        split: (_paths(root, names), columns[label_name][row_numbers[split]].tolist())
+        for split, names in images.items()
     }
     spec = DatasetSpec(
         "chestxray14",
@@ -89,20 +92,21 @@ def load(request: Request) -> Dataset:
         columns=COLUMNS,
     )
     rows = {
-        split: _with_columns(part, {name: values[chosen[split]] for name, values in columns.items()})
+        split: _with_columns(part, {name: values[row_numbers[split]] for name, values in columns.items()})
         for split, part in listed_rows(ImageTree(root), listed, root).items()
     }
-    return Dataset(spec, rows, {"train": 86524, "test": 25596})  # recalled; together the 112,120 of the paper
+    return Dataset(spec, rows, {"train": 86524, "test": 25596})  # from memory; their sum is the 112,120 of the paper
 
 
 def _label(finding: str) -> str:
+    """Return the name of the label column. UsageError for an unknown finding."""
     if finding and finding not in FINDINGS:
-        raise UsageError(f"--finding '{finding}' is none{nearest(finding, FINDINGS)} known: {', '.join(FINDINGS)}")
+        raise UsageError(f"--finding '{finding}' is unknown{nearest(finding, FINDINGS)} known: {', '.join(FINDINGS)}")
     return finding or ANY
 
 
 def _read_table(path: Path) -> tuple[dict[str, Ints], dict[str, int]]:
-    """The columns of the table as codes, and the row of each image."""
+    """Return the columns of the table as codes, and the row of each image."""
     records = read_csv(
         path,
         ("Image Index", "Finding Labels", "Patient ID", "View Position"),
@@ -112,15 +116,15 @@ def _read_table(path: Path) -> tuple[dict[str, Ints], dict[str, int]]:
     row_of = {name: row for row, name in enumerate(names)}
     if len(row_of) != len(names):
         twice = next(name for row, name in enumerate(names) if row_of[name] != row)
-        raise DataError(f"{path}: {twice} stands in it twice")
+        raise DataError(f"{path}: {twice} is listed twice; every image has one row")
     columns = {name: np.zeros(len(records), np.int64) for name in (ANY, *FINDINGS)}
     for row, record in enumerate(records):
         for finding in _findings(record, path):
             columns[finding][row] = columns[ANY][row] = 1
     gender = [record["Patient Gender"] or record["Patient Sex"] for record in records]
-    columns["patient_gender"] = np.array(codes(gender, GENDERS, "gender", str(path), names), np.int64)
+    columns["patient_gender"] = np.array(parse_codes(gender, GENDERS, "gender", str(path), names), np.int64)
     view = [record["View Position"] for record in records]
-    columns["view_position"] = np.array(codes(view, VIEWS, "view position", str(path), names), np.int64)
+    columns["view_position"] = np.array(parse_codes(view, VIEWS, "view position", str(path), names), np.int64)
     if not all(record["Patient ID"].isdecimal() for record in records):
         raise DataError(f"{path}: a Patient ID is not a number")
     columns["patient_id"] = np.array([int(record["Patient ID"]) for record in records], np.int64)
@@ -128,19 +132,21 @@ def _read_table(path: Path) -> tuple[dict[str, Ints], dict[str, int]]:
 
 
 def _findings(record: Record, path: Path) -> list[str]:
-    found = record["Finding Labels"].split("|")
-    if found == [NONE]:
+    """Return the findings of one record; [] for 'No Finding'. DataError for an unknown one."""
+    findings = record["Finding Labels"].split("|")
+    if findings == [NONE]:
         return []
-    for name in found:
+    for name in findings:
         if name not in FINDINGS:
             raise DataError(
                 f"{path}, line {record[LINE]}: unknown finding '{name}'{nearest(name, FINDINGS)} "
-                f"expected '{NONE}' alone or of {', '.join(FINDINGS)}"
+                f"expected '{NONE}' alone, or some of {', '.join(FINDINGS)}"
             )
-    return found
+    return findings
 
 
 def _check_lists(images: dict[str, list[str]], row_of: dict[str, int], root: Path, table: Path) -> None:
+    """Raise DataError if the two lists and the table do not hold the same images."""
     for split, names in images.items():
         unknown = [name for name in names if name not in row_of]
         if unknown:
@@ -156,10 +162,10 @@ def _check_lists(images: dict[str, list[str]], row_of: dict[str, int], root: Pat
 
 
 def _paths(root: Path, names: Sequence[str]) -> list[str]:
-    """Where the images lie: in images/, or in one of Kaggle's twelve folders."""
+    """Return the path of each image: in images/, or in one of Kaggle's twelve folders."""
     folders = sorted(folder for folder in root.glob("images_*/images") if folder.is_dir())
-    at = {name: folder.relative_to(root).as_posix() for folder in folders for name in os.listdir(folder)}
-    return [f"{at.get(name, 'images')}/{name}" for name in names]
+    folder_of = {name: folder.relative_to(root).as_posix() for folder in folders for name in os.listdir(folder)}
+    return [f"{folder_of.get(name, 'images')}/{name}" for name in names]
 
 
 def _with_columns(rows: Rows, columns: dict[str, Ints]) -> Rows:

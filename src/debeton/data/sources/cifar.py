@@ -2,11 +2,11 @@
 
 Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; no formal licence.
 
-Layouts read, `--raw` naming the folder around them or the thing itself:
-- the official Python batches, `cifar-10-batches-py/` (`cifar-100-python/`), or their `.tar.gz`, not unpacked;
-- `train|test/CLASS/*.png` (or jpg) in a folder or in a .zip such as `cifar10_jpeg.zip`, read lazily in
-  sorted order. A class is its official number where the folders bear the official names of CIFAR-10,
-  else its place in sorted order (which is the official order of CIFAR-100).
+Layouts. RAW is the thing itself or the folder around it:
+- The official Python batches, `cifar-10-batches-py/` (`cifar-100-python/`), or their `.tar.gz`, not unpacked.
+- `train|test/CLASS/*.png` (or jpg) in a folder or in a .zip such as `cifar10_jpeg.zip`, in sorted order. Images are
+  read when they are asked for. If the folders have the official names of CIFAR-10, a class has its official number,
+  else its place in sorted order (for CIFAR-100 that is the official order).
 """
 
 from __future__ import annotations
@@ -34,7 +34,16 @@ WHERE = "--raw DIR --download fetches the official archive into DIR, or put it, 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the two sets: where the batches are and how their keys are called."""
+    """The differences between the two sets: the files of the batches and the names of their keys.
+
+    name: as on the command line.
+    folder, archive: the official folder and the official archive.
+    batches: file names by split.
+    meta: the file that holds the class names.
+    names, labels: the keys of the class names and of the labels.
+    num_classes: the number of classes.
+    mean, std: per channel, of images in [0, 1].
+    """
 
     name: str
     folder: str
@@ -97,21 +106,21 @@ def load_cifar100(request: Request) -> Dataset:
 def _load(variant: Variant, request: Request) -> Dataset:
     if request.raw is None:
         raise MissingDataError(f"{variant.name} needs --raw; {WHERE}")
-    found = _find(variant, request.raw)
-    if found is None:
+    place = _find(variant, request.raw)
+    if place is None:
         raise MissingDataError(
             f"{variant.name}: neither {variant.folder}/, {variant.archive}, train/CLASS/*.png nor a zip of these "
             f"in {request.raw}; {SOURCES.get(variant.name).where}"
         )
-    if found.suffix == ".zip" or (found / "train").is_dir():
-        return _read_tree(variant, found)
-    if found.is_dir():
-        return _read_batches(variant, lambda name: (found / name).read_bytes(), found)
-    return _read_archive(variant, found)
+    if place.suffix == ".zip" or (place / "train").is_dir():
+        return _read_tree(variant, place)
+    if place.is_dir():
+        return _read_batches(variant, lambda name: (place / name).read_bytes(), place)
+    return _read_archive(variant, place)
 
 
 def _find(variant: Variant, raw: Path) -> Path | None:
-    """The folder of batches, their archive, or the folder or zip of images; None when there is none."""
+    """Return the folder of batches, their archive, or the folder or zip of images; None if there is none."""
     if raw.is_file():
         return raw if raw.name.endswith((".zip", ".tar.gz", ".tgz")) else None
     batches = (raw / variant.folder, raw)
@@ -137,20 +146,22 @@ def _read_archive(variant: Variant, path: Path) -> Dataset:
         raise DataError(f"{path} is not a whole .tar.gz file ({error}); fetch it again") from error
 
 
-def _read_batches(variant: Variant, read: Callable[[str], bytes], found: Path) -> Dataset:
+def _read_batches(variant: Variant, read: Callable[[str], bytes], root: Path) -> Dataset:
+    """Return the data set from the official batches. read: the bytes of the file of this name. root: for messages."""
+
     def unpickle(name: str) -> dict[bytes, Any]:
         try:
             content = read(name)
         except (KeyError, FileNotFoundError) as error:
-            raise DataError(f"{variant.name}: {name} is missing in {found}; fetch it again") from error
-        batch = load_pickle(content, f"{found}/{name}")
+            raise DataError(f"{variant.name}: {name} is missing in {root}; fetch it again") from error
+        batch = load_pickle(content, f"{root}/{name}")
         if not isinstance(batch, dict):
-            raise DataError(f"{found}/{name} holds a {type(batch).__name__}, not the dict of a CIFAR batch")
+            raise DataError(f"{root}/{name} holds a {type(batch).__name__}, not the dict of a CIFAR batch")
         return batch
 
     def column(batch: dict[bytes, Any], key: bytes, name: str) -> Any:
         if key not in batch:
-            raise DataError(f"{found}/{name} has no {key.decode()}; it has {sorted(map(str, batch))}")
+            raise DataError(f"{root}/{name} has no {key.decode()}; it has {sorted(map(str, batch))}")
         return batch[key]
 
     classes = tuple(str(name, "utf-8") for name in column(unpickle(variant.meta), variant.names, variant.meta))
@@ -160,15 +171,14 @@ def _read_batches(variant: Variant, read: Callable[[str], bytes], found: Path) -
         pixels = np.concatenate([np.asarray(column(batch, b"data", name), np.uint8) for name, batch in batches])
         label = np.concatenate([np.asarray(column(batch, variant.labels, name), np.int64) for name, batch in batches])
         if pixels.ndim != 2 or pixels.shape[1] != 3072:
-            raise DataError(
-                f"{variant.name}: the {split} data of {found} have shape {pixels.shape}, expected [N, 3072]"
-            )
+            raise DataError(f"{variant.name}: the {split} data of {root} have shape {pixels.shape}, expected [N, 3072]")
         images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         splits[split] = array_rows(images, label, f"{split}-images")
     return Dataset(_spec(variant, classes), splits)
 
 
 def _read_tree(variant: Variant, root: Path) -> Dataset:
+    """Return the data set from class folders."""
     tree = ImageTree(root)
     files = {split: tree.files(f"{split}/*/*") for split in SPLITS}
     empty = [split for split in SPLITS if not files[split]]

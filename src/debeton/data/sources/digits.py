@@ -1,9 +1,9 @@
 """Scikit-learn's digits: 1,797 real handwritten digits, grey, 8x8, 10 classes.
 
 Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits" (its test part); CC BY 4.0.
-Comes with scikit-learn: no raw folder, no download. Values 0..16 become 0..255 and the images 28x28
-(bilinear), so that the set stands in for MNIST. The owners publish no split of these images; ours is
-fixed: the last 20 % of each class in listing order (rounded) is test, 1,438 + 359 images.
+The set comes with scikit-learn, without a raw folder or a download. Values 0 to 16 become 0 to 255 and images 28x28
+(bilinear), so that the set can replace MNIST. The owners publish no split of these images, so we fix one. The last 20 %
+(rounded) of each class in listing order are test: 1,438 + 359 images.
 """
 
 from __future__ import annotations

@@ -1,25 +1,28 @@
 """Dominoes: a digit (spurious) above a photo (the class), 64x32, 10 x 10 groups; built from two other sets.
 
-Shah et al. 2020 "The Pitfalls of Simplicity Bias in Neural Networks" stacked two classes; this is the
-10-class form of SCALE (auxiliary learning): MNIST above CIFAR-10. Licences: those of the two sets.
+Shah et al. 2020 "The Pitfalls of Simplicity Bias in Neural Networks" stacked two classes. This is the 10-class form of
+SCALE (auxiliary learning): MNIST above CIFAR-10. Licences: those of the two sets.
 `top-classes` and `bottom-classes` make it smaller: '0,1' above 'automobile,truck' is the binary form, with the
-same splits and strengths (2 x 2 groups); items may be class names, numbers or ranges ('0-4,5-9' are class halves).
+same splits and strengths (2 x 2 groups). Items may be class names, numbers or ranges ('0-4,5-9' are class halves).
 
-label = class of the lower image, attribute = class of the upper one, group k,k is bias-aligned.
-With V = val-target-size and s = spurious-strength, per class of either set in an order shuffled by the seed:
-- the first V/C images (C classes, 10 by default) make the pool, its halves shuffled independently: 1 in C is aligned;
-  V/2 of the pairs are `val`, the rest is `target`;
-- the next ones up to `per-class` are `train`: digit k stands over class k, then a fraction 1-s of all
-  positions (floor((1-s) N + 1/2) of N) have their lower images permuted among themselves, the labels
-  moving along. The aligned share is about s + (1-s)/C. Rows are stored in shuffled order;
+The label is the class of the lower image, the attribute that of the upper image. Group k,k is bias-aligned.
+Let V be val-target-size, s spurious-strength and C the number of classes. Each class of either set is shuffled by the
+seed, and its images are used in this order:
+- The first V/C images make the pool. Its two halves are shuffled independently, so 1 in C is aligned.
+  V/2 of the pairs are `val`, the others are `target`.
+- The next images, up to `per-class`, are `train`: digit k stands above class k. Then a share 1-s of all positions
+  (floor((1-s) N + 1/2) of N) have their lower images permuted among themselves, with their labels. About
+  s + (1-s)/C of the rows are aligned. Rows are stored in shuffled order.
 - `test` pairs the two test sets at random.
-A class with fewer than `per-class` images is cut in the same proportion and each part is repeated, so
-that the pool and `train` never share a source image, and `test` uses test images only.
 
-Draws come from np.random.default_rng, one named stream per purpose (`make_rng(data_seed, ...)`): every strength
+A class with fewer than `per-class` images is cut in the same proportion and each part is repeated. So the pool and
+`train` never share a source image, and `test` uses test images only.
+
+Draws come from np.random.default_rng, one named stream for each purpose (`make_rng(data_seed, ...)`): every strength
 has the same pool, and a larger pool contains a smaller one. They are not the draws of SCALE's legacy global seeds.
-`legacy` has two faults of SCALE's, only for comparing with its published table: test attributes as if every digit had
-count/10 test images (646 of 10,000 are wrong with MNIST), and the same draw of permuted positions for every data seed.
+`legacy` repeats two faults of SCALE, only for comparing with its published table:
+- test attributes as if every digit had count/10 test images (646 of 10,000 are wrong with MNIST);
+- the same draw of permuted positions for every data seed.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ from __future__ import annotations
 import numpy as np
 
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.stacked import PART_OPTIONS, class_sets, in_sets, load_part, stack_rows
+from debeton.data.raw.stacked import PART_OPTIONS, load_part, parse_class_sets, stack_rows, with_set_labels
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
 
-LEGACY_NOISE_SEED = 10  # SCALE seeds Python's generator, which draws the permutation, with 10 whatever --seed says
+LEGACY_NOISE_SEED = 10  # SCALE always seeds Python's generator, which draws the permutation, with 10
 
 
 @register_source(
@@ -41,7 +44,7 @@ LEGACY_NOISE_SEED = 10  # SCALE seeds Python's generator, which draws the permut
     "it is built from --top and --bottom; --raw DIR names the folder that holds both, --download fetches them there",
     (
         *PART_OPTIONS,
-        Option("spurious-strength", float, 1.0, "s: fraction of train rows whose digit is left to match the class"),
+        Option("spurious-strength", float, 1.0, "s: share of train rows whose digit keeps matching the class"),
         Option("val-target-size", int, 2000, "V: rows of val and target together, a multiple of the number of classes"),
         Option("per-class", int, 5000, "images of each class to use, pool and train together"),
         Option("top-classes", str, "", "classes of the upper image: names, numbers or ranges; default all"),
@@ -67,15 +70,17 @@ def load(request: Request) -> Dataset:
 
 
 def _part(request: Request, role: str) -> Dataset:
+    """Load the upper or the lower set, with the classes that the options name. role: 'top' or 'bottom'."""
     part, text = load_part(request, role), request.options[f"{role}_classes"]
     if not text:
         return part
     if request.options["legacy"]:
-        raise UsageError(f"--legacy is of SCALE's ten classes; leave out --{role}-classes")
-    return in_sets(part, class_sets(text, part.spec.classes, f"--{role}-classes"))
+        raise UsageError(f"--legacy works only with SCALE's ten classes; leave out --{role}-classes")
+    return with_set_labels(part, parse_class_sets(text, part.spec.classes, f"--{role}-classes"))
 
 
 def _check(request: Request, num_classes: int) -> None:
+    """Raise UsageError for options that leave no image or do not fit the number of classes."""
     options = request.options
     strength, pool, per_class = options["spurious_strength"], options["val_target_size"], options["per_class"]
     if not 0 <= strength <= 1:
@@ -90,10 +95,12 @@ def _check(request: Request, num_classes: int) -> None:
 
 
 def _stream(request: Request, purpose: str, seed: int | None = None) -> np.random.Generator:
+    """Return the random stream for one purpose. seed: None for `--data-seed`."""
     return make_rng(request.options["data_seed"] if seed is None else seed, "dominoes", purpose)
 
 
 def _learning_splits(request: Request, top: Rows, bottom: Rows, num_classes: int) -> dict[str, Rows]:
+    """Return train, target and val."""
     options = request.options
     per_class, in_pool = options["per_class"], options["val_target_size"] // num_classes
     pool_top, train_top = _divide(top, num_classes, per_class, in_pool, _stream(request, "order top"))
@@ -123,30 +130,38 @@ def _learning_splits(request: Request, top: Rows, bottom: Rows, num_classes: int
 
 
 def _divide(rows: Rows, num_classes: int, per_class: int, in_pool: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Row numbers of the pool and of train, class after class: in_pool and per_class - in_pool of each."""
+    """Return the row numbers of the pool and of train, class after class.
+
+    Each class gives in_pool and per_class - in_pool of them.
+    """
     order = rng.permutation(len(rows))
     pool, train = [], []
     for k in range(num_classes):
-        mine = order[rows.label[order] == k][:per_class]
-        if len(mine) < 2:
-            raise DataError(f"dominoes needs 2 images of every class; class {k} ({rows.names[0]}, ...) has {len(mine)}")
-        cut = in_pool if len(mine) == per_class else round(len(mine) * in_pool / per_class)
-        cut = min(max(cut, 1), len(mine) - 1)
-        pool.append(np.resize(mine[:cut], in_pool))
-        train.append(np.resize(mine[cut:], per_class - in_pool))
+        of_class = order[rows.label[order] == k][:per_class]
+        size = len(of_class)
+        if size < 2:
+            raise DataError(f"dominoes needs 2 images of every class; class {k} ({rows.names[0]}, ...) has {size}")
+        cut = in_pool if size == per_class else round(size * in_pool / per_class)
+        cut = min(max(cut, 1), size - 1)
+        pool.append(np.resize(of_class[:cut], in_pool))
+        train.append(np.resize(of_class[cut:], per_class - in_pool))
     return np.concatenate(pool), np.concatenate(train)
 
 
 def _test_split(request: Request, top: Rows, bottom: Rows, num_classes: int) -> Rows:
-    known_top, known_bottom = (np.flatnonzero(rows.label >= 0) for rows in (top, bottom))
-    bottoms = _stream(request, "test bottom").permutation(known_bottom)
-    tops = np.resize(_stream(request, "test top").permutation(known_top), len(bottoms))
+    """Return test: the images of the two test sets paired at random."""
+    in_a_class = [np.flatnonzero(rows.label >= 0) for rows in (top, bottom)]
+    bottoms = _stream(request, "test bottom").permutation(in_a_class[1])
+    tops = np.resize(_stream(request, "test top").permutation(in_a_class[0]), len(bottoms))
     digits = _legacy_digits(top.label, num_classes) if request.options["legacy"] else top.label
     return stack_rows("test", (top, tops), (bottom, bottoms), bottom.label[bottoms], digits[tops])
 
 
 def _legacy_digits(label: Ints, num_classes: int) -> Ints:
-    """What SCALE wrote: the images sorted by class, then count/num_classes labels of each class in turn."""
+    """Return the test digits that SCALE wrote.
+
+    It sorted the images by class and then wrote count/num_classes labels of each class in turn.
+    """
     written = np.empty_like(label)
     written[np.argsort(label, kind="stable")] = np.arange(len(label)) * num_classes // len(label)
     return written

@@ -2,10 +2,10 @@
 
 Cimpoi et al. 2014, "Describing Textures in the Wild" (CVPR); for research purposes.
 
-Layout read: `dtd/labels/{train,val,test}{1..10}.txt` ('banded/banded_0002.jpg' a line) and `dtd/images/CLASS/*.jpg`;
-RAW is the folder around `dtd` or that folder.
+Layout: `dtd/labels/{train,val,test}{1..10}.txt` ('banded/banded_0002.jpg' a line) and `dtd/images/CLASS/*.jpg`.
+RAW is `dtd` or the folder around it.
 
-Ten official splits, `--partition 1` by default, of 1,880 photos each for train, val and test. As in the
+Splits: ten official ones, `--partition 1` by default, of 1,880 photos each for train, val and test. As in the
 transfer-learning literature train and val together are train, 3,760; `--keep-val` keeps them apart. Classes are
 numbered in sorted order. Metric: accuracy.
 """
@@ -27,7 +27,7 @@ from debeton.system.errors import DataError
     "--raw DIR --download fetches dtd-r1.0.1.tar.gz (625 MB) from www.robots.ox.ac.uk/~vgg/data/dtd/ into DIR, or "
     "unpack it there: DIR/dtd/images/CLASS/*.jpg and DIR/dtd/labels/train1.txt",
     (
-        Option("partition", int, 1, "which of the ten official splits"),
+        Option("partition", int, 1, "the number of the official split, 1 to 10"),
         Option("keep-val", bool, False, "keep the official validation split apart instead of training on it"),
     ),
     (

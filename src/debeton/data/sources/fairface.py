@@ -1,18 +1,19 @@
-"""FairFace: 97,698 faces balanced by race, with race, sex and nine bands of age.
+"""FairFace: 97,698 faces balanced by race, with race, sex and nine age bands.
 
 Karkkainen and Joo 2021, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and Age";
 https://github.com/joojs/fairface; CC BY 4.0.
 
-Layout read, `--raw` naming the folder: `fairface_label_train.csv` and `fairface_label_val.csv` with the columns file
-(`train/1.jpg`), age, gender, race and service_test, and the images `train/` and `val/`, in RAW itself or in
-`fairface-img-margin025-trainval/` (the owners' main crop; else `-margin125-`), as a folder or as the .zip they ship.
+Layout. RAW is the folder of these files:
+- `fairface_label_train.csv` and `fairface_label_val.csv` with the columns file (`train/1.jpg`), age, gender, race and
+  service_test;
+- the images `train/` and `val/`, in RAW itself or in `fairface-img-margin025-trainval/` (the owners' main crop; else
+  `-margin125-`), as a folder or as the .zip that they ship.
 
-Splits: the train list is train; the val list is test, as the bias-transfer code evaluates on it and there is no other.
+Splits: the train list is train. The val list is test: the bias-transfer code evaluates on it, and there is no other.
 
-Label and attribute, by default young x gender: young are the bands 0-2, 3-9, 10-19 and 20-29 (the bias-transfer
-code). `--label` and `--attribute` choose others of age, gender, race, young and service_test, and all of them are
-columns of the sidecar. Young with female and older with male is the pairing that CelebA's age task has; FairFace
-itself imposes none.
+Label and attribute: young x gender by default. Young are the bands 0-2, 3-9, 10-19 and 20-29, as in the bias-transfer
+code. `--label` and `--attribute` choose others of age, gender, race, young and service_test. All of these are columns
+of the sidecar. Young goes with female and old with male, as in CelebA's age task; FairFace itself imposes no pairing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from debeton.data.raw.faces import CROSSED, SEX, task_options, task_rows, task_s
 from debeton.data.raw.image_files import ImageTree
 from debeton.data.raw.layout import find_part, folders_around
 from debeton.data.raw.source import Dataset, Request, register_source
-from debeton.data.raw.tables import codes, read_csv, require_unique
+from debeton.data.raw.tables import parse_codes, read_csv, require_unique
 from debeton.data.spec import Ints
 
 AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
 RACES = ("White", "Black", "Indian", "East Asian", "Southeast Asian", "Middle Eastern", "Latino_Hispanic")
-YOUNG = 4  # so many bands of age, the first ones
+YOUNG = 4  # the first four age bands are young
 COLUMNS = {
     "young": ("not young", "young"),
     "gender": SEX,
@@ -66,17 +67,17 @@ def load(request: Request) -> Dataset:
 
 def _images(where: Sequence[Path]) -> ImageTree:
     packed = (f"{folder}{suffix}" for folder in IMAGES for suffix in ("", ".zip"))
-    found = find_part("fairface", "train/ or fairface-img-margin025-trainval.zip", where, ("train", *packed))
-    return ImageTree(found.parent if found.name == "train" else found)
+    images = find_part("fairface", "train/ or fairface-img-margin025-trainval.zip", where, ("train", *packed))
+    return ImageTree(images.parent if images.name == "train" else images)
 
 
 def _read_list(path: Path) -> tuple[list[str], dict[str, Ints]]:
-    """Paths of the images and their columns."""
+    """Return the paths of the images in one list, and their columns."""
     records = read_csv(path, ("file", "age", "gender", "race"), {"service_test": "False"})
     files = [record["file"] for record in records]
     require_unique(files, str(path))
     columns = {
-        name: np.array(codes([record[name] for record in records], values, name, str(path), files), np.int64)
+        name: np.array(parse_codes([record[name] for record in records], values, name, str(path), files), np.int64)
         for name, values in COLUMNS.items()
         if name != "young"
     }

@@ -3,13 +3,14 @@
 Nilsback and Zisserman 2008, "Automated Flower Classification over a Large Number of Classes" (ICVGIP); no licence
 stated.
 
-Layout read: `jpg/image_00001.jpg` (what 102flowers.tgz holds), `imagelabels.mat` (labels, 1 to 102, image by image) and
-`setid.mat` (trnid, valid, tstid: numbers of images); RAW is the folder around them, or the one around torchvision's
-`flowers-102`.
+Layout. RAW is the folder around these files, or the folder around torchvision's `flowers-102`:
+- `jpg/image_00001.jpg`, the content of 102flowers.tgz;
+- `imagelabels.mat`: labels, 1 to 102, image by image;
+- `setid.mat`: trnid, valid and tstid, the numbers of the images in each split.
 
-Split: the official one. As in the transfer-learning literature train and val, 1,020 each, are train together, 2,040;
-`--keep-val` keeps them apart. test has 6,149. The labels have no names in these files; the names are the owners' list
-of categories in the order of the labels. Metric: mean per-class accuracy.
+Splits: the official ones. As in the transfer-learning literature train and val, 1,020 each, are train together, 2,040;
+`--keep-val` keeps them apart. test has 6,149. These files give the labels no names. The names are the owners' list of
+categories in the order of the labels. Metric: mean per-class accuracy.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def load(request: Request) -> Dataset:
 
 
 def _listed(ids: np.ndarray, labels: np.ndarray, root: Path) -> Listed:
-    """Files and labels of the images with these numbers, which count from 1 as the labels do."""
+    """Return the files and labels of the images with these numbers. Images and labels are numbered from 1."""
     for kind, values, largest in (("image", ids, len(labels)), ("label", labels, len(CLASSES))):
         if len(values) and not 1 <= values.min() <= values.max() <= largest:
             raise DataError(f"{root}: {kind}s from {values.min()} to {values.max()}; expected 1 to {largest}")

@@ -1,15 +1,15 @@
 """Your own photos: class folders, or a CSV with labels, spurious attributes and splits.
 
-Licence: yours. Layouts read, `--raw` naming the folder (class folders may also lie in a .zip):
-- `SPLIT/CLASS/*.jpg` where there is a `train/`, else `CLASS/*.jpg`, all of it train. Classes are the
-  folder names of train in sorted order;
-- a CSV, `metadata.csv` in RAW or given by `--csv`, with the columns path (relative to RAW), label, and
-  where wanted attribute and split (names, or 0, 1, 2 for train, val, test; without the column all is train).
-  Labels and attributes are names, numbered in sorted order or as `--classes` and `--attributes` list
-  them, or whole numbers from 0.
+Licence: yours. Layouts. RAW is the folder; class folders may also lie in a .zip:
+- `SPLIT/CLASS/*.jpg` if there is a `train/`, else `CLASS/*.jpg`, all of it train. Classes are the folder names of train
+  in sorted order.
+- A CSV, `metadata.csv` in RAW or the file of `--csv`, with the columns path (relative to RAW) and label. The columns
+  attribute and split are optional. A split is a name, or 0, 1, 2 for train, val, test; without the column all is train.
+  Labels and attributes are names, numbered in sorted order or as `--classes` and `--attributes` list them, or whole
+  numbers from 0.
 
-Without an attribute column every row has the one attribute 'any'. `--aligned` says which attribute goes
-with which class in training, so that results name bias-aligned and bias-conflicting accuracy.
+Without an attribute column every row has the one attribute 'any'. `--aligned` names the attribute that goes with
+each class in training, so that results hold bias-aligned and bias-conflicting accuracy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import Record, codes, read_csv, require_unique
+from debeton.data.raw.tables import Record, parse_codes, read_csv, require_unique
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
 from debeton.system.errors import DataError, UsageError
 
@@ -33,17 +33,17 @@ SPLIT_NUMBERS = {"0": "train", "1": "val", "2": "test"}
     "your own images: SPLIT/CLASS/* folders, or a CSV of path, label, attribute and split",
     "it is yours: --raw DIR names the folder",
     (
-        Option("name", str, "folder", "what to call the data set, also in file names"),
+        Option("name", str, "folder", "name of the data set, also in file names"),
         Option("csv", Path, None, "CSV file with the rows, relative to RAW; default metadata.csv where there is one"),
-        Option("classes", str, "", "names of the labels in order, 'cat,dog'; default those found, sorted"),
-        Option("attributes", str, "", "names of the attributes in order; default those found, sorted"),
+        Option("classes", str, "", "names of the classes in order, 'cat,dog'; default those in the data, sorted"),
+        Option("attributes", str, "", "names of the attributes in order; default those in the data, sorted"),
         Option("aligned", str, "", "the attribute that goes with each class, 'classA:attr1,classB:attr2'"),
     ),
 )
 def load(request: Request) -> Dataset:
     raw, name = request.raw, request.options["name"]
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UsageError(f"--name '{name}' must be letters, digits, '_', '-' and '.', as it becomes a file name")
+        raise UsageError(f"--name '{name}' must be letters, digits, '_', '-' and '.': it becomes a file name")
     if raw is None or not raw.exists():
         raise DataError(f"folder needs --raw, the folder with your images; {raw or 'none'} was given")
     given: Path | None = request.options["csv"]
@@ -56,10 +56,11 @@ def load(request: Request) -> Dataset:
 
 
 def _from_class_folders(request: Request, raw: Path) -> Dataset:
+    """Return the data set from class folders."""
     for option in ("attributes", "aligned"):
         if request.options[option]:
             raise UsageError(
-                f"--{option} needs attributes, and class folders have none; write a metadata.csv with the column"
+                f"--{option} needs attributes, and class folders have none; write a metadata.csv with that column"
             )
     tree = ImageTree(raw)
     files: dict[str, list[str]] = {}
@@ -80,17 +81,18 @@ def _from_class_folders(request: Request, raw: Path) -> Dataset:
     classes = _names(request.options["classes"]) or tuple(sorted(set(labels["train"])))
     splits_rows = {}
     for split, names in labels.items():
-        label = codes(names, classes, "class", f"{raw}, split {split}", files[split])
+        label = parse_codes(names, classes, "class", f"{raw}, split {split}", files[split])
         splits_rows[split] = file_rows(tree, files[split], label)
     return _dataset(DatasetSpec(request.options["name"], classes), splits_rows, raw)
 
 
 def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
+    """Return the data set from a CSV."""
     records = read_csv(table, ("path", "label"), {"attribute": "any", "split": "train"})
     paths = [os.path.normpath(record["path"]) for record in records]
     require_unique(paths, table, [f"line {record['line']}" for record in records])
-    classes = _names(request.options["classes"]) or _names_found(records, "label", table)
-    attributes = _names(request.options["attributes"]) or _names_found(records, "attribute", table)
+    classes = _names(request.options["classes"]) or _names_in_table(records, "label", table)
+    attributes = _names(request.options["attributes"]) or _names_in_table(records, "attribute", table)
     spec = DatasetSpec(
         request.options["name"], classes, attributes, parse_aligned(request.options["aligned"], classes, attributes)
     )
@@ -100,8 +102,11 @@ def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
     return _dataset(spec, {name: _csv_rows(part, raw, spec, table) for name, part in parts.items()}, table)
 
 
-def _names_found(records: Sequence[Record], column: str, table: Path) -> tuple[str, ...]:
-    """Names by code: the values in sorted order; of whole numbers, 0 to the largest, all of which must occur."""
+def _names_in_table(records: Sequence[Record], column: str, table: Path) -> tuple[str, ...]:
+    """Return the names of a column by code, in sorted order.
+
+    Whole numbers must count from 0 to the largest without a gap.
+    """
     values = {record[column] for record in records}
     if not all(value.lstrip("-").isdecimal() for value in values):
         return tuple(sorted(values))
@@ -118,24 +123,30 @@ def _names_found(records: Sequence[Record], column: str, table: Path) -> tuple[s
 
 def _csv_rows(records: Sequence[Record], raw: Path, spec: DatasetSpec, table: Path) -> Rows:
     lines = [f"line {record['line']}" for record in records]
-    label = codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
-    attribute = codes([record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines)
+    label = parse_codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
+    attribute = parse_codes(
+        [record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines
+    )
     return file_rows(ImageTree(raw), [record["path"] for record in records], label, attribute)
 
 
 def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path) -> Dataset:
-    """train, val, test first, then the others by name; no split may hold a class that train lacks."""
+    """Return the data set with train, val and test first, then the other splits by name.
+
+    DataError if a split holds a class that train lacks.
+    """
     for split, rows in splits.items():
         if "train" in splits and (unknown := sorted(set(rows.label) - set(splits["train"].label))):
             raise DataError(
                 f"{where}: split {split} has the class '{spec.classes[unknown[0]]}', which train lacks; "
-                "a model cannot learn it: name the class alike in every split, or leave it out"
+                "a model cannot learn it: give the class the same name in every split, or leave it out"
             )
     order = [*(name for name in SPLIT_NUMBERS.values() if name in splits), *sorted(splits)]
     return Dataset(spec, {name: splits[name] for name in dict.fromkeys(order)})
 
 
 def _names(text: str) -> tuple[str, ...]:
+    """Return the names in 'a,b,...'. UsageError if a name is empty or occurs twice."""
     names = tuple(name.strip() for name in text.split(",")) if text else ()
     if len(set(names)) != len(names) or "" in names:
         raise UsageError(f"'{text}' is not a list of different names")

@@ -1,13 +1,17 @@
 """Food-101: 101,000 photos of dishes, 101 classes of 1,000.
 
 Bossard et al. 2014, "Food-101 - Mining Discriminative Components with Random Forests" (ECCV). The photos come from
-Foodspotting; use beyond scientific fair use is up to their owners.
+Foodspotting. Their owners decide on any use beyond scientific fair use.
 
-Layout read: `food-101/meta/classes.txt` (the classes in order), `meta/train.txt` and `meta/test.txt`
-('apple_pie/1005649' a line) and `images/apple_pie/1005649.jpg`; RAW is the folder around `food-101` or that folder.
+Layout: `food-101/` with
+- `meta/classes.txt`: the classes in order;
+- `meta/train.txt` and `meta/test.txt`: 'apple_pie/1005649' a line;
+- `images/apple_pie/1005649.jpg`.
 
-Split: the official one, 75,750 and 25,250; labels of train are noisy on purpose, those of test are checked by hand.
-Metric: accuracy.
+RAW is `food-101` or the folder around it.
+
+Splits: the official ones, 75,750 and 25,250. The labels of train are noisy on purpose, those of test were checked by
+hand. Metric: accuracy.
 """
 
 from __future__ import annotations

@@ -2,20 +2,21 @@
 
 Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge" (IJCV); for non-commercial research.
 
-Layouts read; RAW is the folder around `train` and `val`, a .zip of them, or the folder around Kaggle's
+Layouts. RAW is the folder around `train` and `val`, a .zip of them, or the folder around Kaggle's
 `ILSVRC/Data/CLS-LOC/`:
-- `train/n01440764/*.JPEG` and `val/n01440764/*.JPEG`, class folders named by wnid;
-- `val/ILSVRC2012_val_00000001.JPEG` as published, with Kaggle's `LOC_val_solution.csv` in RAW, or the development kit's
-  `ILSVRC2012_devkit_t12/data/` with `ILSVRC2012_validation_ground_truth.txt` and `meta.mat`;
-- files named by wnid, `n01440764_18.JPEG` as the official training files are, in `train/` or in RAW itself.
+- `train/n01440764/*.JPEG` and `val/n01440764/*.JPEG`, class folders named by wnid.
+- `val/ILSVRC2012_val_00000001.JPEG` as published, with the labels of one of two files: Kaggle's `LOC_val_solution.csv`
+  in RAW, or the development kit `ILSVRC2012_devkit_t12/data/` with `ILSVRC2012_validation_ground_truth.txt` and
+  `meta.mat`.
+- Files named by wnid, `n01440764_18.JPEG` as the official training files are, in `train/` or in RAW itself.
 
 The official validation split is the only labelled one that is not for training. Published accuracies are on it, so it
-is written as test: what chooses an epoch must not be what is reported.
+is written as test: the split that is reported must not choose the epoch.
 
-Classes keep the sorted order of their wnids, which is the usual order of the 1,000, and are numbered anew in a subset.
-`--classes` takes wnids, numbers and ranges ('151-268' are the dogs), or a .npy or .txt file of these; numbers count the
-classes of `LOC_synset_mapping.txt` or `imagenet_class_index.json` where one lies in RAW, else the 1,000 found. A class
-is called by its wnid, or by the first of its names in one of these two files. Metric: accuracy.
+Classes keep the sorted order of their wnids, which is the usual order of the 1,000. In a subset they are numbered anew.
+`--classes` takes wnids, numbers and ranges ('151-268' are the dogs), or a .npy or .txt file of these. Numbers count the
+classes of `LOC_synset_mapping.txt` or `imagenet_class_index.json` if RAW holds one of them, else the 1,000 folders.
+The name of a class is the first of its names in one of these two files, else its wnid. Metric: accuracy.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from debeton.data.raw.image_files import IMAGE_SUFFIXES, ImageTree, MissingDataError, file_rows
+from debeton.data.image_names import is_image
+from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
 from debeton.data.raw.imagenet_classes import choose_classes, class_names, read_names
-from debeton.data.raw.layout import packed_there, raw_folder, read_mat
+from debeton.data.raw.layout import raw_folder, read_mat, unpack_hint
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
 from debeton.data.raw.tables import read_csv, read_fields
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError
 
 PLACES = ("", "imagenet", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-SUFFIXES = tuple(IMAGE_SUFFIXES)
 BY_WNID = re.compile(r"(n\d{8})[/_]")  # a class folder, or the name of an official training file
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 NUM_CLASSES, TRAIN, VAL_PER_CLASS = 1000, 1_281_167, 50
@@ -49,7 +50,7 @@ Files = dict[str, list[str]]  # by wnid
     "they are",
     (
         Option(
-            "classes", str, "", "only these: 'n02085620,n02085782', '151-268,281', or a .npy or .txt file; default all"
+            "classes", str, "", "classes to use: 'n02085620,n02085782', '151-268,281', a .npy or .txt file; default all"
         ),
     ),
 )
@@ -59,24 +60,24 @@ def load(request: Request) -> Dataset:
     places = (raw.parent if raw.is_file() else raw, tree.root)
     val = _files_by_wnid(tree, "val") or _flat_val(tree, places)
     names = read_names(places)
-    found = train or val
-    wnids = choose_classes(request.options["classes"], list(names) or sorted(found), known=bool(names))
-    _check_there(wnids or sorted(found), found, tree.root)
-    wnids = wnids or sorted(found)
+    files = train or val
+    wnids = choose_classes(request.options["classes"], list(names) or sorted(files), complete=bool(names))
+    wnids = wnids or sorted(files)
+    _check_there(wnids, files, tree.root)
     if not request.options["classes"] and (stray := sorted(set(val) - set(wnids))):
         raise DataError(f"imagenet: val of {tree.root} has the class {stray[0]}, which train lacks")
     splits = {
-        split: _rows(tree, files, wnids)
-        for split, files in (("train", train), ("test", val))
-        if any(map(files.get, wnids))
+        split: _rows(tree, by_wnid, wnids)
+        for split, by_wnid in (("train", train), ("test", val))
+        if any(map(by_wnid.get, wnids))
     }
     return Dataset(
-        DatasetSpec("imagenet", class_names(wnids, names)), splits, _expected(splits, len(wnids), len(found))
+        DatasetSpec("imagenet", class_names(wnids, names)), splits, _expected(splits, len(wnids), len(files))
     )
 
 
 def _open(raw: Path) -> tuple[ImageTree, Files]:
-    """The tree that holds the set, and its training files, none where only val is there."""
+    """Return the tree that holds the set, and its training files; none if only val is there."""
     roots = [raw] if raw.is_file() else [raw / place for place in PLACES]
     for root in roots:
         if root.suffix == ".zip" or root.is_dir():
@@ -87,44 +88,51 @@ def _open(raw: Path) -> tuple[ImageTree, Files]:
     source = SOURCES.get("imagenet")
     raise MissingDataError(
         f"imagenet: neither train/nXXXXXXXX/*.JPEG, val/ nor nXXXXXXXX_*.JPEG in {raw}"
-        f"{packed_there(raw, source)}; {source.where}"
+        f"{unpack_hint(raw, source)}; {source.where}"
     )
 
 
 def _files_by_wnid(tree: ImageTree, folder: str) -> Files:
-    """The images of each class in a folder of the tree, '' for the tree itself; all in sorted order."""
+    """Return the images of each class in a folder of the tree, in sorted order.
+
+    folder: '' for the tree itself.
+    """
     start = len(folder) + 1 if folder else 0
-    found: Files = {}
+    files: Files = {}
     for path in _paths(tree, folder):
         match = BY_WNID.match(path, start)
         if match:
-            found.setdefault(match.group(1), []).append(path)
-    return {wnid: found[wnid] for wnid in sorted(found)}
+            files.setdefault(match.group(1), []).append(path)
+    return {wnid: files[wnid] for wnid in sorted(files)}
 
 
 def _paths(tree: ImageTree, folder: str) -> Iterator[str]:
-    """Images of a folder and of its class folders; listed by name only, as there may be more than a million."""
+    """Yield the images of a folder and of its class folders.
+
+    Only names are listed, because there may be more than a million.
+    """
     prefix = f"{folder}/" if folder else ""
     if tree.root.is_file():
         yield from (*tree.files(f"{prefix}*/*"), *tree.files(f"{prefix}*"))
         return
     base = tree.root / folder
     for name in sorted(os.listdir(base)) if base.is_dir() else []:
-        if _is_image(name):
+        if _is_visible_image(name):
             yield prefix + name
         elif BY_WNID.fullmatch(f"{name}/"):
-            yield from (f"{prefix}{name}/{file}" for file in sorted(os.listdir(base / name)) if _is_image(file))
+            yield from (f"{prefix}{name}/{file}" for file in sorted(os.listdir(base / name)) if _is_visible_image(file))
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def _is_visible_image(name: str) -> bool:
+    """Return True for the name of an image that is not hidden."""
+    return is_image(name) and not name.startswith(".")
 
 
 def _flat_val(tree: ImageTree, places: tuple[Path, ...]) -> Files:
-    """Validation files as published, by class; none where there is no val. DataError where their labels are missing."""
+    """Return the published validation files by class; {} if there is no val. DataError if their labels are missing."""
     if not any(_paths(tree, "val")):
         return {}
-    found: Files = {}
+    files: Files = {}
     for place in places:
         solution, truth = place / "LOC_val_solution.csv", place / DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
         if solution.is_file():
@@ -135,8 +143,8 @@ def _flat_val(tree: ImageTree, places: tuple[Path, ...]) -> Files:
         else:
             continue
         for image, wnid in rows:
-            found.setdefault(wnid, []).append(f"val/{image}.JPEG")
-        return found
+            files.setdefault(wnid, []).append(f"val/{image}.JPEG")
+        return files
     raise DataError(
         f"imagenet: {tree.root / 'val'} is not in class folders, and neither LOC_val_solution.csv nor {DEVKIT}/ with "
         f"the labels lies in {places[0]}; put one there"
@@ -144,7 +152,7 @@ def _flat_val(tree: ImageTree, places: tuple[Path, ...]) -> Files:
 
 
 def _devkit_rows(truth: Path) -> list[tuple[str, str]]:
-    """(image, wnid) by the development kit, whose numbers are not the usual order of the classes."""
+    """Return (image, wnid) by the development kit, whose numbers are not the usual order of the classes."""
     (synsets,) = read_mat(truth.parent / "meta.mat", "synsets")
     fields = synsets.dtype.names or ()
     if not {"ILSVRC2012_ID", "WNID"} <= set(fields):
@@ -158,12 +166,13 @@ def _devkit_rows(truth: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _check_there(wnids: list[str], found: Files, root: Path) -> None:
-    absent = [wnid for wnid in wnids if wnid not in found]
+def _check_there(wnids: list[str], files: Files, root: Path) -> None:
+    """Raise DataError if a class has no image."""
+    absent = [wnid for wnid in wnids if wnid not in files]
     if absent:
         raise DataError(
             f"imagenet: {len(absent)} of {len(wnids)} classes have no image in {root}, the first is {absent[0]}; "
-            f"{len(found)} classes are there"
+            f"{len(files)} classes are there"
         )
 
 
@@ -173,10 +182,13 @@ def _rows(tree: ImageTree, files: Files, wnids: list[str]) -> Rows:
     return file_rows(tree, paths, [code for code, part in parts for _ in part])
 
 
-def _expected(splits: dict[str, Rows], chosen: int, found: int) -> dict[str, int]:
-    """Published counts, of class folders only: files without them are somebody's selection."""
-    foldered = {split for split, rows in splits.items() if split == "test" or rows.names[0].count("/") == 2}
-    sizes = {"test": VAL_PER_CLASS * chosen}
-    if chosen == found == NUM_CLASSES:
+def _expected(splits: dict[str, Rows], num_chosen: int, num_there: int) -> dict[str, int]:
+    """Return the published counts of splits in class folders.
+
+    Files outside class folders may be any selection, so nothing is expected of them.
+    """
+    in_folders = {split for split, rows in splits.items() if split == "test" or rows.names[0].count("/") == 2}
+    sizes = {"test": VAL_PER_CLASS * num_chosen}
+    if num_chosen == num_there == NUM_CLASSES:
         sizes["train"] = TRAIN
-    return {split: size for split, size in sizes.items() if split in foldered}
+    return {split: size for split, size in sizes.items() if split in in_folders}

@@ -1,17 +1,20 @@
-"""9-class ImageNet: 42 classes of ImageNet in nine groups; ImageNet-A's photos of these classes are the test split.
+"""9-class ImageNet: 42 classes of ImageNet in nine groups. ImageNet-A's photos of these classes are the test split.
 
-Bahng et al. 2020, "Learning De-biased Representations with Biased Representations" (ReBias, arXiv 1910.02806), whose
-https://github.com/clovaai/rebias lists the classes: dog 151, 207, 234, 235, 254; cat 281-285; frog 30-32; turtle 33-37;
-bird 89, 90, 94, 96, 97; monkey 372-375, 378; fish 393-397; crab 118-121; insect 306-310, as indices of the 1,000 sorted
-WordNet ids. Not to be confused with the "ImageNet-9" of Xiao et al. 2020 (backgrounds challenge).
+Bahng et al. 2020, "Learning De-biased Representations with Biased Representations" (ReBias, arXiv 1910.02806).
+https://github.com/clovaai/rebias lists the classes, as indices of the 1,000 sorted WordNet ids: dog 151, 207, 234, 235,
+254; cat 281-285; frog 30-32; turtle 33-37; bird 89, 90, 94, 96, 97; monkey 372-375, 378; fish 393-397; crab 118-121;
+insect 306-310. This is not the "ImageNet-9" of Xiao et al. 2020 (backgrounds challenge).
 ImageNet-A: Hendrycks et al. 2021, "Natural Adversarial Examples" (arXiv 1907.07174), 7,500 photos of 200 classes that a
-ResNet-50 gets wrong; 21 of them are among the 42, and none is a crab. ImageNet's terms: non-commercial research.
+ResNet-50 gets wrong. 21 of these classes are among the 42, and none is a crab. ImageNet's terms: non-commercial
+research.
 
-Layout read, `--raw` naming the folder around all: ImageNet as `imagenet.py` reads it, among others `train/nXXXXXXXX/*`
-with `val/nXXXXXXXX/*`, or Kaggle's folders as they are; and `imagenet-a/nXXXXXXXX/*`. ImageNet's own validation split
-is the one that chooses an epoch here, as ImageNet-A is what is reported.
+Layout. RAW is the folder around all:
+- ImageNet as `imagenet.py` reads it, e.g. `train/nXXXXXXXX/*` with `val/nXXXXXXXX/*`, or Kaggle's folders as they are;
+- `imagenet-a/nXXXXXXXX/*`.
 
-There is no attribute: the shortcuts (texture, background) are natural and nobody labelled them; ReBias clusters
+ImageNet's own validation split is val here, which chooses an epoch. ImageNet-A is the split that is reported.
+
+There is no attribute: the shortcuts (texture, background) are natural and nobody labelled them. ReBias clusters
 textures instead. The column `synset` has the WordNet id of each row.
 """
 
@@ -48,7 +51,7 @@ ADVERSARIAL = "imagenet-a"
 @register_source(
     "imagenet9",
     "nine groups of 42 ImageNet classes, 54,600 + 2,100 RGB photos, tested on ImageNet-A (ReBias)",
-    "ImageNet must be had by hand from https://image-net.org (ILSVRC 2012, an account): RAW/train/n02085620/*, "
+    "get ImageNet by hand from https://image-net.org (ILSVRC 2012, needs an account): RAW/train/n02085620/*, "
     "RAW/val/n02085620/*; ImageNet-A, RAW/imagenet-a/n02085620/*, comes with --download or from "
     "https://github.com/hendrycks/natural-adv-examples",
     # The owners publish no hash.
@@ -59,31 +62,31 @@ ADVERSARIAL = "imagenet-a"
 def load(request: Request) -> Dataset:
     root = find_root(request, "imagenet9", (ADVERSARIAL,))
     splits = {**_imagenet_rows(root), "test": _adversarial_rows(ImageTree(root))}
-    # As the paper counts them: 1,300 and 50 a class.
+    # Counts of the paper: 1,300 and 50 rows a class.
     return Dataset(SPEC, splits, {"train": 54600, "val": 2100})
 
 
 def _imagenet_rows(root: Path) -> dict[str, Rows]:
-    """ImageNet's training and validation rows of the 42 classes, in sorted order of these."""
+    """Return ImageNet's training and validation rows of the 42 classes, in sorted order of the classes."""
     source, synsets = SOURCES.get("imagenet"), sorted(GROUP_OF)
     try:
-        found = source.load(source.request(root, classes=",".join(synsets))).splits
+        imagenet = source.load(source.request(root, classes=",".join(synsets))).splits
     except MissingDataError as error:
         raise MissingDataError(f"imagenet9: {error}; {SOURCES.get('imagenet9').where}") from None
-    except UsageError as error:  # ours names the classes, so this is not the user's command
+    except UsageError as error:  # the classes come from this module, so the user's command is not wrong
         raise DataError(f"imagenet9: a class is missing in {root}: {error}") from None
     splits = {}
     for split, name in (("train", "train"), ("val", "test")):
-        if name not in found:
+        if name not in imagenet:
             raise MissingDataError(f"imagenet9: no {split}/ in {root}; {SOURCES.get('imagenet9').where}")
-        own = [synsets[code] for code in found[name].label.tolist()]
-        label = np.array([GROUP_OF[synset] for synset in own], np.int64)
-        splits[split] = replace(found[name], label=label, columns={"synset": own})
+        synset_of_row = [synsets[code] for code in imagenet[name].label.tolist()]
+        label = np.array([GROUP_OF[synset] for synset in synset_of_row], np.int64)
+        splits[split] = replace(imagenet[name], label=label, columns={"synset": synset_of_row})
     return splits
 
 
 def _adversarial_rows(tree: ImageTree) -> Rows:
-    """Rows of the classes that ImageNet-A has, in sorted order of these."""
+    """Return the rows of ImageNet-A, in sorted order of their classes."""
     files = [file for synset in sorted(GROUP_OF) for file in tree.files(f"{ADVERSARIAL}/{synset}/*")]
     if not files:
         raise DataError(f"imagenet9: {tree.root / ADVERSARIAL} has no photo of the 42 classes; fetch it again")

@@ -3,10 +3,12 @@
 MNIST: handwritten digits; LeCun, Cortes and Burges 1998; CC BY-SA 3.0.
 Fashion-MNIST: articles of clothing; Xiao, Rasul and Vollgraf 2017 (arXiv 1708.07747); MIT.
 
-Layouts read, in the raw folder itself, its `raw/` or torchvision's `MNIST/raw` (`FashionMNIST/raw`):
-the four IDX files (`train-images-idx3-ubyte`, ..., with or without `.gz`), or `mnist.npz`
-(`fashion_mnist.npz`) with train_x, train_y, test_x, test_y (or Keras's x_train, ...); `--raw` may
-also name an .npz. Without `--raw`, Debian's packages under /usr/share/datasets.
+Layouts, in RAW itself, its `raw/` or torchvision's `MNIST/raw` (`FashionMNIST/raw`):
+- the four IDX files (`train-images-idx3-ubyte`, ..., with or without `.gz`);
+- `mnist.npz` (`fashion_mnist.npz`) with train_x, train_y, test_x, test_y (or Keras's x_train, ...). RAW may also be an
+  .npz.
+
+Without `--raw`, Debian's packages under /usr/share/datasets are read.
 """
 
 from __future__ import annotations
@@ -35,7 +37,13 @@ UByte = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the two sets: names of classes and of the places they are found in."""
+    """The differences between the two sets.
+
+    name: as on the command line.
+    classes: the names of the classes.
+    debian: the folder of Debian's package.
+    torchvision: the folder of torchvision.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -48,7 +56,10 @@ FASHION = Variant("fashion_mnist", CLOTHES, "fashion-mnist", "FashionMNIST")
 
 
 def _archives(variant: Variant, address: str, *md5: str) -> tuple[Archive, ...]:
-    """The four files, where torchvision keeps them: the two sets call them alike. md5: in the order of the names."""
+    """Return the four files of a set, in torchvision's folders: the two sets have files of the same names.
+
+    address: the folder of the files. md5: their hashes, in the order of the names.
+    """
     names = [f"{prefix}-{kind}-ubyte.gz" for prefix in SPLITS.values() for kind in ("images-idx3", "labels-idx1")]
     folder = f"{variant.torchvision}/raw"
     return tuple(
@@ -96,15 +107,15 @@ def load_fashion_mnist(request: Request) -> Dataset:
 
 
 def _load(variant: Variant, request: Request) -> Dataset:
-    found = _find(variant, request.raw)
-    if found is None:
+    place = _find(variant, request.raw)
+    if place is None:
         raise _missing(variant, request.raw)
-    arrays = _read_npz(found) if found.suffix == ".npz" else _read_idx_folder(found)
+    arrays = _read_npz(place) if place.suffix == ".npz" else _read_idx_folder(place)
     rows = {}
     for split, (images, labels) in arrays.items():
         if images.ndim != 3 or len(images) == 0 or labels.max(initial=0) >= len(variant.classes):
             raise DataError(
-                f"{variant.name}: the {split} images of {found} have shape {images.shape} and labels up to "
+                f"{variant.name}: the {split} images of {place} have shape {images.shape} and labels up to "
                 f"{labels.max(initial=0)}; expected [N, 28, 28] and labels 0 to {len(variant.classes) - 1}"
             )
         rows[split] = array_rows(images, labels.astype(np.int64), f"{split}-images")
@@ -113,7 +124,7 @@ def _load(variant: Variant, request: Request) -> Dataset:
 
 
 def _find(variant: Variant, raw: Path | None) -> Path | None:
-    """The .npz, or the folder with the IDX files; None when there is neither."""
+    """Return the .npz, or the folder with the IDX files; None if there is neither."""
     if raw is not None and raw.is_file():
         return raw if raw.suffix == ".npz" else None
     root = DEBIAN / variant.debian if raw is None else raw
@@ -131,6 +142,7 @@ def _missing(variant: Variant, raw: Path | None) -> MissingDataError:
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
+    """Return an IDX file under one of its usual names; None if there is none."""
     spellings = (name, f"{name}.gz", name.replace("-idx", ".idx"), name.replace("-idx", ".idx") + ".gz")
     return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), None)
 
@@ -151,7 +163,7 @@ def _read_idx_folder(folder: Path) -> dict[str, tuple[UByte, UByte]]:
 
 
 def read_idx(path: Path) -> UByte:
-    """The uint8 array in an IDX file, gzipped or not; DataError says how a bad file is bad."""
+    """Return the uint8 array in an IDX file, gzipped or not. DataError gives the fault of a bad file."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -2,12 +2,13 @@
 
 Parkhi et al. 2012, "Cats and Dogs" (CVPR); CC BY-SA 4.0.
 
-Layout read: `images/Abyssinian_100.jpg` and `annotations/trainval.txt`, `annotations/test.txt` with the fields image,
-class id (1 to 37), species (1 cat, 2 dog), breed id; RAW is the folder around the two, or the one around torchvision's
-`oxford-iiit-pet`. Some files are PNG or GIF under the name .jpg; they are converted.
+Layout. RAW is the folder around these two, or the folder around torchvision's `oxford-iiit-pet`:
+- `images/Abyssinian_100.jpg`. Some files are PNG or GIF under the name .jpg; they are converted.
+- `annotations/trainval.txt` and `annotations/test.txt` with the fields image, class id (1 to 37), species (1 cat,
+  2 dog), breed id.
 
-Split: the official trainval, 3,680, is train, the official test has 3,669. A class is called as its files are, and
-numbered by class id. The species is a column of its own. Metric: mean per-class accuracy.
+Splits: the official trainval, 3,680, is train. The official test has 3,669. A class has the name of its files and is
+numbered by class id. The species is a column. Metric: mean per-class accuracy.
 """
 
 from __future__ import annotations
@@ -74,11 +75,20 @@ def load(request: Request) -> Dataset:
 
 
 def _check_line(fields: list[str], classes: dict[int, str], where: str) -> None:
-    """Note the class's name; DataError when numbers are none or a class bears two names."""
+    """Add the class name of a line to `classes`.
+
+    DataError if a number is none or a class has two names.
+
+    fields: of the line.
+    classes: class names by class id, as far as they are known.
+    where: file and row, for messages.
+    """
     name, number, species, _ = fields
     if not number.isdecimal() or species not in ("1", "2") or "_" not in name:
         raise DataError(f"{where}: '{' '.join(fields)}' is not BREED_NUMBER, class id, species (1 or 2), breed id")
     breed = name.rpartition("_")[0].replace("_", " ")
-    known = classes.setdefault(int(number), breed)
-    if known != breed:
-        raise DataError(f"{where}: class {number} is '{breed}' here and '{known}' before; fetch the annotations again")
+    first_name = classes.setdefault(int(number), breed)
+    if first_name != breed:
+        raise DataError(
+            f"{where}: class {number} is '{breed}' here and '{first_name}' before; fetch the annotations again"
+        )

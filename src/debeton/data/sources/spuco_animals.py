@@ -1,15 +1,17 @@
-"""SpuCo Animals: four classes of animals, of which two share two backgrounds each; 8 of 4 x 4 groups exist.
+"""SpuCo Animals: four classes of animals.
+
+Two classes at a time share two backgrounds; 8 of 4 x 4 groups exist.
 
 Joshi et al. 2023, "Towards Mitigating more Challenging Spurious Correlations" (arXiv 2306.11957); the package spuco
 2.0.3, https://github.com/BigML-CS-UCLA/SpuCo, whose code is MIT. The photos come from other sets, for research.
 
-Layout read, `--raw` naming the folder that holds both (or `spuco_animals/` below it): its two halves, SpuCoBirds and
-SpuCoDogs, as the package unpacks them:
-`spuco_birds/{train,val,test}/{landbirds,waterbirds}/{land,water}/*` and
-`spuco_dogs/{train,val,test}/{small_dogs,big_dogs}/{indoor,outdoor}/*`.
+Layout: the two halves, SpuCoBirds and SpuCoDogs, as the package unpacks them. RAW is the folder that holds both, or the
+folder around `spuco_animals/`:
+- `spuco_birds/{train,val,test}/{landbirds,waterbirds}/{land,water}/*`;
+- `spuco_dogs/{train,val,test}/{small_dogs,big_dogs}/{indoor,outdoor}/*`.
 
 Labels and attributes are numbered as by the owners, birds before dogs. Bias-aligned are land birds on land, water birds
-on water, small dogs indoors and big dogs outdoors, 20 of 21 training rows. Val is as skewed, test is balanced.
+on water, small dogs indoors and big dogs outdoors, 20 of 21 training rows. Val is as biased as train, test is balanced.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import find_root, images, nothing_found
+from debeton.data.raw.layout import find_images, find_root, missing_part_error
 from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
@@ -53,16 +55,16 @@ SPEC = DatasetSpec(
     ),
     label_name="animal",
     attribute_name="background",
-    # Where From Fake to Real keeps generated images: spuco_animals/ANIMAL_Place, and without the first level.
+    # From Fake to Real's folders of synthetic images: spuco_animals/ANIMAL_Place, and without the first level.
     generated_folders={
         f"{top}{ANIMALS[cell[0]]}_{PLACES[cell[1]]}": cell for top in ("spuco_animals/", "") for cell in CELLS
     },
 )
 # Rows of each bias-aligned and each other cell, which the package checks when it loads them.
 SIZES = {"train": (10000, 500), "val": (500, 25), "test": (500, 500)}
-# What From Fake to Real keeps of each other cell of train and val, by the rate in its split files.
+# Rows that From Fake to Real keeps of each other cell of train and val, by the rate in its split files.
 SHIPPED = {"0.95": (500, 25), "0.97": (310, 16), "0.99": (102, 10), "0.999": (11, 10)}
-WORDS = {split: split for split in SPLITS}  # how its file names call the splits
+WORDS = {split: split for split in SPLITS}  # the splits in its file names
 # The address in the package; no hash is published.
 BOX = "https://ucla.box.com/shared/static/"
 
@@ -83,7 +85,7 @@ def load(request: Request) -> Dataset:
     root = find_root(request, "spuco_animals", HALVES, ("spuco_animals",), any_of=True)
     for half in HALVES:
         if not (root / half).is_dir():
-            raise nothing_found("spuco_animals", half, [root])
+            raise missing_part_error("spuco_animals", half, [root])
     tree = ImageTree(root)
     splits = {split: _rows(tree, split) for split in SPLITS}
     if request.options["ffr_splits"] is not None:
@@ -92,20 +94,20 @@ def load(request: Request) -> Dataset:
 
 
 def _shipped(request: Request, tree: ImageTree, splits: Mapping[str, Rows]) -> Dataset:
-    """The rows of From Fake to Real's split files, whose labels must be those of the folders."""
+    """Return the rows of From Fake to Real's split files. DataError unless their labels are those of the folders."""
     cell = {name: (k, a) for rows in splits.values() for name, k, a in zip(rows.names, rows.label, rows.attribute)}
-    chosen = {}
+    split_rows = {}
     for split, shipped in read_shipped_splits(request.options, "spuco_animals", list(cell), WORDS).items():
         label, attribute = np.array([cell[file] for file in shipped.files], np.int64).reshape(-1, 2).T
         shipped.require(label, attribute)
-        chosen[split] = file_rows(tree, shipped.files, label, attribute)
+        split_rows[split] = file_rows(tree, shipped.files, label, attribute)
     minority = SHIPPED.get(shipped_rate(request.options))
     expected = {} if minority is None else {"train": _sizes(10000, minority[0]), "val": _sizes(500, minority[1])}
-    return Dataset(SPEC, chosen, {**expected, "test": _sizes(500, 500)})
+    return Dataset(SPEC, split_rows, {**expected, "test": _sizes(500, 500)})
 
 
 def _sizes(aligned: int, other: int) -> list[int]:
-    """Rows by group: so many of each bias-aligned cell, so many of each other one that exists."""
+    """Return the rows by group from the rows of each bias-aligned group and of each other one that exists."""
     cells = (divmod(group, len(PLACES)) for group in range(SPEC.num_groups))
     return [0 if cell not in CELLS else aligned if cell[0] == cell[1] else other for cell in cells]
 
@@ -114,7 +116,7 @@ def _rows(tree: ImageTree, split: str) -> Rows:
     files: list[str] = []
     cells: list[tuple[int, int]] = []
     for cell, (half, folder) in CELLS.items():
-        found = images(tree, (f"{half}/{split}/{folder}/*",), "spuco_animals")
-        files += found
-        cells += [cell] * len(found)
+        images = find_images(tree, (f"{half}/{split}/{folder}/*",), "spuco_animals")
+        files += images
+        cells += [cell] * len(images)
     return file_rows(tree, files, [label for label, _ in cells], [attribute for _, attribute in cells])

@@ -1,13 +1,14 @@
 """Stanford Cars: 16,185 photos of cars, 196 makes, models and years.
 
 Krause et al. 2013, "3D Object Representations for Fine-Grained Categorization"; for non-commercial research. The
-owners' address is dead; copies keep their layout.
+owners' address no longer exists; copies keep their layout.
 
-Layout read: `devkit/cars_meta.mat` (class_names), `devkit/cars_train_annos.mat`, `cars_test_annos_withlabels.mat` (in
-`devkit/` or beside it; fields fname and class, from 1), and the photos `cars_train/00001.jpg`, `cars_test/00001.jpg`;
-RAW is the folder around these, or the one around torchvision's `stanford_cars`.
+Layout. RAW is the folder around these files, or the folder around torchvision's `stanford_cars`:
+- `devkit/cars_meta.mat` (class_names) and `devkit/cars_train_annos.mat`;
+- `cars_test_annos_withlabels.mat`, in `devkit/` or beside it (fields fname and class, from 1);
+- the photos `cars_train/00001.jpg` and `cars_test/00001.jpg`.
 
-Split: the official one, 8,144 and 8,041. Metric: accuracy.
+Splits: the official ones, 8,144 and 8,041. Metric: accuracy.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TEST_LABELS = "cars_test_annos_withlabels.mat"
 @register_source(
     "stanford_cars",
     "photos of 196 makes and models of cars, 8,144 + 8,041",
-    "the owners' address (ai.stanford.edu/~jkrause/cars/car_dataset.html) is dead; a copy such as "
+    "the owners' address (ai.stanford.edu/~jkrause/cars/car_dataset.html) no longer exists; a copy such as "
     "kaggle.com/datasets/rickyyyyyyy/torchvision-stanford-cars goes into DIR: DIR/devkit/cars_meta.mat, "
     f"DIR/devkit/cars_train_annos.mat, DIR/{TEST_LABELS}, DIR/cars_train/*.jpg, DIR/cars_test/*.jpg",
 )
@@ -50,6 +51,7 @@ def load(request: Request) -> Dataset:
 
 
 def _listed(path: Path, folder: str, num_classes: int) -> Listed:
+    """Return the files and labels of one list. DataError for a class out of range."""
     (annotations,) = read_mat(path, "annotations")
     fields = annotations.dtype.names or ()
     if "fname" not in fields or "class" not in fields:

@@ -1,13 +1,14 @@
-"""SUN397: 108,754 photos of 397 kinds of scene; each official split uses 39,700 of them.
+"""SUN397: 108,754 photos of 397 kinds of scene. Each official split uses 39,700 of them.
 
 Xiao et al. 2010, "SUN Database: Large-scale Scene Recognition from Abbey to Zoo" (CVPR); no licence stated.
 
-Layout read: `SUN397/a/abbey/sun_*.jpg`, and of the owners' Partitions.zip `ClassName.txt` ('/a/abbey' a line, the
-classes in order), `Training_01.txt` and `Testing_01.txt` ('/a/abbey/sun_aqswjsnjlrfzzhiz.jpg' a line), in
-`Partitions/`, in `SUN397/` or in RAW. RAW is the folder around `SUN397` or that folder.
+Layout:
+- `SUN397/a/abbey/sun_*.jpg`. RAW is `SUN397` or the folder around it.
+- From the owners' Partitions.zip, in `Partitions/`, in `SUN397/` or in RAW: `ClassName.txt` ('/a/abbey' a line, the
+  classes in order), `Training_01.txt` and `Testing_01.txt` ('/a/abbey/sun_aqswjsnjlrfzzhiz.jpg' a line).
 
-Ten official splits, `--partition 1` by default, of 50 photos a class for train and 50 for test: 19,850 each. Classes
-are called without the initial, as 'apartment_building/outdoor'. Metric: accuracy.
+Splits: ten official ones, `--partition 1` by default, of 50 photos a class for train and 50 for test: 19,850 each. The
+name of a class has no initial, e.g. 'apartment_building/outdoor'. Metric: accuracy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from debeton.data.spec import DatasetSpec
     "photos of 397 kinds of scene, 19,850 + 19,850",
     "--raw DIR --download fetches SUN397.tar.gz (39 GB) and Partitions.zip from vision.princeton.edu/projects/2010/"
     "SUN/ into DIR, or unpack them there: DIR/SUN397/a/abbey/*.jpg and DIR/Partitions/Training_01.txt",
-    (Option("partition", int, 1, "which of the ten official splits"),),
+    (Option("partition", int, 1, "the number of the official split, 1 to 10"),),
     (
         Archive(
             "SUN397.tar.gz",
@@ -57,16 +58,19 @@ def load(request: Request) -> Dataset:
 
 
 def _find_lists(raw: Path, root: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """Where each list is; the archive of images has a ClassName.txt, that of the partitions all of them."""
+    """Return the path of each list.
+
+    The archive of the images holds only ClassName.txt, that of the partitions holds all lists.
+    """
     places = (raw / "Partitions", root / "Partitions", root.parent / "Partitions", raw, root)
-    found = {name: next((place / name for place in places if (place / name).is_file()), None) for name in names}
-    absent = [name for name, path in found.items() if path is None]
+    paths = {name: next((place / name for place in places if (place / name).is_file()), None) for name in names}
+    absent = [name for name, path in paths.items() if path is None]
     if absent:
         raise MissingDataError(
             f"sun397: the photos lie in {root}, but there is no {absent[0]} in {places[0]}, {raw} or {root}; "
             f"{SOURCES.get('sun397').where}"
         )
-    return {name: path for name, path in found.items() if path is not None}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def _listed(path: Path, classes: list[str]) -> Listed:

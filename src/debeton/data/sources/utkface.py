@@ -1,24 +1,29 @@
-"""UTKFace: over 20,000 faces whose file names say age, sex and race; the sex by the age band, as From Fake to Real.
+"""UTKFace: over 20,000 faces with age, sex and race in the file name.
+
+The task is the sex by the age band.
 
 Zhang, Song and Qi 2017, "Age Progression/Regression by Conditional Adversarial Autoencoder";
-https://susanqq.github.io/UTKFace/; non-commercial research only.
+https://susanqq.github.io/UTKFace/; non-commercial research only. The task is that of From Fake to Real (FFR, Qraitem et
+al. 2024).
 
-Layouts read, `--raw` naming the folder around them or the folder of images itself:
-- the aligned and cropped faces, `UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg`, unpacked from UTKFace.tar.gz; 23,708 of
-  them, 200x200. These are what From Fake to Real (FFR, Qraitem et al. 2024) uses;
-- the faces in the wild, AGE_SEX_RACE_DATE.jpg in `part1/`, `part2/` and `part3/`.
+Layouts. RAW is the folder of images or the folder around it:
+- The aligned and cropped faces, `UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg`, unpacked from UTKFace.tar.gz: 23,708 of
+  them, 200x200. FFR uses these.
+- The faces in the wild, AGE_SEX_RACE_DATE.jpg in `part1/`, `part2/` and `part3/`.
+
 AGE is in years, SEX 0 male or 1 female, RACE 0 to 4: White, Black, Asian, Indian, Others. A few names lack a field.
 
-Class: Male or Female; attribute: the age band, 'old' from 20 to 50, 'young' up to 5 (FFR's code). All other ages
+Class: Male or Female. Attribute: the age band, 'old' from 20 to 50, 'young' up to 5 (FFR's code). All other ages
 are left out, and names without exactly these four fields. The sidecar has age, race, gender and age_band.
 
 Splits as in FFR's code: of all names, before any is left out, the first 80 % are train, the next 10 val, the last
-10 test. FFR takes the order in which its file system lists them, which is as good as random. Sorted names will not
-do in its place: they go by the digits of the age, and the last tenth, 7 to 9 and 70 to 96 years, would be a test
-split without a row. So the sorted names are shuffled by `--data-seed`; `--ffr-splits` gives exactly FFR's rows.
+10 test. FFR takes the order in which its file system lists them, which is as good as random. Sorted names cannot
+replace it: they follow the digits of the age. Their last tenth is 7 to 9 and 70 to 96 years, a test split without a
+row. So the sorted names are shuffled by `--data-seed`. `--ffr-splits` gives exactly FFR's rows.
 
-Base bias as in FFR's code: in train and val each class keeps all rows of its majority band and floor(n_maj (1 - r)
-/ r) others, r = `--base-bias` (0.9 there; 0 keeps all). Majority are (Male, young) and (Female, old).
+Base bias as in FFR's code: in train and val each class keeps all rows of its majority band and
+floor(n_maj (1 - r) / r) others, r = `--base-bias` (0.9 there; 0 keeps all). The majority is (Male, young) and
+(Female, old).
 """
 
 from __future__ import annotations
@@ -32,13 +37,13 @@ import numpy as np
 from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
-    base_biased,
     check_base_bias,
     eighty_ten_ten,
+    rows_after_base_bias,
     task_rows,
 )
 from debeton.data.raw.image_files import ImageTree
-from debeton.data.raw.layout import folders_around, nothing_found
+from debeton.data.raw.layout import folders_around, missing_part_error
 from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Ints
@@ -48,7 +53,7 @@ from debeton.system.seed import make_rng
 SEX, BANDS = ("Male", "Female"), ("old", "young")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 NAME = re.compile(r"(\d+)_([01])_([0-4])_[^_]+")  # age, sex, race, date and endings
-# Generated faces, as From Fake to Real keeps them below generated_images/.
+# Synthetic faces, as From Fake to Real keeps them below generated_images/.
 FOLDERS = {f"utk_face/{sex}/{band}": (i, j) for i, sex in enumerate(SEX) for j, band in enumerate(BANDS)}
 SPEC = DatasetSpec(
     "utkface",
@@ -89,14 +94,14 @@ def load(request: Request) -> Dataset:
     else:
         splits, expected = _shuffled_splits(options, columns, usable), {}
     rows = {
-        split: task_rows(tree, [files[row] for row in chosen], _of(columns, chosen), SPEC)
-        for split, chosen in splits.items()
+        split: task_rows(tree, [files[row] for row in numbers], _columns_of(columns, numbers), SPEC)
+        for split, numbers in splits.items()
     }
     return Dataset(SPEC, rows, expected)
 
 
 def _listing(request: Request) -> tuple[ImageTree, list[str]]:
-    """The sorted names of all images and where they are: UTKFace/ or RAW itself, else the parts."""
+    """Return the tree of images and their sorted names: in UTKFace/ or RAW itself, else in the parts."""
     where = folders_around(request, "utkface", ("UTKFace",))
     for pattern in ("*", "part[123]/*"):
         for place in where[::-1]:
@@ -104,16 +109,19 @@ def _listing(request: Request) -> tuple[ImageTree, list[str]]:
             files = tree.files(pattern) if place.is_dir() else []
             if any(NAME.fullmatch(file.rpartition("/")[2]) for file in files):
                 return tree, files
-    raise nothing_found("utkface", "UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg", where)
+    raise missing_part_error("utkface", "UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg", where)
 
 
 def _read_names(files: Sequence[str]) -> tuple[dict[str, Ints], Ints]:
-    """Columns over all files, and the rows whose name has four fields and whose age is in a band."""
+    """Return the columns over all files, and the usable rows.
+
+    A row is usable if its name has four fields and its age is in a band.
+    """
     fields = np.full((len(files), 3), -1, np.int64)
     for row, file in enumerate(files):
-        found = NAME.fullmatch(file.rpartition("/")[2])
-        if found:
-            fields[row] = [int(field) for field in found.groups()]
+        match = NAME.fullmatch(file.rpartition("/")[2])
+        if match:
+            fields[row] = [int(field) for field in match.groups()]
     age, sex, race = fields.T
     band = np.select([(age >= 20) & (age <= 50), (age >= 0) & (age <= 5)], [0, 1], -1)
     columns = {"gender": sex, "age_band": band, "race": race, "age": age}
@@ -121,15 +129,18 @@ def _read_names(files: Sequence[str]) -> tuple[dict[str, Ints], Ints]:
 
 
 def _shuffled_splits(options: Mapping[str, Any], columns: Mapping[str, Ints], usable: Ints) -> dict[str, Ints]:
+    """Return the rows by split of the shuffled names, after the base bias."""
     n = len(columns["age"])
     order = make_rng(options["data_seed"], SPEC.name, "listing").permutation(n)
     splits = {}
     for split, part in eighty_ten_ten(n).items():
         rows = np.sort(np.intersect1d(order[part], usable))
         if not len(rows):
-            raise DataError(f"utkface/{split}: none of the {n} names has an age of 0 to 5 or 20 to 50; is RAW whole?")
+            raise DataError(
+                f"utkface/{split}: none of the {n} names has an age of 0 to 5 or 20 to 50; check that RAW is complete"
+            )
         if split != "test":
-            rows = rows[base_biased(SPEC, _of(columns, rows), split, options)]
+            rows = rows[rows_after_base_bias(SPEC, _columns_of(columns, rows), split, options)]
         splits[split] = rows
     return splits
 
@@ -137,6 +148,7 @@ def _shuffled_splits(options: Mapping[str, Any], columns: Mapping[str, Ints], us
 def _shipped_rows(
     options: Mapping[str, Any], files: Sequence[str], columns: Mapping[str, Ints], usable: Ints
 ) -> dict[str, Ints]:
+    """Return the rows by split, as FFR's files divide them."""
     row_of = {files[row]: int(row) for row in usable}
     splits = {}
     for split, shipped in read_shipped_splits(options, "utk_face", list(row_of)).items():
@@ -147,11 +159,13 @@ def _shipped_rows(
 
 
 def _shipped_counts(rate: str) -> dict[str, Sequence[int]]:
+    """Return the counts by group of FFR's shipped splits at this rate; {} if they are unknown."""
     if rate not in SHIPPED:
         return {}
     train, val = SHIPPED[rate]
     return {"train": train, "val": val, "test": SHIPPED_TEST}
 
 
-def _of(columns: Mapping[str, Ints], rows: Ints) -> dict[str, Any]:
+def _columns_of(columns: Mapping[str, Ints], rows: Ints) -> dict[str, Any]:
+    """Return every column at the given rows."""
     return {name: values[rows] for name, values in columns.items()}

@@ -1,4 +1,4 @@
-"""Patches: small RGBA pictures that triggers put over an image; read from files, or drawn."""
+"""Patches: small RGBA pictures that triggers put over an image. They are read from files, or drawn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
+from debeton.data.image_names import ALPHA_SUFFIXES, listed
 from debeton.system.errors import DataError, UsageError
 
 Colour = tuple[int, int, int]
@@ -17,14 +18,15 @@ POSITIONS = {
     "top_left": (0.0, 0.0), "top": (0.0, 0.5), "top_right": (0.0, 1.0), "left": (0.5, 0.0), "center": (0.5, 0.5),
     "right": (0.5, 1.0), "bottom_left": (1.0, 0.0), "bottom": (1.0, 0.5), "bottom_right": (1.0, 1.0),
 }  # fmt: skip
-SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".gif")
-SUPERSAMPLING = 4
+ENLARGEMENT = 4  # hats are drawn so many times larger, then averaged
 
 
-def place(patch: Patch, height: int, width: int, size: str, position: str) -> NDArray[np.uint8]:
-    """The patch in an otherwise transparent frame, uint8 [height, width, 4].
+def place_patch(patch: Patch, height: int, width: int, size: str, position: str) -> NDArray[np.uint8]:
+    """Return the patch in an otherwise transparent frame, uint8 [height, width, 4].
 
-    size: a fraction of the frame or pixels, see `patch_size`. position: a key of POSITIONS.
+    height, width: of the frame in pixels.
+    size: a fraction of the frame or pixels, see `patch_size`.
+    position: a key of POSITIONS.
     """
     if position not in POSITIONS:
         raise UsageError(f"unknown position '{position}' of a trigger; known: {', '.join(POSITIONS)}")
@@ -37,10 +39,12 @@ def place(patch: Patch, height: int, width: int, size: str, position: str) -> ND
 
 
 def patch_size(size: str, height: int, width: int) -> tuple[int, int]:
-    """Height and width in pixels of a patch in a frame.
+    """Return the height and width of a patch in pixels.
 
-    '56px' is 56 x 56 pixels. A number f in (0, 1) is a square of f times the shorter side, at least a pixel; '1' is
-    the whole frame.
+    size: '56px' is 56 x 56 pixels. A number f in (0, 1) is a square of f times the shorter side of the frame, at least
+        one pixel. '1' is the whole frame.
+    height, width: of the frame in pixels.
+    UsageError for any other size, or for a patch that is larger than the frame.
     """
     text, in_pixels = size.removesuffix("px"), size.endswith("px")
     try:
@@ -60,23 +64,26 @@ def patch_size(size: str, height: int, width: int) -> tuple[int, int]:
     return side, side
 
 
-def solid(colour: Colour) -> Patch:
-    """A patch of one colour."""
+def solid_patch(colour: Colour) -> Patch:
+    """Return a patch of one colour."""
     return lambda height, width: Image.new("RGBA", (width, height), (*colour, 255))
 
 
 def read_patches(path: str | Path) -> list[Patch]:
-    """The patches in an image file, or in all of a folder by name: cropped to the frame's shape and resized.
+    """Return the patch of an image file, or those of all images in a folder by name.
 
-    DataError for what cannot be read, has no alpha channel, or is not transparent anywhere (it would hide the image).
+    A patch is cropped to the shape that is asked for, and resized.
+    DataError if a file cannot be read, has no alpha channel, or is opaque everywhere (it would hide the image).
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"no trigger image at {path}; expected an image with an alpha channel, or a folder of them")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in ALPHA_SUFFIXES)
     if not files:
-        raise DataError(f"{path} holds no image with an alpha channel ({', '.join(SUFFIXES)})")
-    return [_fitted(_read_rgba(file)) for file in files]
+        raise DataError(f"{path} holds no image with an alpha channel ({listed(ALPHA_SUFFIXES)})")
+    return [_fit_to_shape(_read_rgba(file)) for file in files]
 
 
 def _read_rgba(file: Path) -> Image.Image:
@@ -85,15 +92,16 @@ def _read_rgba(file: Path) -> Image.Image:
             image = stored.convert("RGBA")
     except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read as an image ({error})") from None
-    if np.asarray(image)[..., 3].min() == 255:  # no alpha channel, or one that hides all
+    if np.asarray(image)[..., 3].min() == 255:  # without an alpha channel, or opaque everywhere
         raise DataError(
             f"{file} has no alpha channel that lets anything through, so it would hide the image; save it as a PNG "
-            "whose background is transparent"
+            "with a transparent background"
         )
     return image
 
 
-def _fitted(image: Image.Image) -> Patch:
+def _fit_to_shape(image: Image.Image) -> Patch:
+    """Return the image as a patch."""
     return lambda height, width: ImageOps.fit(image, (width, height), Image.Resampling.BOX)
 
 
@@ -130,13 +138,15 @@ HATS: dict[str, tuple[Shape, ...]] = {
 
 
 def drawn_hats() -> list[Patch]:
-    """Five hats in the upper quarter of the frame."""
-    return [_drawn(shapes) for shapes in HATS.values()]
+    """Return five hats, drawn in the upper quarter of the frame."""
+    return [_draw_shapes(shapes) for shapes in HATS.values()]
 
 
-def _drawn(shapes: tuple[Shape, ...]) -> Patch:
+def _draw_shapes(shapes: tuple[Shape, ...]) -> Patch:
+    """Return shapes as a patch. They are drawn at four times the size and averaged, so that edges are smooth."""
+
     def draw(height: int, width: int) -> Image.Image:
-        large = Image.new("RGBA", (SUPERSAMPLING * width, SUPERSAMPLING * height))
+        large = Image.new("RGBA", (ENLARGEMENT * width, ENLARGEMENT * height))
         pen = ImageDraw.Draw(large)
         for kind, numbers, colour in shapes:
             angles = numbers[4:] if kind == "pieslice" else ()

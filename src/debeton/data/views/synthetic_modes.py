@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from debeton.data.raw.generated import BLIND
+from debeton.data.raw.synthetic_images import BLIND
 from debeton.data.spec import Ints
 from debeton.data.views.subsets import sample_groups
 from debeton.data.views.view import View

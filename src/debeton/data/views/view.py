@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from debeton.data.beton.reading import Beton
 from debeton.data.spec import DatasetSpec, Ints, parse_aligned
-from debeton.data.triggers.trigger import Planted
+from debeton.data.triggers.trigger import PlantedTrigger
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.seed import make_rng
 
@@ -42,7 +42,7 @@ class View:
     weights: NDArray[np.float64] | None = None
     true_groups: View | None = None
     draws: tuple[int, int] | None = None
-    planted: Planted | None = None
+    planted: PlantedTrigger | None = None
 
     @classmethod
     def whole(cls, beton: Beton, name: str | None = None) -> View:

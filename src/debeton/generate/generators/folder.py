@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from debeton.data.image_names import is_image
 from debeton.generate.generators.generator import GENERATORS, Maker, Order
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +39,7 @@ class Folder:
         """The condition's images, by name."""
         if condition not in self._files:
             place = self.folder / condition.label / (condition.attribute or "")
-            found = [path for path in place.glob("*") if path.suffix.lower() in SUFFIXES]
+            found = [path for path in place.glob("*") if is_image(path)]
             self._files[condition] = sorted(found)
         return self._files[condition]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
-from debeton.data.raw.generated import generated_rows
+from debeton.data.raw.synthetic_images import read_synthetic_rows
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
 from debeton.diffusion.copies import copy_check
@@ -94,7 +94,7 @@ def synthetic_view(run: Run, folder: Path) -> View:
         raise UsageError(f"ddb.images: there is no folder {folder}")
     if distributed.is_main() and not path.exists():
         options = WriteOptions(mode="raw", num_workers=run.config.training.num_workers)
-        write_beton(path, generated_rows(folder, spec), spec, "synthetic", options, progress=run.progress)
+        write_beton(path, read_synthetic_rows(folder, spec), spec, "synthetic", options, progress=run.progress)
     distributed.barrier()
     view = View.whole(open_beton(path), "synthetic")
     counts = np.bincount(view.label, minlength=spec.num_classes)

@@ -1,14 +1,15 @@
-"""Generated images as rows with source 1: the layouts in which generators leave them.
+"""Folders of synthetic images as rows with source 1. In the project "synthetic" is the kind of image.
 
-- `manifest.jsonl` (of shards `manifest-K-of-N.jsonl`) in the folder, a JSON object a line: `path` (relative to the
-  folder), `label` (a class by name or code), `attribute` (likewise; null where the prompt named none), `verdict`
-  ("keep", or why the image was rejected), and where known `prompt`, `seed` and `sha256`;
-- `CLASS/ATTRIBUTE/*` by name, `CLASS/*` (prompts that name no attribute), or the folders that From Fake to Real's
-  generators and loaders use, which the data set's spec lists (`DatasetSpec.generated_folders`);
-- Diffusing DeBias's arrays: `images.npy` (uint8 [N, H, W, 3] or [N, 3, H, W]) with `labels.npy`, or one array a class,
-  `CLASS.npy` or `K.npy`. A class-conditional generator names no attribute.
+The layouts are those in which image generators leave their sets:
+- `manifest.jsonl` (of shards `manifest-K-of-N.jsonl`) with one JSON object a line. `path` is relative to the folder.
+  `label` is a class by name or code, `attribute` likewise, or null if the prompt named none.
+  `verdict` is "keep" or the reason why the image was rejected. `prompt`, `seed` and `sha256` are optional.
+- `CLASS/ATTRIBUTE/*` by name, or `CLASS/*` for prompts that name no attribute.
+- The folders of From Fake to Real's generators and loaders, which the spec lists (`DatasetSpec.generated_folders`).
+- The arrays of Diffusing DeBias: `images.npy` (uint8 [N, H, W, 3] or [N, 3, H, W]) with `labels.npy`, or one array
+  for each class, `CLASS.npy` or `K.npy`. A class-conditional generator names no attribute.
 
-Rows without a named attribute have attribute 0 and 1 in the column `blind`; only the synthetic mode 'blind' uses them.
+Rows without a named attribute have attribute 0, and 1 in the column `blind`. Only the synthetic mode 'blind' uses them.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ from debeton.system.errors import DataError, nearest
 
 MANIFEST = "manifest.jsonl"
 SHARD_MANIFESTS = "manifest-*-of-*.jsonl"
-KEPT = "keep"
-BLIND = "blind"
-UNKNOWN = -1  # the code of a synthetic row in a column that its prompt says nothing about
+ACCEPTED = "keep"  # the verdict of an image that enters the set
+BLIND = "blind"  # the column that is 1 if the prompt named no attribute
+UNKNOWN = -1  # the code of a synthetic row in a column that its prompt does not mention
 
 
-def generated_rows(folder: Path, spec: DatasetSpec) -> Rows:
-    """Rows over the generated images in `folder`, named FOLDER/PATH, with the columns prompt, seed, sha256 and blind.
+def read_synthetic_rows(folder: Path, spec: DatasetSpec) -> Rows:
+    """Return rows over the synthetic images in `folder`, named FOLDER/PATH.
 
-    DataError when the folder is not there, holds no image of a known layout, or names an unknown class or attribute.
+    They have the columns prompt, seed, sha256 and blind.
+    DataError if the folder is missing, holds no image of a known layout, or names an unknown class or attribute.
     """
     if not folder.is_dir():
-        raise DataError(f"--synthetic {folder} is not a folder; generated images lie in one (writers/README.md)")
-    if manifests(folder):
+        raise DataError(f"--synthetic {folder} is not a folder; expected a folder of images (see writers/README.md)")
+    if manifest_files(folder):
         rows = _manifest_rows(folder, spec)
     elif any(folder.glob("*.npy")):
         rows = _array_rows(folder, spec)
@@ -52,11 +54,11 @@ def generated_rows(folder: Path, spec: DatasetSpec) -> Rows:
     return replace(rows, names=[f"{folder.resolve().name}/{name}" for name in rows.names], columns=columns)
 
 
-def with_synthetic(real: Rows, synthetic: Rows) -> Rows:
-    """Both in one: the real rows first. What is not known of a row is '' or -1 in its columns."""
+def append_synthetic(real: Rows, synthetic: Rows) -> Rows:
+    """Return the real rows followed by the synthetic rows. Unknown values of a column are '' or -1."""
     first = len(real)
     columns = {
-        name: _joined(real.columns.get(name), synthetic.columns.get(name), first, len(synthetic))
+        name: _joined_column(real.columns.get(name), synthetic.columns.get(name), first, len(synthetic))
         for name in dict.fromkeys([*real.columns, *synthetic.columns])
     }
 
@@ -78,8 +80,8 @@ def with_synthetic(real: Rows, synthetic: Rows) -> Rows:
     )
 
 
-def _joined(real: Any, synthetic: Any, num_real: int, num_synthetic: int) -> NDArray[Any]:
-    """One column of both; where one side has none it is filled with '' or -1."""
+def _joined_column(real: Any, synthetic: Any, num_real: int, num_synthetic: int) -> NDArray[Any]:
+    """Return one column over both kinds of rows. A kind without the column is filled with '' or -1."""
     parts = [None if part is None else np.asarray(part) for part in (real, synthetic)]
     kinds = [part.dtype for part in parts if part is not None]
     filler = np.array("" if kinds[0].kind in "US" else UNKNOWN)
@@ -88,7 +90,10 @@ def _joined(real: Any, synthetic: Any, num_real: int, num_synthetic: int) -> NDA
 
 
 def _rows_of(folder: Path, spec: DatasetSpec, records: Sequence[Mapping[str, Any]]) -> Rows:
-    """Rows of records with path, label and attribute as codes (None: not named); prompt, seed, sha256 where known."""
+    """Return the rows of records, which hold path, label and attribute as codes.
+
+    The attribute is None if it is not named. prompt, seed and sha256 are optional.
+    """
     blind = [int(record["attribute"] is None) for record in records]
     columns: dict[str, Sequence[Any] | NDArray[Any]] = {BLIND: blind}
     for name, filler in (("prompt", ""), ("seed", UNKNOWN), ("sha256", "")):
@@ -102,35 +107,36 @@ def _rows_of(folder: Path, spec: DatasetSpec, records: Sequence[Mapping[str, Any
 # --- manifest.jsonl ----------------------------------------------------------------------------
 
 
-def manifests(folder: Path) -> list[Path]:
-    """The manifest of a folder of generated images, or those of its shards; none where there is no such thing."""
+def manifest_files(folder: Path) -> list[Path]:
+    """Return the manifest of a folder of synthetic images, or those of its shards; [] if there is none."""
     whole = folder / MANIFEST
     return ([whole] if whole.is_file() else []) + sorted(folder.glob(SHARD_MANIFESTS))
 
 
 def _manifest_rows(folder: Path, spec: DatasetSpec) -> Rows:
-    records = [record for where in manifests(folder) for record in _manifest_records(where, spec)]
+    records = [record for where in manifest_files(folder) for record in _manifest_records(where, spec)]
     if not records:
-        raise DataError(f"{folder / MANIFEST} lists no image with the verdict '{KEPT}'; nothing to write")
-    order = sorted(range(len(records)), key=lambda i: str(records[i]["path"]))  # whatever made them, in which order
-    return _rows_of(folder, spec, [records[i] for i in order])
+        raise DataError(f"{folder / MANIFEST} lists no image with the verdict '{ACCEPTED}'; nothing to write")
+    # Sorted by path, so that the order in which shards wrote their lines does not matter.
+    return _rows_of(folder, spec, sorted(records, key=lambda record: str(record["path"])))
 
 
 def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
+    """Yield one record for each accepted image of a manifest. DataError names a line that does not fit."""
     text = where.read_text(encoding="utf-8")
     lines = text.splitlines()
     for number, line in enumerate(lines, start=1):
         if number == len(lines) > 1 and not text.endswith(("}", "\n")):
-            return  # cut off where the program that wrote it was killed
+            return  # a line that was cut off when the program was killed
         try:
             record = json.loads(line)
-            path, label, verdict = record["path"], record["label"], record.get("verdict", KEPT)
+            path, label, verdict = record["path"], record["label"], record.get("verdict", ACCEPTED)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{where}, line {number} is no manifest entry ({type(error).__name__}: {error}); "
                 "it needs path, label and attribute"
             ) from None
-        if verdict != KEPT:
+        if verdict != ACCEPTED:
             continue
         attribute = record.get("attribute")
         codes = {
@@ -139,11 +145,12 @@ def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]
             if attribute is None
             else _code(attribute, spec.attributes, "attribute", f"{where}, line {number}"),
         }
-        known = {name: record[name] for name in ("prompt", "seed", "sha256") if record.get(name) is not None}
-        yield {"path": str(path), **codes, **known}
+        details = {name: record[name] for name in ("prompt", "seed", "sha256") if record.get(name) is not None}
+        yield {"path": str(path), **codes, **details}
 
 
 def _code(value: str | int, names: Sequence[str], kind: str, where: str) -> int:
+    """Return the code of a class or attribute that is given by name or code."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return value
     if value not in names:
@@ -162,7 +169,7 @@ def _folder_rows(folder: Path, spec: DatasetSpec) -> Rows:
     if not records:
         layouts = sorted(spec.generated_folders)[:2]
         raise DataError(
-            f"{folder} holds no generated image: neither {MANIFEST}, *.npy, CLASS/ATTRIBUTE/* nor CLASS/* of "
+            f"{folder} holds no synthetic image: neither {MANIFEST}, *.npy, CLASS/ATTRIBUTE/* nor CLASS/* of "
             f"{spec.name} (classes {', '.join(spec.classes[:4])}; attributes {', '.join(spec.attributes[:4])})"
             f"{f', nor folders such as {layouts[0]}/' if layouts else ''}"
         )
@@ -170,7 +177,7 @@ def _folder_rows(folder: Path, spec: DatasetSpec) -> Rows:
 
 
 def _cell_folders(folder: Path, spec: DatasetSpec) -> Iterator[tuple[str, int, int | None]]:
-    """(path, label, attribute or None) of every folder below `folder` that is one cell's, in cell order."""
+    """Yield (path, label, attribute or None) of every folder below `folder` that holds one cell, in cell order."""
     for path, (label, attribute) in spec.generated_folders.items():
         if (folder / path).is_dir():
             yield path, label, attribute
@@ -213,7 +220,7 @@ def _array_rows(folder: Path, spec: DatasetSpec) -> Rows:
 
 
 def _arrays(folder: Path) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
-    """Every image array of the folder, mapped into memory, in the order of its name."""
+    """Yield the path and the memory-mapped array of every image array in the folder, sorted by name."""
     for path in sorted(folder.glob("*.npy")):
         if path.stem == "labels":
             continue
@@ -229,7 +236,10 @@ def _arrays(folder: Path) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
 
 
 def _labels_of(path: Path, count: int, spec: DatasetSpec) -> Ints:
-    """The class of each image: from labels.npy beside images.npy, else the file's name is a class or its code."""
+    """Return the class of each image.
+
+    The classes come from labels.npy beside images.npy. Else the file's name is a class or its code.
+    """
     if path.stem == "images":
         beside = path.with_name("labels.npy")
         if not beside.is_file():

@@ -1,4 +1,4 @@
-"""generated.py: every layout of generated images gives the same rows; they enter a beton with source 1."""
+"""Every layout of synthetic images gives the same rows, and they enter a beton with source 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from debeton.data.beton.images import to_rgb
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
-from debeton.data.raw.generated import generated_rows, with_synthetic
+from debeton.data.raw.synthetic_images import append_synthetic, read_synthetic_rows
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.views.view import View
 from debeton.system.errors import DataError
@@ -51,7 +51,7 @@ def test_every_folder_layout_gives_the_cells(tmp_path: Path, pattern: str) -> No
         for a, sex in enumerate(SPEC.attributes):
             for i in range(1 + y + a):
                 paint(tmp_path / "gen" / pattern.format(y=y, sex=sex, name=name, i=i), 100 * y + 50 * a)
-    rows = generated_rows(tmp_path / "gen", SPEC)
+    rows = read_synthetic_rows(tmp_path / "gen", SPEC)
     assert sorted(cells(rows)) == [(0, 0), (0, 1), (0, 1), (1, 0), (1, 0), (1, 1), (1, 1), (1, 1)]
     for row, (y, a) in enumerate(cells(rows)):
         assert to_rgb(rows.image(row))[0, 0, 0] == 100 * y + 50 * a
@@ -64,12 +64,12 @@ def test_every_folder_layout_gives_the_cells(tmp_path: Path, pattern: str) -> No
 def test_images_of_a_class_without_an_attribute_are_blind(tmp_path: Path) -> None:
     paint(tmp_path / "smiling" / "a.png", 1)
     paint(tmp_path / "smiling" / "Male" / "b.png", 2)
-    rows = generated_rows(tmp_path, SPEC)
+    rows = read_synthetic_rows(tmp_path, SPEC)
     assert cells(rows) == [(1, 1), (1, 0)]
     assert rows.columns["blind"] == [0, 1]
 
 
-def test_a_manifest_keeps_what_its_verdicts_keep(tmp_path: Path) -> None:
+def test_a_manifest_gives_only_the_accepted_images(tmp_path: Path) -> None:
     lines = [
         {
             "path": "0.png",
@@ -83,7 +83,7 @@ def test_a_manifest_keeps_what_its_verdicts_keep(tmp_path: Path) -> None:
         {"path": "2.png", "label": 0, "attribute": None},
     ]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    rows = generated_rows(tmp_path, SPEC)
+    rows = read_synthetic_rows(tmp_path, SPEC)
     assert cells(rows) == [(1, 1), (0, 0)]
     assert rows.columns["blind"] == [0, 1]
     assert rows.columns["prompt"] == ["a face", ""]
@@ -105,10 +105,10 @@ def test_a_manifest_keeps_what_its_verdicts_keep(tmp_path: Path) -> None:
         ('{"path": "a.png", "label": 0, "attribute": 0, "verdict": "black"}', "lists no image with the verdict 'keep'"),
     ],
 )
-def test_a_wrong_manifest_is_a_sentence(tmp_path: Path, line: str, words: str) -> None:
+def test_a_wrong_manifest_raises_a_clear_message(tmp_path: Path, line: str, words: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(line)
     with pytest.raises(DataError, match=words):
-        generated_rows(tmp_path, SPEC)
+        read_synthetic_rows(tmp_path, SPEC)
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
@@ -125,7 +125,7 @@ def test_arrays_of_a_class_conditional_generator_are_blind_rows(
     else:
         for k, name in enumerate(names):
             np.save(tmp_path / f"{name}.npy", stored[label == k])
-    rows = generated_rows(tmp_path, SPEC)
+    rows = read_synthetic_rows(tmp_path, SPEC)
     assert cells(rows) == [(int(k), 0) for k in label]
     np.testing.assert_array_equal(np.stack([to_rgb(rows.image(i)) for i in range(7)]), images)
     assert np.asarray(rows.columns["blind"]).tolist() == [1] * 7
@@ -141,24 +141,24 @@ def test_arrays_of_a_class_conditional_generator_are_blind_rows(
         ({"serious": np.array([object()])}, "cannot be read as an array"),
     ],
 )
-def test_wrong_arrays_are_sentences(tmp_path: Path, arrays: dict, words: str) -> None:
+def test_wrong_arrays_raise_a_clear_message(tmp_path: Path, arrays: dict, words: str) -> None:
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
     with pytest.raises(DataError, match=words):
-        generated_rows(tmp_path, SPEC)
+        read_synthetic_rows(tmp_path, SPEC)
 
 
-def test_a_folder_without_any_known_layout_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_in_an_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
     paint(tmp_path / "other" / "x.png", 3)
     with pytest.raises(DataError, match=r"neither manifest\.jsonl, \*\.npy, CLASS/ATTRIBUTE/\* nor CLASS/\*"):
-        generated_rows(tmp_path, SPEC)
+        read_synthetic_rows(tmp_path, SPEC)
     with pytest.raises(DataError, match="is not a folder"):
-        generated_rows(tmp_path / "nope", SPEC)
+        read_synthetic_rows(tmp_path / "nope", SPEC)
 
 
 @pytest.fixture
 def written(tmp_path: Path, photo: Callable[..., np.ndarray]) -> Path:
-    """A beton of four real rows and three generated ones, raw."""
+    """Write a raw beton of four real rows and three synthetic ones."""
     for i, cell in enumerate(("serious/Female", "smiling/Male", "smiling/Male")):
         paint(tmp_path / "gen" / cell / f"{i}.png", i)
     real = Rows(
@@ -168,12 +168,12 @@ def written(tmp_path: Path, photo: Callable[..., np.ndarray]) -> Path:
         [f"{i}.jpg" for i in range(4)],
         {"Smiling": [0, 1, 0, 1], "Male": [0, 0, 1, 1], "Young": [1, 0, 1, 0], "photographer": ["a", "b", "c", "d"]},
     )
-    both = with_synthetic(real, generated_rows(tmp_path / "gen", SPEC))
+    both = append_synthetic(real, read_synthetic_rows(tmp_path / "gen", SPEC))
     write_beton(tmp_path / "faces_train.beton", both, SPEC, "train", WriteOptions(mode="raw"))
     return tmp_path / "faces_train.beton"
 
 
-def test_generated_rows_enter_the_same_beton_with_source_1(written: Path) -> None:
+def test_synthetic_rows_enter_the_same_beton_with_source_1(written: Path) -> None:
     beton = open_beton(written)
     assert beton.source.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert beton.label.tolist() == [0, 1, 0, 1, 0, 1, 1]
@@ -187,7 +187,7 @@ def test_generated_rows_enter_the_same_beton_with_source_1(written: Path) -> Non
     ]
 
 
-def test_a_task_that_generated_rows_know_nothing_about_leaves_them_out(written: Path) -> None:
+def test_a_task_with_unknown_values_for_synthetic_rows_leaves_them_out(written: Path) -> None:
     view = View.whole(open_beton(written))
     assert len(view.with_task("Male", "Smiling")) == 7
     young = view.with_task("Young", "Male")
