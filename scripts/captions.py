@@ -61,9 +61,9 @@ def main(argv: list[str]) -> None:
 
     from debeton.data.beton.reading import open_beton
     from debeton.data.raw.generated import generated_rows
-    from debeton.generate.image_set import names_from_folders
+    from debeton.generate.image_set import spec_from_folder
 
-    spec = open_beton(arguments.like).spec if arguments.like else names_from_folders(arguments.set)
+    spec = open_beton(arguments.like).spec if arguments.like else spec_from_folder(arguments.set)
     rows = generated_rows(arguments.set, spec)
     if arguments.captions_file:
         captions = captions_for(rows, read_captions(arguments.captions_file), arguments.captions_file)

@@ -65,9 +65,9 @@ def main(argv: list[str]) -> None:
     if arguments.out:
         shown = None
         if arguments.pictures:  # these take torch, which takes seconds to import
-            from debeton.report.pictures import pictures
+            from debeton.report.pictures import picture_plotter
 
-            shown = pictures()
+            shown = picture_plotter()
         page = write_report(arguments.runs, arguments.out, title=arguments.title, pictures=shown)
         print(f"report written to {page}")
 

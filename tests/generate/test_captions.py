@@ -11,7 +11,7 @@ import pytest
 from scripts import captions as program
 
 from debeton.generate.captions import Captioner, captions_for, keywords, read_captions
-from debeton.generate.image_set import names_from_folders
+from debeton.generate.image_set import spec_from_folder
 from debeton.system.errors import DataError, UsageError, run_command
 
 CAPTIONS = [
@@ -103,7 +103,7 @@ def test_tables_and_a_page_with_images_are_made_of_captions_from_a_file(images, 
 def test_captions_are_found_with_the_set_s_name_in_front_or_without(images):
     from debeton.data.raw.generated import generated_rows
 
-    rows = generated_rows(images, names_from_folders(images))
+    rows = generated_rows(images, spec_from_folder(images))
     assert captions_for(rows, dict.fromkeys(rows.names, "x"), Path("c")) == ["x"] * 6
     with pytest.raises(DataError, match=r"has no caption of set/land\.npy\[0\]"):
         captions_for(rows, {}, Path("c"))
@@ -126,16 +126,16 @@ def test_wrong_caption_files_are_sentences(tmp_path, name, text, words):
 
 
 def test_the_classes_of_a_folder_are_what_it_says_itself(images, tmp_path):
-    assert names_from_folders(images).classes == ("land", "water")
+    assert spec_from_folder(images).classes == ("land", "water")
     (tmp_path / "made" / "cat").mkdir(parents=True)
     (tmp_path / "made" / "dog").mkdir()
-    assert names_from_folders(tmp_path / "made").classes == ("cat", "dog")
+    assert spec_from_folder(tmp_path / "made").classes == ("cat", "dog")
     line = {"path": "x.png", "label": "fox", "attribute": None, "verdict": "keep", "number": 0, "attempt": 0}
     (tmp_path / "made" / "manifest.jsonl").write_text(json.dumps(line) + "\n")
-    assert names_from_folders(tmp_path / "made").classes == ("fox",)
+    assert spec_from_folder(tmp_path / "made").classes == ("fox",)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
-        names_from_folders(tmp_path / "empty")
+        spec_from_folder(tmp_path / "empty")
 
 
 # --- a model -------------------------------------------------------------------------------------

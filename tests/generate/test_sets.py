@@ -14,10 +14,10 @@ from tests.generate.sets import command, images_of, kept_of
 
 from debeton.data.raw.generated import KEPT, generated_rows
 from debeton.data.spec import DatasetSpec
-from debeton.generate.filters import FILTERS, published
-from debeton.generate.generators import GENERATORS, Maker, Order
+from debeton.generate.filters import FILTERS, published_grey_filter
+from debeton.generate.generation import BATCHES_WAITING, generate_missing
+from debeton.generate.generators import GENERATORS, GeneratorFactory, ImageRequest
 from debeton.generate.image_set import ImageSet, Shard, Slot, verify
-from debeton.generate.production import BATCHES_WAITING, produce
 from debeton.generate.prompts import Condition, PromptSet
 from debeton.system.errors import DataError, UsageError
 
@@ -39,11 +39,11 @@ class Noise:
 
     def __init__(self, one_in: int = 0, size: int = 12):
         self.one_in, self.size, self.identity = one_in, size, {"kind": "noise"}
-        self.orders: list[Order] = []
+        self.requests: list[ImageRequest] = []
 
-    def sample(self, orders):
-        self.orders += orders
-        return np.stack([self.image(order.seed) for order in orders])
+    def sample(self, requests):
+        self.requests += requests
+        return np.stack([self.image(request.seed) for request in requests])
 
     def image(self, seed: int) -> np.ndarray:
         pixels = np.random.default_rng(seed).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
@@ -53,7 +53,7 @@ class Noise:
 
 def make(folder: Path, generator=None, *, shard="1/1", per=9, batch_size=4, prompts=PETS, keep="standard") -> ImageSet:
     image_set = ImageSet(folder, SETTINGS, Shard.parse(shard))
-    produce(
+    generate_missing(
         image_set,
         generator or Noise(one_in=3),
         prompts,
@@ -112,7 +112,7 @@ def test_a_larger_set_begins_with_the_smaller(whole, tmp_path):
     make(tmp_path, generator, per=9)
     assert kept_of(tmp_path) == kept_of(whole)
     assert small.items() <= kept_of(whole).items()
-    assert len({order.seed for order in generator.orders}) == len(generator.orders)
+    assert len({request.seed for request in generator.requests}) == len(generator.requests)
 
 
 class Killed(BaseException):
@@ -124,11 +124,11 @@ class Dying(Noise):
         super().__init__(one_in=3)
         self.left = after
 
-    def sample(self, orders):
+    def sample(self, requests):
         self.left -= 1
         if self.left < 0:
             raise Killed
-        return super().sample(orders)
+        return super().sample(requests)
 
 
 def test_stopped_anywhere_and_resumed_in_other_shards_the_set_is_the_same(whole, tmp_path):
@@ -151,7 +151,7 @@ def test_a_finished_set_makes_nothing_more(whole):
     generator = Noise(one_in=3)
     before = (whole / "manifest.jsonl").stat().st_mtime_ns
     make(whole, generator)
-    assert generator.orders == []
+    assert generator.requests == []
     assert (whole / "manifest.jsonl").stat().st_mtime_ns == before
 
 
@@ -173,11 +173,11 @@ def test_the_generator_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     gate, sampled = threading.Event(), []
 
     class Counting(Noise):
-        def sample(self, orders):
-            sampled.append(len(orders))
+        def sample(self, requests):
+            sampled.append(len(requests))
             if len(sampled) == BATCHES_WAITING:
                 gate.set()
-            return super().sample(orders)
+            return super().sample(requests)
 
     original = ImageSet.write_image
 
@@ -259,8 +259,8 @@ def test_the_published_filter_is_a_threshold_on_mean_red():
         image = np.full((512, 512, 3), 100, np.float64)
         image[..., 0] += level * 1.5  # mean of channels rises by level / 2: red is `level` above it
         dithered = np.floor(image + np.random.default_rng(0).random(image.shape)).astype(np.uint8)
-        assert published(1.5e6)(dithered) == verdict
-        assert published(1.5e6)(dithered[::4, ::4]) == verdict
+        assert published_grey_filter(1.5e6)(dithered) == verdict
+        assert published_grey_filter(1.5e6)(dithered[::4, ::4]) == verdict
     assert FILTERS.get("ffr_faces")(picture()) == "grey"  # what it is blamed for
     assert FILTERS.get("none")(np.zeros((4, 4, 3), np.uint8)) == KEPT
 
@@ -288,7 +288,7 @@ def test_an_image_that_is_always_rejected_ends_with_its_cell_and_prompt(tmp_path
 
 @pytest.fixture
 def noise(monkeypatch) -> None:
-    maker = Maker(lambda arguments: Noise(one_in=3), lambda parser: None)
+    maker = GeneratorFactory(lambda arguments: Noise(one_in=3), lambda parser: None)
     monkeypatch.setitem(GENERATORS._entries, "noise", type(next(iter(GENERATORS)))("noise", maker, "noise"))
 
 

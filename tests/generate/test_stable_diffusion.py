@@ -17,7 +17,7 @@ from tests.generate.sets import command, images_of, kept_of
 from tests.running import ROOT, folder_of, lines_of, run
 from tests.toy import toy_rows
 
-from debeton.generate.generators import Order
+from debeton.generate.generators import ImageRequest
 from debeton.generate.image_set import verify
 from debeton.generate.prompts import Condition
 
@@ -110,7 +110,7 @@ def test_the_prompt_decides_under_guidance_and_not_without(tiny_model):
 
     def sample(guidance: float, *prompts: str) -> np.ndarray:
         generator = StableDiffusion(str(tiny_model), steps=2, guidance=guidance, device="cpu")
-        return generator.sample([Order(Condition("a", "b"), 0, prompt, 7) for prompt in prompts]).astype(int)
+        return generator.sample([ImageRequest(Condition("a", "b"), 0, prompt, 7) for prompt in prompts]).astype(int)
 
     cat, dog, again = sample(20.0, "a cat", "a dog running in the rain", "a cat")
     assert np.abs(cat - again).max() <= 1
@@ -156,7 +156,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_set_of_an_uninterrupted_one(kill
         ("/nowhere/model", 2, "no diffusers model at /nowhere/model; expected a folder with model_index.json"),
         ("{empty}", 2, "is not a diffusers model: it has no model_index.json"),
         ("{broken}", 1, "cannot be loaded as a text-to-image model"),
-        ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be had"),
+        ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be downloaded"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, capsys, monkeypatch, model, status, message):

@@ -15,12 +15,12 @@ from debeton.report.runs import group_settings
 from debeton.report.transfer import (
     TRANSFER,
     attack_table,
-    attacks,
-    difference,
-    interval,
+    attacks_of,
+    confidence_interval,
+    difference_interval,
+    interval_text,
     plot_attacks,
     source_name,
-    text,
 )
 from debeton.system.errors import DataError, run_command
 
@@ -74,7 +74,7 @@ def runs(tmp_path):
 
 
 def table_of(root):
-    table = attack_table(attacks(group_settings(load_runs([root]))))
+    table = attack_table(attacks_of(group_settings(load_runs([root]))))
     return {(row["transfer"], row["source"]): row for row in table.to_dict("records")}
 
 
@@ -101,11 +101,11 @@ def test_the_control_is_the_same_transfer_from_a_clean_source_and_scratch(runs):
 
 
 def test_intervals_of_one_value_and_of_equal_values():
-    assert interval([3.0]) == (3.0, None)
-    assert interval([2.0, 2.0]) == (2.0, 0.0)
-    assert difference([3.0], [1.0, 2.0]) == (1.5, None)
-    assert difference([3.0, 3.0], [1.0, 1.0]) == (2.0, 0.0)
-    assert (text(None), text((1.25, None)), text((1.0, 0.25))) == ("–", "1.2", "1.0 ± 0.2")
+    assert confidence_interval([3.0]) == (3.0, None)
+    assert confidence_interval([2.0, 2.0]) == (2.0, 0.0)
+    assert difference_interval([3.0], [1.0, 2.0]) == (1.5, None)
+    assert difference_interval([3.0, 3.0], [1.0, 1.0]) == (2.0, 0.0)
+    assert (interval_text(None), interval_text((1.25, None)), interval_text((1.0, 0.25))) == ("–", "1.2", "1.0 ± 0.2")
 
 
 def test_sources_are_named_by_what_was_planted_in_them():
@@ -121,7 +121,7 @@ def test_sources_are_named_by_what_was_planted_in_them():
 def test_biased_sources_come_first_and_every_trigger_has_its_panel(tmp_path):
     for name, source, success in (("a", CLEAN, 0.1), ("b", SQUARE, 0.5)):
         make_run(tmp_path, name, 0, success, "FIXED", source, triggers=("square", "hat"))
-    found = attacks(group_settings(load_runs([tmp_path])))
+    found = attacks_of(group_settings(load_runs([tmp_path])))
     assert [(a.trigger, a.source) for a in found] == [
         ("hat", "square on dog"),
         ("hat", "clean"),
@@ -156,7 +156,7 @@ def test_only_what_differs_among_a_target_s_own_runs_is_told(tmp_path):
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         results = json.loads((folder / "results.json").read_text())
         (folder / "results.json").write_text(json.dumps({**results, "dataset": target}))
-    found = attacks(group_settings(load_runs([tmp_path])))
+    found = attacks_of(group_settings(load_runs([tmp_path])))
     assert [(a.target, a.rest, a.values("attack_success_rate")) for a in found] == [
         ("cifar10", "", [pytest.approx(20)]),
         ("cifar10", "square in 100 % of dog", [pytest.approx(10)]),

@@ -16,7 +16,7 @@ from rich.console import Console
 from scripts import report
 
 from debeton.report.figures.axes import plot_axis
-from debeton.report.figures.curves import curve_of, plot_states
+from debeton.report.figures.curves import curve_of, plot_objectives
 from debeton.report.figures.maps import group_grid
 from debeton.report.figures.plots import make_plots, train_distributions
 from debeton.report.write import (
@@ -466,7 +466,7 @@ def test_a_quantity_that_one_phase_keeps_as_a_number_and_another_by_name_is_draw
     first = next(row for row in rows if row["split"] == "train")
     first["objective"] = {"q": 0.25}  # as a diffusion model keeps its loss
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    figure = plot_states(group_settings(load_runs([tmp_path])))
+    figure = plot_objectives(group_settings(load_runs([tmp_path])))
     assert [len(line.get_xdata()) for line in figure.axes[0].get_lines()] == [2] * len(BIRDS)
 
 

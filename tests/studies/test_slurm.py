@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from scripts import sweep
 from tests.running import ROOT, run
 
-from debeton.studies.manifest import Manifest, as_ranges, load_manifest, numbers_of, write_manifest
-from debeton.studies.slurm import Array, Submission, plan, submit, with_queue
-from debeton.studies.state import Board, Places
+from debeton.studies.manifest import Manifest, format_ranges, load_manifest, parse_numbers, write_manifest
+from debeton.studies.slurm import Array, Submission, plan, states_with_queue, submit
+from debeton.studies.state import JobStates, StudyFolders
 from debeton.studies.study import load_study
 from debeton.system.errors import DataError, UsageError, run_command
 
@@ -122,7 +122,7 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
 
     local = tmp_path / "local"  # meanwhile
     (job, *_) = load_study(study).jobs()
-    assert run(Board([job], Places(ROOT, local, tmp_path)).arguments(job)) == 0
+    assert run(JobStates([job], StudyFolders(ROOT, local, tmp_path)).arguments(job)) == 0
     until(lambda: not queue(), 240, "the end of the queue")
     assert command("status", study, "--runs", runs) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 done"
@@ -173,7 +173,7 @@ def test_one_run_over_processes_goes_on_after_preemption_and_ends_with_a_message
 
 
 @pytest.fixture
-def board(tmp_path) -> Board:
+def job_states(tmp_path) -> JobStates:
     """12 jobs: 3 cdpm, 3 ddb1 of it, 6 ddb2 of these."""
     variants = {
         "cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
@@ -185,23 +185,23 @@ def board(tmp_path) -> Board:
     }
     configs, limits = ["dataset_configs/dominoes.yaml"], {"minutes": 20}
     study = write_study(tmp_path / "s.yaml", configs=configs, seeds=[0, 1, 2], variants=variants, limits=limits)
-    return Board(load_study(study).jobs(), Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    return JobStates(load_study(study).jobs(), StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
 
 
-def test_jobs_that_take_of_others_come_in_later_arrays_each_no_larger_than_the_cluster_allows(board):
-    arrays = plan(board, board.jobs, Submission(), largest=4)
+def test_jobs_that_take_of_others_come_in_later_arrays_each_no_larger_than_the_cluster_allows(job_states):
+    arrays = plan(job_states, job_states.jobs, Submission(), largest=4)
     assert [(array.numbers, array.tasks, array.after) for array in arrays] == [
         ((0, 1, 2), 3, ()),
         ((3, 4, 5), 3, (0,)),
         ((6, 7, 8, 9), 4, (0, 1)),
         ((10, 11), 2, (0, 1)),
     ]
-    (first, second, third) = plan(board, board.jobs, Submission(per_task=2), largest=4)
+    (first, second, third) = plan(job_states, job_states.jobs, Submission(per_task=2), largest=4)
     assert (first.tasks, second.tasks, third.tasks) == (2, 2, 3)
-    assert plan(board, board.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
+    assert plan(job_states, job_states.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
 
 
-def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(board, tmp_path, monkeypatch, caplog):
+def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(job_states, tmp_path, monkeypatch, caplog):
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, script in (
@@ -211,29 +211,29 @@ def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(board, tmp_path,
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    board.places.notes.mkdir(parents=True)
-    (board.places.notes / "slurm.json").write_text(json.dumps({board.jobs[0].name: "7_0"}))
+    job_states.folders.logs.mkdir(parents=True)
+    (job_states.folders.logs / "slurm.json").write_text(json.dumps({job_states.jobs[0].name: "7_0"}))
     with pytest.raises(DataError, match="squeue does not say which jobs are queued: slurm_load_jobs error"):
-        submit(board, "s", board.jobs, Submission(), only_print=False)
+        submit(job_states, "s", job_states.jobs, Submission(), only_print=False)
     with caplog.at_level("WARNING"):
-        assert [state.kind for state in with_queue(board, board.jobs[:1])] == ["missing"]
+        assert [state.kind for state in states_with_queue(job_states, job_states.jobs[:1])] == ["missing"]
     assert "squeue does not say" in caplog.text
     (tools / "squeue").write_text("#!/bin/sh\necho 7_0\n")
-    assert [state.kind for state in with_queue(board, board.jobs[:2])] == ["queued", "missing"]
+    assert [state.kind for state in states_with_queue(job_states, job_states.jobs[:2])] == ["queued", "missing"]
     with pytest.raises(DataError, match=r"sbatch refused: .*the command was sbatch --parsable"):
-        submit(board, "s", board.jobs, Submission(), only_print=False)
+        submit(job_states, "s", job_states.jobs, Submission(), only_print=False)
 
 
-def test_what_failed_is_handed_in_when_it_is_retried(board):
-    board.note_failure(board.jobs[0], "error: no space")
-    assert plan(board, board.jobs[:2], Submission(), largest=9)[0].numbers == (1,)
-    assert plan(board, board.jobs[:2], Submission(retry=True), largest=9)[0].numbers == (0, 1)
+def test_what_failed_is_handed_in_when_it_is_retried(job_states):
+    job_states.record_error(job_states.jobs[0], "error: no space")
+    assert plan(job_states, job_states.jobs[:2], Submission(), largest=9)[0].numbers == (1,)
+    assert plan(job_states, job_states.jobs[:2], Submission(retry=True), largest=9)[0].numbers == (0, 1)
 
 
-def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_only(board, monkeypatch):
+def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_only(job_states, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     submission = Submission(throttle=2, per_task=4, workers=2, options={"partition": "gpu", "gres": "gpu:1"})
-    first, second, third, collecting = submit(board, "s", board.jobs, submission, only_print=True)
+    first, second, third, collecting = submit(job_states, "s", job_states.jobs, submission, only_print=True)
     assert first.startswith("array0=$(sbatch --parsable --job-name=s ")
     for command in (first, second, third):
         assert " --time=45 " in command  # two rounds of 20 minutes, and 5 for betons
@@ -246,20 +246,20 @@ def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_on
     assert " --partition=gpu " in collecting
     assert "gres" not in collecting
     manifest = load_manifest(Path(first.split(" ")[-7]))
-    assert (manifest.study, list(manifest.jobs), manifest.places) == ("s", list(board.jobs), board.places)
+    assert (manifest.study, list(manifest.jobs), manifest.folders) == ("s", list(job_states.jobs), job_states.folders)
     with pytest.raises(UsageError, match="there is no sbatch on this machine"):
-        submit(board, "s", board.jobs, submission, only_print=False)
+        submit(job_states, "s", job_states.jobs, submission, only_print=False)
 
 
 # --- manifests ------------------------------------------------------------------------------------------------------
 
 
-def test_a_manifest_has_the_same_file_for_the_same_jobs_and_reads_as_it_was(board):
-    manifest = Manifest("s", tuple(board.jobs), board.places)
+def test_a_manifest_has_the_same_file_for_the_same_jobs_and_reads_as_it_was(job_states):
+    manifest = Manifest("s", tuple(job_states.jobs), job_states.folders)
     path = write_manifest(manifest)
     assert write_manifest(manifest) == path
     assert load_manifest(path) == manifest
-    assert write_manifest(Manifest("s", tuple(board.jobs[:3]), board.places)) != path
+    assert write_manifest(Manifest("s", tuple(job_states.jobs[:3]), job_states.folders)) != path
 
 
 @pytest.mark.parametrize(
@@ -272,8 +272,8 @@ def test_a_manifest_has_the_same_file_for_the_same_jobs_and_reads_as_it_was(boar
         (lambda content: content["jobs"][1].update(sed=1), "job 1: unknown key 'sed'; did you mean 'seed'"),
     ],
 )
-def test_a_manifest_that_is_another_version_or_was_edited_is_one_sentence(board, change, message):
-    path = write_manifest(Manifest("s", tuple(board.jobs), board.places))
+def test_a_manifest_that_is_another_version_or_was_edited_is_one_sentence(job_states, change, message):
+    path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -283,7 +283,7 @@ def test_a_manifest_that_is_another_version_or_was_edited_is_one_sentence(board,
 
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_numbers_are_read_as_they_are_written(numbers):
-    assert numbers_of(as_ranges(sorted(numbers)), 61) == sorted(numbers)
+    assert parse_numbers(format_ranges(sorted(numbers)), 61) == sorted(numbers)
 
 
 @pytest.mark.parametrize(
@@ -296,14 +296,14 @@ def test_numbers_are_read_as_they_are_written(numbers):
         (["--seeds", "1"], "--seeds: manifest .* has settled it"),
     ],
 )
-def test_wrong_numbers_for_a_manifest_are_one_sentence(board, capsys, words, message):
-    path = write_manifest(Manifest("s", tuple(board.jobs), board.places))
+def test_wrong_numbers_for_a_manifest_are_one_sentence(job_states, capsys, words, message):
+    path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     assert command("status", path, *words) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_task_of_a_manifest_has_its_share_of_the_jobs(board, capsys):
-    path = write_manifest(Manifest("s", tuple(board.jobs), board.places))
+def test_a_task_of_a_manifest_has_its_share_of_the_jobs(job_states, capsys):
+    path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     for task, names in enumerate((["ddb1_seed0", "ddb1_seed1"], ["ddb1_seed2"])):
         assert command("list", path, "--jobs", "3-5", "--per-task", "2", "--task", task) == 0
         assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]] == names

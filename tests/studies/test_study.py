@@ -18,7 +18,7 @@ from tests.running import ROOT
 from debeton.studies.jobs import Job
 from debeton.studies.published import beside
 from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus
-from debeton.studies.state import Board, Places
+from debeton.studies.state import JobStates, StudyFolders
 from debeton.studies.study import load_study
 from debeton.system.errors import DataError, UsageError, run_command
 from debeton.train.run_folder import claim_folder, locked
@@ -58,13 +58,13 @@ def jobs(tmp_path) -> list[Job]:
 
 
 @pytest.fixture
-def board(jobs, tmp_path) -> Board:
-    return Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+def job_states(jobs, tmp_path) -> JobStates:
+    return JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
 
 
-def finish(board: Board, job: Job, worst: float = 0.5, mean: float = 0.6) -> Path:
+def finish(job_states: JobStates, job: Job, worst: float = 0.5, mean: float = 0.6) -> Path:
     """A run folder as a finished job leaves it."""
-    config = board.config(job)
+    config = job_states.config(job)
     assert config is not None
     folder = claim_folder(config)
     val = {"worst_group_accuracy": worst, "mean_group_accuracy": mean, "bias_conflicting_accuracy": worst}
@@ -207,9 +207,9 @@ def test_a_setting_that_a_run_would_refuse_is_refused_before_the_first_run(tmp_p
     dfr = {**STUDY["variants"]["dfr"], "settings": {**STUDY["variants"]["dfr"]["settings"], key: value}}
     variants = {**STUDY["variants"], "dfr": dfr}
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
-    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
     with pytest.raises(UsageError, match=message):
-        board.check(jobs)
+        job_states.check(jobs)
 
 
 def test_a_placeholder_that_nothing_gives_says_how_to_give_it(tmp_path):
@@ -233,12 +233,12 @@ def test_the_projects_studies_load_and_their_jobs_have_valid_configurations(tmp_
     for path in paths:
         jobs = load_study(path).jobs({"raw": "/raw"})
         assert load_study(path).name == path.stem
-        board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+        job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
         seen = set()
         for job in jobs:
             if (job.variant, str(job.setting)) not in seen:
                 seen.add((job.variant, str(job.setting)))
-                assert board.config(job) is not None or job.needs
+                assert job_states.config(job) is not None or job.needs
         assert path.read_text().startswith("# ")
 
 
@@ -250,13 +250,13 @@ def test_values_of_the_file_are_placeholders_that_the_command_line_may_change(tm
     assert {job.data for job in load_study(path).jobs({"severity": "3"})} == {"severity=3"}
 
 
-def test_several_commands_may_make_the_betons_and_say_where(tmp_path, board):
+def test_several_commands_may_make_the_betons_and_say_where(tmp_path, job_states):
     commands = ["a.py --out {betons}/raw", "b.py --like {betons}/raw --strength {strength}"]
     (job, *_) = load_study(write(tmp_path / "two.yaml", betons=commands)).jobs()
     assert job.data == "strength=0.9"
-    runner = Pretending(Board([job], board.places))
-    assert runner._write_betons(job)
-    folder = board.places.data / job.data
+    runner = Pretending(JobStates([job], job_states.folders))
+    assert runner.write_betons(job)
+    folder = job_states.folders.data / job.data
     assert [call[2:] for call in runner.calls] == [
         ["--out", f"{folder}/raw"],
         ["--like", f"{folder}/raw", "--strength", "0.9"],
@@ -267,46 +267,46 @@ def test_several_commands_may_make_the_betons_and_say_where(tmp_path, board):
 # --- states -------------------------------------------------------------------------------------------------------
 
 
-def test_states_come_from_run_folders(board, jobs):
+def test_states_come_from_run_folders(job_states, jobs):
     job, waiting = of(jobs, "erm", strength=0.9)[0], of(jobs, "dfr", strength=0.9)[0]
-    assert board.state(job).kind == "missing"
-    assert (board.state(waiting).kind, board.state(waiting).note) == ("waiting", "for erm")
-    board.note_failure(job, "error: no space")
-    assert (board.state(job).kind, board.state(job).note) == ("failed", "error: no space")
-    board.note_failure(job, "")
-    folder = claim_folder(board.config(job))
-    assert (board.state(job).kind, board.state(job).folder) == ("unfinished", folder)
+    assert job_states.state(job).kind == "missing"
+    assert (job_states.state(waiting).kind, job_states.state(waiting).note) == ("waiting", "for erm")
+    job_states.record_error(job, "error: no space")
+    assert (job_states.state(job).kind, job_states.state(job).note) == ("failed", "error: no space")
+    job_states.record_error(job, "")
+    folder = claim_folder(job_states.config(job))
+    assert (job_states.state(job).kind, job_states.state(job).folder) == ("unfinished", folder)
     with locked(folder):
-        assert board.state(job).kind == "running"
-    assert finish(board, job) == folder
-    assert board.state(job).kind == "done"
+        assert job_states.state(job).kind == "running"
+    assert finish(job_states, job) == folder
+    assert job_states.state(job).kind == "done"
 
 
-def test_another_configuration_under_the_same_name_is_not_the_job(board, jobs, tmp_path):
+def test_another_configuration_under_the_same_name_is_not_the_job(job_states, jobs, tmp_path):
     job = of(jobs, "erm", strength=0.9)[0]
-    finish(board, job)
+    finish(job_states, job)
     changed = load_study(write(tmp_path / "t.yaml"), {"training.epochs": "9"}).jobs({"raw": "/raw"})
-    other = Board(changed, board.places)
+    other = JobStates(changed, job_states.folders)
     assert changed[0].name == job.name
     assert other.state(changed[0]).kind == "missing"
     assert other.state(changed[0]).note.startswith("version_0 of its name has another configuration")
     assert finish(other, changed[0]).name == "version_1"
-    assert board.state(job).folder.name == "version_0"
+    assert job_states.state(job).folder.name == "version_0"
 
 
-def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(board, jobs):
+def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(job_states, jobs):
     erm = of(jobs, "erm", strength=0.9)
     worst = {0: (0.9, 0.1), 1: (0.6, 0.5), 2: (0.2, 0.7)}  # by draw: seeds 0 and 1; means 0.5, 0.55, 0.45
     for job in erm:
-        assert board.best(erm) is None
-        finish(board, job, worst=worst[job.draw][job.seed])
-    best = board.best(erm)
+        assert job_states.best(erm) is None
+        finish(job_states, job, worst=worst[job.draw][job.seed])
+    best = job_states.best(erm)
     assert [job.draw for job in best] == [1, 1]
     for dfr in of(jobs, "dfr", strength=0.9):
-        folder = board.best_folder("erm", dfr)
+        folder = job_states.best_folder("erm", dfr)
         assert folder.parts[-2] == f"erm_strength=0.9_draw1_seed{dfr.seed}"
-        assert str(folder / "checkpoints" / "checkpoint_best.pt") in board.arguments(dfr)
-    assert board.arguments(of(jobs, "dfr", strength=1.0)[0]) is None
+        assert str(folder / "checkpoints" / "checkpoint_best.pt") in job_states.arguments(dfr)
+    assert job_states.arguments(of(jobs, "dfr", strength=1.0)[0]) is None
 
 
 def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_path):
@@ -315,15 +315,15 @@ def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_pat
         "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
     }
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
-    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
     assert of(jobs, "ddb1", strength=0.9)[0].needs == ("cdpm",)
-    assert board.state(of(jobs, "ddb1", strength=0.9)[0]).kind == "waiting"
+    assert job_states.state(of(jobs, "ddb1", strength=0.9)[0]).kind == "waiting"
     for source, job in zip(of(jobs, "cdpm", strength=0.9), of(jobs, "ddb1", strength=0.9), strict=True):
-        assert board.arguments(job) is None  # whatever other seeds have
-        folder = finish(board, source)
-        words = board.arguments(job)
+        assert job_states.arguments(job) is None  # whatever other seeds have
+        folder = finish(job_states, source)
+        words = job_states.arguments(job)
         assert words[words.index("--ddb.cdpm") + 1] == str(folder)
-    assert board.arguments(of(jobs, "ddb1", strength=1.0)[0]) is None
+    assert job_states.arguments(of(jobs, "ddb1", strength=1.0)[0]) is None
 
 
 def test_a_variant_of_one_seed_is_shared_by_the_seeds_of_those_that_take_its_run(tmp_path):
@@ -332,46 +332,46 @@ def test_a_variant_of_one_seed_is_shared_by_the_seeds_of_those_that_take_its_run
         "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
     }
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
-    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
     (source,) = of(jobs, "cdpm", strength=0.9)
     assert source.seed == 3
-    folder = finish(board, source)
+    folder = finish(job_states, source)
     takers = of(jobs, "ddb1", strength=0.9)
     assert [job.seed for job in takers] == [0, 1]
     for job in takers:
-        words = board.arguments(job)
+        words = job_states.arguments(job)
         assert words[words.index("--ddb.cdpm") + 1] == str(folder)
 
 
-def test_a_run_folder_that_was_edited_by_hand_is_said(board, jobs):
+def test_a_run_folder_that_was_edited_by_hand_is_said(job_states, jobs):
     job, cut = of(jobs, "erm", strength=0.9)[:2]
-    folder = finish(board, job)
+    folder = finish(job_states, job)
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("epochs: 2", "epochs: 3"))
-    assert board.state(job).kind == "missing"
-    assert "version_0 of its name has another configuration" in board.state(job).note
-    results = finish(board, cut) / "results.json"
+    assert job_states.state(job).kind == "missing"
+    assert "version_0 of its name has another configuration" in job_states.state(job).note
+    results = finish(job_states, cut) / "results.json"
     results.write_text(results.read_text()[:-5])
     with pytest.raises(DataError, match=r"results\.json is not JSON: .*cut short or was edited by hand"):
-        board.results(cut)
+        job_states.results(cut)
     results.unlink()
-    assert board.state(cut).kind == "unfinished"
+    assert job_states.state(cut).kind == "unfinished"
 
 
-def test_where_every_worst_group_is_zero_the_mean_group_decides(board, jobs):
+def test_where_every_worst_group_is_zero_the_mean_group_decides(job_states, jobs):
     erm = of(jobs, "erm", strength=1.0)
     for job in erm:
-        finish(board, job, worst=0.0, mean=(0.3, 0.2, 0.4)[job.draw])
-    assert {job.draw for job in board.best(erm)} == {2}
+        finish(job_states, job, worst=0.0, mean=(0.3, 0.2, 0.4)[job.draw])
+    assert {job.draw for job in job_states.best(erm)} == {2}
 
 
-def test_without_a_validation_split_there_is_no_best(board, jobs):
+def test_without_a_validation_split_there_is_no_best(job_states, jobs):
     erm = of(jobs, "erm", strength=1.0)
     for job in erm:
-        folder = finish(board, job)
+        folder = finish(job_states, job)
         results = json.loads((folder / "results.json").read_text())
         (folder / "results.json").write_text(json.dumps({**results, "val": None}))
     with pytest.raises(DataError, match="has no validation split, so no best setting"):
-        board.best(erm)
+        job_states.best(erm)
 
 
 # --- running ------------------------------------------------------------------------------------------------------
@@ -380,12 +380,12 @@ def test_without_a_validation_split_there_is_no_best(board, jobs):
 class Pretending(Runner):
     """Runs nothing: a job ends at once, with `results` unless it is named in `failing`."""
 
-    def __init__(self, board: Board, failing: tuple[str, ...] = (), workers: int = 2):
+    def __init__(self, job_states: JobStates, failing: tuple[str, ...] = (), workers: int = 2):
         self.lines: list[str] = []
-        super().__init__(board, workers, self.lines.append)
+        super().__init__(job_states, workers, self.lines.append)
         self.failing, self.calls = failing, []
 
-    def _call(self, command, log, more=None, seconds=0) -> int:
+    def execute(self, command, log, more=None, seconds=0) -> int:
         self.calls.append(command)
         if "--training.exp_name" not in command:
             return 1 if "--spurious-strength 1" in " ".join(command) and "betons" in self.failing else 0
@@ -394,71 +394,71 @@ class Pretending(Runner):
         if name in self.failing:
             log.write_text("epoch 1\nerror: the loss is nan\n")
             return 1
-        finish(self.board, next(job for job in self.board.jobs if job.name == name))
+        finish(self.job_states, next(job for job in self.job_states.jobs if job.name == name))
         return 0
 
 
-def test_betons_are_written_once_and_jobs_run_when_what_they_need_is_there(board, jobs):
-    runner = Pretending(board)
+def test_betons_are_written_once_and_jobs_run_when_what_they_need_is_there(job_states, jobs):
+    runner = Pretending(job_states)
     assert runner.run(jobs)
     writes = [call for call in runner.calls if "write_betons" in call[1]]
     assert len(writes) == 4
-    assert writes[0][-2:] == ["--out", str(board.places.data / "strength=0.9_seed=0")]
+    assert writes[0][-2:] == ["--out", str(job_states.folders.data / "strength=0.9_seed=0")]
     started = [line.split()[1] for line in runner.lines if line.startswith("start")]
     assert len(started) == len(jobs)
     for strength in ("0.9", "1"):
         first_dfr = min(i for i, name in enumerate(started) if name.startswith(f"dfr_strength={strength}"))
         assert first_dfr > max(i for i, name in enumerate(started) if name.startswith(f"erm_strength={strength}"))
-    again = Pretending(board)
+    again = Pretending(job_states)
     assert again.run(jobs)
     assert again.calls == []
 
 
-def test_a_failed_job_is_kept_with_its_error_and_run_again_when_asked(board, jobs):
+def test_a_failed_job_is_kept_with_its_error_and_run_again_when_asked(job_states, jobs):
     bad = of(jobs, "erm", strength=0.9)[0].name
-    runner = Pretending(board, failing=(bad,))
+    runner = Pretending(job_states, failing=(bad,))
     assert not runner.run(jobs)
     assert [line for line in runner.lines if line.startswith("waits")] == [
         f"waits   {job.name} for erm" for job in of(jobs, "dfr", strength=0.9)
     ]
-    states = Counter(board.state(job).kind for job in jobs)
+    states = Counter(job_states.state(job).kind for job in jobs)
     assert states == {"done": len(jobs) - 3, "failed": 1, "waiting": 2}  # dfr at 0.9 waits for its erm
-    assert board.state(next(job for job in jobs if job.name == bad)).note == "error: the loss is nan"
-    again = Pretending(board)
+    assert job_states.state(next(job for job in jobs if job.name == bad)).note == "error: the loss is nan"
+    again = Pretending(job_states)
     assert not again.run(jobs)
     assert again.calls == []
     assert again.run(jobs, retry=True)
 
 
-def test_betons_that_cannot_be_written_fail_their_jobs(board, jobs):
-    runner = Pretending(board, failing=("betons",))
+def test_betons_that_cannot_be_written_fail_their_jobs(job_states, jobs):
+    runner = Pretending(job_states, failing=("betons",))
     assert not runner.run(of(jobs, "scale", strength=1.0))
     assert all(
-        board.state(job).note.startswith("its betons were not written") for job in of(jobs, "scale", strength=1.0)
+        job_states.state(job).note.startswith("its betons were not written") for job in of(jobs, "scale", strength=1.0)
     )
-    assert not (board.places.data / "strength=1_seed=0" / WRITTEN).exists()
+    assert not (job_states.folders.data / "strength=1_seed=0" / WRITTEN).exists()
 
 
-def test_two_runners_never_take_the_same_job(board, jobs):
+def test_two_runners_never_take_the_same_job(job_states, jobs):
     job = of(jobs, "scale", strength=0.9)[0]
-    with held(board.places.runs / ".jobs" / f"{job.name}.lock"):
-        runner = Pretending(board)
+    with held(job_states.folders.runs / ".jobs" / f"{job.name}.lock"):
+        runner = Pretending(job_states)
         assert not runner.run_one(job)
         assert runner.calls == []
 
 
-def test_a_stopped_runner_starts_nothing_more_and_blames_nobody(board, jobs):
-    runner = Pretending(board, workers=1)
-    original = runner._call
+def test_a_stopped_runner_starts_nothing_more_and_blames_nobody(job_states, jobs):
+    runner = Pretending(job_states, workers=1)
+    original = runner.execute
 
     def stopping(command, log, *more) -> int:
         runner.stop()
         return 128 + signal.SIGTERM
 
-    runner._call = stopping
+    runner.execute = stopping
     assert not runner.run(of(jobs, "scale", strength=0.9))
-    assert Counter(board.state(job).kind for job in of(jobs, "scale", strength=0.9)) == {"missing": 4}
-    runner._call = original
+    assert Counter(job_states.state(job).kind for job in of(jobs, "scale", strength=0.9)) == {"missing": 4}
+    runner.execute = original
 
 
 def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_path):
@@ -467,34 +467,34 @@ def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_pat
     ).jobs()
     script = tmp_path / "main.py"
     script.write_text("import time\ntime.sleep(60)\n")
-    board = Board([job], Places(ROOT, tmp_path / "runs", tmp_path / "data"))
-    board.config(job)
+    job_states = JobStates([job], StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states.config(job)
     lines: list[str] = []
-    runner = Runner(board, 1, lines.append)
-    board.places = Places(tmp_path, tmp_path / "runs", tmp_path / "data")  # whose main.py only sleeps
+    runner = Runner(job_states, 1, lines.append)
+    job_states.folders = StudyFolders(tmp_path, tmp_path / "runs", tmp_path / "data")  # whose main.py only sleeps
     assert not runner.run_one(job)
-    assert board.state(job).kind == "failed"
+    assert job_states.state(job).kind == "failed"
     assert (
         lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' goes on where it was"
     )
 
 
-def test_workers_share_the_gpus_evenly(board, jobs, monkeypatch):
+def test_workers_share_the_gpus_evenly(job_states, jobs, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert visible_gpus() == ["2", "5"]
-    runner, together = Pretending(board, workers=4), threading.Barrier(4)
+    runner, together = Pretending(job_states, workers=4), threading.Barrier(4)
     seen: list[str] = []
 
     def together_on(command, log, more, seconds) -> int:
         seen.append(more["CUDA_VISIBLE_DEVICES"])
         together.wait(30)
-        return Pretending._call(runner, command, log)
+        return Pretending.execute(runner, command, log)
 
-    board_jobs = of(jobs, "scale", strength=0.9)
-    for job in board_jobs:
-        runner._write_betons(job)
-    runner._call = together_on
-    assert runner.run(board_jobs)
+    chosen_jobs = of(jobs, "scale", strength=0.9)
+    for job in chosen_jobs:
+        runner.write_betons(job)
+    runner.execute = together_on
+    assert runner.run(chosen_jobs)
     assert sorted(seen) == ["2", "2", "5", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []

@@ -19,7 +19,7 @@ from debeton.nets.trained import Trained, load_trained
 from debeton.report.figures.pictures import Mistakes, plot_mistakes
 from debeton.report.figures.plots import Plot, to_png
 from debeton.report.runs import Setting
-from debeton.report.write import Pictures
+from debeton.report.write import PicturePlotter
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
@@ -29,7 +29,7 @@ from debeton.train.run_views import prepare_views
 GROUPS, SHOWN, LOOKED_AT = 6, 6, 200  # groups of a figure, images of a group, rows of a group that are looked at
 
 
-def pictures() -> Pictures:
+def picture_plotter() -> PicturePlotter:
     """`picture_plots` on the device at hand."""
     return functools.partial(picture_plots, device=pick_device("auto"))
 

@@ -127,10 +127,10 @@ def load_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
             f"no runs at or below {', '.join(map(str, places)) or '(no path given)'}; looked for results.json, or the "
             "config.yaml of an unfinished run, as in OUTDIR/EXP_NAME/version_0/"
         )
-    return [_read_run(folder) for folder in sorted(folders, key=natural)]
+    return [_read_run(folder) for folder in sorted(folders, key=natural_key)]
 
 
-def natural(value: object) -> list[Any]:
+def natural_key(value: object) -> list[Any]:
     """A sort key that puts version_10 after version_9."""
     return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", str(value)) if t]
 

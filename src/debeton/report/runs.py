@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from debeton.report.records import OPTION, RunRecord, natural
+from debeton.report.records import OPTION, RunRecord, natural_key
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def group_settings(records: Iterable[RunRecord], searched: Sequence[str] = ()) -
     settings = []
     for runs, identity, parts in zip(members, identities, _labels(identities), strict=True):
         kept = {run.seeds: run for run in runs}  # the last version of a seed counts
-        counted = sorted(kept.values(), key=lambda run: natural(run.seeds))
+        counted = sorted(kept.values(), key=lambda run: natural_key(run.seeds))
         repeats = [run for run in runs if kept[run.seeds] is not run]
         settings.append(Setting(parts, identity, tuple(counted), tuple(repeats)))
 
@@ -116,12 +116,12 @@ def group_settings(records: Iterable[RunRecord], searched: Sequence[str] = ()) -
             for k, v in sorted(setting.identity.items())
             if k.startswith(OPTION)
         ]
-        return setting.dataset, options, setting.method != "erm", natural(setting.label)
+        return setting.dataset, options, setting.method != "erm", natural_key(setting.label)
 
     return sorted(settings, key=order)
 
 
-def differing(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing_keys(identities: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys whose value is not the same everywhere: data set and its options first, paths last."""
 
     def order(key: str) -> tuple[int, str]:
@@ -142,7 +142,7 @@ def _labels(identities: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     def is_option(key: str) -> bool:
         return key == "dataset" or key.startswith(OPTION)
 
-    for key in differing(identities):
+    for key in differing_keys(identities):
         is_varied_option = is_option(key) and len({repr(i[key]) for i in identities if key in i}) > 1
         if key != "training.method" and (is_varied_option or told_apart([*chosen, key]) > told_apart(chosen)):
             chosen.append(key)
@@ -154,12 +154,14 @@ def _labels(identities: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     names = [leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(chosen, leaves, strict=True)]
     labels = []
     for identity in identities:
-        parts = [f"{n} {show(identity[k])}" for k, n in zip(chosen[1:], names[1:], strict=True) if k in identity]
+        parts = [
+            f"{n} {format_value(identity[k])}" for k, n in zip(chosen[1:], names[1:], strict=True) if k in identity
+        ]
         labels.append((str(identity["training.method"]), *parts))
     return [(*x, f"#{labels[: i + 1].count(x)}") if labels.count(x) > 1 else x for i, x in enumerate(labels)]
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A configuration value in a few characters; of a path, its end."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "on", False: "off"}[value]

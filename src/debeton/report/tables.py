@@ -22,7 +22,7 @@ COLUMNS = {
 DASH = "–"
 
 
-def shown_split(settings: Sequence[Setting]) -> str:
+def report_split(settings: Sequence[Setting]) -> str:
     """'test', or 'val' where no run evaluated a test split."""
     return "test" if any(run.metrics("test") for s in settings for run in s.runs) else "val"
 
@@ -32,7 +32,7 @@ def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFr
     rows = []
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label, "n": len(setting.runs)}
-        row |= {title: text_of(setting, setting.stat(metric, split)) for metric, title in COLUMNS.items()}
+        row |= {title: stat_text(setting, setting.stat(metric, split)) for metric, title in COLUMNS.items()}
         rows.append(row | {"worst group": worst_group(setting, split), "selection": setting.selection})
     return pd.DataFrame(rows, columns=["setting", "n", *COLUMNS.values(), "worst group", "selection"])
 
@@ -121,11 +121,11 @@ def group_table(setting: Setting, split: str = "test") -> pd.DataFrame:
     for name in setting.group_names:
         stat = setting.group_stat(name, split)
         counts = [count_text(setting.group_count(name, of)) for of in ("train", split)]
-        rows.append((name, *counts, text_of(setting, stat), stat.mean if stat else float("nan")))
+        rows.append((name, *counts, stat_text(setting, stat), stat.mean if stat else float("nan")))
     return pd.DataFrame(rows, columns=["group", "train", split, "accuracy", "mean"])
 
 
-def text_of(setting: Setting, stat: Stat | None) -> str:
+def stat_text(setting: Setting, stat: Stat | None) -> str:
     if stat is None:
         return DASH
     return str(stat) + (f" (n={stat.n})" if stat.n < len(setting.runs) else "")

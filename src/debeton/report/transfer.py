@@ -67,17 +67,17 @@ class Attack:
         return self.source.split(" on ")[0] == self.trigger
 
 
-def attacks(settings: Sequence[Setting], split: str = "test") -> list[Attack]:
+def attacks_of(settings: Sequence[Setting], split: str = "test") -> list[Attack]:
     """The attacks of all settings whose runs were measured with triggers, sorted by target, trigger and transfer."""
     found = []
-    alike = {setting.dataset: set(_further(setting)) for setting in settings}
+    alike = {setting.dataset: set(_extra_parts(setting)) for setting in settings}
     for setting in settings:
-        alike[setting.dataset] &= set(_further(setting))
+        alike[setting.dataset] &= set(_extra_parts(setting))
     for setting in settings:
         results = [run.results or {} for run in setting.runs]
         measured = [(result.get("triggers") or {}).get(split) or {} for result in results]
         transfer = str(setting.identity.get("model.transfer", "NONE"))
-        rest = " · ".join(part for part in _further(setting) if part not in alike[setting.dataset])
+        rest = " · ".join(part for part in _extra_parts(setting) if part not in alike[setting.dataset])
         for trigger in dict.fromkeys(name for entry in measured for name in entry):
             entries = tuple(entry[trigger] for entry in measured if trigger in entry)
             source = source_name(results[0].get("source"))
@@ -92,7 +92,7 @@ def _rank(attack: Attack) -> tuple[int, bool]:
     return 1 + controls.index(attack.source) if attack.source in controls else 0, not attack.is_of_its_source
 
 
-def _further(setting: Setting) -> list[str]:
+def _extra_parts(setting: Setting) -> list[str]:
     """The pieces of a setting's label that no other column tells, and the trigger planted in its own training rows."""
     elsewhere = {key.rsplit(".", 1)[-1] for key in setting.identity if key.split(".")[0] in SECTIONS_SAID_ELSEWHERE}
     elsewhere |= {"dataset"}
@@ -115,7 +115,7 @@ def source_name(source: Mapping[str, Any] | None) -> str:
     return f"{source['trigger']} on {Path(str(source['trigger_classes'])).stem}"
 
 
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
+def confidence_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean, and half the width of its confidence interval; None for one value."""
     mean = float(np.mean(values))
     if len(values) < 2:
@@ -124,7 +124,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread
 
 
-def difference(left: Sequence[float], right: Sequence[float]) -> tuple[float, float | None]:
+def difference_interval(left: Sequence[float], right: Sequence[float]) -> tuple[float, float | None]:
     """Difference of means, and half the width of Welch's confidence interval; None where either is of one value."""
     mean = float(np.mean(left) - np.mean(right))
     if min(len(left), len(right)) < 2:
@@ -136,7 +136,7 @@ def difference(left: Sequence[float], right: Sequence[float]) -> tuple[float, fl
     return mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
 
 
-def text(found: tuple[float, float | None] | None) -> str:
+def interval_text(found: tuple[float, float | None] | None) -> str:
     """'12.3 ± 4.5'; a dash for nothing."""
     if found is None:
         return DASH
@@ -144,7 +144,7 @@ def text(found: tuple[float, float | None] | None) -> str:
     return f"{mean:.1f}" if half is None else f"{mean:.1f} ± {half:.1f}"
 
 
-def control(attack: Attack, others: Iterable[Attack], source: str) -> Attack | None:
+def find_control(attack: Attack, others: Iterable[Attack], source: str) -> Attack | None:
     """The same target and trigger from another source: of the same transfer, or from scratch."""
     for other in others:
         same = (other.target, other.trigger, other.source) == (attack.target, attack.trigger, source)
@@ -165,20 +165,26 @@ def attack_table(found: Sequence[Attack]) -> pd.DataFrame:
             "source": attack.source,
             "other": attack.rest,
             "n": len(attack.found),
-            **{f"accuracy {form}": text(interval(attack.accuracy(form))) for form in ("clean", "triggered")},
-            **{title: text(interval(v)) if (v := attack.values(rate)) else DASH for rate, title in RATES.items()},
-            "mostly to": _mostly(attack),
+            **{
+                f"accuracy {form}": interval_text(confidence_interval(attack.accuracy(form)))
+                for form in ("clean", "triggered")
+            },
+            **{
+                title: interval_text(confidence_interval(v)) if (v := attack.values(rate)) else DASH
+                for rate, title in RATES.items()
+            },
+            "mostly to": _main_shift(attack),
         }
         for source in (CLEAN, SCRATCH):
-            other = control(attack, found, source) if attack.source not in (source, SCRATCH) else None
+            other = find_control(attack, found, source) if attack.source not in (source, SCRATCH) else None
             theirs = other.values("attack_success_rate") if other else []
-            row[f"less {source}"] = text(difference(success, theirs)) if success and theirs else DASH
+            row[f"less {source}"] = interval_text(difference_interval(success, theirs)) if success and theirs else DASH
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.drop(columns="other") if len(table) and table["other"].nunique() == 1 else table
 
 
-def _mostly(attack: Attack) -> str:
+def _main_shift(attack: Attack) -> str:
     """The class that predictions shift to, mean over runs, and by how much."""
     shifts = {
         name: np.mean([100 * entry["shift"][name] for entry in attack.found]) for name in attack.found[0]["shift"]
@@ -210,7 +216,7 @@ def plot_attacks(found: Sequence[Attack]) -> Figure | None:
         width = 0.8 / max(3, *map(len, groups.values()))
         for place, members in enumerate(groups.values()):
             for k, attack in enumerate(members):
-                mean, half = interval(attack.values("attack_success_rate"))
+                mean, half = confidence_interval(attack.values("attack_success_rate"))
                 colour = colour_of(sources.index(attack.source), len(sources))
                 x = place + width * (k - (len(members) - 1) / 2)
                 axes.bar(x, mean, color=colour, width=0.94 * width, yerr=half or None)
@@ -229,6 +235,6 @@ TRANSFER = ReportKind(
     note=NOTE,
     missing="no finished run was measured with a trigger; give runs their triggers with --spurious.spurious_type or "
     "--spurious.eval_types",
-    table=lambda settings: attack_table(attacks(settings)),
-    figure=lambda settings: plot_attacks(attacks(settings)),
+    table=lambda settings: attack_table(attacks_of(settings)),
+    figure=lambda settings: plot_attacks(attacks_of(settings)),
 )

@@ -22,7 +22,7 @@ from rich.table import Table
 from debeton.report.figures.plots import Plot, group_families, make_plots, train_distributions
 from debeton.report.page import Cell, Page, html_comparison, html_list, html_plot, html_table, link
 from debeton.report.records import RunRecord, load_runs
-from debeton.report.runs import Setting, Stat, differing, group_settings, show
+from debeton.report.runs import Setting, Stat, differing_keys, format_value, group_settings
 from debeton.report.tables import (
     COLUMNS,
     DASH,
@@ -30,11 +30,11 @@ from debeton.report.tables import (
     findings_table,
     group_table,
     oracle_table,
+    report_split,
     shortcut_table,
-    shown_split,
+    stat_text,
     summary_numbers,
     summary_table,
-    text_of,
     to_latex,
     to_markdown,
     worst_group,
@@ -50,7 +50,7 @@ __all__ = [
     "group_table",
     "load_runs",
     "print_tables",
-    "shown_split",
+    "report_split",
     "summary_numbers",
     "summary_table",
     "to_latex",
@@ -58,7 +58,7 @@ __all__ = [
     "write_report",
 ]
 
-Pictures = Callable[[Sequence[Setting], str], list[Plot]]  # (settings, split) -> figures of images
+PicturePlotter = Callable[[Sequence[Setting], str], list[Plot]]  # (settings, split) -> figures of images
 
 FILES = {"config": "config.yaml", "results": "results.json", "evaluations": "results.jsonl", "log": "log.txt"}
 MAX_ROWS, WORST, BEST = 16, 5, 3
@@ -72,7 +72,7 @@ def print_tables(settings: Sequence[Setting], console: Console | None = None) ->
     if not settings:
         console.print("No finished run yet: nothing to tabulate.")
         return
-    split = shown_split(settings)
+    split = report_split(settings)
     summary = summary_table(settings, split)
     datasets = ", ".join(dict.fromkeys(s.dataset for s in settings))
     console.print(f"[bold]{escape(datasets)}: accuracy on the {split} split[/bold]")
@@ -114,7 +114,7 @@ def _rich_groups(setting: Setting, split: str) -> tuple[Table, str]:
             table.add_row(*map(escape, row))
         table.add_section()
     for metric in ("bias_aligned_accuracy", "bias_conflicting_accuracy", "mean_group_accuracy"):
-        table.add_row(f"all, {COLUMNS[metric]}", "", "", text_of(setting, setting.stat(metric, split)))
+        table.add_row(f"all, {COLUMNS[metric]}", "", "", stat_text(setting, setting.stat(metric, split)))
     empty = len(groups) - len(scored)
     remark = f"the worst {WORST} and best {BEST} of {len(groups)} groups"
     return table, remark + (f"; {empty} without a {split} sample" if empty else "")
@@ -133,7 +133,9 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         found.append("The settings were not run with the same seeds.")
     named = " ".join(part for s in settings for part in s.parts[1:]).split()
     keys = [
-        k for k in differing([s.identity for s in settings]) if k not in ("dataset", "selection", "training.method")
+        k
+        for k in differing_keys([s.identity for s in settings])
+        if k not in ("dataset", "selection", "training.method")
     ]
     unnamed = [k for k in keys if k not in named and k.rsplit(".", 1)[-1] not in named]
     if unnamed:
@@ -147,7 +149,7 @@ def write_report(
     out: str | Path,
     title: str = "debeton report",
     searched: Sequence[str] = (),
-    pictures: Pictures | None = None,
+    pictures: PicturePlotter | None = None,
     tables: Sequence[tuple[str, pd.DataFrame]] = (),
 ) -> Path:
     """Read the runs at `paths` and write index.html, figures and summary.{csv,md,tex} into `out`.
@@ -163,7 +165,7 @@ def write_report(
     if not settings:
         waiting = ", ".join(f"{run.folder} (epoch {run.last_epoch})" for run in runs)
         raise DataError(f"no run has finished, so there is nothing to report; unfinished: {waiting}")
-    split = shown_split(settings)
+    split = report_split(settings)
     summary, plots = summary_table(settings, split), make_plots(settings, split)
     mistakes = pictures(settings, split) if pictures else []
     page = Page(title, _subtitle(settings, runs))
@@ -203,7 +205,7 @@ def _add_accuracies(
     shown = summary.drop(columns="selection") if summary["selection"].nunique() == 1 else summary  # notes name it
     page.add(f"Accuracy on the {split} split", html_table(shown.columns, _summary_cells(settings, shown, split)))
     page.add("", html_list(notes(settings)))
-    if keys := differing([s.identity for s in settings]):
+    if keys := differing_keys([s.identity for s in settings]):
         page.add("What differs between the settings", html_table(["setting", *keys], _difference_rows(settings, keys)))
 
 
@@ -230,9 +232,10 @@ def _add_tables(page: Page, tables: Iterable[tuple[str, pd.DataFrame]]) -> None:
 
 def _add_runs(page: Page, runs: Sequence[RunRecord], settings: Sequence[Setting], out: Path) -> None:
     finished = [run for run in runs if run.is_finished]
-    if len(finished) > 1 and (keys := differing([run.config for run in finished])):
+    if len(finished) > 1 and (keys := differing_keys([run.config for run in finished])):
         values = [
-            (run.name, [show(run.config[key]) if key in run.config else DASH for key in keys]) for run in finished
+            (run.name, [format_value(run.config[key]) if key in run.config else DASH for key in keys])
+            for run in finished
         ]
         page.add("Two runs beside each other", html_comparison(keys, values))
     page.add("Runs", html_table(["run", "setting", "seed", "state", "epoch", "files"], _run_cells(runs, settings, out)))
@@ -260,7 +263,7 @@ def _summary_cells(settings: Sequence[Setting], summary: pd.DataFrame, split: st
 
 def _difference_rows(settings: Sequence[Setting], keys: Sequence[str]) -> list[list[Cell]]:
     pairs = [(s.label, s.identity) for s in settings]
-    return [[Cell(label), *(Cell(show(i[key]) if key in i else DASH) for key in keys)] for label, i in pairs]
+    return [[Cell(label), *(Cell(format_value(i[key]) if key in i else DASH) for key in keys)] for label, i in pairs]
 
 
 def _group_cells(family: Sequence[Setting], split: str) -> tuple[list[str], list[list[Cell]]]:
@@ -274,7 +277,7 @@ def _group_cells(family: Sequence[Setting], split: str) -> tuple[list[str], list
         stats = [s.group_stat(name, split) for s in family]
         cells = [Cell(count_text(count), (count,)) for count in counts]
         for setting, stat, is_worst in zip(family, stats, (w == name for w in worst), strict=True):
-            cells.append(Cell(text_of(setting, stat), (stat.mean if stat else None,), strong=is_worst))
+            cells.append(Cell(stat_text(setting, stat), (stat.mean if stat else None,), strong=is_worst))
         rows.append([Cell(name), *cells])
     return headers, rows
 

@@ -9,22 +9,22 @@ import pandas as pd
 
 from debeton.report.runs import make_stat
 from debeton.report.tables import to_markdown
-from debeton.report.write import Pictures, write_report
+from debeton.report.write import PicturePlotter, write_report
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published, beside
 from debeton.studies.runner import counts
-from debeton.studies.state import Board
+from debeton.studies.state import JobStates
 from debeton.system.errors import DataError
 from debeton.system.files import write_text
 from debeton.system.log import logger
 
 
 def collect(
-    board: Board,
+    job_states: JobStates,
     jobs: Sequence[Job],
     out: Path,
     title: str,
-    pictures: Pictures | None = None,
+    pictures: PicturePlotter | None = None,
     published: Sequence[Published] = (),
 ) -> Path:
     """Write the report of these jobs into `out`, of a random search only the best setting's; returns its page.
@@ -33,23 +33,23 @@ def collect(
     how many settings were compared. pictures: as of `write_report`. published: numbers to stand beside these, in
     published.md too. DataError when no job is finished.
     """
-    states = [board.state(job) for job in jobs]
+    states = [job_states.state(job) for job in jobs]
     reported: list[Job] = []
     chosen = []
     searched = {key for job in jobs if job.draw is not None for key in job.searched}
     for members in by_variant_and_point(jobs):
         kept = members
         if members[0].draw is not None:
-            finished = [job for job in members if _all_seeds_done(board, members, job)]
-            kept = board.best(finished) or []
+            finished = [job for job in members if _all_seeds_done(job_states, members, job)]
+            kept = job_states.best(finished) or []
             if kept:
-                chosen.append(_chosen(board, kept, len(finished) // len(kept)))
-        reported += [job for job in kept if board.state(job).kind == "done"]
+                chosen.append(_chosen(job_states, kept, len(finished) // len(kept)))
+        reported += [job for job in kept if job_states.state(job).kind == "done"]
     if not reported:
         raise DataError(f"no job of the study is finished ({counts(states)}), so there is nothing to collect")
     logger.info("%s", counts(states))
-    tables = _published(board, reported, published)
-    folders = [folder for job in reported if (folder := board.state(job).folder)]
+    tables = _published(job_states, reported, published)
+    folders = [folder for job in reported if (folder := job_states.state(job).folder)]
     page = write_report(folders, out, title=title, searched=sorted(searched), pictures=pictures, tables=tables)
     if tables:
         text = "\n".join(f"{title}\n\n{to_markdown(table)}" for title, table in tables)
@@ -59,11 +59,13 @@ def collect(
     return page
 
 
-def _published(board: Board, jobs: Sequence[Job], published: Sequence[Published]) -> list[tuple[str, pd.DataFrame]]:
+def _published(
+    job_states: JobStates, jobs: Sequence[Job], published: Sequence[Published]
+) -> list[tuple[str, pd.DataFrame]]:
     """(title, table) of what was published and what these finished jobs measured."""
     results: dict[str, list[dict[str, object]]] = {}
     for job in jobs if published else ():
-        results.setdefault(job.label, []).append(board.results(job) or {})
+        results.setdefault(job.label, []).append(job_states.results(job) or {})
     return [(f"{table.source}: {table.metric}", beside(table, results)) for table in published]
 
 
@@ -75,13 +77,13 @@ def by_variant_and_point(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(found.values())
 
 
-def _all_seeds_done(board: Board, members: Sequence[Job], job: Job) -> bool:
+def _all_seeds_done(job_states: JobStates, members: Sequence[Job], job: Job) -> bool:
     same = [other for other in members if (other.draw, other.setting) == (job.draw, job.setting)]
-    return all(board.state(other).kind == "done" for other in same)
+    return all(job_states.state(other).kind == "done" for other in same)
 
 
-def _chosen(board: Board, kept: Sequence[Job], compared: int) -> dict[str, object]:
-    results = [board.results(job) for job in kept]
+def _chosen(job_states: JobStates, kept: Sequence[Job], compared: int) -> dict[str, object]:
+    results = [job_states.results(job) for job in kept]
     first = kept[0]
     row: dict[str, object] = {"variant": first.variant, **first.point, **first.setting, "of": compared, "n": len(kept)}
     for split in ("val", "test"):

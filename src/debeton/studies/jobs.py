@@ -9,8 +9,8 @@ from typing import Any
 
 from debeton.system.errors import UsageError
 
-OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
-PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(OF_VARIANTS)}):[\w.-]+)\}}")
+PLACEHOLDER_KINDS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
+PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(PLACEHOLDER_KINDS)}):[\w.-]+)\}}")
 
 Point = Mapping[str, Any]  # values of axes, or of a draw, by name
 
@@ -51,24 +51,24 @@ class Job:
     @property
     def needs(self) -> tuple[str, ...]:
         """Variants whose best checkpoint or run folder it takes."""
-        return tuple(variants_in(self.settings.values()))
+        return tuple(variants_named_in(self.settings.values()))
 
 
-def text_of(value: Any) -> str:
+def axis_text(value: Any) -> str:
     """The value of an axis as names of jobs have it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def variants_in(values: Iterable[Any]) -> list[str]:
+def variants_named_in(values: Iterable[Any]) -> list[str]:
     """The variants that {best:...} and {run:...} in these texts name."""
     found = [name for value in values if isinstance(value, str) for name in PLACEHOLDER.findall(value)]
-    return list(dict.fromkeys(of_variant(name)[1] for name in found if of_variant(name)[1]))
+    return list(dict.fromkeys(split_placeholder(name)[1] for name in found if split_placeholder(name)[1]))
 
 
-def of_variant(placeholder: str) -> tuple[str, str]:
+def split_placeholder(placeholder: str) -> tuple[str, str]:
     """'best:erm' -> ('best', 'erm'); ('', '') for one that takes nothing of a variant."""
     kind, _, variant = placeholder.partition(":")
-    return (kind, variant) if kind in OF_VARIANTS and variant else ("", "")
+    return (kind, variant) if kind in PLACEHOLDER_KINDS and variant else ("", "")
 
 
 def filled(text: str, values: Mapping[str, str], where: str) -> str:
@@ -76,7 +76,7 @@ def filled(text: str, values: Mapping[str, str], where: str) -> str:
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        if of_variant(name)[1]:
+        if split_placeholder(name)[1]:
             return match[0]
         if name not in values:
             raise UsageError(

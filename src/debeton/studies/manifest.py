@@ -13,7 +13,7 @@ from typing import Any
 from debeton.config.yaml_files import check_keys, read_mapping
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published
-from debeton.studies.state import Places
+from debeton.studies.state import StudyFolders
 from debeton.system.errors import UsageError
 from debeton.system.files import write_text
 
@@ -27,24 +27,24 @@ class Manifest:
 
     study: str
     jobs: tuple[Job, ...]
-    places: Places
+    folders: StudyFolders
     published: tuple[Published, ...] = ()
 
 
 def write_manifest(manifest: Manifest) -> Path:
     """Write it under a name made of its content, among the study's logs; the same jobs have the same file."""
-    places = manifest.places
+    folders = manifest.folders
     content = {
         "version": VERSION,
         "study": manifest.study,
-        "root": str(places.root),
-        "runs": str(places.runs),
-        "data": str(places.data),
+        "root": str(folders.root),
+        "runs": str(folders.runs),
+        "data": str(folders.data),
         "jobs": [dataclasses.asdict(job) for job in manifest.jobs],
         "published": [dataclasses.asdict(table) for table in manifest.published],
     }
     text = json.dumps(content, indent=1)
-    path = places.notes / f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    path = folders.logs / f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     if not path.exists():
         write_text(path, text)
     return path
@@ -63,8 +63,8 @@ def load_manifest(path: Path) -> Manifest:
     if missing := [key for key in KEYS if key not in content]:
         raise UsageError(f"manifest {path} has no '{missing[0]}'; submit the study again")
     jobs = tuple(_job(values, f"manifest {path}, job {number}") for number, values in enumerate(content["jobs"]))
-    places = Places(*(Path(content[key]) for key in ("root", "runs", "data")))
-    return Manifest(content["study"], jobs, places, tuple(Published(**table) for table in content["published"]))
+    folders = StudyFolders(*(Path(content[key]) for key in ("root", "runs", "data")))
+    return Manifest(content["study"], jobs, folders, tuple(Published(**table) for table in content["published"]))
 
 
 def _job(values: dict[str, Any], where: str) -> Job:
@@ -76,7 +76,7 @@ def _job(values: dict[str, Any], where: str) -> Job:
     return Job(**settled)
 
 
-def numbers_of(text: str, count: int) -> list[int]:
+def parse_numbers(text: str, count: int) -> list[int]:
     """'0,3-5' -> [0, 3, 4, 5]; UsageError for anything else, and for numbers that are not below `count`."""
     found: list[int] = []
     for part in text.split(","):
@@ -89,8 +89,8 @@ def numbers_of(text: str, count: int) -> list[int]:
     return found
 
 
-def as_ranges(numbers: Sequence[int]) -> str:
-    """[0, 3, 4, 5] -> '0,3-5', the inverse of `numbers_of` for increasing numbers."""
+def format_ranges(numbers: Sequence[int]) -> str:
+    """[0, 3, 4, 5] -> '0,3-5', the inverse of `parse_numbers` for increasing numbers."""
     pieces: list[list[int]] = []
     for number in numbers:
         if pieces and number == pieces[-1][1] + 1:

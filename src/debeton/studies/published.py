@@ -20,7 +20,7 @@ import pandas as pd
 
 from debeton.config.yaml_files import check_keys
 from debeton.report.runs import make_stat
-from debeton.studies.jobs import text_of
+from debeton.studies.jobs import axis_text
 from debeton.system.errors import UsageError, nearest
 
 KEYS = ("source", "metric", "values")
@@ -63,12 +63,12 @@ def _flat(label: str, content: Any, axes: Axes, where: str) -> dict[str, str]:
     if not axes:
         if isinstance(content, dict | list):
             raise UsageError(f"{where}: {label} has no further axis, and its value is {content!r}; expected a number")
-        return {label: text_of(content)}
+        return {label: axis_text(content)}
     (name, among), *rest = axes
     if isinstance(content, list) and len(content) == len(among):
         pairs = list(zip(among, content, strict=True))
-    elif isinstance(content, dict) and {text_of(key) for key in content} <= set(among):
-        pairs = [(text_of(key), value) for key, value in content.items()]
+    elif isinstance(content, dict) and {axis_text(key) for key in content} <= set(among):
+        pairs = [(axis_text(key), value) for key, value in content.items()]
     else:
         raise UsageError(
             f"{where}: {label} has {content!r}; expected a mapping by the values of {name} ({', '.join(among)}), or a "

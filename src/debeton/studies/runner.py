@@ -20,7 +20,7 @@ from types import MappingProxyType
 import torch
 
 from debeton.studies.jobs import Job
-from debeton.studies.state import Board, State
+from debeton.studies.state import JobStates, State
 from debeton.system.files import write_text
 
 WRITTEN = ".written"  # in a folder of betons: the commands that wrote all of them
@@ -37,8 +37,8 @@ class Runner:
     each job that starts or ends.
     """
 
-    def __init__(self, board: Board, workers: int, tell: Callable[[str], None]):
-        self.board, self.workers, self.tell = board, workers, tell
+    def __init__(self, job_states: JobStates, workers: int, tell: Callable[[str], None]):
+        self.job_states, self.workers, self.tell = job_states, workers, tell
         self.stopped = False
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -49,13 +49,13 @@ class Runner:
 
     def run(self, jobs: Sequence[Job], *, retry: bool = False) -> bool:
         """Run what is not finished, in order, each when what it needs is; whether all of it is finished now."""
-        states = {job.name: self.board.state(job) for job in jobs}
+        states = {job.name: self.job_states.state(job) for job in jobs}
         kinds = (*TO_RUN, "failed") if retry else TO_RUN
         left = [job for job in jobs if states[job.name].kind in (*kinds, "waiting")]
         running: dict[Future[bool], Job] = {}
         with ThreadPoolExecutor(self.workers) as pool:
             while (left or running) and not self.stopped:
-                ready = [job for job in left if self.board.arguments(job) is not None]
+                ready = [job for job in left if self.job_states.arguments(job) is not None]
                 for job in ready[: self.workers - len(running)]:
                     left.remove(job)
                     running[pool.submit(self.run_one, job)] = job
@@ -66,48 +66,48 @@ class Runner:
                     job = running.pop(future)
                     future.result()
         for job in left if not self.stopped else ():
-            self.tell(f"waits   {job.name} {self.board.state(job).note}")
-        return all(self.board.state(job).kind == "done" for job in jobs)
+            self.tell(f"waits   {job.name} {self.job_states.state(job).note}")
+        return all(self.job_states.state(job).kind == "done" for job in jobs)
 
     def run_one(self, job: Job) -> bool:
         """Write the job's betons unless they are there, and run it; whether it is finished."""
-        places = self.board.places
-        with held(places.lock(job)) as mine:
+        folders = self.job_states.folders
+        with held(folders.lock_file(job)) as mine:
             if not mine or self.stopped:
                 return False
-            if job.betons and not self._write_betons(job):
+            if job.betons and not self.write_betons(job):
                 return False
-            arguments = self.board.arguments(job)
+            arguments = self.job_states.arguments(job)
             assert arguments is not None
             self.tell(f"start   {job.name}")
             began = time.perf_counter()
-            command = [sys.executable, str(places.root / "main.py"), *arguments]
+            command = [sys.executable, str(folders.root / "main.py"), *arguments]
             with self._one_gpu() as environment:
-                status = self._call(command, places.log(job), environment, 60 * job.minutes)
+                status = self.execute(command, folders.log_file(job), environment, 60 * job.minutes)
             return self._ended(job, status, time.perf_counter() - began)
 
     def _ended(self, job: Job, status: int, seconds: float) -> bool:
-        state = self.board.state(job)
+        state = self.job_states.state(job)
         if state.kind == "done":
-            self.board.note_failure(job, "")
+            self.job_states.record_error(job, "")
             self.tell(f"done    {job.name} ({seconds:.0f} s)")
         elif status == OUT_OF_TIME:
             error = f"stopped after {job.minutes:g} minutes, the study's limit; 'retry' goes on where it was"
-            self.board.note_failure(job, error)
+            self.job_states.record_error(job, error)
             self.tell(f"failed  {job.name}: {error}")
         elif self.stopped or status == 128 + signal.SIGTERM:
             self.tell(f"stopped {job.name}; the same command goes on with it")
         else:
-            error = last_line(self.board.places.log(job)) or f"ended with status {status} and without a word"
-            self.board.note_failure(job, error)
+            error = last_line(self.job_states.folders.log_file(job)) or f"ended with status {status} and without a word"
+            self.job_states.record_error(job, error)
             self.tell(f"failed  {job.name}: {error}")
         return state.kind == "done"
 
-    def _write_betons(self, job: Job) -> bool:
+    def write_betons(self, job: Job) -> bool:
         """Write the betons of a job, once for all jobs that share them; whether they are there."""
-        places = self.board.places
-        folder = places.data / job.data
-        with held(places.data / f".{job.data}.lock", patient=True):
+        folders = self.job_states.folders
+        folder = folders.data / job.data
+        with held(folders.data / f".{job.data}.lock", patient=True):
             written = folder / WRITTEN
             told = "\n".join(job.betons)
             if written.exists() and written.read_text() == told:
@@ -115,8 +115,8 @@ class Runner:
             self.tell(f"write   {job.data}")
             for text in job.betons:
                 script, *words = shlex.split(text)
-                command = [str(places.root / script), *(word.replace("{betons}", str(folder)) for word in words)]
-                status = self._call([sys.executable, *command], places.log(job))
+                command = [str(folders.root / script), *(word.replace("{betons}", str(folder)) for word in words)]
+                status = self.execute([sys.executable, *command], folders.log_file(job))
                 if status:
                     if not self.stopped:
                         self._betons_failed(job, status)
@@ -125,8 +125,8 @@ class Runner:
             return True
 
     def _betons_failed(self, job: Job, status: int) -> None:
-        error = f"its betons were not written: {last_line(self.board.places.log(job)) or f'status {status}'}"
-        self.board.note_failure(job, error)
+        error = f"its betons were not written: {last_line(self.job_states.folders.log_file(job)) or f'status {status}'}"
+        self.job_states.record_error(job, error)
         self.tell(f"failed  {job.name}: {error}")
 
     @contextmanager
@@ -139,7 +139,7 @@ class Runner:
             if gpu is not None:
                 self._gpus.put(gpu)
 
-    def _call(
+    def execute(
         self, command: Sequence[str], log: Path, more: Mapping[str, str] = MappingProxyType({}), seconds: float = 0
     ) -> int:
         """Run a command into its log; its status, or OUT_OF_TIME where it was stopped after so many seconds, if any."""
@@ -154,7 +154,7 @@ class Runner:
                 stderr=file,
                 env=environment,
                 start_new_session=True,
-                cwd=self.board.places.root,
+                cwd=self.job_states.folders.root,
             )
             self._processes.add(process)
         try:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from debeton.studies.jobs import Job
-from debeton.studies.manifest import Manifest, as_ranges, write_manifest
+from debeton.studies.manifest import Manifest, format_ranges, write_manifest
 from debeton.studies.published import Published
 from debeton.studies.runner import TO_RUN
-from debeton.studies.state import Board, State
+from debeton.studies.state import JobStates, State
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.log import logger
@@ -48,17 +48,17 @@ class Array:
     after: tuple[int, ...]
 
 
-def plan(board: Board, jobs: Sequence[Job], submission: Submission, largest: int) -> list[Array]:
+def plan(job_states: JobStates, jobs: Sequence[Job], submission: Submission, largest: int) -> list[Array]:
     """The arrays for what is not finished, not queued and, unless it is retried, has not failed.
 
     largest: tasks that the cluster lets one array have. Jobs that take something of others come in later arrays.
     """
     kinds = (*TO_RUN, "waiting", *(["failed"] if submission.retry else []))
-    levels = levels_of(board.jobs)
-    number_of = {job.name: number for number, job in enumerate(board.jobs)}
+    levels = dependency_levels(job_states.jobs)
+    number_of = {job.name: number for number, job in enumerate(job_states.jobs)}
     by_level: dict[int, list[int]] = {}
     for job in jobs:
-        if board.state(job).kind in kinds:
+        if job_states.state(job).kind in kinds:
             by_level.setdefault(levels[job.variant], []).append(number_of[job.name])
     arrays: list[Array] = []
     for level in sorted(by_level):
@@ -70,7 +70,7 @@ def plan(board: Board, jobs: Sequence[Job], submission: Submission, largest: int
     return arrays
 
 
-def levels_of(jobs: Sequence[Job]) -> dict[str, int]:
+def dependency_levels(jobs: Sequence[Job]) -> dict[str, int]:
     """How many variants a variant waits for, one after the other. Those that it takes something of come before it."""
     levels: dict[str, int] = {}
     for job in jobs:
@@ -79,53 +79,53 @@ def levels_of(jobs: Sequence[Job]) -> dict[str, int]:
 
 
 def command(
-    board: Board, study: str, manifest: Path, array: Array, submission: Submission, identifiers: Sequence[str]
+    job_states: JobStates, study: str, manifest: Path, array: Array, submission: Submission, identifiers: Sequence[str]
 ) -> list[str]:
     """sbatch for one array. identifiers: of the jobs that it comes after."""
-    notes, throttle = board.places.notes, f"%{submission.throttle}" if submission.throttle else ""
+    notes, throttle = job_states.folders.logs, f"%{submission.throttle}" if submission.throttle else ""
     words = [
         "sbatch",
         "--parsable",
         f"--job-name={study}",
-        f"--chdir={board.places.root}",
+        f"--chdir={job_states.folders.root}",
         f"--output={notes / 'slurm_%A_%a.log'}",
         f"--array=0-{array.tasks - 1}{throttle}",
     ]
-    minutes = max((board.jobs[number].minutes for number in array.numbers), default=0)
+    minutes = max((job_states.jobs[number].minutes for number in array.numbers), default=0)
     if minutes:
         rounds = math.ceil(submission.per_task / submission.workers)
         words.append(f"--time={math.ceil(minutes * rounds) + 5}")  # sets of betons may have to be written first
     words += _after(identifiers) + _options(submission.options)
     tail = [
         "--jobs",
-        as_ranges(array.numbers),
+        format_ranges(array.numbers),
         "--per-task",
         str(submission.per_task),
         "--workers",
         str(submission.workers),
         *(["--retry"] if submission.retry else []),
     ]
-    return [*words, str(board.places.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
+    return [*words, str(job_states.folders.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
 
 
 def collecting(
-    board: Board, study: str, manifest: Path, options: Mapping[str, str], identifiers: Sequence[str]
+    job_states: JobStates, study: str, manifest: Path, options: Mapping[str, str], identifiers: Sequence[str]
 ) -> list[str]:
     """sbatch for the job that collects when all others have ended, well or not."""
     words = [
         "sbatch",
         "--parsable",
         f"--job-name={study}_collect",
-        f"--chdir={board.places.root}",
-        f"--output={board.places.notes / 'slurm_collect_%j.log'}",
+        f"--chdir={job_states.folders.root}",
+        f"--output={job_states.folders.logs / 'slurm_collect_%j.log'}",
     ]
     kept = {key: value for key, value in options.items() if key in ("partition", "account", "qos", "mem", "export")}
-    script = board.places.root / SCRIPTS / "collect.sbatch"
+    script = job_states.folders.root / SCRIPTS / "collect.sbatch"
     return [*words, *_after(identifiers), *_options(kept), str(script), str(manifest)]
 
 
 def submit(
-    board: Board,
+    job_states: JobStates,
     study: str,
     jobs: Sequence[Job],
     submission: Submission,
@@ -143,35 +143,35 @@ def submit(
             "there is no sbatch on this machine; submit from a login node of the cluster, or see the commands with "
             "--print and the jobs with 'dry-run'"
         )
-    queued = queued_jobs(board)
-    arrays = plan(board, [job for job in jobs if job.name not in queued], submission, largest_array())
+    queued = queued_jobs(job_states)
+    arrays = plan(job_states, [job for job in jobs if job.name not in queued], submission, largest_array())
     if not arrays:
         return []
-    manifest = write_manifest(Manifest(study, tuple(board.jobs), board.places, published))
+    manifest = write_manifest(Manifest(study, tuple(job_states.jobs), job_states.folders, published))
     before = sorted({identifier.partition("_")[0] for identifier in queued.values()})
     identifiers: list[str] = []
     commands: list[str] = []
     for array in arrays:
-        needed = [*(before if array.after or _takes(board, array) else []), *(identifiers[k] for k in array.after)]
-        words = command(board, study, manifest, array, submission, needed)
+        needed = [*(before if array.after or _takes(job_states, array) else []), *(identifiers[k] for k in array.after)]
+        words = command(job_states, study, manifest, array, submission, needed)
         variable = f"array{len(commands)}"
         identifiers.append(f"${variable}" if only_print else _sbatch(words))
         commands.append(
             _shown(words, f"{variable}=$(", ")") if only_print else _shown(words, "", f"  # job {identifiers[-1]}")
         )
         if not only_print:
-            _note(board, array, identifiers[-1], submission.per_task)
-    words = collecting(board, study, manifest, submission.options, [*before, *identifiers])
+            _note(job_states, array, identifiers[-1], submission.per_task)
+    words = collecting(job_states, study, manifest, submission.options, [*before, *identifiers])
     last = "" if only_print else f"  # job {_sbatch(words)}"
     return [*commands, _shown(words, "", last)]
 
 
-def queued_jobs(board: Board) -> dict[str, str]:
+def queued_jobs(job_states: JobStates) -> dict[str, str]:
     """'ARRAY_TASK' by name of the jobs that SLURM still has, running ones among them; none where there is no SLURM.
 
     DataError where SLURM does not answer: what it has is not known then.
     """
-    noted = _noted(board)
+    noted = _noted(job_states)
     if not noted or shutil.which("squeue") is None:
         return {}
     command = ["squeue", "--noheader", "--array", "--me", "--format=%F_%K"]
@@ -182,14 +182,14 @@ def queued_jobs(board: Board) -> dict[str, str]:
     return {name: identifier for name, identifier in noted.items() if identifier in alive}
 
 
-def with_queue(board: Board, jobs: Sequence[Job]) -> list[State]:
+def states_with_queue(job_states: JobStates, jobs: Sequence[Job]) -> list[State]:
     """The states of jobs, those that SLURM has and that no process runs yet as 'queued'."""
     try:
-        queued = queued_jobs(board)
+        queued = queued_jobs(job_states)
     except DataError as error:
         logger.warning("warning: %s", error)
         queued = {}
-    states = [board.state(job) for job in jobs]
+    states = [job_states.state(job) for job in jobs]
     return [
         State("queued", state.folder, f"as SLURM job {queued[job.name]}")
         if job.name in queued and state.kind in (*TO_RUN, "waiting", "failed")
@@ -207,8 +207,8 @@ def largest_array() -> int:
     return (int(values[0]) if values else MAX_ARRAY_SIZE) - 1 or 1
 
 
-def _takes(board: Board, array: Array) -> bool:
-    return any(board.jobs[number].needs for number in array.numbers)
+def _takes(job_states: JobStates, array: Array) -> bool:
+    return any(job_states.jobs[number].needs for number in array.numbers)
 
 
 def _after(identifiers: Sequence[str]) -> list[str]:
@@ -235,12 +235,12 @@ def _shown(words: Sequence[str], before: str, after: str) -> str:
     return before + " ".join(word if "$array" in word else shlex.quote(word) for word in words) + after
 
 
-def _note(board: Board, array: Array, identifier: str, per_task: int) -> None:
-    noted = _noted(board)
-    noted |= {board.jobs[n].name: f"{identifier}_{k // per_task}" for k, n in enumerate(array.numbers)}
-    write_text(board.places.notes / "slurm.json", json.dumps(noted, indent=1))
+def _note(job_states: JobStates, array: Array, identifier: str, per_task: int) -> None:
+    noted = _noted(job_states)
+    noted |= {job_states.jobs[n].name: f"{identifier}_{k // per_task}" for k, n in enumerate(array.numbers)}
+    write_text(job_states.folders.logs / "slurm.json", json.dumps(noted, indent=1))
 
 
-def _noted(board: Board) -> dict[str, str]:
-    path = board.places.notes / "slurm.json"
+def _noted(job_states: JobStates) -> dict[str, str]:
+    path = job_states.folders.logs / "slurm.json"
     return json.loads(path.read_text()) if path.exists() else {}

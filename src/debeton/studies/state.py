@@ -13,7 +13,7 @@ import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, load
 from debeton.nets.checkpoint import BEST_CHECKPOINT
 from debeton.report.records import read_json
-from debeton.studies.jobs import PLACEHOLDER, Job, Point, of_variant
+from debeton.studies.jobs import PLACEHOLDER, Job, Point, split_placeholder
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.train.metrics import selection_score
@@ -23,7 +23,7 @@ STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queu
 
 
 @dataclass(frozen=True)
-class Places:
+class StudyFolders:
     """root: the project. runs: folder of the study's runs. data: folder of its betons."""
 
     root: Path
@@ -57,11 +57,11 @@ class State:
     note: str = ""
 
 
-class Board:
+class JobStates:
     """The states of a study's jobs, asked again each time. What a job is given is resolved once."""
 
-    def __init__(self, jobs: Sequence[Job], places: Places):
-        self.jobs, self.places = jobs, places
+    def __init__(self, jobs: Sequence[Job], folders: StudyFolders):
+        self.jobs, self.folders = jobs, folders
         self._configs: dict[str, Config] = {}
 
     def check(self, jobs: Iterable[Job]) -> None:
@@ -77,7 +77,7 @@ class Board:
         settings: dict[str, Any] = {}
         for key, value in job.settings.items():
             for name in PLACEHOLDER.findall(value) if isinstance(value, str) else []:
-                kind, variant = of_variant(name)
+                kind, variant = split_placeholder(name)
                 folder = self.best_folder(variant, job)
                 if folder is None:
                     return None
@@ -89,8 +89,8 @@ class Board:
     def _words(self, job: Job, settings: Point) -> list[str]:
         settings = dict(settings)
         if job.betons:
-            settings["training.data_root"] = self.places.data / job.data
-        settings |= {"training.seed": job.seed, "training.outdir": self.places.runs, "training.exp_name": job.name}
+            settings["training.data_root"] = self.folders.data / job.data
+        settings |= {"training.seed": job.seed, "training.outdir": self.folders.runs, "training.exp_name": job.name}
         words = [word for config in job.configs for word in ("--config-file", str(config))]
         return words + [word for key, value in settings.items() for word in (f"--{key}", _shown(value))]
 
@@ -105,7 +105,7 @@ class Board:
 
     def _load(self, job: Job, arguments: Sequence[str]) -> Config:
         count = 2 * len(job.configs)
-        return load([self.places.root / file for file in arguments[1:count:2]], arguments[count:])
+        return load([self.folders.root / file for file in arguments[1:count:2]], arguments[count:])
 
     def state(self, job: Job) -> State:
         """Where a job stands."""
@@ -117,7 +117,7 @@ class Board:
             return State("done", folder)
         if folder is not None and is_locked(folder / ".lock"):
             return State("running", folder)
-        failure = self.places.failure(job)
+        failure = self.folders.error_file(job)
         if failure.exists():
             return State("failed", folder, json.loads(failure.read_text())["error"])
         return State("unfinished", folder) if folder is not None else State("missing", note=_others(config))
@@ -168,9 +168,9 @@ class Board:
         (same,) = [other for other in chosen if other.seed == seed]
         return self.state(same).folder
 
-    def note_failure(self, job: Job, error: str) -> None:
+    def record_error(self, job: Job, error: str) -> None:
         """Remember the last error of a job; an empty one forgets it."""
-        path = self.places.failure(job)
+        path = self.folders.error_file(job)
         if error:
             write_text(path, json.dumps({"error": error}))
         else:

@@ -36,7 +36,7 @@ from types import MappingProxyType
 from typing import Any
 
 from debeton.config.yaml_files import check_keys, check_kinds, read_mapping
-from debeton.studies.jobs import PLACEHOLDER, Job, Point, filled, text_of, variants_in
+from debeton.studies.jobs import PLACEHOLDER, Job, Point, axis_text, filled, variants_named_in
 from debeton.studies.published import Published, read_published
 from debeton.studies.search import check_range, draw
 from debeton.system.errors import UsageError
@@ -68,7 +68,7 @@ Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]  # values, or what settin
 
 
 @dataclass(frozen=True)
-class Variant:
+class StudyVariant:
     """One line of a study: what it adds to the study's own configs, settings and axes.
 
     search: lists of choices, or one of RANGES with two bounds; `draws` random points of it are jobs. seeds: instead of
@@ -94,7 +94,7 @@ class Study:
     settings: Point
     axes: Mapping[str, Axis]
     seeds: tuple[int, ...]
-    variants: tuple[Variant, ...]
+    variants: tuple[StudyVariant, ...]
     values: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     slurm: Mapping[str, str] = field(default_factory=dict)
@@ -149,7 +149,7 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
 
 def _axes_shown(axes: Mapping[str, Axis]) -> list[tuple[str, list[str]]]:
     """(name, values) of axes as jobs' names have them."""
-    return [(key.rsplit(".", 1)[-1], [text_of(value) for value in among]) for key, among in axes.items()]
+    return [(key.rsplit(".", 1)[-1], [axis_text(value) for value in among]) for key, among in axes.items()]
 
 
 def _seeds(given: Sequence[Any], where: str) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ def _commands(given: Any) -> tuple[str, ...]:
     return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
 
 
-def _variant(path: Path, name: str, values: Any, given: Point) -> Variant:
+def _variant(path: Path, name: str, values: Any, given: Point) -> StudyVariant:
     """One variant of the file; `given`, of the command line, takes the place of its settings."""
     where = f"study {path}, variant '{name}'"
     if not isinstance(values, dict):
@@ -186,7 +186,9 @@ def _variant(path: Path, name: str, values: Any, given: Point) -> Variant:
         check_range(among, f"{where}: search of {key}")
     settings = {key: value for key, value in (values.get("settings") or {}).items() if key not in given}
     seeds = _seeds(values.get("seeds") or (), where)
-    return Variant(name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws, seeds)
+    return StudyVariant(
+        name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws, seeds
+    )
 
 
 def _check(path: Path, study: Study, given: Point) -> None:
@@ -208,13 +210,13 @@ def _check(path: Path, study: Study, given: Point) -> None:
                     f"{where}: axis '{key}' changes nothing: it is no setting (section.key), and no text has {{{key}}}"
                 )
         earlier = {other.name: other for other in study.variants[:number]}
-        for needed in variants_in(texts):
+        for needed in variants_named_in(texts):
             if needed not in earlier:
                 raise UsageError(f"{where} takes something of '{needed}', which is no variant before it")
             _check_seeds(study, variant, earlier[needed], where)
 
 
-def _check_seeds(study: Study, variant: Variant, needed: Variant, where: str) -> None:
+def _check_seeds(study: Study, variant: StudyVariant, needed: StudyVariant, where: str) -> None:
     """Every seed of a variant finds what it takes of another: its own run, or the one that all share."""
     missing = set(variant.seeds or study.seeds) - set(needed.seeds or study.seeds)
     if missing and len(needed.seeds) != 1:
@@ -224,7 +226,7 @@ def _check_seeds(study: Study, variant: Variant, needed: Variant, where: str) ->
         )
 
 
-def _check_overlaps(study: Study, variant: Variant, given: Point, where: str) -> None:
+def _check_overlaps(study: Study, variant: StudyVariant, given: Point, where: str) -> None:
     sources = {
         "axes of the study": study.axes,
         "axes": variant.axes,
@@ -254,7 +256,7 @@ def _implied(axes: Mapping[str, Axis]) -> list[tuple[str, Any]]:
     ]
 
 
-def _variant_jobs(study: Study, variant: Variant, values: Mapping[str, str]) -> Iterator[Job]:
+def _variant_jobs(study: Study, variant: StudyVariant, values: Mapping[str, str]) -> Iterator[Job]:
     """Combinations of the study's axes x the variant's own x its draws x the seeds."""
     draws: list[int | None] = list(range(variant.draws)) or [None]
     for point, own, number in itertools.product(_grid(study.axes), _grid(variant.axes), draws):
@@ -263,16 +265,25 @@ def _variant_jobs(study: Study, variant: Variant, values: Mapping[str, str]) -> 
 
 
 def _job(
-    study: Study, variant: Variant, point: Point, own: Point, number: int | None, seed: int, values: Mapping[str, str]
+    study: Study,
+    variant: StudyVariant,
+    point: Point,
+    own: Point,
+    number: int | None,
+    seed: int,
+    values: Mapping[str, str],
 ) -> Job:
     drawn = {} if number is None else draw(variant.search, study.name, variant.name, number)
     varied = {**point, **own, **drawn}
-    known = {**values, "seed": str(seed), **{key: text_of(value) for key, value in varied.items()}}
+    known = {**values, "seed": str(seed), **{key: axis_text(value) for key, value in varied.items()}}
     where = f"study '{study.name}', variant '{variant.name}'"
     settings = {**study.settings, **variant.settings, **{key: value for key, value in varied.items() if "." in key}}
     for key, among in {**study.axes, **variant.axes}.items():
         settings |= among[varied[key]] if isinstance(among, Mapping) else {}
-    pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={text_of(value)}" for key, value in {**point, **own}.items())]
+    pieces = [
+        variant.name,
+        *(f"{key.rsplit('.', 1)[-1]}={axis_text(value)}" for key, value in {**point, **own}.items()),
+    ]
     pieces += [] if number is None else [f"draw{number}"]
     in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
     told_apart = [name for name in in_commands if name in {*varied, *study.values, "seed"}]

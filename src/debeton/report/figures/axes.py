@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 
 from debeton.report.figures.maps import INK, WIDTH, add_legend, colour_of, wrap
 from debeton.report.figures.style import styled
-from debeton.report.runs import Setting, Stat, show
+from debeton.report.runs import Setting, Stat, format_value
 
 METRICS = (
     ("worst_group_accuracy", "worst-group"),
@@ -59,7 +59,7 @@ def lines_along(settings: Sequence[Setting], keys: Sequence[str]) -> dict[str, l
     return lines
 
 
-def spoken(key: str) -> str:
+def axis_label(key: str) -> str:
     """A key as an axis is labelled: 'spurious strength'."""
     return key.rsplit(".", 1)[-1].replace("_", " ")
 
@@ -95,9 +95,9 @@ def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
             colour = colour_of(names.index(name) if name in names else 0, len(names))
             _draw_line(axes, line, key, ticks, metric, split, name, colour)
         axes.set(title=title, ylim=(-3, 103))
-        axes.set_xticks(range(len(ticks)), [show(tick) for tick in ticks])
+        axes.set_xticks(range(len(ticks)), [format_value(tick) for tick in ticks])
     for axes, (key, *_) in zip(cells[-1], panels):
-        axes.set_xlabel(spoken(key))
+        axes.set_xlabel(axis_label(key))
     for axes, (_, title) in zip(cells[:, 0], metrics):
         axes.set_ylabel(f"{title}, {split} (%)" if by_method else f"{split} accuracy (%)")
     add_legend(figure, figure.axes[0])
@@ -123,7 +123,7 @@ def _panels_in_a_row(settings: Sequence[Setting], keys: Sequence[str], metrics: 
     for key, other in (keys, keys[::-1]):
         largest = max(s.identity[other] for s in settings)
         members = [s for s in settings if s.identity[other] == largest]
-        panels.append((key, metric, f"{title}, {spoken(other)} {show(largest)}", members))
+        panels.append((key, metric, f"{title}, {axis_label(other)} {format_value(largest)}", members))
     return panels
 
 
@@ -197,7 +197,7 @@ def _maps(panels: Sequence[Any], keys: Sequence[str], ticks: Sequence[Sequence[A
             dark = not math.isnan(value) and sum(image.cmap(image.norm(value))[:3]) < 1.3
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
         axes.set_title(wrap(title, 34), fontsize=10)
-        axes.set(xlabel=spoken(keys[1]), ylabel=spoken(keys[0]))
+        axes.set(xlabel=axis_label(keys[1]), ylabel=axis_label(keys[0]))
     for axes in cells[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(unit, fontsize=10.5)
@@ -217,8 +217,8 @@ def _map(
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_xticks(range(len(ticks[1])), [show(tick) for tick in ticks[1]])
-    axes.set_yticks(range(len(ticks[0])), [show(tick) for tick in ticks[0]])
+    axes.set_xticks(range(len(ticks[1])), [format_value(tick) for tick in ticks[1]])
+    axes.set_yticks(range(len(ticks[0])), [format_value(tick) for tick in ticks[0]])
     return image
 
 

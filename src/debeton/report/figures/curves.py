@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from debeton.report.figures.maps import COLOURS, WIDTH, wrap
-from debeton.report.figures.style import looks_of, styled
+from debeton.report.figures.style import line_styles, styled
 from debeton.report.records import RunRecord
 from debeton.report.runs import Setting
 
@@ -35,7 +35,7 @@ def plot_curves(settings: Sequence[Setting]) -> Figure | None:
     drawn = [panel for panel in panels if any(accuracy_curve(s, panel[0], panel[1]) for s in settings)]
     if not drawn:
         return None
-    looks, rows = looks_of(settings), math.ceil(len(drawn) / 3)
+    looks, rows = line_styles(settings), math.ceil(len(drawn) / 3)
     free_cell = len(drawn) % min(len(drawn), 3) > 0 and len(settings) <= 10
     legend = 0 if free_cell else 0.4 * math.ceil(len(settings) / 3)
     figure = Figure(figsize=(WIDTH, 0.5 + 2.9 * rows + legend))
@@ -102,7 +102,7 @@ def plot_group_curves(settings: Sequence[Setting], split: str) -> Figure | None:
 
 
 @styled
-def plot_states(settings: Sequence[Setting]) -> Figure | None:
+def plot_objectives(settings: Sequence[Setting]) -> Figure | None:
     """What objectives kept by name (GroupDRO's q by group), a panel per setting and quantity; None where nothing is."""
     panels = []
     for setting in settings:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from debeton.report.figures.axes import plot_axis, plot_grid
-from debeton.report.figures.curves import plot_curves, plot_group_curves, plot_states
+from debeton.report.figures.curves import plot_curves, plot_group_curves, plot_objectives
 from debeton.report.figures.maps import (
     INK,
     WIDTH,
@@ -25,7 +25,7 @@ from debeton.report.figures.maps import (
     plot_many_groups,
     wrap,
 )
-from debeton.report.figures.style import looks_of, styled
+from debeton.report.figures.style import line_styles, styled
 from debeton.report.runs import Setting, Stat
 
 MAX_BARS = 24  # more groups than this are a heat map
@@ -77,7 +77,7 @@ def make_plots(settings: Sequence[Setting], split: str) -> list[Plot]:
         caption = f"Accuracy of each group{of} by epoch; mean over seeds."
         plots.append((f"group_curves{suffix}", caption, plot_group_curves(family, "val")))
     kept = "What the objectives kept, by epoch (GroupDRO: q, the weight of each group); mean over seeds."
-    plots.append(("objectives", kept, plot_states(settings)))
+    plots.append(("objectives", kept, plot_objectives(settings)))
     return [
         Plot(name, caption, to_png(figure), round(100 * figure.get_figwidth()))
         for name, caption, figure in plots
@@ -204,7 +204,7 @@ def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
     for i, (setting, row) in enumerate(zip(settings, stats, strict=True)):
         x = np.arange(len(names)) + (i - (len(settings) - 1) / 2) * width
         means, stds = _columns(row)
-        colour = looks_of(settings)[i][0]
+        colour = line_styles(settings)[i][0]
         axes.bar(x, means, width * 0.94, yerr=stds, label=wrap(setting.label, 40), color=colour, error_kw=ERROR)
         for xi, stat in zip(x, row, strict=True):
             if stat is None:

@@ -50,7 +50,7 @@ def styled(function: Callable[..., Figure | None]) -> Callable[..., Figure | Non
     return drawn
 
 
-def looks_of(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+def line_styles(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     """(colour, dash) per setting: where methods cross with options, the hue is the method and the tint the option."""
     methods = list(dict.fromkeys(s.method for s in settings))
     ranks = [sum(other.method == s.method for other in settings[:i]) for i, s in enumerate(settings)]
