@@ -91,7 +91,7 @@ def write_tables(out: Path, found: list[Keyword]) -> None:
     """keywords.csv and keywords.md; the latter on the console too."""
     import pandas as pd
 
-    from debeton.report.write import to_markdown
+    from debeton.report.tables import to_markdown
     from debeton.system.files import write_text
 
     rows = [

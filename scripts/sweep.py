@@ -146,12 +146,12 @@ def _count(number: int, what: str) -> str:
 
 
 def run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    from debeton.studies.runner import Runner, counts
+    from debeton.studies.runner import Runner, count_states
 
     runner = Runner(job_states, arguments.workers, lambda line: print(line, flush=True))
     with runner.stopping_on_signals():
         finished = runner.run(jobs, retry=arguments.retry or arguments.action == "retry")
-    print(counts([job_states.state(job) for job in jobs]))
+    print(count_states([job_states.state(job) for job in jobs]))
     if runner.stopped and not finished:
         return 128 + signal.SIGTERM
     return 0 if finished else 1
@@ -175,13 +175,13 @@ def submit(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Names
 
 
 def status(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    from debeton.studies.runner import counts
+    from debeton.studies.runner import count_states
     from debeton.studies.slurm import states_with_queue
 
     states = states_with_queue(job_states, jobs)
     for job, state in zip(jobs, states):
         print(f"{state.kind:<10} {job.name}" + (f"  {state.note}" if state.note else ""))
-    print(counts(states))
+    print(count_states(states))
     return 0
 
 
@@ -199,7 +199,7 @@ def _board(arguments: argparse.Namespace) -> JobStates:
     """The study's jobs and where they are; `arguments` learns its name and its options of SLURM."""
     from debeton.studies.manifest import load_manifest
     from debeton.studies.state import JobStates, StudyFolders
-    from debeton.studies.study import load_study
+    from debeton.studies.study_file import load_study
 
     if arguments.study.suffix == ".json":
         if given := [name for name in OF_STUDY if getattr(arguments, name)]:

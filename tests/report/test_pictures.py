@@ -85,7 +85,7 @@ def test_mistakes_are_the_runs_own_the_surest_first(trained_toy, toy_betons):
     folder, _ = trained_toy
     found = worst_mistakes(folder, "test", CPU)
     test = json.loads((folder / "results.json").read_text())["test"]
-    rates = {group.group: group.right / group.of for group in found}
+    rates = {group.group: group.correct / group.total for group in found}
     assert rates == {name: pytest.approx(test["group_accuracy"][name]) for name in rates}
     assert set(rates) == {name for name, accuracy in test["group_accuracy"].items() if accuracy < 1}
     assert list(rates.values()) == sorted(rates.values())
@@ -103,8 +103,8 @@ def test_mistakes_are_the_runs_own_the_surest_first(trained_toy, toy_betons):
             if (beton.spec.classes[beton.label[row]], beton.spec.attributes[beton.attribute[row]]) == (label, attribute)
         ]
         wrong = [stored_image(beton.path, row) for row in members if predicted[row] != beton.label[row]]
-        for image, truth, said in zip(group.pixels, group.truth, group.said, strict=True):
-            assert truth == label != said
+        for image, truth, predicted_name in zip(group.pixels, group.labels, group.predicted, strict=True):
+            assert truth == label != predicted_name
             assert any(np.array_equal(image, other) for other in wrong)
 
 
@@ -114,7 +114,7 @@ def test_a_figure_is_drawn_for_each_setting_whose_betons_are_there(trained_toy, 
     (tmp_path / "plot.png").write_bytes(plot.png)
     assert plot.name == "mistakes_1"
     assert np.ptp(imread(tmp_path / "plot.png")[..., :3]) > 0.9
-    assert "its surest mistakes among up to 200 test rows of each group" in plot.caption
+    assert "the mistakes with the highest confidence among up to 200 test rows of each group" in plot.caption
 
     gone = tmp_path / "gone" / "version_0"
     shutil.copytree(folder, gone)

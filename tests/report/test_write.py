@@ -15,25 +15,25 @@ import yaml
 from rich.console import Console
 from scripts import report
 
+from debeton.report.console import print_tables
 from debeton.report.figures.axes import plot_axis
 from debeton.report.figures.curves import curve_of, plot_objectives
 from debeton.report.figures.maps import group_grid
 from debeton.report.figures.plots import make_plots, train_distributions
-from debeton.report.write import (
+from debeton.report.records import load_runs
+from debeton.report.runs import group_settings
+from debeton.report.tables import (
     findings_table,
-    group_settings,
     group_table,
-    load_runs,
     notes,
     oracle_table,
-    print_tables,
     shortcut_table,
     summary_numbers,
     summary_table,
     to_latex,
     to_markdown,
-    write_report,
 )
+from debeton.report.write import write_report
 from debeton.system.errors import DataError, run_command
 
 BIRDS = ("landbird, land", "landbird, water", "waterbird, land", "waterbird, water")
@@ -301,7 +301,7 @@ def test_many_groups_print_the_worst_and_the_best(tmp_path):
     for seed in range(2):
         make_run(tmp_path, seed=seed, groups=DOMINOES, null=("3, b",), dataset="dominoes")
     text = printed(settings_of(tmp_path), width=80)
-    assert "the worst 5 and best 3 of 100 groups; 1 without a test sample" in text
+    assert "the worst 5 and best 3 of 100 groups; 1 without a test row" in text
     assert len(re.findall(r"^\d, \w ", text, re.MULTILINE)) == 8
     assert re.search(r"all, conflicting +60\.5 ± 0\.7", text)
     page = write_report([tmp_path], tmp_path / "out").read_text()
@@ -477,7 +477,7 @@ def test_findings_are_averaged_over_seeds_and_stand_in_the_page(tmp_path):
     assert table["what"].tolist() == ["jtt.precision", "jtt.by_group.a"]
     assert table["mean"].tolist() == ["0.625 ± 0.177", "1 ± 0"]
     page = write_report([tmp_path], tmp_path / "out").read_text()
-    assert "What the methods found" in page
+    assert "Findings of the methods" in page
     assert "0.625 ± 0.177" in page
 
 
@@ -493,7 +493,7 @@ def test_what_selection_costs_is_a_table_of_the_runs_that_measured_it(tmp_path):
     assert table.columns.tolist()[2:] == [selected, "oracle (test split)", "difference"]
     assert table.iloc[0].tolist()[1:] == [2, "60.5 ± 0.7", "81.5 ± 2.1", "21.0 ± 1.4"]
     assert len(table) == 1
-    assert "What selection costs" in write_report([tmp_path], tmp_path / "out").read_text()
+    assert "Cost of selection" in write_report([tmp_path], tmp_path / "out").read_text()
 
 
 def test_what_each_of_several_shortcuts_costs_is_a_table_in_both_signs(tmp_path):
@@ -508,4 +508,4 @@ def test_what_each_of_several_shortcuts_costs_is_a_table_in_both_signs(tmp_path)
     assert table.columns.tolist() == ["setting", "ID accuracy", "background gap", "background drop"]
     assert table.iloc[0].tolist()[1:] == ["90.0 ± 0.0", "12.0 ± 2.8", "-12.0 ± 2.8"]
     assert len(table) == 1
-    assert "What each shortcut costs" in write_report([tmp_path], tmp_path / "out").read_text()
+    assert "Cost of each shortcut" in write_report([tmp_path], tmp_path / "out").read_text()

@@ -23,9 +23,9 @@ from scripts import sweep
 from tests.running import ROOT, run
 
 from debeton.studies.manifest import Manifest, format_ranges, load_manifest, parse_numbers, write_manifest
-from debeton.studies.slurm import Array, Submission, plan, states_with_queue, submit
+from debeton.studies.slurm import Array, Submission, plan_arrays, states_with_queue, submit
 from debeton.studies.state import JobStates, StudyFolders
-from debeton.studies.study import load_study
+from debeton.studies.study_file import load_study
 from debeton.system.errors import DataError, UsageError, run_command
 
 SETUP = Path(__file__).with_name("slurm.sh")
@@ -189,16 +189,16 @@ def job_states(tmp_path) -> JobStates:
 
 
 def test_jobs_that_take_of_others_come_in_later_arrays_each_no_larger_than_the_cluster_allows(job_states):
-    arrays = plan(job_states, job_states.jobs, Submission(), largest=4)
+    arrays = plan_arrays(job_states, job_states.jobs, Submission(), largest=4)
     assert [(array.numbers, array.tasks, array.after) for array in arrays] == [
         ((0, 1, 2), 3, ()),
         ((3, 4, 5), 3, (0,)),
         ((6, 7, 8, 9), 4, (0, 1)),
         ((10, 11), 2, (0, 1)),
     ]
-    (first, second, third) = plan(job_states, job_states.jobs, Submission(per_task=2), largest=4)
+    (first, second, third) = plan_arrays(job_states, job_states.jobs, Submission(per_task=2), largest=4)
     assert (first.tasks, second.tasks, third.tasks) == (2, 2, 3)
-    assert plan(job_states, job_states.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
+    assert plan_arrays(job_states, job_states.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
 
 
 def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(job_states, tmp_path, monkeypatch, caplog):
@@ -226,8 +226,8 @@ def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(job_states, tmp_
 
 def test_what_failed_is_handed_in_when_it_is_retried(job_states):
     job_states.record_error(job_states.jobs[0], "error: no space")
-    assert plan(job_states, job_states.jobs[:2], Submission(), largest=9)[0].numbers == (1,)
-    assert plan(job_states, job_states.jobs[:2], Submission(retry=True), largest=9)[0].numbers == (0, 1)
+    assert plan_arrays(job_states, job_states.jobs[:2], Submission(), largest=9)[0].numbers == (1,)
+    assert plan_arrays(job_states, job_states.jobs[:2], Submission(retry=True), largest=9)[0].numbers == (0, 1)
 
 
 def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_only(job_states, monkeypatch):

@@ -16,10 +16,10 @@ from scripts import sweep
 from tests.running import ROOT
 
 from debeton.studies.jobs import Job
-from debeton.studies.published import beside
+from debeton.studies.published import compare_with_published
 from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus
 from debeton.studies.state import JobStates, StudyFolders
-from debeton.studies.study import load_study
+from debeton.studies.study_file import load_study
 from debeton.system.errors import DataError, UsageError, run_command
 from debeton.train.run_folder import claim_folder, locked
 
@@ -105,7 +105,7 @@ def test_a_value_of_an_axis_may_stand_for_settings(tmp_path):
     with pytest.raises(UsageError, match=r"training\.lr is an axis, and --set gives it one value"):
         load_study(path, {"training.lr": "1"})
     path = write(tmp_path / "t.yaml", **changes | {"variants": {"erm": {"settings": {"training.lr": 1}}}})
-    with pytest.raises(UsageError, match=r"training\.lr comes with a value of an axis, and it is given otherwise too"):
+    with pytest.raises(UsageError, match=r"training\.lr comes with a value of an axis and is also set elsewhere"):
         load_study(path)
     with pytest.raises(UsageError, match=r"axis mode is .*the settings of each value"):
         load_study(write(tmp_path / "u.yaml", **changes | {"axes": {"mode": {"usb": "usb"}}}))
@@ -160,10 +160,10 @@ VARIANT = STUDY["variants"]["scale"]
         ),
         ({"axes": {"strength": [0.9, 0.9]}}, "axis strength is .*expected a list of different values"),
         ({"axes": {"strength": [0.9], "size": [1, 2]}}, "axis 'size' changes nothing"),
-        ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "takes something of 'erm', which is no variant before it"),
+        ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "depends on 'erm', which is no variant before it"),
         (
             {"variants": {"erm": {"seeds": [1, 2]}, "dfr": STUDY["variants"]["dfr"]}},
-            "takes something of 'erm', which has no seed 0; give 'erm' the same seeds, or one that all share",
+            "depends on 'erm', which has no seed 0; give 'erm' the same seeds, or one that all share",
         ),
         ({"seeds": "zero"}, "seeds is 'zero'; expected a list"),
         ({"seeds": [0, "one"]}, "'one' is among its seeds; expected whole numbers from 0"),
@@ -474,9 +474,7 @@ def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_pat
     job_states.folders = StudyFolders(tmp_path, tmp_path / "runs", tmp_path / "data")  # whose main.py only sleeps
     assert not runner.run_one(job)
     assert job_states.state(job).kind == "failed"
-    assert (
-        lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' goes on where it was"
-    )
+    assert lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' continues the run"
 
 
 def test_workers_share_the_gpus_evenly(job_states, jobs, monkeypatch):
@@ -528,8 +526,8 @@ def test_measured_stands_beside_published_with_its_deviation(tmp_path):
     given = {"source": "A paper", "metric": metric, "values": values}
     (table,) = load_study(write(tmp_path / "s.yaml", published=given)).published
     gap = lambda value: {"test": {"shortcut_gaps": {"conflicting": {"both": {"gap": value}}}}}  # noqa: E731
-    found = beside(table, {"dfr_strength=0.9": [gap(0.10), gap(0.16), gap(None)], "erm_strength=1": [gap(0.5)]})
-    assert found.to_dict("records") == [
+    results = {"dfr_strength=0.9": [gap(0.10), gap(0.16), gap(None)], "erm_strength=1": [gap(0.5)]}
+    assert compare_with_published(table, results).to_dict("records") == [
         {"setting": "dfr_strength=0.9", "here": "13.0 ± 4.2", "n": 2, "published": "50"},
         {"setting": "dfr_strength=1", "here": "–", "n": 0, "published": "51.25"},
     ]
