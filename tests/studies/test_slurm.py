@@ -1,4 +1,4 @@
-"""A study through a real Slurm of one node, set up by slurm.sh; and the plan of its arrays, without one."""
+"""A study on a real Slurm of one node (slurm.sh), and the plan of its arrays without Slurm."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETUP = Path(__file__).with_name("slurm.sh")
 
 @pytest.fixture
 def slurm(monkeypatch) -> Iterator[Path]:
-    """The folder of a running Slurm of one node, that the commands of this process talk to."""
+    """Start a Slurm of one node, which the commands of this process use, and yield its folder."""
     if shutil.which("slurmctld", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
         pytest.skip("needs Slurm (Debian's slurm-wlm)")
     folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
@@ -48,7 +48,7 @@ def slurm(monkeypatch) -> Iterator[Path]:
 
 
 def free_ports() -> int:
-    """A port that is free now, as is the next."""
+    """Return a free port whose next port is also free."""
     while True:
         with socket.socket() as one, socket.socket() as two:
             one.bind(("127.0.0.1", 0))
@@ -72,8 +72,10 @@ def command(*words: Any) -> int:
 
 
 def release(job: str) -> None:
-    """Start what Slurm holds back for two minutes since it queued again; not in the second in which it ended, for which
-    its credential is revoked."""
+    """Start a requeued job now; Slurm would hold it back for two minutes.
+
+    It starts two seconds later, because the credential for the second in which the job ended is revoked.
+    """
     words = ["scontrol", "update", f"JobId={job}", "StartTime=now+2"]
     until(lambda: subprocess.run(words, capture_output=True).returncode == 0, 60, "its release")
 
@@ -87,7 +89,7 @@ def write_study(path: Path, **content: Any) -> Path:
     return path
 
 
-def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy_betons, tmp_path, capsys):
+def test_an_array_gives_the_results_of_a_local_run_even_after_a_preemption(slurm, toy_betons, tmp_path, capsys):
     settings = {
         "data.dataset": "toy",
         "training.data_root": str(toy_betons),
@@ -134,10 +136,10 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     assert (here["val"], here["test"]) == (there["val"], there["test"])
 
 
-def test_one_run_over_processes_goes_on_after_preemption_and_ends_with_a_message_when_a_process_is_killed(
+def test_a_run_of_two_processes_continues_after_preemption_and_ends_with_a_message_if_one_is_killed(
     slurm, toy_args, tmp_path, monkeypatch
 ):
-    """torchrun ends the other process; nothing waits for the half hour that a collective may take."""
+    """torchrun ends the other process; no process waits for the timeout of a collective, half an hour."""
     monkeypatch.setenv("PROCESSES", "2")
     script, log = ROOT / "scripts" / "slurm" / "ddp.sbatch", tmp_path / "log"
     options = [f"--chdir={ROOT}", f"--output={log}", "--nodes=1"]
@@ -169,12 +171,12 @@ def test_one_run_over_processes_goes_on_after_preemption_and_ends_with_a_message
     assert text.count("queues again") == 1  # not because of the killed process
 
 
-# --- what is handed in, without a Slurm -----------------------------------------------------------------------------
+# --- the plan of a submission, without Slurm ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def job_states(tmp_path) -> JobStates:
-    """12 jobs: 3 cdpm, 3 ddb1 of it, 6 ddb2 of these."""
+    """Return the states of 12 jobs: 3 of cdpm, 3 of ddb1 (using cdpm), 6 of ddb2 (using ddb1)."""
     variants = {
         "cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
         "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
@@ -188,7 +190,7 @@ def job_states(tmp_path) -> JobStates:
     return JobStates(load_study(study).jobs(), StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
 
 
-def test_jobs_that_take_of_others_come_in_later_arrays_each_no_larger_than_the_cluster_allows(job_states):
+def test_jobs_that_use_other_variants_come_in_later_arrays_of_at_most_the_allowed_size(job_states):
     arrays = plan_arrays(job_states, job_states.jobs, Submission(), largest=4)
     assert [(array.numbers, array.tasks, array.after) for array in arrays] == [
         ((0, 1, 2), 3, ()),
@@ -201,7 +203,7 @@ def test_jobs_that_take_of_others_come_in_later_arrays_each_no_larger_than_the_c
     assert plan_arrays(job_states, job_states.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
 
 
-def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(job_states, tmp_path, monkeypatch, caplog):
+def test_no_job_is_submitted_twice_when_slurm_does_not_answer(job_states, tmp_path, monkeypatch, caplog):
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, script in (
@@ -224,7 +226,7 @@ def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(job_states, tmp_
         submit(job_states, "s", job_states.jobs, Submission(), only_print=False)
 
 
-def test_what_failed_is_handed_in_when_it_is_retried(job_states):
+def test_failed_jobs_are_submitted_only_with_retry(job_states):
     job_states.record_error(job_states.jobs[0], "error: no space")
     assert plan_arrays(job_states, job_states.jobs[:2], Submission(), largest=9)[0].numbers == (1,)
     assert plan_arrays(job_states, job_states.jobs[:2], Submission(retry=True), largest=9)[0].numbers == (0, 1)
@@ -251,10 +253,10 @@ def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_on
         submit(job_states, "s", job_states.jobs, submission, only_print=False)
 
 
-# --- manifests ------------------------------------------------------------------------------------------------------
+# --- manifests ----------------------------------------------------------------------------------------------------
 
 
-def test_a_manifest_has_the_same_file_for_the_same_jobs_and_reads_as_it_was(job_states):
+def test_the_same_jobs_give_the_same_manifest_file_which_reads_back_unchanged(job_states):
     manifest = Manifest("s", tuple(job_states.jobs), job_states.folders)
     path = write_manifest(manifest)
     assert write_manifest(manifest) == path
@@ -272,7 +274,7 @@ def test_a_manifest_has_the_same_file_for_the_same_jobs_and_reads_as_it_was(job_
         (lambda content: content["jobs"][1].update(sed=1), "job 1: unknown key 'sed'; did you mean 'seed'"),
     ],
 )
-def test_a_manifest_that_is_another_version_or_was_edited_is_one_sentence(job_states, change, message):
+def test_a_manifest_of_another_version_or_an_edited_one_gives_a_clear_error(job_states, change, message):
     path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     content = json.loads(path.read_text())
     change(content)
@@ -282,7 +284,7 @@ def test_a_manifest_that_is_another_version_or_was_edited_is_one_sentence(job_st
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
-def test_numbers_are_read_as_they_are_written(numbers):
+def test_number_ranges_read_back_unchanged(numbers):
     assert parse_numbers(format_ranges(sorted(numbers)), 61) == sorted(numbers)
 
 
@@ -296,7 +298,7 @@ def test_numbers_are_read_as_they_are_written(numbers):
         (["--seeds", "1"], "--seeds: manifest .* has settled it"),
     ],
 )
-def test_wrong_numbers_for_a_manifest_are_one_sentence(job_states, capsys, words, message):
+def test_wrong_numbers_for_a_manifest_give_a_clear_error(job_states, capsys, words, message):
     path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     assert command("status", path, *words) == 2
     assert re.search(message, capsys.readouterr().err)

@@ -199,7 +199,7 @@ class Runner:
 
 @contextmanager
 def held(path: Path, *, patient: bool = False) -> Iterator[bool]:
-    """Hold a lock file, whether another process does not; with `patient` wait for it."""
+    """Hold a lock file, and yield whether it is held; with `patient`, wait for another process that holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:

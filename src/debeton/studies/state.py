@@ -207,7 +207,7 @@ def _setting_text(value: Any) -> str:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds this lock file, as `run_folder.locked` does."""
+    """Return whether a process holds this lock file, as `run_folder.locked` does."""
     if not path.exists():
         return False
     with path.open() as file:
