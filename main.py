@@ -97,9 +97,9 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
             logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
             return 128 + stop.signum
         if is_main():
+            from debeton.report.console import print_tables
             from debeton.report.records import load_runs
             from debeton.report.runs import group_settings
-            from debeton.report.write import print_tables
 
             print_tables(group_settings(load_runs([run.folder])))
             logger.info("results in %s", run.folder)

@@ -1,13 +1,13 @@
-# Sourced by setup.sh and test.sh: system packages of Debian and Ubuntu.
+# Functions for system packages of Debian and Ubuntu; setup.sh and test.sh source this file.
 
-missing_packages() { # those of the arguments that are not installed
+missing_packages() { # print the packages among the arguments that are not installed
     local package
     for package in "$@"; do
         dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || printf '%s\n' "$package"
     done
 }
 
-find_root() { # sets as_root to what puts a command under root; fails where nothing does
+find_root() { # set as_root to the words that run a command as root; fail if there is no way
     if [ "$(id -u)" = 0 ]; then
         as_root=()
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
@@ -19,8 +19,8 @@ find_root() { # sets as_root to what puts a command under root; fails where noth
 
 apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null; }
 
-install_packages() { # after find_root
-    # A broken third-party list fails the update although the packages needed may well be there.
+install_packages() { # install the packages; needs find_root first
+    # A broken list of a third party makes the update fail, although the needed packages may be available.
     apt update || say "apt-get update failed; going on with the package lists at hand"
     apt install -y --no-install-recommends "$@"
 }

@@ -61,9 +61,9 @@ def main(argv: list[str]) -> None:
 
     from debeton.data.beton.reading import open_beton
     from debeton.data.raw.synthetic_images import read_synthetic_rows
-    from debeton.generate.image_set import names_from_folders
+    from debeton.generate.image_set import spec_from_folder
 
-    spec = open_beton(arguments.like).spec if arguments.like else names_from_folders(arguments.set)
+    spec = open_beton(arguments.like).spec if arguments.like else spec_from_folder(arguments.set)
     rows = read_synthetic_rows(arguments.set, spec)
     if arguments.captions_file:
         captions = captions_for(rows, read_captions(arguments.captions_file), arguments.captions_file)
@@ -91,7 +91,7 @@ def write_tables(out: Path, found: list[Keyword]) -> None:
     """keywords.csv and keywords.md; the latter on the console too."""
     import pandas as pd
 
-    from debeton.report.write import to_markdown
+    from debeton.report.tables import to_markdown
     from debeton.system.files import write_text
 
     rows = [

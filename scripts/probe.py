@@ -30,8 +30,9 @@ def main(argv: list[str]) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from debeton.report.runs import make_stat
-    from debeton.report.write import group_settings, load_runs, to_markdown
+    from debeton.report.records import load_runs
+    from debeton.report.runs import group_settings, make_stat
+    from debeton.report.tables import to_markdown
     from debeton.system.files import write_text
     from debeton.tools.probe import probe_run, read_probe
 

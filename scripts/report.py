@@ -59,15 +59,18 @@ def main(argv: list[str]) -> None:
 
     from rich.console import Console
 
-    from debeton.report.write import group_settings, load_runs, print_tables, write_report
+    from debeton.report.console import print_tables
+    from debeton.report.records import load_runs
+    from debeton.report.runs import group_settings
+    from debeton.report.write import write_report
 
     print_tables(group_settings(load_runs(arguments.runs)), Console())
     if arguments.out:
         shown = None
         if arguments.pictures:  # these take torch, which takes seconds to import
-            from debeton.report.pictures import pictures
+            from debeton.report.pictures import picture_plotter
 
-            shown = pictures()
+            shown = picture_plotter()
         page = write_report(arguments.runs, arguments.out, title=arguments.title, pictures=shown)
         print(f"report written to {page}")
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Prepare this checkout: system packages (apt), Python 3.11 or 3.12, and .venv from requirements.lock.
-#   bash scripts/setup.sh                            from any folder
-#   PYTHON=/path/to/python3.12 bash scripts/setup.sh   to choose the interpreter
-# Idempotent: a finished set-up is recognised by the hash of the lock and of this file. To start over, delete .venv.
+#   bash scripts/setup.sh                              from any folder
+#   PYTHON=/path/to/python3.12 bash scripts/setup.sh   chooses the interpreter
+# A second call does nothing: a finished set-up is recognised by the hash of the lock and of this file. To start again,
+# delete .venv.
 set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -16,7 +17,7 @@ die() { say "$@"; exit 1; }
 fingerprint() { cat requirements.lock scripts/setup.sh | sha256sum | cut -d' ' -f1; }
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-venv_runs() { # with an interpreter that still exists, and of the version PYTHON asks for
+venv_runs() { # check that .venv's interpreter still exists, and has the version of $PYTHON if that is set
     local have
     have=$(version_of "$VENV/bin/python") || return 1
     case $have in 3.11 | 3.12) ;; *) return 1 ;; esac
@@ -30,15 +31,15 @@ fi
 . scripts/apt.sh
 
 # --- Python ----------------------------------------------------------------------------------
-# Sets PY to an interpreter that really starts (a pyenv shim may exist without its version) and has what
-# building FFCV takes: C headers and venv. Failing that, sets PART to one that lacks these, apt's if there is one.
+# Set PY to an interpreter that starts (a pyenv shim may exist without its version) and has the C headers and the venv
+# module that building FFCV needs. If there is none, set PART to an interpreter without these, apt's if there is one.
 find_python() {
     local candidate real candidates=(python3.12 python3.11 python3 /usr/bin/python3.12 /usr/bin/python3.11 /usr/bin/python3)
     [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
     PY='' PART=''
     for candidate in "${candidates[@]}"; do
         case $(version_of "$candidate") in 3.11 | 3.12) ;; *) continue ;; esac
-        # of a virtual environment (perhaps the one about to be replaced), the interpreter beneath it
+        # for a virtual environment (maybe the one that will be replaced), take the interpreter that it was made from
         real=$("$candidate" -c 'import sys; print(sys._base_executable)')
         if "$real" -c 'import ensurepip, os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null; then
@@ -58,8 +59,8 @@ if [ -n "${PYTHON:-}" ]; then
 fi
 
 # --- system packages -------------------------------------------------------------------------
-# FFCV compiles against OpenCV core/imgproc and libturbojpeg, the loader's pixels.c against libjpeg (of libjpeg-turbo);
-# Fashion-MNIST feeds the demo and tests.
+# FFCV needs OpenCV's core and imgproc and libturbojpeg; the loader's pixels.c needs libjpeg (of libjpeg-turbo). The
+# demo and the tests use Fashion-MNIST.
 PACKAGES=(g++ pkg-config libopencv-core-dev libopencv-imgproc-dev libturbojpeg0-dev libjpeg-dev dataset-fashion-mnist)
 
 find_python
@@ -73,7 +74,7 @@ elif [ -n "$PART" ]; then
 elif [ ! -x /usr/bin/python3 ]; then
     PACKAGES+=(python3 python3-dev python3-venv)
 elif ! command -v uv >/dev/null && ! /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; then
-    PACKAGES+=(python3-venv) # to install uv, which then fetches a Python that apt does not have
+    PACKAGES+=(python3-venv) # installs uv, which then downloads a Python that apt does not have
 fi
 
 command -v dpkg-query >/dev/null ||
@@ -113,8 +114,8 @@ if ! venv_runs; then
     }
 fi
 
-# FFCV includes <opencv2/opencv.hpp> and asks pkg-config for 'opencv4', both of which only the 689 MB
-# libopencv-dev brings, although it calls nothing outside core and imgproc. Two small files stand in.
+# FFCV includes <opencv2/opencv.hpp> and asks pkg-config for 'opencv4'. Only libopencv-dev (689 MB) has both, although
+# FFCV calls nothing outside core and imgproc. Two small files replace them.
 SHIM=$(mktemp -d)
 trap 'rm -rf "$SHIM"' EXIT
 mkdir -p "$SHIM/inc/opencv2" "$SHIM/pc"
@@ -122,13 +123,13 @@ printf '#pragma once\n#include "opencv2/core.hpp"\n#include "opencv2/imgproc.hpp
 printf 'Name: OpenCV\nDescription: core and imgproc\nVersion: 4\nLibs: -lopencv_imgproc -lopencv_core\nCflags: -I%s -I/usr/include/opencv4\n' \
     "$SHIM/inc" >"$SHIM/pc/opencv4.pc"
 
-# apt's OpenCV wants apt's compiler and pkg-config, whatever an active conda environment puts in front.
-# The lock is complete, hence --no-deps; packages added by hand (wandb, diffusers) stay. Run from elsewhere, as
-# pyproject's constraints, which made the lock, have no hashes and would be refused here.
+# apt's OpenCV needs apt's compiler and pkg-config, also where an active conda environment puts others first on the
+# PATH. The lock is complete, hence --no-deps; packages that were added by hand (for example wandb) stay. The command
+# runs in another folder, because uv would read pyproject's constraints here and refuse them: they have no hashes.
 install_locked() (
     unset CC CXX CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
     export PATH=/usr/bin:/bin:$PATH PKG_CONFIG_PATH=$SHIM/pc UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
-    # The system's certificates where it has any: uv's own know no proxy of a company or a campus.
+    # Use the system's certificates if there are any, because uv's own do not include those of a company's proxy.
     if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
         export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
     fi
@@ -141,11 +142,11 @@ imports() { "$VENV/bin/python" -c 'import ffcv, torch, torchvision, numba, fasta
 say "filling $VENV ($("$VENV/bin/python" --version)) from requirements.lock"
 install_locked
 if ! imports 2>/dev/null; then
-    # uv caches the FFCV it built; one built against other system libraries does not load here.
+    # uv caches the FFCV that it built. One that was built with other system libraries does not load here.
     install_locked --no-cache --reinstall-package ffcv
     imports || die "the packages installed but do not import; 'python main.py --doctor' says which"
 fi
-# Compiled here, the loader's own decoder is there at the first run; where it cannot be, FFCV's serves.
+# Compile the loader's own decoder now, so that the first run need not. If that fails, FFCV's decoder is used.
 missing=$(env -u CC PATH=/usr/bin:/bin:"$PATH" PYTHONPATH=src "$VENV/bin/python" -c 'from debeton.data.loader.pixels import MISSING; print(MISSING)')
 [ -z "$missing" ] || say "the loader's own decoder could not be compiled, FFCV's is used: $missing"
 fingerprint >"$STAMP"

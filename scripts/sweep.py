@@ -25,7 +25,7 @@ from debeton.system.errors import UsageError, run_command
 
 if TYPE_CHECKING:
     from debeton.studies.jobs import Job
-    from debeton.studies.state import Board
+    from debeton.studies.state import JobStates
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTIONS = {
@@ -101,10 +101,10 @@ def main(argv: list[str]) -> int:
     from debeton.system.log import set_up_logging
 
     set_up_logging(is_main=True)
-    board = _board(arguments)
-    jobs = _chosen(board.jobs, arguments)
+    job_states = _board(arguments)
+    jobs = _chosen(job_states.jobs, arguments)
     if arguments.action in ("dry-run", "run", "submit", "retry"):
-        board.check(jobs)
+        job_states.check(jobs)
     action = {
         "list": list_jobs,
         "dry-run": dry_run,
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
         "retry": run,
         "collect": collect,
     }[arguments.action]
-    return action(board, jobs, arguments)
+    return action(job_states, jobs, arguments)
 
 
 def list_studies() -> int:
@@ -123,17 +123,17 @@ def list_studies() -> int:
     return 0
 
 
-def list_jobs(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    numbers = {job.name: number for number, job in enumerate(board.jobs)}
+def list_jobs(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    numbers = {job.name: number for number, job in enumerate(job_states.jobs)}
     for job in jobs:
         print(f"{numbers[job.name]:>4} {job.name}" + (f"  takes of {', '.join(job.needs)}" if job.needs else ""))
     print(_count(len(jobs), "job"))
     return 0
 
 
-def dry_run(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+def dry_run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     for job in jobs:
-        command = board.arguments(job)
+        command = job_states.arguments(job)
         what = f"waits for {', '.join(job.needs)}" if command is None else shlex.join(["main.py", *command])
         print(f"{job.name}: {what}")
     sets = len({job.data for job in jobs if job.betons})
@@ -145,19 +145,19 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def run(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    from debeton.studies.runner import Runner, counts
+def run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    from debeton.studies.runner import Runner, count_states
 
-    runner = Runner(board, arguments.workers, lambda line: print(line, flush=True))
+    runner = Runner(job_states, arguments.workers, lambda line: print(line, flush=True))
     with runner.stopping_on_signals():
         finished = runner.run(jobs, retry=arguments.retry or arguments.action == "retry")
-    print(counts([board.state(job) for job in jobs]))
+    print(count_states([job_states.state(job) for job in jobs]))
     if runner.stopped and not finished:
         return 128 + signal.SIGTERM
     return 0 if finished else 1
 
 
-def submit(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+def submit(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     from debeton.studies.slurm import Submission, submit
 
     submission = Submission(
@@ -168,38 +168,38 @@ def submit(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> 
         options=arguments.slurm | _pairs("--slurm", arguments.options),
     )
     commands = submit(
-        board, arguments.name, jobs, submission, only_print=arguments.only_print, published=arguments.published
+        job_states, arguments.name, jobs, submission, only_print=arguments.only_print, published=arguments.published
     )
     print("\n".join(commands) or "nothing to submit: every job is finished, queued or has failed ('--retry')")
     return 0
 
 
-def status(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    from debeton.studies.runner import counts
-    from debeton.studies.slurm import with_queue
+def status(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    from debeton.studies.runner import count_states
+    from debeton.studies.slurm import states_with_queue
 
-    states = with_queue(board, jobs)
+    states = states_with_queue(job_states, jobs)
     for job, state in zip(jobs, states):
         print(f"{state.kind:<10} {job.name}" + (f"  {state.note}" if state.note else ""))
-    print(counts(states))
+    print(count_states(states))
     return 0
 
 
-def collect(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    from debeton.report.pictures import pictures
+def collect(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    from debeton.report.pictures import picture_plotter
     from debeton.studies.collect import collect
 
-    out = arguments.out or board.places.runs / "report"
-    shown = pictures() if arguments.pictures else None
-    print(f"report written to {collect(board, jobs, out, arguments.name, shown, arguments.published)}")
+    out = arguments.out or job_states.folders.runs / "report"
+    shown = picture_plotter() if arguments.pictures else None
+    print(f"report written to {collect(job_states, jobs, out, arguments.name, shown, arguments.published)}")
     return 0
 
 
-def _board(arguments: argparse.Namespace) -> Board:
+def _board(arguments: argparse.Namespace) -> JobStates:
     """The study's jobs and where they are; `arguments` learns its name and its options of SLURM."""
     from debeton.studies.manifest import load_manifest
-    from debeton.studies.state import Board, Places
-    from debeton.studies.study import load_study
+    from debeton.studies.state import JobStates, StudyFolders
+    from debeton.studies.study_file import load_study
 
     if arguments.study.suffix == ".json":
         if given := [name for name in OF_STUDY if getattr(arguments, name)]:
@@ -209,12 +209,12 @@ def _board(arguments: argparse.Namespace) -> Board:
             )
         manifest = load_manifest(arguments.study)
         arguments.name, arguments.slurm, arguments.published = manifest.study, {}, manifest.published
-        return Board(manifest.jobs, manifest.places)
+        return JobStates(manifest.jobs, manifest.folders)
     settings, values = _given(arguments)
     study = load_study(arguments.study, settings, _seeds(arguments.seeds))
     runs, data = arguments.runs or Path("runs") / study.name, arguments.data or Path("data") / study.name
     arguments.name, arguments.slurm, arguments.published = study.name, dict(study.slurm), study.published
-    return Board(study.jobs(values), Places(ROOT, runs.resolve(), data.resolve()))
+    return JobStates(study.jobs(values), StudyFolders(ROOT, runs.resolve(), data.resolve()))
 
 
 def _given(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
@@ -246,9 +246,9 @@ def _seeds(text: str | None) -> list[int]:
 
 def _chosen(jobs: Sequence[Job], arguments: argparse.Namespace) -> Sequence[Job]:
     """The jobs that --only, --jobs and --task leave."""
-    from debeton.studies.manifest import numbers_of
+    from debeton.studies.manifest import parse_numbers
 
-    chosen = [jobs[number] for number in numbers_of(arguments.jobs, len(jobs))] if arguments.jobs else list(jobs)
+    chosen = [jobs[number] for number in parse_numbers(arguments.jobs, len(jobs))] if arguments.jobs else list(jobs)
     if arguments.only:
         names = [name.strip() for name in arguments.only.split(",")]
         known = dict.fromkeys(job.variant for job in jobs)

@@ -6,7 +6,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
 
-# Slurm and a browser, for the tests that drive them; where they cannot be had, these tests skip and say so.
+# Some tests use Slurm and a browser. Where these cannot be installed, the tests are skipped with a message.
 say() { printf 'test: %s\n' "$*" >&2; }
 . scripts/apt.sh
 if command -v dpkg-query >/dev/null; then
@@ -19,9 +19,10 @@ fi
 
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export WANDB_MODE=offline WANDB_SILENT=true MPLBACKEND=Agg TOKENIZERS_PARALLELISM=false PYTHONNOUSERSITE=1
-# The tests train tiny networks: a second thread brings nothing, and costs minutes where cores are shared.
+# The tests train tiny networks. A second thread brings no speed, and costs minutes where cores are shared.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-# A process a core instead, four at most (a gigabyte and a half each); neighbours stay together and share fixtures.
-cores=$(env -u OMP_NUM_THREADS nproc) # nproc counts by that variable, where it is set
+# Instead there is one process per core, at most four (each needs 1.5 GB). Neighbouring tests stay together and share
+# fixtures.
+cores=$(env -u OMP_NUM_THREADS nproc) # if OMP_NUM_THREADS is set, nproc prints it instead of the number of cores
 exec .venv/bin/python -m pytest -n $((cores < 4 ? cores : 4)) --dist worksteal "$@"

@@ -91,11 +91,11 @@ def print_lists() -> int:
 
 
 def generate(arguments: argparse.Namespace) -> int:
+    from debeton.generate.contact_sheets import write_contact_sheets
     from debeton.generate.filters import FILTERS
+    from debeton.generate.generation import generate_missing
     from debeton.generate.generators import GENERATORS
     from debeton.generate.image_set import ImageSet, Shard
-    from debeton.generate.production import produce
-    from debeton.generate.sheets import write_sheets
     from debeton.system.log import set_up_logging
 
     set_up_logging(is_main=True)
@@ -114,7 +114,7 @@ def generate(arguments: argparse.Namespace) -> int:
         "filter": arguments.filter,
     }
     image_set = ImageSet(arguments.out, settings, shard)
-    produce(
+    generate_missing(
         image_set,
         generator,
         prompts,
@@ -124,19 +124,19 @@ def generate(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         progress=sys.stderr.isatty(),
     )
-    write_sheets(image_set)
+    write_contact_sheets(image_set)
     print_counts(image_set.counts())
     return 0
 
 
 def chosen_prompts(arguments: argparse.Namespace) -> Any:
-    from debeton.generate.prompts import load_prompts, names_as_prompts, prompt_sets
+    from debeton.generate.prompts import load_prompts, prompt_sets, prompts_from_names
     from debeton.system.errors import nearest
 
     if arguments.like is not None:
         from debeton.data.beton.reading import open_beton
 
-        return names_as_prompts(open_beton(arguments.like).spec)
+        return prompts_from_names(open_beton(arguments.like).spec)
     known = prompt_sets()
     if arguments.prompts is None and arguments.dataset not in known:
         name = arguments.dataset

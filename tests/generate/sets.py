@@ -1,4 +1,4 @@
-"""What tests of image sets share: the command run here, and the images and manifest lines of a set."""
+"""Helpers for tests of image sets: run the command in this process, and read images and manifest lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A generated set as arrays: the same images and classes, and sentences where they would say too little."""
+"""Export to arrays: images and classes stay the same, and a set that arrays cannot hold is refused."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from debeton.data.spec import DatasetSpec
 SPEC = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
 
 
-def made_set(folder, attribute=None, sizes=(8, 8, 8, 8)) -> list[np.ndarray]:
-    """Two cats, two dogs and a rejected image; the four that count."""
+def write_set(folder, attribute=None, sizes=(8, 8, 8, 8)) -> list[np.ndarray]:
+    """Write a set of two cats, two dogs and a rejected image, and return the four kept images."""
     rng = np.random.default_rng(0)
     images, lines = [], []
     for k, (label, size) in enumerate(zip(("cat", "cat", "dog", "dog"), sizes)):
@@ -40,8 +40,8 @@ def made_set(folder, attribute=None, sizes=(8, 8, 8, 8)) -> list[np.ndarray]:
     return images
 
 
-def test_a_set_goes_to_arrays_and_comes_back_as_the_same_images_in_order(tmp_path, capsys):
-    images = made_set(tmp_path / "set")
+def test_arrays_hold_the_images_of_a_set_in_the_same_order(tmp_path, capsys):
+    images = write_set(tmp_path / "set")
     assert command("--out", tmp_path / "set", "--arrays", tmp_path / "npy") == 0
     assert sorted(capsys.readouterr().out.split()) == [str(tmp_path / "npy" / f"{n}.npy") for n in ("cat", "dog")]
     rows = read_synthetic_rows(tmp_path / "npy", SPEC)
@@ -57,10 +57,8 @@ def test_a_set_goes_to_arrays_and_comes_back_as_the_same_images_in_order(tmp_pat
         ({"sizes": (8, 8, 8, 9)}, 1, "dog/_/00000001.png is 6 x 9 pixels, and set/dog/_/00000000.png is 6 x 8"),
     ],
 )
-def test_a_set_that_arrays_cannot_hold_is_refused_and_leaves_nothing_half_written(
-    tmp_path, capsys, change, status, message
-):
-    made_set(tmp_path / "set", **change)
+def test_a_set_that_arrays_cannot_hold_is_refused_without_partial_files(tmp_path, capsys, change, status, message):
+    write_set(tmp_path / "set", **change)
     assert command("--out", tmp_path / "set", "--arrays", tmp_path / "npy") == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "npy" / "dog.npy").exists()

@@ -1,4 +1,4 @@
-"""Captions: words that set classes apart, and a captioning model in the format of real ones."""
+"""Captions: words that separate the classes, and a tiny captioning model in the format of real ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from scripts import captions as program
 
 from debeton.generate.captions import Captioner, captions_for, keywords, read_captions
-from debeton.generate.image_set import names_from_folders
+from debeton.generate.image_set import spec_from_folder
 from debeton.system.errors import DataError, UsageError, run_command
 
 CAPTIONS = [
@@ -32,7 +32,7 @@ def run(*words: object) -> int:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def test_a_word_scores_by_how_much_more_of_its_class_s_captions_have_it():
+def test_the_score_of_a_word_is_its_share_in_the_class_minus_its_share_elsewhere():
     found = keywords(CAPTIONS, LABEL, ("water", "land"), min_support=2)
     assert [(k.label, k.word, k.support) for k in found] == [
         ("water", "ocean", 2),
@@ -52,7 +52,7 @@ def test_words_of_class_names_and_stop_words_are_no_keywords():
     assert not keywords(CAPTIONS, LABEL, ("ocean", "forest"), ignore=["bird", "wave", "bamboo", "small", "near"])
 
 
-def test_other_classes_count_alike_whatever_their_size():
+def test_all_other_classes_count_equally_whatever_their_size():
     captions, label = ["red"] * 2 + ["red"] + ["blue"] * 9, np.array([0, 0, 1] + [2] * 9)
     red = next(k for k in keywords(captions, label, ("a", "b", "c"), min_support=1) if k.label == "a")
     assert (red.rate, red.others) == (1.0, 0.5)
@@ -69,7 +69,7 @@ def test_no_words_and_a_wrong_number_of_captions():
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A set of two classes in Diffusing DeBias's arrays, three images of each."""
+    """Write a set of two classes with three images each, as arrays of Diffusing DeBias, and return its folder."""
     folder = tmp_path / "set"
     folder.mkdir()
     for name, grey in (("water", 40), ("land", 200)):
@@ -100,10 +100,10 @@ def test_tables_and_a_page_with_images_are_made_of_captions_from_a_file(images, 
     assert "6 captions, 4 words of 2 classes" in capsys.readouterr().out
 
 
-def test_captions_are_found_with_the_set_s_name_in_front_or_without(images):
+def test_captions_are_looked_up_with_or_without_the_name_of_the_set(images):
     from debeton.data.raw.synthetic_images import read_synthetic_rows
 
-    rows = read_synthetic_rows(images, names_from_folders(images))
+    rows = read_synthetic_rows(images, spec_from_folder(images))
     assert captions_for(rows, dict.fromkeys(rows.names, "x"), Path("c")) == ["x"] * 6
     with pytest.raises(DataError, match=r"has no caption of set/land\.npy\[0\]"):
         captions_for(rows, {}, Path("c"))
@@ -117,7 +117,7 @@ def test_captions_are_found_with_the_set_s_name_in_front_or_without(images):
         ("c.jsonl", "hello\n", "line 1 is no caption"),
     ],
 )
-def test_wrong_caption_files_are_sentences(tmp_path, name, text, words):
+def test_a_wrong_caption_file_gives_a_clear_error(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=words):
         read_captions(tmp_path / name)
@@ -125,17 +125,17 @@ def test_wrong_caption_files_are_sentences(tmp_path, name, text, words):
         read_captions(tmp_path / "none.jsonl")
 
 
-def test_the_classes_of_a_folder_are_what_it_says_itself(images, tmp_path):
-    assert names_from_folders(images).classes == ("land", "water")
+def test_the_classes_of_a_folder_come_from_its_manifest_folders_or_arrays(images, tmp_path):
+    assert spec_from_folder(images).classes == ("land", "water")
     (tmp_path / "made" / "cat").mkdir(parents=True)
     (tmp_path / "made" / "dog").mkdir()
-    assert names_from_folders(tmp_path / "made").classes == ("cat", "dog")
+    assert spec_from_folder(tmp_path / "made").classes == ("cat", "dog")
     line = {"path": "x.png", "label": "fox", "attribute": None, "verdict": "keep", "number": 0, "attempt": 0}
     (tmp_path / "made" / "manifest.jsonl").write_text(json.dumps(line) + "\n")
-    assert names_from_folders(tmp_path / "made").classes == ("fox",)
+    assert spec_from_folder(tmp_path / "made").classes == ("fox",)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
-        names_from_folders(tmp_path / "empty")
+        spec_from_folder(tmp_path / "empty")
 
 
 # --- a model -------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_the_classes_of_a_folder_are_what_it_says_itself(images, tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """BLIP with random weights, saved as the real ones are."""
+    """Save a BLIP model with random weights in the format of real ones, and return its folder."""
     from transformers import (
         BertTokenizerFast,
         BlipConfig,
@@ -176,7 +176,7 @@ def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_captions_every_image_once_and_goes_on_where_it_was(tiny_blip, images, tmp_path, monkeypatch):
+def test_a_model_captions_every_image_once_and_continues_after_a_stop(tiny_blip, images, tmp_path, monkeypatch):
     out = tmp_path / "out"
     command = (images, "--model", tiny_blip, "--out", out, "--batch-size", 2, "--device", "cpu", "--min-support", 1)
     assert run(*command) == 0
@@ -192,7 +192,7 @@ def test_a_model_captions_every_image_once_and_goes_on_where_it_was(tiny_blip, i
     assert [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()] == lines
 
 
-def test_what_is_no_captioning_model_is_a_sentence(images, tmp_path, capsys):
+def test_a_folder_without_a_captioning_model_gives_a_clear_error(images, tmp_path, capsys):
     for model, words, status in (
         (tmp_path / "nowhere", "no captioning model at", 2),
         (images, "not a captioning model: it has no", 2),

@@ -1,4 +1,4 @@
-"""The diffusion model from a beton to images: trained by the loop, resumed, sampled into a set, and trained on."""
+"""The diffusion model: trained from a beton, resumed, sampled into an image set, and used for training."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def betons(tmp_path_factory) -> Path:
-    """The toy set at 8 x 8 pixels, which a network learns in seconds."""
+    """Write the toy data set at 8 x 8 pixels, which a network learns in seconds."""
     folder = tmp_path_factory.mktemp("small_toy")
     for seed, (split, n, share) in enumerate((("train", 512, 0.9), ("val", 64, 0.5), ("test", 64, 0.5))):
         rows = toy_rows(n, share, seed, size=8)
@@ -67,7 +67,7 @@ def small_args(betons, toy_args) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(betons, tmp_path_factory) -> Path:
-    """The run folder of a model of the toy set's four cells."""
+    """Train a model of the four cells of the toy data set, and return its run folder."""
     outdir = tmp_path_factory.mktemp("cdpm")
     args = ["--data.dataset", "toy", "--training.data_root", betons, "--training.outdir", outdir, *SMALL]
     args += ["--training.decoder_train", "simple", "--logging.tensorboard", "false", "--training.device", "cpu"]
@@ -89,7 +89,7 @@ def test_a_run_reports_losses_and_no_accuracy(trained):
     assert (trained / "cdpm" / "model_index.json").is_file()
 
 
-def test_a_report_over_such_a_run_beside_a_classifier_is_made(trained, small_args, tmp_path):
+def test_a_report_may_have_a_diffusion_model_beside_a_classifier(trained, small_args, tmp_path):
     assert run([*small_args, "--training.epochs", "1"]) == 0
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts/report.py"), trained, tmp_path / "runs", "--out", tmp_path / "report"],
@@ -129,7 +129,7 @@ def generated(trained, betons, tmp_path_factory) -> Path:
     return folder
 
 
-def test_images_show_the_attribute_that_they_were_asked_for(generated):
+def test_images_show_the_requested_attribute(generated):
     kept = kept_of(generated)
     assert len(kept) == 4 * 40
     brightness: dict[str, list[float]] = {"dark": [], "light": []}
@@ -155,7 +155,7 @@ def test_shards_and_batches_of_any_size_make_the_same_set(trained, betons, tmp_p
 
 
 def test_ffr_trains_on_a_beton_with_its_images(generated, betons, small_args, tmp_path):
-    """Synthetic rows are written beside the real ones of the same set and make the first phase."""
+    """Synthetic rows are written to one beton with the real rows, and the first phase trains on them."""
     written = subprocess.run(
         [
             sys.executable,
@@ -205,14 +205,14 @@ def test_ffr_trains_on_a_beton_with_its_images(generated, betons, small_args, tm
         (("--blind",), 2, "it knows left, dark"),
     ],
 )
-def test_wrong_use_is_one_sentence(trained, betons, tmp_path, capsys, words, status, message):
+def test_wrong_use_gives_an_error_of_one_line(trained, betons, tmp_path, capsys, words, status, message):
     assert generate(trained, betons, tmp_path / "set", "--per-cell", 1, *words) == status
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_wrong_settings_are_one_sentence(small_args, capsys):
+def test_wrong_settings_give_a_clear_error(small_args, capsys):
     args = [*small_args, *SMALL]
     assert run([*args, "--cdpm.widths", "16,x"]) == 2
     assert "cdpm.widths is '16,x'" in capsys.readouterr().err
@@ -227,7 +227,9 @@ def test_wrong_settings_are_one_sentence(small_args, capsys):
         (["--synthetic.mode", "ffr"], "synthetic.mode ffr trains a classifier first, and cdpm trains none"),
     ],
 )
-def test_no_classifier_is_asked_for_before_anything_is_trained(generated, small_args, tmp_path, capsys, words, message):
+def test_cdpm_in_place_of_a_classifier_is_refused_before_training(
+    generated, small_args, tmp_path, capsys, words, message
+):
     write_beton(
         tmp_path / "made.beton", read_synthetic_rows(generated, TOY_SPEC), TOY_SPEC, "train", WriteOptions(mode="raw")
     )
@@ -236,8 +238,8 @@ def test_no_classifier_is_asked_for_before_anything_is_trained(generated, small_
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_two_trainings_of_one_network_have_revisions_of_their_own(tmp_path):
-    """Their files differ at their end alone: sizes, and the list of shapes at the beginning, are the same."""
+def test_two_trainings_of_one_network_have_different_revisions(tmp_path):
+    """The files differ only near their end; sizes, and the list of shapes at the beginning, are the same."""
     for name in "ab":
         (tmp_path / name).mkdir()
         content = bytes(4_000_000) + name.encode() * 70_000

@@ -1,4 +1,4 @@
-"""Prompts: grammar, every cell of every set, the published wording, and prompt files that are wrong."""
+"""Prompts: grammar, all cells of all data sets, the published wording, and wrong prompt files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def every_prompt(prompts: PromptSet, condition: Condition, draws: int = 400) -> 
     return {prompts.prompt(condition, rng) for _ in range(draws)}
 
 
-def test_phrases_go_around_the_noun_and_get_their_article(tmp_path):
+def test_phrases_with_a_star_extend_the_noun_and_get_the_right_article(tmp_path):
     prompts = load_prompts(write(tmp_path / "pets.yaml"))
     assert every_prompt(prompts, Condition("cat", "outdoors")) == {
         "a photo of a tabby cat in a park",
@@ -49,7 +49,7 @@ def test_phrases_go_around_the_noun_and_get_their_article(tmp_path):
     assert prompts.conditions(blind=True) == [Condition("cat", None), Condition("dog", None)]
 
 
-def test_phrases_of_a_whole_cell_take_the_place_of_both(tmp_path):
+def test_phrases_of_a_whole_cell_replace_those_of_label_and_attribute(tmp_path):
     prompts = load_prompts(write(tmp_path / "pets.yaml", both={"cat, indoors": ["cat on a sofa"]}))
     assert every_prompt(prompts, Condition("cat", "indoors")) == {"a photo of a cat on a sofa"}
     assert len(every_prompt(prompts, Condition("cat", "outdoors"))) == 4
@@ -65,7 +65,7 @@ SPECS = {"utkface": UTKFACE, "waterbirds": WATERBIRDS, "bffhq": BFFHQ, "spuco_an
 
 
 @pytest.mark.parametrize("name", sorted(prompt_sets()))
-def test_every_cell_of_a_set_has_prompts_under_the_sets_own_names(name):
+def test_every_cell_of_a_data_set_has_prompts_under_its_own_names(name):
     assert name in SOURCES
     prompts = load_prompts(prompt_sets()[name])
     if name in SPECS:
@@ -136,7 +136,7 @@ def test_legacy_prompts_are_the_published_ones(name, condition, prompts):
     assert every_prompt(load_prompts(prompt_sets()[name], published=True), Condition(*condition)) == prompts
 
 
-def test_legacy_places_of_spuco_have_their_two_prepositions():
+def test_the_published_places_of_spuco_keep_their_double_preposition():
     found = every_prompt(
         load_prompts(prompt_sets()["spuco_animals"], published=True), Condition("big_dog", "Indoors"), 3000
     )
@@ -156,12 +156,12 @@ def test_legacy_places_of_spuco_have_their_two_prepositions():
         ({"both": {"cow, indoors": ["x"]}}, "unknown 'cow'"),
     ],
 )
-def test_a_prompt_file_that_is_wrong_is_one_sentence(tmp_path, changes, message):
+def test_a_wrong_prompt_file_gives_a_clear_error(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         load_prompts(write(tmp_path / "pets.yaml", **changes))
 
 
-def test_columns_that_are_not_there_or_the_same_are_named(tmp_path):
+def test_missing_and_equal_columns_are_named_in_the_error(tmp_path):
     path = prompt_sets()["celeba"]
     with pytest.raises(UsageError, match=r"no phrases for the label 'Smile'; did you mean 'Smiling'"):
         load_prompts(path, "Smile", "Male")

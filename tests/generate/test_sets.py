@@ -1,4 +1,4 @@
-"""Image sets: the same images whatever the shards, batches and kills; filters; what is wrong is said in a sentence."""
+"""Image sets: the same images for any shards, batch sizes and kills; filters; clear errors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.generate.sets import command, images_of, kept_of
 
 from debeton.data.raw.synthetic_images import ACCEPTED, read_synthetic_rows
 from debeton.data.spec import DatasetSpec
-from debeton.generate.filters import FILTERS, published
-from debeton.generate.generators import GENERATORS, Maker, Order
+from debeton.generate.filters import FILTERS, published_grey_filter
+from debeton.generate.generation import BATCHES_WAITING, generate_missing
+from debeton.generate.generators import GENERATORS, GeneratorFactory, ImageRequest
 from debeton.generate.image_set import ImageSet, Shard, Slot, verify
-from debeton.generate.production import BATCHES_WAITING, produce
 from debeton.generate.prompts import Condition, PromptSet
 from debeton.system.errors import DataError, UsageError
 
@@ -33,17 +33,17 @@ SETTINGS = {"set": "pets", "generator": "noise"}
 
 
 class Noise:
-    """An image is noise of its seed; one in `one_in` of the seeds gives a grey one."""
+    """Generator of noise images from the seed; one in `one_in` seeds gives a grey image."""
 
     attempts = 20
 
     def __init__(self, one_in: int = 0, size: int = 12):
         self.one_in, self.size, self.identity = one_in, size, {"kind": "noise"}
-        self.orders: list[Order] = []
+        self.requests: list[ImageRequest] = []
 
-    def sample(self, orders):
-        self.orders += orders
-        return np.stack([self.image(order.seed) for order in orders])
+    def sample(self, requests):
+        self.requests += requests
+        return np.stack([self.image(request.seed) for request in requests])
 
     def image(self, seed: int) -> np.ndarray:
         pixels = np.random.default_rng(seed).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
@@ -53,7 +53,7 @@ class Noise:
 
 def make(folder: Path, generator=None, *, shard="1/1", per=9, batch_size=4, prompts=PETS, keep="standard") -> ImageSet:
     image_set = ImageSet(folder, SETTINGS, Shard.parse(shard))
-    produce(
+    generate_missing(
         image_set,
         generator or Noise(one_in=3),
         prompts,
@@ -75,7 +75,7 @@ def whole(tmp_path_factory) -> Path:
 # --- the set ------------------------------------------------------------------------------------------------------
 
 
-def test_a_set_has_its_number_of_images_of_every_cell_and_a_line_for_each(whole):
+def test_a_set_has_the_requested_images_of_every_cell_and_one_line_for_each(whole):
     kept = kept_of(whole)
     assert len(kept) == 4 * 9
     assert set(kept) == {f"{c}/{a}/{k:08}.png" for c in ("cat", "dog") for a in ("in", "out") for k in range(9)}
@@ -105,14 +105,14 @@ def test_shards_and_batches_of_any_size_make_the_same_set(whole, tmp_path, shard
     assert images_of(tmp_path) == images_of(whole)
 
 
-def test_a_larger_set_begins_with_the_smaller(whole, tmp_path):
+def test_a_larger_set_contains_the_smaller_one(whole, tmp_path):
     make(tmp_path, per=4)
     small = kept_of(tmp_path)
     generator = Noise(one_in=3)
     make(tmp_path, generator, per=9)
     assert kept_of(tmp_path) == kept_of(whole)
     assert small.items() <= kept_of(whole).items()
-    assert len({order.seed for order in generator.orders}) == len(generator.orders)
+    assert len({request.seed for request in generator.requests}) == len(generator.requests)
 
 
 class Killed(BaseException):
@@ -124,21 +124,21 @@ class Dying(Noise):
         super().__init__(one_in=3)
         self.left = after
 
-    def sample(self, orders):
+    def sample(self, requests):
         self.left -= 1
         if self.left < 0:
             raise Killed
-        return super().sample(orders)
+        return super().sample(requests)
 
 
-def test_stopped_anywhere_and_resumed_in_other_shards_the_set_is_the_same(whole, tmp_path):
+def test_a_set_is_the_same_after_stops_and_with_other_shards(whole, tmp_path):
     for after in (0, 1, 3, 6):
         with pytest.raises(Killed):
             make(tmp_path, Dying(after))
     half = tmp_path / "dog" / "out" / "00000008.png"
     assert "dog/out/00000008.png" not in kept_of(tmp_path)
     half.parent.mkdir(parents=True, exist_ok=True)
-    half.write_bytes(b"half an image that no line speaks of")
+    half.write_bytes(b"half an image without a line")
     text = (tmp_path / "manifest.jsonl").read_bytes()
     (tmp_path / "manifest.jsonl").write_bytes(text + b'{"path": "cat/in/000')
     for k in (1, 2):
@@ -147,20 +147,20 @@ def test_stopped_anywhere_and_resumed_in_other_shards_the_set_is_the_same(whole,
     assert images_of(tmp_path) == images_of(whole)
 
 
-def test_a_finished_set_makes_nothing_more(whole):
+def test_a_finished_set_generates_no_more_images(whole):
     generator = Noise(one_in=3)
     before = (whole / "manifest.jsonl").stat().st_mtime_ns
     make(whole, generator)
-    assert generator.orders == []
+    assert generator.requests == []
     assert (whole / "manifest.jsonl").stat().st_mtime_ns == before
 
 
-def test_other_settings_are_refused_and_named(whole):
+def test_other_settings_for_the_same_folder_are_refused_and_named(whole):
     with pytest.raises(UsageError, match="begun with other settings: generator is 'noise' there and 'other' here"):
         ImageSet(whole, {**SETTINGS, "generator": "other"})
 
 
-def test_a_set_goes_into_betons_as_it_is(whole):
+def test_a_set_is_read_as_synthetic_rows(whole):
     rows = read_synthetic_rows(whole, SPEC)
     assert len(rows) == 36
     assert np.bincount(2 * rows.label + rows.attribute).tolist() == [9] * 4
@@ -173,11 +173,11 @@ def test_the_generator_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     gate, sampled = threading.Event(), []
 
     class Counting(Noise):
-        def sample(self, orders):
-            sampled.append(len(orders))
+        def sample(self, requests):
+            sampled.append(len(requests))
             if len(sampled) == BATCHES_WAITING:
                 gate.set()
-            return super().sample(orders)
+            return super().sample(requests)
 
     original = ImageSet.write_image
 
@@ -190,7 +190,7 @@ def test_the_generator_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     assert len(kept_of(tmp_path)) == 8
 
 
-def test_a_full_disk_is_a_sentence_and_the_set_goes_on_afterwards(whole, tmp_path, monkeypatch):
+def test_a_full_disk_gives_a_clear_error_and_the_set_continues_afterwards(whole, tmp_path, monkeypatch):
     original, written = ImageSet.write_image, []
 
     def full(self, slot, image):
@@ -210,7 +210,7 @@ def test_a_full_disk_is_a_sentence_and_the_set_goes_on_afterwards(whole, tmp_pat
 
 
 def _full_after(count: int):
-    """`files.replacing`, whose writes fail for want of space after so many files."""
+    """Return a `files.replacing` that fails with a full disk after `count` files."""
     from contextlib import contextmanager
 
     from debeton.system.files import naming_full_disk, replacing
@@ -245,7 +245,7 @@ def test_the_standard_filter_rejects_black_blank_and_grey_and_keeps_colours():
     assert keep(np.zeros((64, 64, 3), np.uint8)) == "black"
     assert keep(np.full((64, 64, 3), (200, 10, 10), np.uint8)) == "blank"
     assert keep(grey) == "grey"
-    assert keep(picture()) == ACCEPTED  # grey on average, and in colour
+    assert keep(picture()) == ACCEPTED  # grey on average, but with colours
     face = grey.copy()
     face[20:44, 20:44, 0] = np.minimum(face[20:44, 20:44, 0].astype(int) + 60, 255)
     assert keep(face) == ACCEPTED  # a face before a grey wall
@@ -259,9 +259,9 @@ def test_the_published_filter_is_a_threshold_on_mean_red():
         image = np.full((512, 512, 3), 100, np.float64)
         image[..., 0] += level * 1.5  # mean of channels rises by level / 2: red is `level` above it
         dithered = np.floor(image + np.random.default_rng(0).random(image.shape)).astype(np.uint8)
-        assert published(1.5e6)(dithered) == verdict
-        assert published(1.5e6)(dithered[::4, ::4]) == verdict
-    assert FILTERS.get("ffr_faces")(picture()) == "grey"  # what it is blamed for
+        assert published_grey_filter(1.5e6)(dithered) == verdict
+        assert published_grey_filter(1.5e6)(dithered[::4, ::4]) == verdict
+    assert FILTERS.get("ffr_faces")(picture()) == "grey"  # a known fault: this image has colours
     assert FILTERS.get("none")(np.zeros((4, 4, 3), np.uint8)) == ACCEPTED
 
 
@@ -276,7 +276,7 @@ def test_rejected_images_are_counted_and_made_again_with_another_seed(tmp_path):
     assert all(x["verdict"] == ("grey" if x["seed"] % 3 == 0 else ACCEPTED) for x in lines)
 
 
-def test_an_image_that_is_always_rejected_ends_with_its_cell_and_prompt(tmp_path):
+def test_an_image_that_is_always_rejected_gives_an_error_with_its_cell_and_prompt(tmp_path):
     with pytest.raises(
         DataError, match=r"image 0 of 'cat, in' was rejected 20 times, last as 'grey' \(prompt: a photo"
     ):
@@ -288,7 +288,7 @@ def test_an_image_that_is_always_rejected_ends_with_its_cell_and_prompt(tmp_path
 
 @pytest.fixture
 def noise(monkeypatch) -> None:
-    maker = Maker(lambda arguments: Noise(one_in=3), lambda parser: None)
+    maker = GeneratorFactory(lambda arguments: Noise(one_in=3), lambda parser: None)
     monkeypatch.setitem(GENERATORS._entries, "noise", type(next(iter(GENERATORS)))("noise", maker, "noise"))
 
 
@@ -318,20 +318,20 @@ def test_chosen_cells_and_blind_prompts(noise, tmp_path):
     assert all("male" not in prompt for _, prompt, _ in kept_of(tmp_path / "b").values())
 
 
-def bring_in(tmp_path: Path, per_cell: int) -> int:
-    """The images in 'elsewhere' as a set; the command's status."""
+def import_images(tmp_path: Path, per_cell: int) -> int:
+    """Take the images in 'elsewhere' into a set, and return the exit status of the command."""
     words = ("--dataset", "bffhq", "--generator", "folder", "--images", tmp_path / "elsewhere")
     return command(*words, "--out", tmp_path / "set", "--per-cell", per_cell)
 
 
-def test_images_made_elsewhere_are_brought_into_a_set(tmp_path):
+def test_images_made_elsewhere_are_taken_into_a_set(tmp_path):
     generator = Noise()
     for label, attribute in (("young", "female"), ("young", "male"), ("old", "female"), ("old", "male")):
         folder = tmp_path / "elsewhere" / label / attribute
         folder.mkdir(parents=True)
         for k in range(3):
             Image.fromarray(generator.image(k + len(label + attribute))).save(folder / f"{k}.png")
-    assert bring_in(tmp_path, 3) == 0
+    assert import_images(tmp_path, 3) == 0
     assert len(kept_of(tmp_path / "set")) == 12
     first = np.asarray(Image.open(tmp_path / "set/old/male/00000002.png"))
     np.testing.assert_array_equal(first, generator.image(2 + len("oldmale")))
@@ -349,7 +349,7 @@ def test_images_made_elsewhere_are_brought_into_a_set(tmp_path):
         (["--check"], 1, "is no set of generated images"),
     ],
 )
-def test_wrong_use_is_one_sentence(tmp_path, capsys, words, status, message):
+def test_wrong_use_gives_a_clear_error(tmp_path, capsys, words, status, message):
     assert command(*words, "--out", tmp_path / "set") == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
@@ -359,5 +359,5 @@ def test_a_folder_with_too_few_images_names_the_cell(tmp_path, capsys):
     folder = tmp_path / "elsewhere" / "young" / "female"
     folder.mkdir(parents=True)
     Image.fromarray(Noise().image(1)).save(folder / "a.png")
-    assert bring_in(tmp_path, 2) == 1
+    assert import_images(tmp_path, 2) == 1
     assert "has 1 images of 'young, female' and 2 are wanted" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Stable Diffusion, from prompt to trained network: the code that real weights take, on components of random ones."""
+"""Stable Diffusion from prompt to trained network, with the code for real models and random weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.generate.sets import command, images_of, kept_of
 from tests.running import ROOT, folder_of, lines_of, run
 from tests.toy import toy_rows
 
-from debeton.generate.generators import Order
+from debeton.generate.generators import ImageRequest
 from debeton.generate.image_set import verify
 from debeton.generate.prompts import Condition
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """A Stable Diffusion of random weights in the Hugging Face layout: 16 x 16 pixels, 1.3 MB."""
+    """Save a Stable Diffusion model with random weights in the Hugging Face layout: 16 x 16 pixels, 1.3 MB."""
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -105,12 +105,12 @@ def test_stable_diffusion_makes_an_image_from_its_prompt_and_seed_alone(tiny_mod
     assert len(settings["revision"]) == 16
 
 
-def test_the_prompt_decides_under_guidance_and_not_without(tiny_model):
+def test_the_prompt_changes_the_image_only_with_guidance(tiny_model):
     from debeton.generate.generators.stable_diffusion import StableDiffusion
 
     def sample(guidance: float, *prompts: str) -> np.ndarray:
         generator = StableDiffusion(str(tiny_model), steps=2, guidance=guidance, device="cpu")
-        return generator.sample([Order(Condition("a", "b"), 0, prompt, 7) for prompt in prompts]).astype(int)
+        return generator.sample([ImageRequest(Condition("a", "b"), 0, prompt, 7) for prompt in prompts]).astype(int)
 
     cat, dog, again = sample(20.0, "a cat", "a dog running in the rain", "a cat")
     assert np.abs(cat - again).max() <= 1
@@ -120,7 +120,7 @@ def test_the_prompt_decides_under_guidance_and_not_without(tiny_model):
 
 @pytest.fixture(scope="session")
 def killed(tiny_model, tmp_path_factory) -> Path:
-    """40 images of each of UTKFace's cells, by a run that was killed and then went on."""
+    """Generate 40 images per cell of UTKFace with a run that is killed and then continued; return the folder."""
     folder = tmp_path_factory.mktemp("killed")
     words = [*SD, "--model", str(tiny_model), "--per-cell", "40", "--batch-size", "2", "--out", str(folder)]
     process = subprocess.Popen(
@@ -142,7 +142,7 @@ def killed(tiny_model, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_set_of_an_uninterrupted_one(killed, tiny_model, tmp_path):
+def test_a_killed_run_continues_and_gives_the_set_of_an_uninterrupted_run(killed, tiny_model, tmp_path):
     assert command(*SD, "--model", tiny_model, "--per-cell", 40, "--batch-size", 2, "--out", tmp_path) == 0
     gone_on, uninterrupted = kept_of(killed), kept_of(tmp_path)
     assert {k: v[:2] for k, v in gone_on.items()} == {k: v[:2] for k, v in uninterrupted.items()}
@@ -156,10 +156,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_set_of_an_uninterrupted_one(kill
         ("/nowhere/model", 2, "no diffusers model at /nowhere/model; expected a folder with model_index.json"),
         ("{empty}", 2, "is not a diffusers model: it has no model_index.json"),
         ("{broken}", 1, "cannot be loaded as a text-to-image model"),
-        ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be had"),
+        ("debeton/no-such-model", 1, "the model debeton/no-such-model could not be downloaded"),
     ],
 )
-def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, capsys, monkeypatch, model, status, message):
+def test_a_model_that_cannot_be_loaded_gives_a_clear_error(tmp_path, capsys, monkeypatch, model, status, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("empty", "broken"):
         (tmp_path / name).mkdir()
@@ -180,7 +180,7 @@ def test_sizes_are_multiples_of_eight(tiny_model, tmp_path, capsys, size):
 
 @pytest.fixture(scope="session")
 def betons(killed, tmp_path_factory) -> Path:
-    """Betons of photos of one's own (97 % aligned) whose training split has the generated images too."""
+    """Write betons of a folder of images (97 % aligned) with the synthetic images in the training split."""
     photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("betons")
     labels, attributes = ("Male", "Female"), ("old", "young")
     lines = ["path,label,attribute,split"]

@@ -18,7 +18,7 @@ from torch import nn
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
-from debeton.generate.generators.cdpm import Diffusion
+from debeton.generate.generators.cdpm import CdpmGenerator
 from debeton.methods.ddb import SCORES
 from debeton.methods.parts.amplifier import Scores, Selector, describe_scores, loss_outliers, select_conflicting
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
@@ -328,15 +328,15 @@ def test_a_stopped_run_goes_on_where_it_was(amplified, tmp_path):
 
 
 def test_a_run_that_is_asked_to_stop_while_it_draws_goes_on_with_the_same_images(amplified, tmp_path, monkeypatch):
-    real, batches = Diffusion.sample, []
+    real, batches = CdpmGenerator.sample, []
 
-    def sample(self, orders):
-        batches.append(len(orders))
+    def sample(self, requests):
+        batches.append(len(requests))
         if len(batches) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, orders)
+        return real(self, requests)
 
-    monkeypatch.setattr(Diffusion, "sample", sample)
+    monkeypatch.setattr(CdpmGenerator, "sample", sample)
     command = ["--config-file", amplified / "config.yaml", "--training.outdir", tmp_path]
     assert run(command) == 128 + signal.SIGTERM
     assert batches == [8]

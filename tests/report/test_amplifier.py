@@ -1,4 +1,4 @@
-"""report.py ddb: what was found of bias-conflicting rows, beside what it was good for."""
+"""report.py ddb: bias-conflicting rows that methods find, beside the accuracies that they reach."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def runs(tmp_path):
     return tmp_path
 
 
-def test_one_line_a_setting_says_what_was_found_and_what_it_was_good_for(runs):
+def test_each_setting_has_one_line_with_the_rows_found_and_the_accuracies(runs):
     table = amplifier_table(group_settings(load_runs([runs]))).set_index("setting")
     assert table.loc["ddb1"].tolist() == [
         2,
@@ -76,7 +76,7 @@ def test_one_line_a_setting_says_what_was_found_and_what_it_was_good_for(runs):
     assert table.loc["erm", ["recall", "conflicting"]].tolist() == ["–", "30.0 ± 0.0"]
 
 
-def test_columns_and_panels_that_no_run_fills_are_left_out(tmp_path):
+def test_empty_columns_and_panels_are_left_out(tmp_path):
     make_run(tmp_path, "jtt", 0, 0.6, {"jtt": {"recall": 0.5, "precision": 0.25}})
     settings = group_settings(load_runs([tmp_path]))
     assert amplifier_table(settings).columns.tolist() == [
@@ -108,7 +108,7 @@ def test_the_command_writes_table_and_figure(runs):
     assert "| ddb1 | 2 | 96.0 ± 2.8 |" in (runs / "out" / "ddb.md").read_text()
 
 
-def test_settings_of_sections_that_are_another_methods_tell_no_runs_apart(tmp_path):
+def test_runs_that_differ_in_sections_of_other_methods_are_one_setting(tmp_path):
     for method, weight, sections in (("ddb1", 1, ["ddb"]), ("ddb1", 3, ["ddb"]), ("erm", 1, []), ("erm", 3, [])):
         make_run(tmp_path / str(weight), method, weight, 0.6, {})
         folder = tmp_path / str(weight) / f"{method}_seed{weight}" / "version_0"
@@ -122,7 +122,7 @@ def test_settings_of_sections_that_are_another_methods_tell_no_runs_apart(tmp_pa
     ]
 
 
-def test_runs_that_looked_for_nothing_are_a_sentence(tmp_path):
+def test_runs_without_a_search_for_conflicting_rows_give_a_clear_error(tmp_path):
     make_run(tmp_path, "erm", 0, 0.3, {})
     with pytest.raises(DataError, match="no finished run has looked for bias-conflicting rows"):
         AMPLIFIER.write([tmp_path], tmp_path / "out")

@@ -28,7 +28,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    """Headless Chromium that reaches no host but this file system."""
+    """Start headless Chromium, which can reach only local files."""
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("needs Chromium and its driver (Debian's chromium and chromium-driver)")
@@ -50,7 +50,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture(scope="module")
 def page(browser, tmp_path_factory) -> webdriver.Chrome:
-    """A page with a sortable table of six rows and a comparison of three runs."""
+    """Open a page with a sortable table of six rows and a comparison of three runs."""
     document = Page("a <report>", "six settings")
     cells = [[Cell(name), Cell("–" if value is None else f"{value:.1f}", (value,))] for name, value in ROWS]
     document.add("Accuracy", html_table(["setting", "worst-group"], cells))
@@ -68,7 +68,7 @@ def page(browser, tmp_path_factory) -> webdriver.Chrome:
 
 
 def table(page: webdriver.Chrome, number: int) -> list[list[str]]:
-    """The visible rows of a table as a reader sees them."""
+    """Return the visible rows of a table as a reader sees them."""
     rows = page.find_elements(By.TAG_NAME, "table")[number].find_elements(By.CSS_SELECTOR, "tbody tr")
     return [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows if row.is_displayed()]
 
@@ -77,7 +77,7 @@ def header(page: webdriver.Chrome, name: str) -> WebElement:
     return next(button for button in page.find_elements(By.CSS_SELECTOR, "th button") if button.text == name)
 
 
-def test_a_click_on_a_number_sorts_by_value_and_keeps_what_is_missing_last(page):
+def test_a_click_on_a_header_sorts_by_value_with_missing_values_last(page):
     header(page, "worst-group").click()
     assert [row[1] for row in table(page, 0)] == ["9.5", "68.2", "70.0", "71.5", "88.0", "–"]
     header(page, "worst-group").click()
@@ -106,7 +106,7 @@ def test_the_filter_keeps_rows_with_every_word(page):
     assert len(table(page, 0)) == 6
 
 
-def test_two_runs_are_compared_by_the_keys_that_differ_and_their_text_is_text(page):
+def test_the_comparison_shows_the_keys_that_differ_and_escapes_their_text(page):
     assert table(page, 1) == [["training.seed", "0", "1"], ["data.note", "</script><b>x</b>", "none"]]
     selects = page.find_elements(By.TAG_NAME, "select")
     selects[0].send_keys("c")
@@ -116,7 +116,7 @@ def test_two_runs_are_compared_by_the_keys_that_differ_and_their_text_is_text(pa
     assert table(page, 1) == [["the same configuration"]]
 
 
-def test_a_whole_report_opens_without_a_complaint_and_shows_its_figures(browser, finished_report):
+def test_a_whole_report_opens_without_browser_errors_and_shows_its_figures(browser, finished_report):
     browser.get(finished_report.as_uri())
     assert [entry["message"] for entry in browser.get_log("browser")] == []
     widths = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")

@@ -1,4 +1,4 @@
-"""Where a network looks, and the images that it got most wrong."""
+"""Grad-CAM maps of networks, and pictures of their mistakes with the highest confidence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 class Averaged(nn.Module):
-    """Convolution, mean over space, linear layer: Grad-CAM of it is a formula."""
+    """Network of a convolution, a mean over space and a linear layer, whose Grad-CAM is a formula."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_grad_cam_of_an_averaged_map_is_its_channels_weighted_by_the_head():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_network_that_reads_one_half_is_seen_to_look_there():
+def test_the_map_of_a_network_that_reads_one_half_is_high_there():
     class LeftHalf(Averaged):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             here = torch.zeros_like(image)
@@ -81,11 +81,11 @@ def test_a_network_without_a_map_has_none():
     assert grad_cam(model, torch.randn(1, 3, 4, 4), torch.tensor([1])) is None
 
 
-def test_mistakes_are_the_runs_own_the_surest_first(trained_toy, toy_betons):
+def test_mistakes_agree_with_the_results_and_come_by_confidence(trained_toy, toy_betons):
     folder, _ = trained_toy
     found = worst_mistakes(folder, "test", CPU)
     test = json.loads((folder / "results.json").read_text())["test"]
-    rates = {group.group: group.right / group.of for group in found}
+    rates = {group.group: group.correct / group.total for group in found}
     assert rates == {name: pytest.approx(test["group_accuracy"][name]) for name in rates}
     assert set(rates) == {name for name, accuracy in test["group_accuracy"].items() if accuracy < 1}
     assert list(rates.values()) == sorted(rates.values())
@@ -103,8 +103,8 @@ def test_mistakes_are_the_runs_own_the_surest_first(trained_toy, toy_betons):
             if (beton.spec.classes[beton.label[row]], beton.spec.attributes[beton.attribute[row]]) == (label, attribute)
         ]
         wrong = [stored_image(beton.path, row) for row in members if predicted[row] != beton.label[row]]
-        for image, truth, said in zip(group.pixels, group.truth, group.said, strict=True):
-            assert truth == label != said
+        for image, truth, prediction in zip(group.pixels, group.labels, group.predicted, strict=True):
+            assert truth == label != prediction
             assert any(np.array_equal(image, other) for other in wrong)
 
 
@@ -114,7 +114,7 @@ def test_a_figure_is_drawn_for_each_setting_whose_betons_are_there(trained_toy, 
     (tmp_path / "plot.png").write_bytes(plot.png)
     assert plot.name == "mistakes_1"
     assert np.ptp(imread(tmp_path / "plot.png")[..., :3]) > 0.9
-    assert "its surest mistakes among up to 200 test rows of each group" in plot.caption
+    assert "the mistakes with the highest confidence among up to 200 test rows of each group" in plot.caption
 
     gone = tmp_path / "gone" / "version_0"
     shutil.copytree(folder, gone)
@@ -125,8 +125,8 @@ def test_a_figure_is_drawn_for_each_setting_whose_betons_are_there(trained_toy, 
     assert "no pictures of gone/version_0: " in caplog.text
 
 
-def test_what_classifies_nothing_has_no_pictures_and_no_warning(trained_toy, tmp_path, caplog):
-    """As a diffusion model among the runs of a study."""
+def test_a_run_without_a_classifier_has_no_pictures_and_no_warning(trained_toy, tmp_path, caplog):
+    """An example is a diffusion model among the runs of a study."""
     model = tmp_path / "model" / "version_0"
     shutil.copytree(trained_toy[0], model)
     results = json.loads((model / "results.json").read_text())

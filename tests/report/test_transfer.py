@@ -1,4 +1,4 @@
-"""report_transfer.py: rates of attack over seeds, their intervals, and what is taken off them."""
+"""report.py bias-transfer: attack rates over seeds, their confidence intervals, and the controls."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from debeton.report.runs import group_settings
 from debeton.report.transfer import (
     TRANSFER,
     attack_table,
-    attacks,
-    difference,
-    interval,
+    attacks_of,
+    confidence_interval,
+    difference_interval,
+    interval_text,
     plot_attacks,
     source_name,
-    text,
 )
 from debeton.system.errors import DataError, run_command
 
@@ -30,7 +30,7 @@ RATES = {"biased": (0.6, 0.7, 0.65), "clean": (0.2, 0.25, 0.3), "scratch": (0.1,
 
 
 def make_run(root, name, seed, success, transfer, source, triggers=("square",)):
-    """A finished run of which a share `success` of the right test images becomes wrong."""
+    """Write a finished run; the trigger makes a share `success` of the correctly classified images wrong."""
     folder = root / f"{name}_seed{seed}" / "version_0"
     folder.mkdir(parents=True)
     found = {
@@ -74,7 +74,7 @@ def runs(tmp_path):
 
 
 def table_of(root):
-    table = attack_table(attacks(group_settings(load_runs([root]))))
+    table = attack_table(attacks_of(group_settings(load_runs([root]))))
     return {(row["transfer"], row["source"]): row for row in table.to_dict("records")}
 
 
@@ -88,7 +88,7 @@ def test_a_row_has_the_mean_and_students_interval_over_seeds(runs):
     assert table_of(runs)["FULL", "square on dog"]["attack success"] == "50.0"  # one seed: no interval
 
 
-def test_the_control_is_the_same_transfer_from_a_clean_source_and_scratch(runs):
+def test_the_controls_are_the_same_transfer_from_a_clean_source_and_training_from_scratch(runs):
     rows = table_of(runs)
     biased = rows["FIXED", "square on dog"]
     for source in ("clean", "scratch"):
@@ -101,14 +101,14 @@ def test_the_control_is_the_same_transfer_from_a_clean_source_and_scratch(runs):
 
 
 def test_intervals_of_one_value_and_of_equal_values():
-    assert interval([3.0]) == (3.0, None)
-    assert interval([2.0, 2.0]) == (2.0, 0.0)
-    assert difference([3.0], [1.0, 2.0]) == (1.5, None)
-    assert difference([3.0, 3.0], [1.0, 1.0]) == (2.0, 0.0)
-    assert (text(None), text((1.25, None)), text((1.0, 0.25))) == ("–", "1.2", "1.0 ± 0.2")
+    assert confidence_interval([3.0]) == (3.0, None)
+    assert confidence_interval([2.0, 2.0]) == (2.0, 0.0)
+    assert difference_interval([3.0], [1.0, 2.0]) == (1.5, None)
+    assert difference_interval([3.0, 3.0], [1.0, 1.0]) == (2.0, 0.0)
+    assert (interval_text(None), interval_text((1.25, None)), interval_text((1.0, 0.25))) == ("–", "1.2", "1.0 ± 0.2")
 
 
-def test_sources_are_named_by_what_was_planted_in_them():
+def test_sources_are_named_by_the_trigger_planted_in_them():
     assert [source_name(s) for s in (None, CLEAN, SQUARE, {"published": "resnet18"}, {"checkpoint": "x"})] == [
         "scratch",
         "clean",
@@ -121,7 +121,7 @@ def test_sources_are_named_by_what_was_planted_in_them():
 def test_biased_sources_come_first_and_every_trigger_has_its_panel(tmp_path):
     for name, source, success in (("a", CLEAN, 0.1), ("b", SQUARE, 0.5)):
         make_run(tmp_path, name, 0, success, "FIXED", source, triggers=("square", "hat"))
-    found = attacks(group_settings(load_runs([tmp_path])))
+    found = attacks_of(group_settings(load_runs([tmp_path])))
     assert [(a.trigger, a.source) for a in found] == [
         ("hat", "square on dog"),
         ("hat", "clean"),
@@ -133,8 +133,8 @@ def test_biased_sources_come_first_and_every_trigger_has_its_panel(tmp_path):
     assert [bar.get_height() for bar in figure.axes[1].patches] == pytest.approx([50, 10])
 
 
-def test_only_what_differs_among_a_target_s_own_runs_is_told(tmp_path):
-    """The source's own run has a trigger in its training rows; its target's runs do not, and differ in weight decay."""
+def test_the_column_other_shows_only_differences_between_runs_of_one_target(tmp_path):
+    """The runs of the source have a trigger in their training rows; those of the target differ in weight decay."""
     for k, (target, spurious, decay) in enumerate(
         (
             ("cifar10", {"spurious_perc": 1.0, "splits": "train"}, 0.1),
@@ -156,7 +156,7 @@ def test_only_what_differs_among_a_target_s_own_runs_is_told(tmp_path):
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         results = json.loads((folder / "results.json").read_text())
         (folder / "results.json").write_text(json.dumps({**results, "dataset": target}))
-    found = attacks(group_settings(load_runs([tmp_path])))
+    found = attacks_of(group_settings(load_runs([tmp_path])))
     assert [(a.target, a.rest, a.values("attack_success_rate")) for a in found] == [
         ("cifar10", "", [pytest.approx(20)]),
         ("cifar10", "square in 100 % of dog", [pytest.approx(10)]),
@@ -175,7 +175,7 @@ def test_the_command_writes_table_and_figure_and_says_where(runs, tmp_path):
     assert "95 % confidence interval" in (out / "transfer.md").read_text()
 
 
-def test_runs_without_a_trigger_are_a_sentence(tmp_path):
+def test_runs_without_a_trigger_give_a_clear_error(tmp_path):
     make_run(tmp_path, "plain", 0, 0.1, "NONE", None, triggers=())
     with pytest.raises(DataError, match="no finished run was measured with a trigger"):
         TRANSFER.write([tmp_path], tmp_path / "out")

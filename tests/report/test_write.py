@@ -1,4 +1,4 @@
-"""Reports over fabricated run folders: the numbers, the labels, and what a reader is told."""
+"""Reports over artificial run folders: numbers, labels, notes and figures."""
 
 import base64
 import csv
@@ -15,25 +15,25 @@ import yaml
 from rich.console import Console
 from scripts import report
 
+from debeton.report.console import print_tables
 from debeton.report.figures.axes import plot_axis
-from debeton.report.figures.curves import curve_of, plot_states
+from debeton.report.figures.curves import curve_of, plot_objectives
 from debeton.report.figures.maps import group_grid
 from debeton.report.figures.plots import make_plots, train_distributions
-from debeton.report.write import (
+from debeton.report.records import load_runs
+from debeton.report.runs import group_settings
+from debeton.report.tables import (
     findings_table,
-    group_settings,
     group_table,
-    load_runs,
     notes,
     oracle_table,
-    print_tables,
     shortcut_table,
     summary_numbers,
     summary_table,
     to_latex,
     to_markdown,
-    write_report,
 )
+from debeton.report.write import write_report
 from debeton.system.errors import DataError, run_command
 
 BIRDS = ("landbird, land", "landbird, water", "waterbird, land", "waterbird, water")
@@ -74,7 +74,7 @@ def make_run(
     worst=0.6,
     dataset="waterbirds",
 ):
-    """One run folder as training leaves it; the accuracy of the conflicting groups is worst + seed / 100."""
+    """Write one run folder as training does; bias-conflicting groups have the accuracy worst + seed / 100."""
     folder = root / f"{dataset}-{method}-{strength}-s{seed}" / f"version_{version}"
     folder.mkdir(parents=True)
     aligned = {groups[i] for i in range(0, len(groups), round(len(groups) ** 0.5) + 1)}
@@ -117,7 +117,7 @@ def make_run(
 
 @pytest.fixture
 def birds(tmp_path):
-    """Three settings of three seeds."""
+    """Write the runs of three settings with three seeds each, and return their folder."""
     for method, strength, worst in (("erm", 0.95, 0.6), ("groupdro", 0.95, 0.85), ("erm", 0.99, 0.4)):
         for seed in range(3):
             make_run(tmp_path / "runs", method, seed, strength=strength, worst=worst)
@@ -165,7 +165,7 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert summary_table(settings_of(tmp_path)).loc[0, "worst-group"] == "60.0"
 
 
-def test_a_group_without_a_sample_is_a_dash_and_never_zero(tmp_path):
+def test_a_group_without_rows_is_shown_as_a_dash_and_never_as_zero(tmp_path):
     for seed in range(2):
         make_run(tmp_path, seed=seed, null=("waterbird, land",))
     settings = settings_of(tmp_path)
@@ -185,7 +185,7 @@ def test_a_group_that_some_seeds_lack_says_how_many_have_it(tmp_path):
     assert row["accuracy"] == "61.0 (n=1)"
 
 
-def test_labels_mention_only_what_tells_settings_apart(tmp_path):
+def test_labels_have_only_the_keys_that_separate_the_settings(tmp_path):
     make_run(tmp_path / "a", config={"model.arch": "resnet18", "synthetic.mode": "none", "model.width": 1})
     make_run(tmp_path / "b", config={"model.arch": "resnet18", "synthetic.mode": "ffr", "model.width": 2})
     make_run(tmp_path / "c", "dfr", config={"model.arch": "resnet18", "synthetic.mode": "none", "model.width": 1})
@@ -211,7 +211,7 @@ def test_equal_key_names_of_two_sections_are_written_out(tmp_path):
     assert len(set(labels)) == 3
 
 
-def test_the_same_seed_twice_counts_once_and_is_said(tmp_path):
+def test_the_same_seed_twice_counts_once_and_is_noted(tmp_path):
     make_run(tmp_path, seed=0, worst=0.2)
     make_run(tmp_path, seed=0, version=10, worst=0.7)
     make_run(tmp_path, seed=0, version=9, worst=0.4)
@@ -267,7 +267,7 @@ def test_a_run_killed_while_writing_a_line_is_read(tmp_path):
         ("config.yaml", "3", "config.yaml holds int"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_named(tmp_path, file, text, match):
+def test_a_malformed_file_is_named(tmp_path, file, text, match):
     (make_run(tmp_path) / file).write_text(text)
     with pytest.raises(DataError, match=match):
         load_runs([tmp_path])
@@ -280,7 +280,7 @@ def test_a_loss_that_diverged_does_not_stop_the_report(tmp_path):
     assert write_report([tmp_path], tmp_path / "out").is_file()
 
 
-def test_missing_runs_say_what_was_looked_for(tmp_path):
+def test_an_error_about_missing_runs_names_the_expected_files(tmp_path):
     with pytest.raises(DataError, match=r"no runs at or below .*results\.json.*config\.yaml"):
         load_runs([tmp_path])
     with pytest.raises(DataError, match=r"no such run or folder: .*nowhere"):
@@ -301,7 +301,7 @@ def test_many_groups_print_the_worst_and_the_best(tmp_path):
     for seed in range(2):
         make_run(tmp_path, seed=seed, groups=DOMINOES, null=("3, b",), dataset="dominoes")
     text = printed(settings_of(tmp_path), width=80)
-    assert "the worst 5 and best 3 of 100 groups; 1 without a test sample" in text
+    assert "the worst 5 and best 3 of 100 groups; 1 without a test row" in text
     assert len(re.findall(r"^\d, \w ", text, re.MULTILINE)) == 8
     assert re.search(r"all, conflicting +60\.5 ± 0\.7", text)
     page = write_report([tmp_path], tmp_path / "out").read_text()
@@ -326,7 +326,7 @@ def test_training_distributions_are_named_by_what_their_settings_share(birds):
 
 
 @pytest.mark.parametrize("groups", [BIRDS, DOMINOES, tuple(f"class {k}" for k in range(40))])
-def test_every_figure_is_drawn_whatever_the_groups(tmp_path, groups):
+def test_every_figure_is_drawn_for_any_kind_of_groups(tmp_path, groups):
     for strength in (0.9, 0.95, 0.99):
         make_run(tmp_path, groups=groups, strength=strength, null=groups[1:2])
     plots = make_plots(settings_of(tmp_path), "test")
@@ -349,7 +349,7 @@ def test_many_lines_of_several_methods_get_panels_by_method(tmp_path, modes, pan
         assert lines == [f"{method} · mode {mode}" for method in ("erm", "resample") for mode in modes]
 
 
-def test_data_sets_get_their_own_group_figures(tmp_path):
+def test_each_data_set_has_its_own_figures_of_groups(tmp_path):
     make_run(tmp_path)
     make_run(tmp_path, groups=DOMINOES, dataset="dominoes")
     settings = settings_of(tmp_path)
@@ -422,7 +422,7 @@ def command(*words) -> int:
     return run_command(lambda: report.main([str(word) for word in words]))
 
 
-def test_the_command_writes_a_report_and_fails_in_one_sentence(birds, tmp_path, capsys):
+def test_the_command_writes_a_report_or_gives_an_error_of_one_line(birds, tmp_path, capsys):
     done = subprocess.run([sys.executable, SCRIPT, birds, "--out", tmp_path / "page"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page" / "index.html").is_file()
@@ -435,11 +435,11 @@ def test_the_command_writes_a_report_and_fails_in_one_sentence(birds, tmp_path, 
         command(birds, "--ou", tmp_path / "x")
 
 
-# --- what methods keep and find ----------------------------------------------------------------------------------
+# --- states of objectives and notes of methods --------------------------------------------------------------------
 
 
-def keep(folder: Path, **notes) -> None:
-    """Give a run GroupDRO's q in its curve, and notes in its results."""
+def add_notes(folder: Path, **notes) -> None:
+    """Add GroupDRO's q to the curve of a run, and notes to its results."""
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     for row in rows:
         if row["split"] == "train":
@@ -449,8 +449,8 @@ def keep(folder: Path, **notes) -> None:
     (folder / "results.json").write_text(json.dumps({**results, "notes": notes}))
 
 
-def test_what_objectives_kept_by_name_is_drawn_over_epochs(tmp_path):
-    keep(make_run(tmp_path, "groupdro"))
+def test_states_of_objectives_are_drawn_by_epoch(tmp_path):
+    add_notes(make_run(tmp_path, "groupdro"))
     make_run(tmp_path, "erm")
     settings = group_settings(load_runs([tmp_path]))
     assert [p.name for p in make_plots(settings, "test")][-1] == "objectives"
@@ -459,29 +459,29 @@ def test_what_objectives_kept_by_name_is_drawn_over_epochs(tmp_path):
     assert q == {1: [2.1], 2: [2.2], 3: [2.3]}
 
 
-def test_a_quantity_that_one_phase_keeps_as_a_number_and_another_by_name_is_drawn_where_it_has_names(tmp_path):
+def test_a_quantity_is_drawn_only_for_the_phases_that_store_it_by_name(tmp_path):
     folder = make_run(tmp_path, "ddb1")
-    keep(folder)
+    add_notes(folder)
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     first = next(row for row in rows if row["split"] == "train")
-    first["objective"] = {"q": 0.25}  # as a diffusion model keeps its loss
+    first["objective"] = {"q": 0.25}  # as a diffusion model stores its loss
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    figure = plot_states(group_settings(load_runs([tmp_path])))
+    figure = plot_objectives(group_settings(load_runs([tmp_path])))
     assert [len(line.get_xdata()) for line in figure.axes[0].get_lines()] == [2] * len(BIRDS)
 
 
-def test_findings_are_averaged_over_seeds_and_stand_in_the_page(tmp_path):
+def test_notes_of_methods_are_averaged_over_seeds_and_shown_on_the_page(tmp_path):
     for seed, precision in enumerate((0.5, 0.75)):
-        keep(make_run(tmp_path, "jtt", seed), jtt={"precision": precision, "of": "text", "by_group": {"a": 1}})
+        add_notes(make_run(tmp_path, "jtt", seed), jtt={"precision": precision, "of": "text", "by_group": {"a": 1}})
     table = findings_table(group_settings(load_runs([tmp_path])))
     assert table["what"].tolist() == ["jtt.precision", "jtt.by_group.a"]
     assert table["mean"].tolist() == ["0.625 ± 0.177", "1 ± 0"]
     page = write_report([tmp_path], tmp_path / "out").read_text()
-    assert "What the methods found" in page
+    assert "Findings of the methods" in page
     assert "0.625 ± 0.177" in page
 
 
-def test_what_selection_costs_is_a_table_of_the_runs_that_measured_it(tmp_path):
+def test_the_cost_of_selection_is_a_table_of_the_runs_with_an_oracle(tmp_path):
     for seed, best in enumerate((0.80, 0.83)):
         folder = make_run(tmp_path, "erm", seed, worst=0.6)
         results = json.loads((folder / "results.json").read_text())
@@ -493,10 +493,10 @@ def test_what_selection_costs_is_a_table_of_the_runs_that_measured_it(tmp_path):
     assert table.columns.tolist()[2:] == [selected, "oracle (test split)", "difference"]
     assert table.iloc[0].tolist()[1:] == [2, "60.5 ± 0.7", "81.5 ± 2.1", "21.0 ± 1.4"]
     assert len(table) == 1
-    assert "What selection costs" in write_report([tmp_path], tmp_path / "out").read_text()
+    assert "Cost of selection" in write_report([tmp_path], tmp_path / "out").read_text()
 
 
-def test_what_each_of_several_shortcuts_costs_is_a_table_in_both_signs(tmp_path):
+def test_the_cost_of_each_shortcut_is_a_table_with_both_signs(tmp_path):
     for seed, gap in enumerate((0.10, 0.14)):
         folder = make_run(tmp_path, "erm", seed)
         results = json.loads((folder / "results.json").read_text())
@@ -508,4 +508,4 @@ def test_what_each_of_several_shortcuts_costs_is_a_table_in_both_signs(tmp_path)
     assert table.columns.tolist() == ["setting", "ID accuracy", "background gap", "background drop"]
     assert table.iloc[0].tolist()[1:] == ["90.0 ± 0.0", "12.0 ± 2.8", "-12.0 ± 2.8"]
     assert len(table) == 1
-    assert "What each shortcut costs" in write_report([tmp_path], tmp_path / "out").read_text()
+    assert "Cost of each shortcut" in write_report([tmp_path], tmp_path / "out").read_text()

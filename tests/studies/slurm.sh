@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A Slurm of one node for tests, of this user's own: munged, slurmctld and slurmd without systemd or cgroups.
+# Start or stop a Slurm of one node for tests, as this user: munged, slurmctld and slurmd without systemd and cgroups.
 #
 #   bash tests/studies/slurm.sh start DIR PORT    then: export SLURM_CONF=DIR/slurm.conf
 #   bash tests/studies/slurm.sh stop DIR
 #
-# State, logs, key and socket are in DIR (short: a socket's path has at most 107 characters); PORT and the next one are
-# used. Debian's slurm-wlm brings all that it takes. The node claims two processors at least, so that two tasks run; jobs
-# of the partition `urgent` preempt others, which have a minute.
+# State, logs, key and socket are in DIR. Its path must be short, because a socket's path has at most 107 characters. It
+# uses PORT and the next port. Debian's slurm-wlm has all programs. The node claims at least two processors, so that two
+# tasks run at a time. Jobs of the partition `urgent` preempt others, which have a minute to end.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 action=$1 dir=$2

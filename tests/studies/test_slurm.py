@@ -1,4 +1,4 @@
-"""A study through a real Slurm of one node, set up by slurm.sh; and the plan of its arrays, without one."""
+"""A study on a real Slurm of one node (slurm.sh), and the plan of its arrays without Slurm."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from scripts import sweep
 from tests.running import ROOT, run
 
-from debeton.studies.manifest import Manifest, as_ranges, load_manifest, numbers_of, write_manifest
-from debeton.studies.slurm import Array, Submission, plan, submit, with_queue
-from debeton.studies.state import Board, Places
-from debeton.studies.study import load_study
+from debeton.studies.manifest import Manifest, format_ranges, load_manifest, parse_numbers, write_manifest
+from debeton.studies.slurm import Array, Submission, plan_arrays, states_with_queue, submit
+from debeton.studies.state import JobStates, StudyFolders
+from debeton.studies.study_file import load_study
 from debeton.system.errors import DataError, UsageError, run_command
 
 SETUP = Path(__file__).with_name("slurm.sh")
@@ -33,7 +33,7 @@ SETUP = Path(__file__).with_name("slurm.sh")
 
 @pytest.fixture
 def slurm(monkeypatch) -> Iterator[Path]:
-    """The folder of a running Slurm of one node, that the commands of this process talk to."""
+    """Start a Slurm of one node, which the commands of this process use, and yield its folder."""
     if shutil.which("slurmctld", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
         pytest.skip("needs Slurm (Debian's slurm-wlm)")
     folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
@@ -48,7 +48,7 @@ def slurm(monkeypatch) -> Iterator[Path]:
 
 
 def free_ports() -> int:
-    """A port that is free now, as is the next."""
+    """Return a free port whose next port is also free."""
     while True:
         with socket.socket() as one, socket.socket() as two:
             one.bind(("127.0.0.1", 0))
@@ -72,8 +72,10 @@ def command(*words: Any) -> int:
 
 
 def release(job: str) -> None:
-    """Start what Slurm holds back for two minutes since it queued again; not in the second in which it ended, for which
-    its credential is revoked."""
+    """Start a requeued job now; Slurm would hold it back for two minutes.
+
+    It starts two seconds later, because the credential for the second in which the job ended is revoked.
+    """
     words = ["scontrol", "update", f"JobId={job}", "StartTime=now+2"]
     until(lambda: subprocess.run(words, capture_output=True).returncode == 0, 60, "its release")
 
@@ -87,7 +89,7 @@ def write_study(path: Path, **content: Any) -> Path:
     return path
 
 
-def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy_betons, tmp_path, capsys):
+def test_an_array_gives_the_results_of_a_local_run_even_after_a_preemption(slurm, toy_betons, tmp_path, capsys):
     settings = {
         "data.dataset": "toy",
         "training.data_root": str(toy_betons),
@@ -122,7 +124,7 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
 
     local = tmp_path / "local"  # meanwhile
     (job, *_) = load_study(study).jobs()
-    assert run(Board([job], Places(ROOT, local, tmp_path)).arguments(job)) == 0
+    assert run(JobStates([job], StudyFolders(ROOT, local, tmp_path)).arguments(job)) == 0
     until(lambda: not queue(), 240, "the end of the queue")
     assert command("status", study, "--runs", runs) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 done"
@@ -134,10 +136,10 @@ def test_an_array_ends_as_the_local_run_although_a_task_was_preempted(slurm, toy
     assert (here["val"], here["test"]) == (there["val"], there["test"])
 
 
-def test_one_run_over_processes_goes_on_after_preemption_and_ends_with_a_message_when_a_process_is_killed(
+def test_a_run_of_two_processes_continues_after_preemption_and_ends_with_a_message_if_one_is_killed(
     slurm, toy_args, tmp_path, monkeypatch
 ):
-    """torchrun ends the other process; nothing waits for the half hour that a collective may take."""
+    """torchrun ends the other process; no process waits for the timeout of a collective, half an hour."""
     monkeypatch.setenv("PROCESSES", "2")
     script, log = ROOT / "scripts" / "slurm" / "ddp.sbatch", tmp_path / "log"
     options = [f"--chdir={ROOT}", f"--output={log}", "--nodes=1"]
@@ -169,12 +171,12 @@ def test_one_run_over_processes_goes_on_after_preemption_and_ends_with_a_message
     assert text.count("queues again") == 1  # not because of the killed process
 
 
-# --- what is handed in, without a Slurm -----------------------------------------------------------------------------
+# --- the plan of a submission, without Slurm ----------------------------------------------------------------------
 
 
 @pytest.fixture
-def board(tmp_path) -> Board:
-    """12 jobs: 3 cdpm, 3 ddb1 of it, 6 ddb2 of these."""
+def job_states(tmp_path) -> JobStates:
+    """Return the states of 12 jobs: 3 of cdpm, 3 of ddb1 (using cdpm), 6 of ddb2 (using ddb1)."""
     variants = {
         "cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
         "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
@@ -185,23 +187,23 @@ def board(tmp_path) -> Board:
     }
     configs, limits = ["dataset_configs/dominoes.yaml"], {"minutes": 20}
     study = write_study(tmp_path / "s.yaml", configs=configs, seeds=[0, 1, 2], variants=variants, limits=limits)
-    return Board(load_study(study).jobs(), Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    return JobStates(load_study(study).jobs(), StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
 
 
-def test_jobs_that_take_of_others_come_in_later_arrays_each_no_larger_than_the_cluster_allows(board):
-    arrays = plan(board, board.jobs, Submission(), largest=4)
+def test_jobs_that_use_other_variants_come_in_later_arrays_of_at_most_the_allowed_size(job_states):
+    arrays = plan_arrays(job_states, job_states.jobs, Submission(), largest=4)
     assert [(array.numbers, array.tasks, array.after) for array in arrays] == [
         ((0, 1, 2), 3, ()),
         ((3, 4, 5), 3, (0,)),
         ((6, 7, 8, 9), 4, (0, 1)),
         ((10, 11), 2, (0, 1)),
     ]
-    (first, second, third) = plan(board, board.jobs, Submission(per_task=2), largest=4)
+    (first, second, third) = plan_arrays(job_states, job_states.jobs, Submission(per_task=2), largest=4)
     assert (first.tasks, second.tasks, third.tasks) == (2, 2, 3)
-    assert plan(board, board.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
+    assert plan_arrays(job_states, job_states.jobs[7:8], Submission(), largest=4) == [Array((7,), 1, ())]
 
 
-def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(board, tmp_path, monkeypatch, caplog):
+def test_no_job_is_submitted_twice_when_slurm_does_not_answer(job_states, tmp_path, monkeypatch, caplog):
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, script in (
@@ -211,29 +213,29 @@ def test_where_slurm_does_not_answer_nothing_is_handed_in_twice(board, tmp_path,
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    board.places.notes.mkdir(parents=True)
-    (board.places.notes / "slurm.json").write_text(json.dumps({board.jobs[0].name: "7_0"}))
+    job_states.folders.logs.mkdir(parents=True)
+    (job_states.folders.logs / "slurm.json").write_text(json.dumps({job_states.jobs[0].name: "7_0"}))
     with pytest.raises(DataError, match="squeue does not say which jobs are queued: slurm_load_jobs error"):
-        submit(board, "s", board.jobs, Submission(), only_print=False)
+        submit(job_states, "s", job_states.jobs, Submission(), only_print=False)
     with caplog.at_level("WARNING"):
-        assert [state.kind for state in with_queue(board, board.jobs[:1])] == ["missing"]
+        assert [state.kind for state in states_with_queue(job_states, job_states.jobs[:1])] == ["missing"]
     assert "squeue does not say" in caplog.text
     (tools / "squeue").write_text("#!/bin/sh\necho 7_0\n")
-    assert [state.kind for state in with_queue(board, board.jobs[:2])] == ["queued", "missing"]
+    assert [state.kind for state in states_with_queue(job_states, job_states.jobs[:2])] == ["queued", "missing"]
     with pytest.raises(DataError, match=r"sbatch refused: .*the command was sbatch --parsable"):
-        submit(board, "s", board.jobs, Submission(), only_print=False)
+        submit(job_states, "s", job_states.jobs, Submission(), only_print=False)
 
 
-def test_what_failed_is_handed_in_when_it_is_retried(board):
-    board.note_failure(board.jobs[0], "error: no space")
-    assert plan(board, board.jobs[:2], Submission(), largest=9)[0].numbers == (1,)
-    assert plan(board, board.jobs[:2], Submission(retry=True), largest=9)[0].numbers == (0, 1)
+def test_failed_jobs_are_submitted_only_with_retry(job_states):
+    job_states.record_error(job_states.jobs[0], "error: no space")
+    assert plan_arrays(job_states, job_states.jobs[:2], Submission(), largest=9)[0].numbers == (1,)
+    assert plan_arrays(job_states, job_states.jobs[:2], Submission(retry=True), largest=9)[0].numbers == (0, 1)
 
 
-def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_only(board, monkeypatch):
+def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_only(job_states, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     submission = Submission(throttle=2, per_task=4, workers=2, options={"partition": "gpu", "gres": "gpu:1"})
-    first, second, third, collecting = submit(board, "s", board.jobs, submission, only_print=True)
+    first, second, third, collecting = submit(job_states, "s", job_states.jobs, submission, only_print=True)
     assert first.startswith("array0=$(sbatch --parsable --job-name=s ")
     for command in (first, second, third):
         assert " --time=45 " in command  # two rounds of 20 minutes, and 5 for betons
@@ -246,20 +248,20 @@ def test_the_commands_name_limits_dependencies_and_options_and_can_be_printed_on
     assert " --partition=gpu " in collecting
     assert "gres" not in collecting
     manifest = load_manifest(Path(first.split(" ")[-7]))
-    assert (manifest.study, list(manifest.jobs), manifest.places) == ("s", list(board.jobs), board.places)
+    assert (manifest.study, list(manifest.jobs), manifest.folders) == ("s", list(job_states.jobs), job_states.folders)
     with pytest.raises(UsageError, match="there is no sbatch on this machine"):
-        submit(board, "s", board.jobs, submission, only_print=False)
+        submit(job_states, "s", job_states.jobs, submission, only_print=False)
 
 
-# --- manifests ------------------------------------------------------------------------------------------------------
+# --- manifests ----------------------------------------------------------------------------------------------------
 
 
-def test_a_manifest_has_the_same_file_for_the_same_jobs_and_reads_as_it_was(board):
-    manifest = Manifest("s", tuple(board.jobs), board.places)
+def test_the_same_jobs_give_the_same_manifest_file_which_reads_back_unchanged(job_states):
+    manifest = Manifest("s", tuple(job_states.jobs), job_states.folders)
     path = write_manifest(manifest)
     assert write_manifest(manifest) == path
     assert load_manifest(path) == manifest
-    assert write_manifest(Manifest("s", tuple(board.jobs[:3]), board.places)) != path
+    assert write_manifest(Manifest("s", tuple(job_states.jobs[:3]), job_states.folders)) != path
 
 
 @pytest.mark.parametrize(
@@ -272,8 +274,8 @@ def test_a_manifest_has_the_same_file_for_the_same_jobs_and_reads_as_it_was(boar
         (lambda content: content["jobs"][1].update(sed=1), "job 1: unknown key 'sed'; did you mean 'seed'"),
     ],
 )
-def test_a_manifest_that_is_another_version_or_was_edited_is_one_sentence(board, change, message):
-    path = write_manifest(Manifest("s", tuple(board.jobs), board.places))
+def test_a_manifest_of_another_version_or_an_edited_one_gives_a_clear_error(job_states, change, message):
+    path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -282,8 +284,8 @@ def test_a_manifest_that_is_another_version_or_was_edited_is_one_sentence(board,
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
-def test_numbers_are_read_as_they_are_written(numbers):
-    assert numbers_of(as_ranges(sorted(numbers)), 61) == sorted(numbers)
+def test_number_ranges_read_back_unchanged(numbers):
+    assert parse_numbers(format_ranges(sorted(numbers)), 61) == sorted(numbers)
 
 
 @pytest.mark.parametrize(
@@ -296,14 +298,14 @@ def test_numbers_are_read_as_they_are_written(numbers):
         (["--seeds", "1"], "--seeds: manifest .* has settled it"),
     ],
 )
-def test_wrong_numbers_for_a_manifest_are_one_sentence(board, capsys, words, message):
-    path = write_manifest(Manifest("s", tuple(board.jobs), board.places))
+def test_wrong_numbers_for_a_manifest_give_a_clear_error(job_states, capsys, words, message):
+    path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     assert command("status", path, *words) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_task_of_a_manifest_has_its_share_of_the_jobs(board, capsys):
-    path = write_manifest(Manifest("s", tuple(board.jobs), board.places))
+def test_a_task_of_a_manifest_has_its_share_of_the_jobs(job_states, capsys):
+    path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     for task, names in enumerate((["ddb1_seed0", "ddb1_seed1"], ["ddb1_seed2"])):
         assert command("list", path, "--jobs", "3-5", "--per-task", "2", "--task", task) == 0
         assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]] == names

@@ -1,4 +1,4 @@
-"""Studies: a file is read strictly, its jobs are a function of it, their states come from run folders alone."""
+"""Studies: strict reading of the file, its jobs, their states from run folders, and the runner."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from scripts import sweep
 from tests.running import ROOT
 
 from debeton.studies.jobs import Job
-from debeton.studies.published import beside
-from debeton.studies.runner import WRITTEN, Runner, last_line, visible_gpus
-from debeton.studies.state import Board, Places
-from debeton.studies.study import load_study
+from debeton.studies.published import compare_with_published
+from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus
+from debeton.studies.state import JobStates, StudyFolders
+from debeton.studies.study_file import load_study
 from debeton.system.errors import DataError, UsageError, run_command
-from debeton.system.locks import file_lock
 from debeton.train.run_folder import claim_folder, locked
 
 ERM, SCALE = "dataset_configs/methods/erm.yaml", "dataset_configs/methods/scale.yaml"
@@ -59,13 +58,13 @@ def jobs(tmp_path) -> list[Job]:
 
 
 @pytest.fixture
-def board(jobs, tmp_path) -> Board:
-    return Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+def job_states(jobs, tmp_path) -> JobStates:
+    return JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
 
 
-def finish(board: Board, job: Job, worst: float = 0.5, mean: float = 0.6) -> Path:
-    """A run folder as a finished job leaves it."""
-    config = board.config(job)
+def finish(job_states: JobStates, job: Job, worst: float = 0.5, mean: float = 0.6) -> Path:
+    """Write the run folder of a finished job, and return it."""
+    config = job_states.config(job)
     assert config is not None
     folder = claim_folder(config)
     val = {"worst_group_accuracy": worst, "mean_group_accuracy": mean, "bias_conflicting_accuracy": worst}
@@ -74,7 +73,7 @@ def finish(board: Board, job: Job, worst: float = 0.5, mean: float = 0.6) -> Pat
     return folder
 
 
-def of(jobs: list[Job], variant: str, **point: Any) -> list[Job]:
+def select(jobs: list[Job], variant: str, **point: Any) -> list[Job]:
     return [job for job in jobs if job.variant == variant and job.point == point]
 
 
@@ -91,10 +90,10 @@ def test_jobs_are_all_combinations_of_axes_draws_and_seeds(jobs):
     (write,) = job.betons
     assert write.endswith("--raw /raw --spurious-strength 0.9 --data-seed 0 --out {betons}")
     assert {job.data for job in jobs} == {f"strength={s}_seed={k}" for s in ("0.9", "1") for k in (0, 1)}
-    assert of(jobs, "dfr", strength=1.0)[0].needs == ("erm",)
+    assert select(jobs, "dfr", strength=1.0)[0].needs == ("erm",)
 
 
-def test_a_value_of_an_axis_may_stand_for_settings(tmp_path):
+def test_a_value_of_an_axis_may_give_several_settings(tmp_path):
     axes = {"mode": {"usb": {"synthetic.mode": "usb"}, "ffr": {"synthetic.mode": "ffr", "training.lr": 0.1}}}
     changes = {"axes": axes, "settings": {"training.lr": 0.5}, "variants": {"erm": {}}, "betons": None, "seeds": [0]}
     path = write(tmp_path / "s.yaml", **changes)
@@ -106,13 +105,13 @@ def test_a_value_of_an_axis_may_stand_for_settings(tmp_path):
     with pytest.raises(UsageError, match=r"training\.lr is an axis, and --set gives it one value"):
         load_study(path, {"training.lr": "1"})
     path = write(tmp_path / "t.yaml", **changes | {"variants": {"erm": {"settings": {"training.lr": 1}}}})
-    with pytest.raises(UsageError, match=r"training\.lr comes with a value of an axis, and it is given otherwise too"):
+    with pytest.raises(UsageError, match=r"training\.lr comes with a value of an axis and is also set elsewhere"):
         load_study(path)
     with pytest.raises(UsageError, match=r"axis mode is .*the settings of each value"):
         load_study(write(tmp_path / "u.yaml", **changes | {"axes": {"mode": {"usb": "usb"}}}))
 
 
-def test_random_draws_lie_in_their_ranges_and_do_not_depend_on_how_many_there_are(tmp_path):
+def test_random_draws_lie_in_their_ranges_and_do_not_depend_on_their_number(tmp_path):
     search = {
         "training.lr": {"log": [1e-4, 1e-1]},
         "training.weight_decay": {"uniform": [0.0, 0.5]},
@@ -161,10 +160,10 @@ VARIANT = STUDY["variants"]["scale"]
         ),
         ({"axes": {"strength": [0.9, 0.9]}}, "axis strength is .*expected a list of different values"),
         ({"axes": {"strength": [0.9], "size": [1, 2]}}, "axis 'size' changes nothing"),
-        ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "takes something of 'erm', which is no variant before it"),
+        ({"variants": {"dfr": STUDY["variants"]["dfr"]}}, "depends on 'erm', which is no variant before it"),
         (
             {"variants": {"erm": {"seeds": [1, 2]}, "dfr": STUDY["variants"]["dfr"]}},
-            "takes something of 'erm', which has no seed 0; give 'erm' the same seeds, or one that all share",
+            "depends on 'erm', which has no seed 0; give 'erm' the same seeds, or one that all share",
         ),
         ({"seeds": "zero"}, "seeds is 'zero'; expected a list"),
         ({"seeds": [0, "one"]}, "'one' is among its seeds; expected whole numbers from 0"),
@@ -181,17 +180,17 @@ VARIANT = STUDY["variants"]["scale"]
         ({"variants": {"erm": {"draws": 1, "search": {"training.lr": {"lgo": [1, 2]}}}}}, "uniform, log, integers"),
     ],
 )
-def test_a_study_that_means_nothing_is_one_sentence(tmp_path, changes, message):
+def test_a_wrong_study_file_gives_a_clear_error(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         load_study(write(tmp_path / "tiny.yaml", **changes))
 
 
-def test_the_command_line_takes_the_place_of_settings_and_seeds_but_not_of_axes(tmp_path):
+def test_the_command_line_replaces_settings_and_seeds_but_not_axes(tmp_path):
     path = write(tmp_path / "tiny.yaml")
     study = load_study(path, {"training.epochs": "5"}, [7])
     assert {(job.seed, job.settings["training.epochs"]) for job in study.jobs({"raw": "/raw"})} == {(7, "5")}
-    dfr = of(load_study(path, {"dfr.checkpoint": "mine.pt"}).jobs({"raw": "/raw"}), "dfr", strength=0.9)[0]
-    assert (dfr.settings["dfr.checkpoint"], dfr.needs) == ("mine.pt", ())  # a variant's own setting too
+    dfr = select(load_study(path, {"dfr.checkpoint": "mine.pt"}).jobs({"raw": "/raw"}), "dfr", strength=0.9)[0]
+    assert (dfr.settings["dfr.checkpoint"], dfr.needs) == ("mine.pt", ())  # also for a variant's own setting
     with pytest.raises(UsageError, match=r"scale\.mapping is an axis, and --set gives it one value"):
         load_study(path, {"scale.mapping": "relu"})
 
@@ -204,23 +203,23 @@ def test_the_command_line_takes_the_place_of_settings_and_seeds_but_not_of_axes(
     ],
 )
 def test_a_setting_that_a_run_would_refuse_is_refused_before_the_first_run(tmp_path, key, value, message):
-    """Of a job that waits for others too."""
+    """This holds also for a job that waits for another variant."""
     dfr = {**STUDY["variants"]["dfr"], "settings": {**STUDY["variants"]["dfr"]["settings"], key: value}}
     variants = {**STUDY["variants"], "dfr": dfr}
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
-    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
     with pytest.raises(UsageError, match=message):
-        board.check(jobs)
+        job_states.check(jobs)
 
 
-def test_a_placeholder_that_nothing_gives_says_how_to_give_it(tmp_path):
+def test_a_placeholder_without_a_value_gives_an_error_that_says_how_to_set_it(tmp_path):
     with pytest.raises(
         UsageError, match=r"nothing says what \{raw\} is; give it with --set raw=VALUE \(or --raw DIR\)"
     ):
         load_study(write(tmp_path / "tiny.yaml")).jobs()
 
 
-def test_files_that_are_no_studies_are_named(tmp_path):
+def test_a_file_that_is_no_study_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"no study at .*dataset_configs/studies"):
         load_study(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("[1]")
@@ -234,12 +233,12 @@ def test_the_projects_studies_load_and_their_jobs_have_valid_configurations(tmp_
     for path in paths:
         jobs = load_study(path).jobs({"raw": "/raw"})
         assert load_study(path).name == path.stem
-        board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
+        job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
         seen = set()
         for job in jobs:
             if (job.variant, str(job.setting)) not in seen:
                 seen.add((job.variant, str(job.setting)))
-                assert board.config(job) is not None or job.needs
+                assert job_states.config(job) is not None or job.needs
         assert path.read_text().startswith("# ")
 
 
@@ -251,13 +250,13 @@ def test_values_of_the_file_are_placeholders_that_the_command_line_may_change(tm
     assert {job.data for job in load_study(path).jobs({"severity": "3"})} == {"severity=3"}
 
 
-def test_several_commands_may_make_the_betons_and_say_where(tmp_path, board):
+def test_several_commands_may_write_the_betons_of_a_job(tmp_path, job_states):
     commands = ["a.py --out {betons}/raw", "b.py --like {betons}/raw --strength {strength}"]
     (job, *_) = load_study(write(tmp_path / "two.yaml", betons=commands)).jobs()
     assert job.data == "strength=0.9"
-    runner = Pretending(Board([job], board.places))
-    assert runner._write_betons(job)
-    folder = board.places.data / job.data
+    runner = FakeRunner(JobStates([job], job_states.folders))
+    assert runner.write_betons(job)
+    folder = job_states.folders.data / job.data
     assert [call[2:] for call in runner.calls] == [
         ["--out", f"{folder}/raw"],
         ["--like", f"{folder}/raw", "--strength", "0.9"],
@@ -268,125 +267,125 @@ def test_several_commands_may_make_the_betons_and_say_where(tmp_path, board):
 # --- states -------------------------------------------------------------------------------------------------------
 
 
-def test_states_come_from_run_folders(board, jobs):
-    job, waiting = of(jobs, "erm", strength=0.9)[0], of(jobs, "dfr", strength=0.9)[0]
-    assert board.state(job).kind == "missing"
-    assert (board.state(waiting).kind, board.state(waiting).note) == ("waiting", "for erm")
-    board.note_failure(job, "error: no space")
-    assert (board.state(job).kind, board.state(job).note) == ("failed", "error: no space")
-    board.note_failure(job, "")
-    folder = claim_folder(board.config(job))
-    assert (board.state(job).kind, board.state(job).folder) == ("unfinished", folder)
+def test_states_come_from_run_folders(job_states, jobs):
+    job, waiting = select(jobs, "erm", strength=0.9)[0], select(jobs, "dfr", strength=0.9)[0]
+    assert job_states.state(job).kind == "missing"
+    assert (job_states.state(waiting).kind, job_states.state(waiting).note) == ("waiting", "for erm")
+    job_states.record_error(job, "error: no space")
+    assert (job_states.state(job).kind, job_states.state(job).note) == ("failed", "error: no space")
+    job_states.record_error(job, "")
+    folder = claim_folder(job_states.config(job))
+    assert (job_states.state(job).kind, job_states.state(job).folder) == ("unfinished", folder)
     with locked(folder):
-        assert board.state(job).kind == "running"
-    assert finish(board, job) == folder
-    assert board.state(job).kind == "done"
+        assert job_states.state(job).kind == "running"
+    assert finish(job_states, job) == folder
+    assert job_states.state(job).kind == "done"
 
 
-def test_another_configuration_under_the_same_name_is_not_the_job(board, jobs, tmp_path):
-    job = of(jobs, "erm", strength=0.9)[0]
-    finish(board, job)
+def test_another_configuration_under_the_same_name_is_not_the_job(job_states, jobs, tmp_path):
+    job = select(jobs, "erm", strength=0.9)[0]
+    finish(job_states, job)
     changed = load_study(write(tmp_path / "t.yaml"), {"training.epochs": "9"}).jobs({"raw": "/raw"})
-    other = Board(changed, board.places)
+    other = JobStates(changed, job_states.folders)
     assert changed[0].name == job.name
     assert other.state(changed[0]).kind == "missing"
     assert other.state(changed[0]).note.startswith("version_0 of its name has another configuration")
     assert finish(other, changed[0]).name == "version_1"
-    assert board.state(job).folder.name == "version_0"
+    assert job_states.state(job).folder.name == "version_0"
 
 
-def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(board, jobs):
-    erm = of(jobs, "erm", strength=0.9)
+def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(job_states, jobs):
+    erm = select(jobs, "erm", strength=0.9)
     worst = {0: (0.9, 0.1), 1: (0.6, 0.5), 2: (0.2, 0.7)}  # by draw: seeds 0 and 1; means 0.5, 0.55, 0.45
     for job in erm:
-        assert board.best(erm) is None
-        finish(board, job, worst=worst[job.draw][job.seed])
-    best = board.best(erm)
+        assert job_states.best(erm) is None
+        finish(job_states, job, worst=worst[job.draw][job.seed])
+    best = job_states.best(erm)
     assert [job.draw for job in best] == [1, 1]
-    for dfr in of(jobs, "dfr", strength=0.9):
-        folder = board.best_folder("erm", dfr)
+    for dfr in select(jobs, "dfr", strength=0.9):
+        folder = job_states.best_folder("erm", dfr)
         assert folder.parts[-2] == f"erm_strength=0.9_draw1_seed{dfr.seed}"
-        assert str(folder / "checkpoints" / "checkpoint_best.pt") in board.arguments(dfr)
-    assert board.arguments(of(jobs, "dfr", strength=1.0)[0]) is None
+        assert str(folder / "checkpoints" / "checkpoint_best.pt") in job_states.arguments(dfr)
+    assert job_states.arguments(select(jobs, "dfr", strength=1.0)[0]) is None
 
 
-def test_a_variant_takes_the_run_folder_of_another_at_its_point_and_seed(tmp_path):
+def test_a_variant_uses_the_run_folder_of_another_variant_at_its_point_and_seed(tmp_path):
     variants = {
         "cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},
         "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
     }
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
-    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
-    assert of(jobs, "ddb1", strength=0.9)[0].needs == ("cdpm",)
-    assert board.state(of(jobs, "ddb1", strength=0.9)[0]).kind == "waiting"
-    for source, job in zip(of(jobs, "cdpm", strength=0.9), of(jobs, "ddb1", strength=0.9), strict=True):
-        assert board.arguments(job) is None  # whatever other seeds have
-        folder = finish(board, source)
-        words = board.arguments(job)
+    job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
+    assert select(jobs, "ddb1", strength=0.9)[0].needs == ("cdpm",)
+    assert job_states.state(select(jobs, "ddb1", strength=0.9)[0]).kind == "waiting"
+    for source, job in zip(select(jobs, "cdpm", strength=0.9), select(jobs, "ddb1", strength=0.9), strict=True):
+        assert job_states.arguments(job) is None  # even if other seeds are finished
+        folder = finish(job_states, source)
+        words = job_states.arguments(job)
         assert words[words.index("--ddb.cdpm") + 1] == str(folder)
-    assert board.arguments(of(jobs, "ddb1", strength=1.0)[0]) is None
+    assert job_states.arguments(select(jobs, "ddb1", strength=1.0)[0]) is None
 
 
-def test_a_variant_of_one_seed_is_shared_by_the_seeds_of_those_that_take_its_run(tmp_path):
+def test_a_variant_of_one_seed_is_shared_by_all_seeds_of_the_variants_that_use_it(tmp_path):
     variants = {
         "cdpm": {"seeds": [3], "settings": {"training.method": "cdpm", "training.selection": "last"}},
         "ddb1": {"settings": {"training.method": "ddb1", "ddb.cdpm": "{run:cdpm}"}},
     }
     jobs = load_study(write(tmp_path / "s.yaml", variants=variants)).jobs({"raw": "/raw"})
-    board = Board(jobs, Places(ROOT, tmp_path / "runs", tmp_path / "data"))
-    (source,) = of(jobs, "cdpm", strength=0.9)
+    job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
+    (source,) = select(jobs, "cdpm", strength=0.9)
     assert source.seed == 3
-    folder = finish(board, source)
-    takers = of(jobs, "ddb1", strength=0.9)
-    assert [job.seed for job in takers] == [0, 1]
-    for job in takers:
-        words = board.arguments(job)
+    folder = finish(job_states, source)
+    users = select(jobs, "ddb1", strength=0.9)
+    assert [job.seed for job in users] == [0, 1]
+    for job in users:
+        words = job_states.arguments(job)
         assert words[words.index("--ddb.cdpm") + 1] == str(folder)
 
 
-def test_a_run_folder_that_was_edited_by_hand_is_said(board, jobs):
-    job, cut = of(jobs, "erm", strength=0.9)[:2]
-    folder = finish(board, job)
+def test_a_run_folder_that_was_edited_by_hand_is_reported(job_states, jobs):
+    job, cut = select(jobs, "erm", strength=0.9)[:2]
+    folder = finish(job_states, job)
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("epochs: 2", "epochs: 3"))
-    assert board.state(job).kind == "missing"
-    assert "version_0 of its name has another configuration" in board.state(job).note
-    results = finish(board, cut) / "results.json"
+    assert job_states.state(job).kind == "missing"
+    assert "version_0 of its name has another configuration" in job_states.state(job).note
+    results = finish(job_states, cut) / "results.json"
     results.write_text(results.read_text()[:-5])
     with pytest.raises(DataError, match=r"results\.json is not JSON: .*cut short or was edited by hand"):
-        board.results(cut)
+        job_states.results(cut)
     results.unlink()
-    assert board.state(cut).kind == "unfinished"
+    assert job_states.state(cut).kind == "unfinished"
 
 
-def test_where_every_worst_group_is_zero_the_mean_group_decides(board, jobs):
-    erm = of(jobs, "erm", strength=1.0)
+def test_the_mean_group_decides_if_every_worst_group_is_zero(job_states, jobs):
+    erm = select(jobs, "erm", strength=1.0)
     for job in erm:
-        finish(board, job, worst=0.0, mean=(0.3, 0.2, 0.4)[job.draw])
-    assert {job.draw for job in board.best(erm)} == {2}
+        finish(job_states, job, worst=0.0, mean=(0.3, 0.2, 0.4)[job.draw])
+    assert {job.draw for job in job_states.best(erm)} == {2}
 
 
-def test_without_a_validation_split_there_is_no_best(board, jobs):
-    erm = of(jobs, "erm", strength=1.0)
+def test_without_a_validation_split_there_is_no_best(job_states, jobs):
+    erm = select(jobs, "erm", strength=1.0)
     for job in erm:
-        folder = finish(board, job)
+        folder = finish(job_states, job)
         results = json.loads((folder / "results.json").read_text())
         (folder / "results.json").write_text(json.dumps({**results, "val": None}))
     with pytest.raises(DataError, match="has no validation split, so no best setting"):
-        board.best(erm)
+        job_states.best(erm)
 
 
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-class Pretending(Runner):
-    """Runs nothing: a job ends at once, with `results` unless it is named in `failing`."""
+class FakeRunner(Runner):
+    """Runner without processes: a job ends at once, with results unless its name is in `failing`."""
 
-    def __init__(self, board: Board, failing: tuple[str, ...] = (), workers: int = 2):
+    def __init__(self, job_states: JobStates, failing: tuple[str, ...] = (), workers: int = 2):
         self.lines: list[str] = []
-        super().__init__(board, workers, self.lines.append)
+        super().__init__(job_states, workers, self.lines.append)
         self.failing, self.calls = failing, []
 
-    def _call(self, command, log, more=None, seconds=0) -> int:
+    def execute(self, command, log, more=None, seconds=0) -> int:
         self.calls.append(command)
         if "--training.exp_name" not in command:
             return 1 if "--spurious-strength 1" in " ".join(command) and "betons" in self.failing else 0
@@ -395,71 +394,70 @@ class Pretending(Runner):
         if name in self.failing:
             log.write_text("epoch 1\nerror: the loss is nan\n")
             return 1
-        finish(self.board, next(job for job in self.board.jobs if job.name == name))
+        finish(self.job_states, next(job for job in self.job_states.jobs if job.name == name))
         return 0
 
 
-def test_betons_are_written_once_and_jobs_run_when_what_they_need_is_there(board, jobs):
-    runner = Pretending(board)
+def test_betons_are_written_once_and_jobs_start_after_the_runs_that_they_use(job_states, jobs):
+    runner = FakeRunner(job_states)
     assert runner.run(jobs)
     writes = [call for call in runner.calls if "write_betons" in call[1]]
     assert len(writes) == 4
-    assert writes[0][-2:] == ["--out", str(board.places.data / "strength=0.9_seed=0")]
+    assert writes[0][-2:] == ["--out", str(job_states.folders.data / "strength=0.9_seed=0")]
     started = [line.split()[1] for line in runner.lines if line.startswith("start")]
     assert len(started) == len(jobs)
     for strength in ("0.9", "1"):
         first_dfr = min(i for i, name in enumerate(started) if name.startswith(f"dfr_strength={strength}"))
         assert first_dfr > max(i for i, name in enumerate(started) if name.startswith(f"erm_strength={strength}"))
-    again = Pretending(board)
+    again = FakeRunner(job_states)
     assert again.run(jobs)
     assert again.calls == []
 
 
-def test_a_failed_job_is_kept_with_its_error_and_run_again_when_asked(board, jobs):
-    bad = of(jobs, "erm", strength=0.9)[0].name
-    runner = Pretending(board, failing=(bad,))
+def test_a_failed_job_is_kept_with_its_error_and_run_again_when_asked(job_states, jobs):
+    bad = select(jobs, "erm", strength=0.9)[0].name
+    runner = FakeRunner(job_states, failing=(bad,))
     assert not runner.run(jobs)
     assert [line for line in runner.lines if line.startswith("waits")] == [
-        f"waits   {job.name} for erm" for job in of(jobs, "dfr", strength=0.9)
+        f"waits   {job.name} for erm" for job in select(jobs, "dfr", strength=0.9)
     ]
-    states = Counter(board.state(job).kind for job in jobs)
+    states = Counter(job_states.state(job).kind for job in jobs)
     assert states == {"done": len(jobs) - 3, "failed": 1, "waiting": 2}  # dfr at 0.9 waits for its erm
-    assert board.state(next(job for job in jobs if job.name == bad)).note == "error: the loss is nan"
-    again = Pretending(board)
+    assert job_states.state(next(job for job in jobs if job.name == bad)).note == "error: the loss is nan"
+    again = FakeRunner(job_states)
     assert not again.run(jobs)
     assert again.calls == []
     assert again.run(jobs, retry=True)
 
 
-def test_betons_that_cannot_be_written_fail_their_jobs(board, jobs):
-    runner = Pretending(board, failing=("betons",))
-    assert not runner.run(of(jobs, "scale", strength=1.0))
-    assert all(
-        board.state(job).note.startswith("its betons were not written") for job in of(jobs, "scale", strength=1.0)
-    )
-    assert not (board.places.data / "strength=1_seed=0" / WRITTEN).exists()
+def test_betons_that_cannot_be_written_fail_their_jobs(job_states, jobs):
+    runner = FakeRunner(job_states, failing=("betons",))
+    scale = select(jobs, "scale", strength=1.0)
+    assert not runner.run(scale)
+    assert all(job_states.state(job).note.startswith("its betons were not written") for job in scale)
+    assert not (job_states.folders.data / "strength=1_seed=0" / WRITTEN).exists()
 
 
-def test_two_runners_never_take_the_same_job(board, jobs):
-    job = of(jobs, "scale", strength=0.9)[0]
-    with file_lock(board.places.runs / ".jobs" / f"{job.name}.lock"):
-        runner = Pretending(board)
+def test_two_runners_never_take_the_same_job(job_states, jobs):
+    job = select(jobs, "scale", strength=0.9)[0]
+    with held(job_states.folders.runs / ".jobs" / f"{job.name}.lock"):
+        runner = FakeRunner(job_states)
         assert not runner.run_one(job)
         assert runner.calls == []
 
 
-def test_a_stopped_runner_starts_nothing_more_and_blames_nobody(board, jobs):
-    runner = Pretending(board, workers=1)
-    original = runner._call
+def test_a_stopped_runner_starts_no_more_jobs_and_marks_none_as_failed(job_states, jobs):
+    runner = FakeRunner(job_states, workers=1)
+    original = runner.execute
 
     def stopping(command, log, *more) -> int:
         runner.stop()
         return 128 + signal.SIGTERM
 
-    runner._call = stopping
-    assert not runner.run(of(jobs, "scale", strength=0.9))
-    assert Counter(board.state(job).kind for job in of(jobs, "scale", strength=0.9)) == {"missing": 4}
-    runner._call = original
+    runner.execute = stopping
+    assert not runner.run(select(jobs, "scale", strength=0.9))
+    assert Counter(job_states.state(job).kind for job in select(jobs, "scale", strength=0.9)) == {"missing": 4}
+    runner.execute = original
 
 
 def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_path):
@@ -468,34 +466,32 @@ def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_pat
     ).jobs()
     script = tmp_path / "main.py"
     script.write_text("import time\ntime.sleep(60)\n")
-    board = Board([job], Places(ROOT, tmp_path / "runs", tmp_path / "data"))
-    board.config(job)
+    job_states = JobStates([job], StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states.config(job)
     lines: list[str] = []
-    runner = Runner(board, 1, lines.append)
-    board.places = Places(tmp_path, tmp_path / "runs", tmp_path / "data")  # whose main.py only sleeps
+    runner = Runner(job_states, 1, lines.append)
+    job_states.folders = StudyFolders(tmp_path, tmp_path / "runs", tmp_path / "data")  # its main.py only sleeps
     assert not runner.run_one(job)
-    assert board.state(job).kind == "failed"
-    assert (
-        lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' goes on where it was"
-    )
+    assert job_states.state(job).kind == "failed"
+    assert lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' continues the run"
 
 
-def test_workers_share_the_gpus_evenly(board, jobs, monkeypatch):
+def test_workers_share_the_gpus_evenly(job_states, jobs, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert visible_gpus() == ["2", "5"]
-    runner, together = Pretending(board, workers=4), threading.Barrier(4)
+    runner, together = FakeRunner(job_states, workers=4), threading.Barrier(4)
     seen: list[str] = []
 
-    def together_on(command, log, more, seconds) -> int:
+    def wait_for_all(command, log, more, seconds) -> int:
         seen.append(more["CUDA_VISIBLE_DEVICES"])
         together.wait(30)
-        return Pretending._call(runner, command, log)
+        return FakeRunner.execute(runner, command, log)
 
-    board_jobs = of(jobs, "scale", strength=0.9)
-    for job in board_jobs:
-        runner._write_betons(job)
-    runner._call = together_on
-    assert runner.run(board_jobs)
+    chosen_jobs = select(jobs, "scale", strength=0.9)
+    for job in chosen_jobs:
+        runner.write_betons(job)
+    runner.execute = wait_for_all
+    assert runner.run(chosen_jobs)
     assert sorted(seen) == ["2", "2", "5", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
@@ -523,14 +519,14 @@ def test_published_numbers_belong_to_settings_by_their_axes_in_order(tmp_path):
     assert set(table.values) <= labels
 
 
-def test_measured_stands_beside_published_with_its_deviation(tmp_path):
+def test_measured_numbers_stand_beside_published_ones_with_their_deviation(tmp_path):
     values = {"dfr": [50, 51.25]}
     metric = "shortcut_gaps.conflicting.both.gap"
     given = {"source": "A paper", "metric": metric, "values": values}
     (table,) = load_study(write(tmp_path / "s.yaml", published=given)).published
     gap = lambda value: {"test": {"shortcut_gaps": {"conflicting": {"both": {"gap": value}}}}}  # noqa: E731
-    found = beside(table, {"dfr_strength=0.9": [gap(0.10), gap(0.16), gap(None)], "erm_strength=1": [gap(0.5)]})
-    assert found.to_dict("records") == [
+    results = {"dfr_strength=0.9": [gap(0.10), gap(0.16), gap(None)], "erm_strength=1": [gap(0.5)]}
+    assert compare_with_published(table, results).to_dict("records") == [
         {"setting": "dfr_strength=0.9", "here": "13.0 ± 4.2", "n": 2, "published": "50"},
         {"setting": "dfr_strength=1", "here": "–", "n": 0, "published": "51.25"},
     ]
@@ -553,12 +549,12 @@ def test_measured_stands_beside_published_with_its_deviation(tmp_path):
         ({**PAPER, "values": {"dfr": {0.9: {"x": 1}}}}, "dfr_strength=0.9 has no further axis"),
     ],
 )
-def test_published_numbers_of_no_setting_are_one_sentence(tmp_path, published, message):
+def test_published_numbers_without_a_job_give_a_clear_error(tmp_path, published, message):
     with pytest.raises(UsageError, match=message):
         load_study(write(tmp_path / "s.yaml", published=published))
 
 
-def test_the_last_line_that_says_something_is_the_error(tmp_path):
+def test_the_last_error_line_of_a_log_is_the_error(tmp_path):
     log = tmp_path / "log"
     assert last_line(log) == ""
     log.write_text("epoch 1\nerror: a sentence\n  --hint\n\n")
@@ -638,7 +634,7 @@ def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
         (["--set", "training.epcohs=3"], "unknown key 'training.epcohs'; did you mean 'training.epochs'"),
     ],
 )
-def test_wrong_use_of_the_command_is_one_sentence(tmp_path, capsys, words, message):
+def test_wrong_use_of_the_command_gives_a_clear_error(tmp_path, capsys, words, message):
     path = write(tmp_path / "tiny.yaml")
     assert command("status", path, "--raw", "/raw", "--runs", tmp_path / "runs", *words) == 2
     assert message in capsys.readouterr().err

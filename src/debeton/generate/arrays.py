@@ -1,4 +1,7 @@
-"""A generated set as arrays, one of every class, as Diffusing DeBias's released code and captioner read them."""
+"""Export of an image set to one array per class.
+
+The released code and the captioner of Diffusing DeBias (arXiv 2502.09564) read this layout.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,28 @@ import numpy as np
 from debeton.data.beton.images import BadImage, to_rgb
 from debeton.data.raw.synthetic_images import BLIND, read_synthetic_rows
 from debeton.data.spec import Ints, Rows
-from debeton.generate.image_set import names_from_folders
+from debeton.generate.image_set import spec_from_folder
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 
 
 def write_arrays(folder: Path, out: Path) -> list[Path]:
-    """CLASS.npy in `out`, uint8 [N, H, W, 3], of the images of every class in the order of their paths.
+    """Write the images of every class to CLASS.npy in `out`, and return the paths of the arrays.
 
-    folder: any layout of `data/generated.py`, which reads the arrays too. They hold no attribute: UsageError for a set
-    whose prompts named some. DataError where images of a class differ in size, or one cannot be read.
+    Each array is uint8 [N, H, W, 3], in the order of the image paths. `read_synthetic_rows` reads the arrays again.
+
+    folder: an image set in any layout that `read_synthetic_rows` reads.
+    out: folder for the arrays.
+
+    UsageError: the prompts of the set named attributes, which the arrays cannot hold.
+    DataError: the images of a class differ in size, or one cannot be read.
     """
-    spec = names_from_folders(folder)
+    spec = spec_from_folder(folder)
     rows = read_synthetic_rows(folder, spec)
     if not np.all(rows.columns[BLIND]):
         raise UsageError(
-            f"{folder} was made by cells ({', '.join(spec.attributes[:4])}), and arrays hold classes alone; give the "
-            "folder itself to write_betons.py --synthetic"
+            f"{folder} was made by cells ({', '.join(spec.attributes[:4])}), and arrays hold classes alone; give this "
+            "folder to write_betons.py --synthetic instead"
         )
     label = np.asarray(rows.label)
     return [
@@ -36,7 +44,7 @@ def write_arrays(folder: Path, out: Path) -> list[Path]:
 
 
 def _write_class(rows: Rows, members: Ints, path: Path) -> Path:
-    """One array, an image at a time: a set may be larger than memory."""
+    """Write one array, image by image, because a set may be larger than memory."""
     shape = _pixels(rows, members[0]).shape
     with replacing(path) as (partial,):
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(members), *shape))
@@ -45,7 +53,7 @@ def _write_class(rows: Rows, members: Ints, path: Path) -> Path:
             if pixels.shape != shape:
                 raise DataError(
                     f"{rows.names[row]} is {pixels.shape[1]} x {pixels.shape[0]} pixels, and {rows.names[members[0]]} "
-                    f"is {shape[1]} x {shape[0]}; an array holds one size"
+                    f"is {shape[1]} x {shape[0]}; an array holds one size: resize the images of the class"
                 )
             array[k] = pixels
         array.flush()

@@ -1,12 +1,13 @@
-"""A folder of generated images that grows, shard by shard, and never holds half an image or a line too many.
+"""Folder of synthetic images that several shards may fill, and that a kill at any moment leaves usable.
 
-SET/generator.json    what decides the images: set name, generator, prompts, filter
-SET/CLASS/ATTRIBUTE/00000017.png (CLASS/_/... where the prompt named no attribute)
-SET/manifest.jsonl    a line an image, also of those that were rejected; of shard K of N manifest-K-of-N.jsonl
+- SET/generator.json: the settings that decide the images: set name, generator, prompts, filter.
+- SET/CLASS/ATTRIBUTE/00000017.png: an image. ATTRIBUTE is _ where the prompt named no attribute.
+- SET/manifest.jsonl: one line per image, also of rejected images.
+- SET/manifest-K-of-N.jsonl: the same, of shard K of N.
 
-An image is written under a temporary name and renamed, then its line is appended: what a kill leaves is an image
-without a line, which the next run makes again under the same name. Every image's seed is a hash of (set, condition,
-number, attempt), so shards, restarts and batches of another size make the same set.
+An image is written under a temporary name, renamed, and then its line is appended. After a kill there may be an image
+without a line; the next run makes it again under the same name. The seed of an image is a hash of (set, condition,
+number, attempt). So shards, restarts and other batch sizes give the same set.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from debeton.system.files import naming_full_disk, write_files, write_text
 from debeton.system.seed import derive_seed
 
 SETTINGS = "generator.json"
-NO_ATTRIBUTE = "_"
+NO_ATTRIBUTE = "_"  # folder name in place of the attribute
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` (from 1) of `count` of a set: every count-th image."""
+    """Part `index` (from 1) of `count` parts of a set: every count-th image."""
 
     index: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """'2/8'; UsageError for anything else."""
+        """Read text such as '2/8'; UsageError for anything else."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise UsageError(f"--shard {text}: expected K/N with K from 1 to N, as in 2/8")
@@ -52,57 +53,69 @@ class Shard:
 
     @property
     def manifest(self) -> str:
+        """Return the file name of this shard's manifest."""
         return MANIFEST if self.count == 1 else f"manifest-{self.index}-of-{self.count}.jsonl"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place of the set: image `number` of a condition, and which attempt at it comes next."""
+    """Place of one image in the set.
+
+    condition: class and attribute of the image.
+    number: number of the image in its condition, from 0.
+    attempt: number of the next attempt at this image, from 0.
+    """
 
     condition: Condition
     number: int
     attempt: int = 0
 
     def seed(self, name: str) -> int:
-        """The seed of this attempt in the set called `name`: 63 bits."""
-        again = (self.attempt,) if self.attempt else ()
-        return derive_seed(name, self.condition, self.number, *again)
+        """Return the seed of this attempt in the set called `name`, 63 bits."""
+        retry = (self.attempt,) if self.attempt else ()
+        return derive_seed(name, self.condition, self.number, *retry)
 
     @property
     def path(self) -> str:
-        """Of its image, relative to the set's folder."""
+        """Return the path of the image, relative to the set's folder."""
         folder = f"{self.condition.label}/{self.condition.attribute or NO_ATTRIBUTE}"
         return f"{folder}/{self.number:08}.png"
 
 
 class ImageSet:
-    """The set in `folder`, opened by one shard.
+    """Image set in a folder, opened by one shard.
 
-    settings: plain values that decide the images. UsageError where the folder was begun with others.
+    folder: folder of the set; it is created when needed.
+    settings: plain values that decide the images, for generator.json.
+    shard: the part of the set that this process fills.
+
+    UsageError: the folder was started with other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard = Shard()):
         self.folder, self.shard, self.settings = folder, shard, dict(settings)
-        self._agree()
+        self._check_settings()
         self.manifest = folder / shard.manifest
-        self._mend()
+        self._cut_unfinished_line()
         self.lines = [line for path in manifest_files(folder) for line in read_lines(path)]
 
-    def _agree(self) -> None:
+    def _check_settings(self) -> None:
+        """Write the settings of a new set, or compare them with those of the folder."""
         path = self.folder / SETTINGS
         if not path.exists():
             write_text(path, json.dumps(self.settings, indent=1, ensure_ascii=False))
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
-        wrong = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [key for key in {**stored, **self.settings} if stored.get(key) != self.settings.get(key)]
         if wrong:
             raise UsageError(
-                f"{self.folder} was begun with other settings: {wrong[0]} is {found.get(wrong[0])!r} there and "
-                f"{self.settings.get(wrong[0])!r} here ({', '.join(wrong)}); go on with those, or name another --out"
+                f"{self.folder} was begun with other settings: {wrong[0]} is {stored.get(wrong[0])!r} there and "
+                f"{self.settings.get(wrong[0])!r} here (different: {', '.join(wrong)}); use the settings of that "
+                "folder, or give another --out"
             )
 
-    def _mend(self) -> None:
-        """Cut off a last line that a kill left unfinished."""
+    def _cut_unfinished_line(self) -> None:
+        """Cut off the last line of the manifest if a kill left it unfinished."""
         if not self.manifest.exists():
             return
         text = self.manifest.read_bytes()
@@ -111,27 +124,34 @@ class ImageSet:
             write_files({self.manifest: whole})
 
     def missing(self, conditions: Iterable[Condition], per_condition: int) -> list[Slot]:
-        """This shard's slots without a kept image, each with its next attempt, in order."""
-        kept: set[tuple[Condition, int]] = set()
-        tried: dict[tuple[Condition, int], int] = {}
+        """Return the slots of this shard that have no kept image, in order, each with its next attempt.
+
+        conditions: conditions of the set.
+        per_condition: number of images of each condition, over all shards.
+        """
+        complete: set[tuple[Condition, int]] = set()
+        attempts: dict[tuple[Condition, int], int] = {}
         for line in self.lines:
-            where = (Condition(line["label"], line["attribute"]), line["number"])
-            tried[where] = max(tried.get(where, 0), line["attempt"] + 1)
+            key = (Condition(line["label"], line["attribute"]), line["number"])
+            attempts[key] = max(attempts.get(key, 0), line["attempt"] + 1)
             if line["verdict"] == ACCEPTED:
-                kept.add(where)
-        slots = [(condition, number) for condition in conditions for number in range(per_condition)]
-        mine = slots[self.shard.index - 1 :: self.shard.count]
-        return [Slot(*slot, tried.get(slot, 0)) for slot in mine if slot not in kept]
+                complete.add(key)
+        keys = [(condition, number) for condition in conditions for number in range(per_condition)]
+        shard_keys = keys[self.shard.index - 1 :: self.shard.count]
+        return [Slot(*key, attempts.get(key, 0)) for key in shard_keys if key not in complete]
 
     def write_image(self, slot: Slot, image: NDArray[np.uint8]) -> str:
-        """Write a kept image whole; returns its SHA-256. Called from several threads."""
+        """Write a kept image, whole or not at all, and return its SHA-256. Several threads may call this.
+
+        image: uint8 [H, W, 3].
+        """
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="png", compress_level=3)
         write_files({self.folder / slot.path: buffer.getvalue()})
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines to this shard's manifest, on disk when it returns."""
+        """Append lines to this shard's manifest; they are on disk when this returns."""
         with naming_full_disk(self.manifest), self.manifest.open("a", encoding="utf-8") as file:
             start = file.tell()
             try:
@@ -139,60 +159,72 @@ class ImageSet:
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
-                os.truncate(self.manifest, start)  # half a line would hide the next one
+                os.truncate(self.manifest, start)  # after half a line, the next line could not be read
                 raise
         self.lines += [dict(line) for line in lines]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many images have each verdict, by condition."""
-        found: dict[str, dict[str, int]] = {}
+        """Return the number of images of each verdict, by condition."""
+        by_condition: dict[str, dict[str, int]] = {}
         for line in self.lines:
-            verdicts = found.setdefault(str(Condition(line["label"], line["attribute"])), {})
+            verdicts = by_condition.setdefault(str(Condition(line["label"], line["attribute"])), {})
             verdicts[line["verdict"]] = verdicts.get(line["verdict"], 0) + 1
-        return found
+        return by_condition
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a manifest that this program wrote, without a last one that a kill left unfinished; DataError names
-    one that is no such line."""
+    """Read the lines of a manifest that this program wrote.
+
+    A last line cut short by a kill is skipped. DataError names any other malformed line.
+    """
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     for number, text in enumerate(whole.splitlines(), start=1):
         try:
             line = json.loads(text)
             _ = line["label"], line["attribute"], line["number"], line["attempt"], line["verdict"], line["path"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number} is no entry of a generated set ({error}); remove it") from None
+            raise DataError(
+                f"{path}, line {number} is no entry of an image set ({error}); expected a JSON object of one image: "
+                "remove the line"
+            ) from None
         yield line
 
 
-def names_from_folders(folder: Path) -> DatasetSpec:
-    """Classes by what a folder of images says itself: its manifest's labels, its sub-folders, or its arrays' names."""
-    if found := manifest_files(folder):
-        lines = [line for path in found for line in read_lines(path)]
+def spec_from_folder(folder: Path) -> DatasetSpec:
+    """Return the classes of a folder of synthetic images.
+
+    The names come from the labels of its manifest, from its sub-folders, or from the names of its arrays.
+    DataError: the folder has none of these.
+    """
+    if manifest_paths := manifest_files(folder):
+        lines = [line for path in manifest_paths for line in read_lines(path)]
         labels = {str(line["label"]) for line in lines}
         attributes = {str(line["attribute"]) for line in lines if line.get("attribute") is not None}
         return DatasetSpec(folder.name, tuple(sorted(labels)), tuple(sorted(attributes)) or ("any",))
     arrays = [path.stem.removeprefix("class_") for path in sorted(folder.glob("*.npy"))]
     if "images" in arrays:
-        beside = folder / "labels.npy"
-        count = int(np.load(beside, allow_pickle=False).max()) + 1 if beside.is_file() else 1
+        label_file = folder / "labels.npy"
+        count = int(np.load(label_file, allow_pickle=False).max()) + 1 if label_file.is_file() else 1
         return DatasetSpec(folder.name, tuple(str(k) for k in range(count)))
     names = arrays or sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "sheets")
     if not names:
-        raise DataError(f"{folder} holds no images: no manifest, no *.npy and no folder of a class")
+        raise DataError(
+            f"{folder} holds no images: no manifest, no *.npy and no folder of a class; give a folder that "
+            "generate_images.py filled, or CLASS/* folders"
+        )
     return DatasetSpec(folder.name, tuple(names))
 
 
 def verify(folder: Path) -> list[str]:
-    """What is wrong with a set, a sentence each: images that are missing or not those of the manifest."""
-    wrong = []
+    """Check every kept image against the manifest, and return one sentence per missing or changed image."""
+    problems = []
     for path in manifest_files(folder):
         for line in read_lines(path):
             if line["verdict"] != ACCEPTED:
                 continue
             image = folder / line["path"]
             if not image.is_file():
-                wrong.append(f"{image} is not there")
+                problems.append(f"{image} is not there")
             elif hashlib.sha256(image.read_bytes()).hexdigest() != line["sha256"]:
-                wrong.append(f"{image} is not the image of {path.name}")
-    return wrong
+                problems.append(f"{image} is not the image of {path.name}")
+    return problems

@@ -1,17 +1,18 @@
-"""Prompts of every (class, attribute) cell, from lists in a YAML file.
+"""Prompts of every (class, attribute) cell, built from lists of phrases in a YAML file.
 
-A phrase with a star goes around what is there already: 'smiling *' and '* with a hat' make of the noun 'celebrity' a
-'smiling celebrity with a hat'. A phrase without a star is a noun and comes first; then the label's phrase, then the
-attribute's. `both` has phrases for a cell as a whole. {a} in the template is the article of what follows.
+A phrase without a star is a noun and comes first. A phrase with a star changes the text so far, which replaces the
+star: 'smiling *' and '* with a hat' turn the noun 'celebrity' into 'smiling celebrity with a hat'. The phrase of the
+label is applied before the phrase of the attribute. `both` has phrases for a whole cell, in place of these two. {a} in
+the template is replaced by 'a' or 'an', as the next word needs.
 
     template: a photo of {a} {subject}
-    noun: animal                                  # where no phrase gives one
+    noun: animal                                  # used where no phrase is a noun
     label: {cat: [tabby cat, Siamese cat], dog: [pug, beagle]}
     attribute: {indoors: ["* in a kitchen"], outdoors: ["* in a park"]}
-    cells: [[cat, indoors], [dog, outdoors]]      # all combinations where it is left out
+    cells: [[cat, indoors], [dog, outdoors]]      # the cells that exist; default: all combinations
     both: {"cat, indoors": [cat on a sofa]}
-    columns: {size: {small: ["small *"], large: ["large *"]}}   # what --label and --attribute can choose instead
-    published: {template: ...}                    # with --legacy-prompts these keys take the place of the others
+    columns: {size: {small: ["small *"], large: ["large *"]}}   # further choices for --label and --attribute
+    published: {template: ...}                    # with --legacy-prompts, these keys replace the same keys above
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Phrases = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Condition:
-    """What an image is asked to show: a class, and an attribute or None where the prompt names none."""
+    """Class and attribute that an image is to show; attribute None: the prompt names no attribute."""
 
     label: str
     attribute: str | None
@@ -59,7 +60,16 @@ class Condition:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prompts of one task; see the module. both: by 'label, attribute'. cells: those that exist."""
+    """Prompts of one task; the module's docstring explains the phrases.
+
+    name: name of the prompt file.
+    template: sentence that contains {subject}, and {a} if wanted.
+    noun: noun of the subject where no phrase is a noun.
+    label: phrases by class name.
+    attribute: phrases by attribute name.
+    both: phrases by 'label, attribute'.
+    cells: (label, attribute) of the cells that exist; empty: all combinations.
+    """
 
     name: str
     template: str
@@ -70,42 +80,42 @@ class PromptSet:
     cells: tuple[tuple[str, str], ...] = ()
 
     def hash(self) -> str:
-        """16 hex digits of everything that a prompt is made of."""
+        """Return a fingerprint of the template, all phrases and the cells: 16 hex digits."""
         content = [self.template, self.noun, self.label, self.attribute, self.both, self.cells]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
     def conditions(self, *, blind: bool = False) -> list[Condition]:
-        """Every cell, or every class where no attribute is to be named."""
+        """Return every cell; with `blind`, every class without an attribute."""
         if blind:
             return [Condition(label, None) for label in self.label]
         cells = self.cells or tuple((label, attribute) for label in self.label for attribute in self.attribute)
         return [Condition(label, attribute) for label, attribute in cells]
 
     def prompt(self, condition: Condition, rng: np.random.Generator) -> str:
-        """One prompt for a condition, its phrases drawn by `rng`."""
+        """Return one prompt for a condition; `rng` draws one phrase of each list."""
         whole = self.both.get(str(condition), ())
         chosen = [whole] if whole else [self.label[condition.label]]
         if not whole and condition.attribute is not None:
             chosen.append(self.attribute[condition.attribute])
-        phrases = [of[int(rng.integers(len(of)))] for of in chosen]
+        phrases = [choices[int(rng.integers(len(choices)))] for choices in chosen]
         subject = self.noun
-        for phrase in sorted(phrases, key=lambda phrase: "*" in phrase):  # nouns first, otherwise in order
+        for phrase in sorted(phrases, key=lambda phrase: "*" in phrase):  # nouns first; a stable sort keeps the rest
             subject = phrase.replace("*", subject)
         article = "an" if subject[:1].lower() in "aeiou" else "a"
         return self.template.replace("{subject}", subject).replace("{a}", article)
 
 
 def prompt_sets() -> dict[str, Path]:
-    """The project's prompt files by data set."""
-    found = {}
+    """Return the project's prompt files by data set."""
+    by_dataset = {}
     for path in sorted(FOLDER.glob("*.yaml")):
         for name in _read(path).get("datasets") or [path.stem]:
-            found[name] = path
-    return found
+            by_dataset[name] = path
+    return by_dataset
 
 
-def names_as_prompts(spec: DatasetSpec) -> PromptSet:
-    """'class, attribute' by name for every cell of a set: for generators that read no prompt."""
+def prompts_from_names(spec: DatasetSpec) -> PromptSet:
+    """Return prompts 'class, attribute' for every cell of a data set, for generators that read no prompt."""
     cells = tuple(
         (label, attribute)
         for i, label in enumerate(spec.classes)
@@ -117,9 +127,13 @@ def names_as_prompts(spec: DatasetSpec) -> PromptSet:
 
 
 def load_prompts(path: Path, label: str = "", attribute: str = "", *, published: bool = False) -> PromptSet:
-    """Read a prompt file. label, attribute: names of columns; empty takes the file's own.
+    """Read a prompt file.
 
-    UsageError for a file that is not as the module says, and for an unknown column.
+    path: the YAML file; the module's docstring has the format.
+    label, attribute: names of columns of the file; empty: the file's own label and attribute.
+    published: use the published prompts (--legacy-prompts).
+
+    UsageError: the file does not follow the format, or a column is unknown.
     """
     content = _read(path)
     if published:
@@ -127,20 +141,19 @@ def load_prompts(path: Path, label: str = "", attribute: str = "", *, published:
             raise UsageError(f"{path} has no published prompts; leave out --legacy-prompts")
         content = _overlaid(content, content["published"])
     label_name, attribute_name = content.get("label_name", "label"), content.get("attribute_name", "attribute")
-    of_label = _column(path, content, "label", label or label_name)
-    of_attribute = _column(path, content, "attribute", attribute or attribute_name)
+    label_phrases = _column(path, content, "label", label or label_name)
+    attribute_phrases = _column(path, content, "attribute", attribute or attribute_name)
     if (label or label_name) == (attribute or attribute_name):
         raise UsageError(f"{path}: label and attribute are both '{label or label_name}'; they must differ")
     is_own = (label or label_name, attribute or attribute_name) == (label_name, attribute_name)
     cells = tuple((str(a), str(b)) for a, b in content.get("cells") or ()) if is_own else ()
     both = {str(k): _phrases(path, f"both '{k}'", v) for k, v in (content.get("both") or {}).items()} if is_own else {}
     for a, b in [*cells, *(key.split(", ", 1) for key in both)]:
-        for name, known in ((a, of_label), (b, of_attribute)):
+        for name, known in ((a, label_phrases), (b, attribute_phrases)):
             if name not in known:
                 raise UsageError(f"{path}: unknown '{name}'{nearest(name, known)} known: {', '.join(known)}")
-    return PromptSet(
-        path.stem, _template(path, content), str(content.get("noun", "")), of_label, of_attribute, both, cells
-    )
+    template, noun = _template(path, content), str(content.get("noun", ""))
+    return PromptSet(path.stem, template, noun, label_phrases, attribute_phrases, both, cells)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -150,7 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _overlaid(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The published phrases in place of ours; what is published for single values leaves the others as they are."""
+    """Replace our phrases by the published ones; values without published phrases keep ours."""
     merged = {key: value for key, value in content.items() if key not in ("both", "published")}
     for key, value in changes.items():
         merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
@@ -158,7 +171,7 @@ def _overlaid(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
 
 def _column(path: Path, content: Mapping[str, Any], role: str, name: str) -> Phrases:
-    """Phrases by value of the column that is the label or the attribute."""
+    """Return the phrases by value of the column called `name`. role: 'label' or 'attribute'."""
     columns = content.get("columns") or {}
     own = content.get(f"{role}_name", role)
     values = columns.get(name) if name != own or not content.get(role) else content[role]
@@ -171,6 +184,7 @@ def _column(path: Path, content: Mapping[str, Any], role: str, name: str) -> Phr
 
 
 def _phrases(path: Path, where: str, given: Any) -> tuple[str, ...]:
+    """Check a list of phrases, each with at most one star, and return it."""
     if (
         not isinstance(given, Sequence)
         or isinstance(given, str)
@@ -185,6 +199,7 @@ def _phrases(path: Path, where: str, given: Any) -> tuple[str, ...]:
 
 
 def _template(path: Path, content: Mapping[str, Any]) -> str:
+    """Check the template, which must contain {subject}, and return it."""
     template = content.get("template")
     if not isinstance(template, str) or "{subject}" not in template:
         raise UsageError(f"{path}: template is {template!r}; expected a sentence with {{subject}} in it")

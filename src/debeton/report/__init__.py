@@ -1,1 +1,14 @@
-"""Reports over finished runs: records, tables, figures and pages."""
+"""Reports over finished runs.
+
+records: reads run folders.
+runs: groups runs into settings, with statistics over seeds.
+tables: the numbers as tables.
+figures: the figures.
+pictures: images that a run got wrong.
+page: the HTML page.
+write: the whole report.
+console: the tables on the console.
+kind: reports of one table and one figure.
+amplifier: such a report, on methods that search for bias-conflicting rows.
+transfer: such a report, on triggers after transfer learning.
+"""

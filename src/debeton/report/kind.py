@@ -1,4 +1,4 @@
-"""Reports of one table and one figure, each of a kind of study: what they share."""
+"""Reports of one table and one figure, for one kind of study each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ from debeton.system.files import write_files
 
 @dataclass(frozen=True)
 class ReportKind:
-    """summary: what the table is of. stem: of its files' names. note: stands below the table. missing: the error where
-    no run has what the table is of, and `table` gives an empty one."""
+    """Report of one table and one figure.
+
+    summary: subject of the table, for `--help`.
+    stem: name of its files without suffix.
+    note: text below the table.
+    missing: error message if the table is empty.
+    table: makes the table from the settings; it is empty if no run has the numbers.
+    figure: makes the figure from the settings; None if there is nothing to draw.
+    """
 
     summary: str
     stem: str
@@ -30,13 +37,13 @@ class ReportKind:
     figure: Callable[[Sequence[Setting]], Figure | None]
 
     def text(self, paths: Iterable[str | Path]) -> str:
-        """The table of the runs at `paths`, and the note, as Markdown."""
-        return self._markdown(self._filled(group_settings(load_runs(paths))))
+        """Return the table of the runs at `paths` and the note, as Markdown. DataError if the table is empty."""
+        return self._markdown(self._nonempty_table(group_settings(load_runs(paths))))
 
     def write(self, paths: Iterable[str | Path], out: str | Path) -> Path:
-        """STEM.{csv,tex,png,md} in `out`, all or none; returns the path of the Markdown."""
+        """Write STEM.{csv,tex,png,md} to `out`, all or none, and return the path of the Markdown file."""
         settings, out = group_settings(load_runs(paths)), Path(out)
-        table, figure = self._filled(settings), self.figure(settings)
+        table, figure = self._nonempty_table(settings), self.figure(settings)
         files = {
             f"{self.stem}.csv": table.to_csv(index=False).encode(),
             f"{self.stem}.tex": to_latex(table, self.note).encode(),
@@ -46,7 +53,8 @@ class ReportKind:
         write_files({out / name: content for name, content in files.items()})
         return out / f"{self.stem}.md"
 
-    def _filled(self, settings: Sequence[Setting]) -> pd.DataFrame:
+    def _nonempty_table(self, settings: Sequence[Setting]) -> pd.DataFrame:
+        """Return the table; DataError if it is empty."""
         table = self.table(settings)
         if table.empty:
             raise DataError(self.missing)

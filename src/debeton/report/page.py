@@ -1,4 +1,4 @@
-"""The page of a report: HTML with its style, its figures and the few lines that sort a table, all in one file."""
+"""HTML page of a report, one file with styles, figures and a script that sorts, filters and compares."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ summary { cursor: pointer; margin-bottom: 0.6rem; color: var(--accent); }
 @media print { .scroll { overflow: visible; } .tools { display: none; } body { max-width: none; padding: 0; } }
 """
 
-# Missing values sort last in both directions. Numbers in names sort by value, 0.05 before 0.1 and 9 before 10.
+# Missing values come last in both directions. Numbers in names are sorted by value: 0.05 before 0.1, 9 before 10.
 SCRIPT = """
 const pieces = text => text.split(/(\\d+(?:\\.\\d+)?)/);
 const compared = (left, right) => {
@@ -71,7 +71,7 @@ for (const head of document.querySelectorAll("th:has(button)")) head.querySelect
     return (isNumber ? x - y : compared(x, y)) * (down ? -1 : 1);
   }).forEach(row => body.append(row));
 };
-// A row stays when it has every word of the filter; a quoted text is one word.
+// A row is shown if it contains every word of the filter; a text in quotation marks is one word.
 for (const input of document.querySelectorAll("input[type=search]")) input.oninput = () => {
   const words = (input.value.toLowerCase().match(/"[^"]+"|[^\\s"]+/g) ?? []).map(word => word.replaceAll('"', ""));
   const rows = [...input.closest(".filtered").querySelector("table").tBodies[0].rows];
@@ -97,13 +97,19 @@ for (const box of document.querySelectorAll(".comparison")) {
 """
 
 
-FILTERED_FROM = 6  # rows of a table that has a filter
+FILTERED_FROM = 6  # smallest number of rows for which a table has a filter
 FILTER = '<input type="search" placeholder="filter rows" aria-label="filter rows"><span role="status"></span>'
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text (or ready HTML); a numeric cell carries its sort key, (None,) where undefined."""
+    """Cell of a table.
+
+    text: text, or HTML if `html` is true.
+    key: sort key of a numeric cell; (None,) for an undefined number; None for a cell of text.
+    html: `text` is HTML already.
+    strong: show in bold.
+    """
 
     text: str
     key: tuple[object] | None = None
@@ -111,6 +117,7 @@ class Cell:
     strong: bool = False
 
     def render(self) -> str:
+        """Return the cell as HTML."""
         names = " ".join(n for n, on in (("number", self.key is not None), ("strong", self.strong)) if on)
         key = "" if self.key is None else f' data-key="{escape("" if self.key[0] is None else str(self.key[0]))}"'
         css = f' class="{names}"' if names else ""
@@ -119,16 +126,18 @@ class Cell:
 
 @dataclass
 class Page:
-    """Sections in order, and the document around them."""
+    """HTML document with a title, a subtitle, and sections in order."""
 
     title: str
     subtitle: str
     sections: list[str] = field(default_factory=list)
 
     def add(self, heading: str, body: str) -> None:
+        """Add a section. heading: plain text, '' for none. body: HTML."""
         self.sections.append((f"<h2>{escape(heading)}</h2>\n" if heading else "") + body)
 
     def render(self) -> str:
+        """Return the whole document as HTML."""
         return "\n".join(
             [
                 '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -142,7 +151,12 @@ class Page:
 
 
 def html_table(headers: Iterable[str], rows: Sequence[Sequence[Cell]], folded: str = "") -> str:
-    """A table whose headers sort it; inside a closed fold titled `folded` if given."""
+    """Return a table as HTML; a click on a header sorts it.
+
+    headers: titles of the columns.
+    rows: cells, row by row; at least one row.
+    folded: title of a closed fold around the table; '': no fold.
+    """
     numeric = [cell.key is not None for cell in rows[0]]
     head = "".join(
         f'<th scope="col"{" class=number" * is_number}><button type="button">{escape(name)}</button></th>'
@@ -156,9 +170,13 @@ def html_table(headers: Iterable[str], rows: Sequence[Sequence[Cell]], folded: s
 
 
 def html_comparison(keys: Sequence[str], runs: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Two of the runs beside each other, to be chosen: the keys whose values differ. runs: (name, values)."""
+    """Return a comparison of two runs as HTML: the reader chooses them, and sees the keys whose values differ.
+
+    keys: names of the settings.
+    runs: (name, values in the order of `keys`) of every run.
+    """
     content = {"keys": list(keys), "runs": [{"name": name, "values": list(values)} for name, values in runs]}
-    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")  # no text of a run ends the script
+    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")  # so that no text can end the script
     choices = "".join(f'<option value="{k}">{escape(name)}</option>' for k, (name, _) in enumerate(runs))
     second = choices.replace('value="1"', 'value="1" selected', 1)
     selects = f'<select aria-label="one run">{choices}</select> and <select aria-label="other run">{second}</select>'
@@ -170,7 +188,7 @@ def html_comparison(keys: Sequence[str], runs: Sequence[tuple[str, Sequence[str]
 
 
 def html_plot(plot: Plot) -> str:
-    """A figure with its PNG inside the page."""
+    """Return a figure as HTML, with its PNG inside the page."""
     data = base64.b64encode(plot.png).decode()
     alt = escape(plot.caption, quote=True)
     image = f'<img id="{plot.name}" alt="{alt}" width="{plot.width}" src="data:image/png;base64,{data}">'
@@ -178,9 +196,10 @@ def html_plot(plot: Plot) -> str:
 
 
 def html_list(lines: Iterable[str]) -> str:
+    """Return a list of notes as HTML."""
     return '<ul class="notes">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def link(target: Path, text: str) -> str:
-    """A relative link; slashes whatever the platform."""
+    """Return a relative link as HTML, with forward slashes on every platform."""
     return f'<a href="{quote(target.as_posix())}">{escape(text)}</a>'

@@ -1,4 +1,4 @@
-"""The images that a run got most wrong, group by group, and where it looked in those of its worst group."""
+"""Pictures of a run's mistakes with the highest confidence, by group, with Grad-CAM maps for the worst group."""
 
 from __future__ import annotations
 
@@ -20,61 +20,71 @@ from debeton.nets.trained import Trained, load_trained
 from debeton.report.figures.pictures import Mistakes, plot_mistakes
 from debeton.report.figures.plots import Plot, to_png
 from debeton.report.runs import Setting
-from debeton.report.write import Pictures
+from debeton.report.write import PicturePlotter
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.train.run_views import prepare_views
 
-GROUPS, SHOWN, LOOKED_AT = 6, 6, 200  # groups of a figure, images of a group, rows of a group that are looked at
+GROUPS, SHOWN, SAMPLED = 6, 6, 200  # groups of a figure, images of a group, rows of a group that are classified
 
 
-def pictures() -> Pictures:
-    """`picture_plots` on the device at hand."""
+def picture_plotter() -> PicturePlotter:
+    """Return `picture_plots` for the GPU if there is one, else for the CPU."""
     return functools.partial(picture_plots, device=pick_device("auto"))
 
 
 def picture_plots(settings: Sequence[Setting], split: str, device: torch.device) -> list[Plot]:
-    """A figure for the first seed of each setting; settings whose betons or checkpoints are gone are named and left
-    out."""
+    """Plot the mistakes of each setting, for its first seed.
+
+    A setting whose betons or checkpoints are gone is left out with a warning. A setting without accuracy, such as a
+    diffusion model, is left out without one.
+
+    settings: settings of finished runs.
+    split: 'test' or 'val'.
+    device: device that classifies the images.
+    """
     plots = []
     for number, setting in enumerate(settings, 1):
         if setting.stat("accuracy", split) is None:
-            continue  # no classifier, such as a diffusion model
+            continue
         run = setting.runs[0]
         try:
-            found = worst_mistakes(run.folder, split, device)
+            mistakes = worst_mistakes(run.folder, split, device)
         except (DataError, UsageError, OSError) as error:
             logger.warning("warning: no pictures of %s: %s", run.name, error)
             continue
-        if found:
+        if mistakes:
             caption = (
-                f"{setting.label}, seed {run.seed}: its surest mistakes among up to {LOOKED_AT} "
-                f"{split} rows of each group, the worst groups first; below those of the worst, Grad-CAM."
+                f"{setting.label}, seed {run.seed}: the mistakes with the highest confidence among up to {SAMPLED} "
+                f"{split} rows of each group. The worst group comes first, with Grad-CAM maps below its images."
             )
-            figure: Figure = plot_mistakes(found)
+            figure: Figure = plot_mistakes(mistakes)
             plots.append(Plot(f"mistakes_{number}", caption, to_png(figure), round(100 * figure.get_figwidth())))
     return plots
 
 
 def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mistakes]:
-    """The groups of a run's split with mistakes, the worst first, GROUPS of them at most.
+    """Return the mistakes of a run in its worst groups: at most GROUPS groups, the worst first.
 
-    Errors of the configuration, its betons and its checkpoint are theirs.
+    folder: run folder.
+    split: 'test' or 'val'.
+    device: device that classifies the images.
+
+    DataError: the run has no such split. Errors of the configuration, the betons and the checkpoint are passed on.
     """
     trained = load_trained(folder)
     view = prepare_views(load([folder / "config.yaml"])).get(split)
     if view is None:
         raise DataError(f"{folder} has no {split} split")
-    looked = sample_groups(view, dict.fromkeys(range(view.spec.num_groups), LOOKED_AT), 0, "pictures")
-    probability = trained.probabilities(looked, device)
-    label, group = looked.label[looked.rows], looked.group[looked.rows]
-    said = probability.argmax(1)
-    wrong = said != label
+    sample = sample_groups(view, dict.fromkeys(range(view.spec.num_groups), SAMPLED), 0, "pictures")
+    probability = trained.probabilities(sample, device)
+    label, group = sample.label[sample.rows], sample.group[sample.rows]
+    wrong = probability.argmax(1) != label
     rates = {g: wrong[group == g].mean() for g in np.unique(group)}
     worst = sorted((g for g in rates if rates[g] > 0), key=lambda g: -rates[g])[:GROUPS]
     return [
-        _mistakes(trained, looked, np.flatnonzero(group == g), probability, label, device, with_heat=k == 0)
+        _mistakes(trained, sample, np.flatnonzero(group == g), probability, label, device, with_heat=k == 0)
         for k, g in enumerate(worst)
     ]
 
@@ -89,32 +99,41 @@ def _mistakes(
     *,
     with_heat: bool,
 ) -> Mistakes:
-    """members: positions of the group's rows in the view."""
-    said = probability.argmax(1)
-    wrong = members[said[members] != label[members]]
-    surest = wrong[np.argsort(-probability[wrong, said[wrong]], kind="stable")][:SHOWN]
-    # A loader gives rows in file order, which the surest are put back into their own from.
+    """Return the mistakes of one group with the highest confidence, at most SHOWN.
+
+    trained: the classifier.
+    view: the rows that were classified, N of them.
+    members: positions of the group's rows in the view, [n].
+    probability: [N, classes].
+    label: [N].
+    device: device for the images.
+    with_heat: compute Grad-CAM maps.
+    """
+    predicted = probability.argmax(1)
+    wrong = members[predicted[members] != label[members]]
+    surest = wrong[np.argsort(-probability[wrong, predicted[wrong]], kind="stable")][:SHOWN]
+    # The loader reads rows in file order; `searchsorted` below puts the images back into the order of `surest`.
     ascending = np.sort(surest)
     loader = trained.loader(view.subset(ascending), SHOWN, device)
     with loader.epoch(0) as batches:
         (image,) = [batch.image for batch in batches]
     image = image[torch.from_numpy(np.searchsorted(ascending, surest)).to(device)]
-    spec, answers = view.spec, said[surest]
+    spec, answers = view.spec, predicted[surest]
     heat = grad_cam(trained.bare, image, torch.from_numpy(answers).to(device)) if with_heat else None
     return Mistakes(
         group=spec.group_names[view.group[view.rows[surest[0]]]],
-        right=len(members) - len(wrong),
-        of=len(members),
+        correct=len(members) - len(wrong),
+        total=len(members),
         pixels=_pixels(trained, image),
-        truth=tuple(spec.classes[k] for k in label[surest]),
-        said=tuple(spec.classes[k] for k in answers),
+        labels=tuple(spec.classes[k] for k in label[surest]),
+        predicted=tuple(spec.classes[k] for k in answers),
         confidence=probability[surest, answers],
         heat=None if heat is None else heat.cpu().numpy(),
     )
 
 
 def _pixels(trained: Trained, image: torch.Tensor) -> NDArray[np.uint8]:
-    """uint8 [n, H, W, 3] of normalised images."""
+    """Return normalised images [n, 3, H, W] as pixels, uint8 [n, H, W, 3]."""
     mean, std = (torch.tensor(trained.network[key], device=image.device)[:, None, None] for key in ("mean", "std"))
     values = (image.detach().float() * std + mean).mul(255).round().clamp(0, 255)
     return values.byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Run folders read back: configuration, results and curve, each checked for what a reader takes for granted."""
+"""Reader of run folders: configuration, results and curve, each checked before use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRACTIONS = (
     "bias_conflicting_accuracy",
 )
 OPTION = "dataset_options."
-# Keys that may differ between the seeds of one setting, and the prefixes of such keys.
+# Keys, and prefixes of keys, that may differ between the seeds of one setting.
 SEED_KEYS = (
     "training.seed",
     "data.seed",
@@ -35,16 +35,17 @@ SEED_KEYS = (
     OPTION + "data_seed",
 )
 SEED_PREFIXES = ("logging.",)
-# Of the name of the run that a path leads to: a study's axes and draw, the seed, and the hash that goes with it.
+# The part of a run's name, in a path, that differs between seeds: axes and draw of a study, seed, and hash.
 RUN_IN_PATH = re.compile(r"(_[\w.]+=[^_/]+)*(_draw\d+)?_seed\d+(_[0-9a-f]{12})?")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder.
+    """Content of one run folder.
 
+    folder: the run folder.
     config: config.yaml by dotted key ('training.lr').
-    results: results.json, or None while the run is unfinished.
+    results: results.json; None while the run is unfinished.
     curve: the lines of results.jsonl, in order.
     """
 
@@ -55,49 +56,58 @@ class RunRecord:
 
     @property
     def name(self) -> str:
+        """Return EXP_NAME/version_K."""
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
     def is_finished(self) -> bool:
+        """Return whether the run has its results."""
         return self.results is not None
 
     @property
     def seed(self) -> Any:
+        """Return the training seed."""
         return self.results["seed"] if self.results else self.config.get("training.seed")
 
     @property
     def seeds(self) -> tuple[Any, Any]:
-        """(training seed, data seed): what tells the runs of one setting apart."""
+        """Return (training seed, data seed), which differ between the runs of one setting."""
         return self.seed, self.config.get("data.seed")
 
     @property
     def last_epoch(self) -> int:
-        """Finished epochs of the latest phase; 0 before the first evaluation."""
+        """Return the number of finished epochs of the latest phase; 0 before the first evaluation."""
         return int(self.curve[-1]["epoch"] or 0) if self.curve else 0
 
     def metrics(self, split: str) -> Mapping[str, Any]:
-        """The final metrics of a split, fractions in [0, 1]; empty where it was not evaluated."""
+        """Return the final metrics of a split, fractions in [0, 1]; empty if it was not evaluated."""
         return (self.results or {}).get(split) or {}
 
     @property
     def oracle(self) -> Mapping[str, Any] | None:
-        """With training.oracle, the 'rule', 'epoch' and 'test' metrics of the epoch that the test split would keep."""
+        """Return 'rule', 'epoch' and 'test' metrics of the epoch that the test split would choose.
+
+        None without training.oracle.
+        """
         return (self.results or {}).get("oracle")
 
     @property
     def method(self) -> str:
+        """Return the name of the method."""
         return str((self.results or {}).get("method") or self.config.get("training.method"))
 
     @property
     def sections(self) -> set[str]:
-        """Sections of the configuration that are its method's."""
+        """Return the names of the configuration sections that belong to the run's method."""
         return {self.method, *(self.results or {}).get("method_sections", ())}
 
     def identity(self, sections: Iterable[str] = ()) -> dict[str, Any]:
-        """What this run is, by dotted key, without seeds, names, places, logging and those of `sections`, which are of
-        methods, that are not its method's.
+        """Return the settings that identify this run, by dotted key.
 
-        A method that this run's own section names (dfr.base) keeps its section.
+        Left out are seeds, names, paths of outputs, logging, and the sections of other methods. If the run's own
+        section names another method (dfr.base), the section of that method stays.
+
+        sections: names of all sections that belong to methods.
         """
         results = self.results or {}
         keys = {"dataset": results.get("dataset"), "selection": results.get("selection"), **self.config}
@@ -105,38 +115,38 @@ class RunRecord:
         keys["training.method"] = results.get("method")
         own = self.sections | {str(v) for k, v in keys.items() if k.startswith(f"{self.method}.")}
         left_out = (*SEED_PREFIXES, *(f"{section}." for section in sections if section not in own))
-        found = {k: v for k, v in keys.items() if k not in SEED_KEYS and not k.startswith(left_out)}
-        return {k: RUN_IN_PATH.sub("", v) if isinstance(v, str) and "/" in v else v for k, v in found.items()}
+        settings = {k: v for k, v in keys.items() if k not in SEED_KEYS and not k.startswith(left_out)}
+        return {k: RUN_IN_PATH.sub("", v) if isinstance(v, str) and "/" in v else v for k, v in settings.items()}
 
 
 def load_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
-    """Every run folder at or below `paths`, in natural order, finished or not.
+    """Read every run folder at or below `paths`, finished or not, in natural order.
 
-    Raises: DataError for a missing path, for a file that cannot be understood (named), and when nothing is found.
+    DataError: a path is missing, a file cannot be read (the message names it), or there is no run folder.
     """
-    places = [Path(path) for path in paths]
+    roots = [Path(path) for path in paths]
     folders: dict[Path, Path] = {}
-    for path in places:
+    for path in roots:
         if not path.exists():
             raise DataError(f"no such run or folder: {path}")
-        for folder in [path.parent] if path.is_file() else [Path(root) for root, _, _ in os.walk(path)]:
+        for folder in [path.parent] if path.is_file() else [Path(name) for name, _, _ in os.walk(path)]:
             if (folder / "results.json").is_file() or (folder / "config.yaml").is_file():
                 folders.setdefault(folder.resolve(), folder)
     if not folders:
         raise DataError(
-            f"no runs at or below {', '.join(map(str, places)) or '(no path given)'}; looked for results.json, or the "
+            f"no runs at or below {', '.join(map(str, roots)) or '(no path given)'}; looked for results.json, or the "
             "config.yaml of an unfinished run, as in OUTDIR/EXP_NAME/version_0/"
         )
-    return [_read_run(folder) for folder in sorted(folders, key=natural)]
+    return [_read_run(folder) for folder in sorted(folders, key=natural_key)]
 
 
-def natural(value: object) -> list[Any]:
-    """A sort key that puts version_10 after version_9."""
+def natural_key(value: object) -> list[Any]:
+    """Return a sort key that puts version_10 after version_9."""
     return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", str(value)) if t]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to dotted keys."""
+    """Flatten nested sections into one mapping with dotted keys; `prefix` is put before every key."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -144,6 +154,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_run(folder: Path) -> RunRecord:
+    """Read and check one run folder. DataError names a file that is malformed."""
     config_file, results_file, curve_file = (folder / n for n in ("config.yaml", "results.json", "results.jsonl"))
     if not config_file.is_file():
         raise DataError(f"{folder} has a results.json but no config.yaml; a run folder has both: leave it out of RUNS")
@@ -167,8 +178,9 @@ def _read_run(folder: Path) -> RunRecord:
 
 
 def _read_curve(file: Path) -> list[dict[str, Any]]:
+    """Read and check the lines of results.jsonl; none if there is no file."""
     lines = file.read_bytes().split(b"\n") if file.is_file() else [b""]
-    lines.pop()  # empty, or the unfinished last line of a run that was killed or is writing now
+    lines.pop()  # empty, or unfinished because the run was killed or is writing now
     rows = [read_json(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     for i, row in enumerate(rows, 1):
         if missing := [key for key in ("epoch", "split", "metrics") if key not in row]:
@@ -178,9 +190,9 @@ def _read_curve(file: Path) -> list[dict[str, Any]]:
 
 
 def read_json(text: bytes, where: str) -> dict[str, Any]:
-    """A JSON object, with null for NaN and infinities; DataError for anything else."""
+    """Parse a JSON object; DataError, with the name `where`, for anything else."""
     try:
-        # NaN and Infinity, which Python writes for a diverged loss, read as null.
+        # Python writes NaN and Infinity for a diverged loss; they are read as null.
         value = json.loads(text, parse_constant=lambda _: None)
     except ValueError as error:
         raise DataError(f"{where} is not JSON: {error}; it is cut short or was edited by hand") from error
@@ -190,6 +202,7 @@ def read_json(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _check_metrics(metrics: Any, where: str) -> None:
+    """Check that group metrics are mappings and accuracies are fractions or null; DataError if not."""
     if metrics is None:
         return
     for key in ("group_accuracy", "group_count"):

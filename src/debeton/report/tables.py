@@ -1,4 +1,4 @@
-"""The numbers of a report as tables: over seeds, by setting, by group, and what methods found."""
+"""Tables of a report: accuracies over seeds, by setting and by group, and the notes of the methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from debeton.report.records import FRACTIONS, flatten
-from debeton.report.runs import Setting, Stat, make_stat
+from debeton.report.runs import Setting, Stat, differing_keys, make_stat
 
 COLUMNS = {
     "accuracy": "average",
@@ -20,25 +20,30 @@ COLUMNS = {
     "bias_conflicting_accuracy": "conflicting",
 }
 DASH = "–"
+MAX_ROWS = 16  # largest number of groups or rows that a table shows unfolded
+UNITS = "Accuracies in percent, mean ± sample standard deviation over n seeds (no deviation for n = 1)."
 
 
-def shown_split(settings: Sequence[Setting]) -> str:
-    """'test', or 'val' where no run evaluated a test split."""
+def report_split(settings: Sequence[Setting]) -> str:
+    """Return 'test', or 'val' if no run has a test split."""
     return "test" if any(run.metrics("test") for s in settings for run in s.runs) else "val"
 
 
 def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
-    """One row a setting, as text: n, the accuracies, the worst group and the rule that chose the epoch."""
+    """Return one row of text per setting: n, accuracies, worst group and the rule that selected the epoch."""
     rows = []
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label, "n": len(setting.runs)}
-        row |= {title: text_of(setting, setting.stat(metric, split)) for metric, title in COLUMNS.items()}
+        row |= {title: stat_text(setting, setting.stat(metric, split)) for metric, title in COLUMNS.items()}
         rows.append(row | {"worst group": worst_group(setting, split), "selection": setting.selection})
     return pd.DataFrame(rows, columns=["setting", "n", *COLUMNS.values(), "worst group", "selection"])
 
 
 def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
-    """`summary_table` for machines: every accuracy as two numbers (percent), NaN where undefined."""
+    """Return `summary_table` as numbers: mean and standard deviation of every accuracy, in percent.
+
+    An undefined number is NaN.
+    """
     rows = []
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label, "dataset": setting.dataset, "method": setting.method}
@@ -51,7 +56,7 @@ def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.Data
 
 
 def worst_group(setting: Setting, split: str) -> str:
-    """The group that is worst for most seeds; how many, where they disagree."""
+    """Return the group that is worst for most seeds; if seeds disagree, with the number of these seeds."""
     names = [run.metrics(split).get("worst_group") for run in setting.runs]
     counts = collections.Counter(name for name in names if name)
     if not counts:
@@ -61,14 +66,17 @@ def worst_group(setting: Setting, split: str) -> str:
 
 
 def shortcut_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
-    """Of sets with several shortcuts (UrbanCars), percent over seeds; no row of others.
+    """Return the cost of misleading shortcuts, in percent over seeds, for data sets with several (UrbanCars).
 
-    In-distribution accuracy, and for each set of misleading shortcuts the gap id - accuracy (Diffusing DeBias) and the
-    drop accuracy - id (Whac-A-Mole).
+    ID accuracy: in-distribution accuracy.
+    NAME gap: ID accuracy - accuracy where the shortcuts NAME mislead (Diffusing DeBias).
+    NAME drop: the same with the opposite sign (Whac-A-Mole).
+
+    A setting of another data set has no row.
     """
     rows = []
     for setting in settings:
-        found: dict[str, list[float]] = {}
+        by_column: dict[str, list[float]] = {}
         for run in setting.runs:
             gaps = run.metrics(split).get("shortcut_gaps") or {}
             values = {"ID accuracy": gaps.get("id_accuracy")}
@@ -76,18 +84,25 @@ def shortcut_table(settings: Sequence[Setting], split: str = "test") -> pd.DataF
                 values |= {f"{name} gap": cell["gap"], f"{name} drop": cell["drop"]}
             for key, value in values.items():
                 if value is not None:
-                    found.setdefault(key, []).append(100 * value)
-        if found:
-            rows.append({"setting": setting.label, **{key: str(make_stat(values)) for key, values in found.items()}})
+                    by_column.setdefault(key, []).append(100 * value)
+        if by_column:
+            texts = {key: str(make_stat(values)) for key, values in by_column.items()}
+            rows.append({"setting": setting.label, **texts})
     return pd.DataFrame(rows).fillna(DASH)
 
 
 def oracle_table(settings: Sequence[Setting]) -> pd.DataFrame:
-    """Of runs with training.oracle: the worst-group accuracy on the test split of the epoch that the validation split
-    selected, of the one that the test split itself would have, and what selection costs; percent over seeds."""
+    """Return the cost of selecting the epoch on validation, for runs with training.oracle.
+
+    All columns are worst-group accuracy on the test split, in percent over seeds.
+
+    selected by RULE: at the epoch selected on validation.
+    oracle (test split): at the epoch that the test split would choose.
+    difference: oracle minus selected.
+    """
     rows = []
     for setting in settings:
-        pairs = [(run.metrics("test"), found["test"]) for run in setting.runs if (found := run.oracle)]
+        pairs = [(run.metrics("test"), oracle["test"]) for run in setting.runs if (oracle := run.oracle)]
         values = [(a["worst_group_accuracy"], b["worst_group_accuracy"]) for a, b in pairs]
         if values:
             columns = {
@@ -101,42 +116,75 @@ def oracle_table(settings: Sequence[Setting]) -> pd.DataFrame:
 
 
 def findings_table(settings: Sequence[Setting]) -> pd.DataFrame:
-    """What methods found out beside accuracies, from `notes` of results.json: numbers by dotted name, over seeds."""
+    """Return the numbers that methods store in `notes` of results.json, by dotted name, over seeds."""
     rows = []
     for setting in settings:
-        found: dict[str, list[float]] = {}
+        by_name: dict[str, list[float]] = {}
         for run in setting.runs:
             for key, value in flatten((run.results or {}).get("notes") or {}).items():
                 if isinstance(value, int | float) and not isinstance(value, bool):
-                    found.setdefault(key, []).append(value)
-        for key, values in found.items():
+                    by_name.setdefault(key, []).append(value)
+        for key, values in by_name.items():
             spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
             rows.append((setting.label, key, f"{statistics.fmean(values):.4g}{spread}", len(values)))
     return pd.DataFrame(rows, columns=["setting", "what", "mean", "n"])
 
 
+def notes(settings: Sequence[Setting]) -> list[str]:
+    """Return notes on the numbers: units, selection rules, repeated runs, differences that the labels do not show."""
+    lines = [UNITS]
+    rules = dict.fromkeys(s.selection for s in settings)
+    lines.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
+    repeats = [run.name for s in settings for run in s.repeats]
+    if repeats:
+        lines.append(f"Not counted, because a later run has the same setting and seeds: {', '.join(repeats)}.")
+    seeds = {tuple(run.seeds for run in s.runs) for s in settings}
+    if len(seeds) > 1:
+        lines.append("The settings were not run with the same seeds.")
+    named = " ".join(part for s in settings for part in s.parts[1:]).split()
+    keys = [
+        k
+        for k in differing_keys([s.identity for s in settings])
+        if k not in ("dataset", "selection", "training.method")
+    ]
+    unnamed = [k for k in keys if k not in named and k.rsplit(".", 1)[-1] not in named]
+    if unnamed:
+        more = f" and {len(unnamed) - 6} more" if len(unnamed) > 6 else ""
+        lines.append(f"The settings also differ in {', '.join(unnamed[:6])}{more}.")
+    return lines
+
+
 def group_table(setting: Setting, split: str = "test") -> pd.DataFrame:
-    """One row a group: name, train count, evaluated count, accuracy (text) and its mean (number, for sorting)."""
+    """Return one row per group.
+
+    group: name of the group.
+    train: number of training rows, as text.
+    SPLIT: number of rows of the split, as text.
+    accuracy: accuracy in percent, as text.
+    mean: its mean as a number, for sorting; NaN if undefined.
+    """
     rows = []
     for name in setting.group_names:
         stat = setting.group_stat(name, split)
-        counts = [count_text(setting.group_count(name, of)) for of in ("train", split)]
-        rows.append((name, *counts, text_of(setting, stat), stat.mean if stat else float("nan")))
+        counts = [count_text(setting.group_count(name, counted)) for counted in ("train", split)]
+        rows.append((name, *counts, stat_text(setting, stat), stat.mean if stat else float("nan")))
     return pd.DataFrame(rows, columns=["group", "train", split, "accuracy", "mean"])
 
 
-def text_of(setting: Setting, stat: Stat | None) -> str:
+def stat_text(setting: Setting, stat: Stat | None) -> str:
+    """Return a Stat as text, with its n if that is smaller than the setting's; a dash for None."""
     if stat is None:
         return DASH
     return str(stat) + (f" (n={stat.n})" if stat.n < len(setting.runs) else "")
 
 
 def count_text(count: float | None) -> str:
+    """Return a number of rows as text; a dash for None."""
     return DASH if count is None else f"{count:,.0f}"
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A pipe table; numbers to the right."""
+    """Return a table as Markdown; numbers are aligned to the right."""
     lines = [list(map(str, table.columns)), *(list(map(str, row)) for row in table.itertuples(index=False))]
     cells = [[text.replace("|", r"\|").replace("\n", " ") for text in line] for line in lines]
     right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
@@ -145,7 +193,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def to_latex(table: pd.DataFrame, caption: str | None = None) -> str:
-    """A booktabs table; every special character of names and values is escaped."""
+    """Return a table as LaTeX (booktabs); special characters are escaped. caption: text of a comment above it."""
     right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
     text = table.to_latex(index=False, escape=True, column_format="".join("r" if r else "l" for r in right))
     for character, command in (("±", r"$\pm$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):

@@ -1,4 +1,4 @@
-"""What a study found: a report over its finished jobs, and the settings that a random search chose."""
+"""Report of a study: the finished jobs, and the best settings of a random search."""
 
 from __future__ import annotations
 
@@ -9,81 +9,100 @@ import pandas as pd
 
 from debeton.report.runs import make_stat
 from debeton.report.tables import to_markdown
-from debeton.report.write import Pictures, write_report
+from debeton.report.write import PicturePlotter, write_report
 from debeton.studies.jobs import Job
-from debeton.studies.published import Published, beside
-from debeton.studies.runner import counts
-from debeton.studies.state import Board
+from debeton.studies.published import Published, compare_with_published
+from debeton.studies.runner import count_states
+from debeton.studies.state import JobStates
 from debeton.system.errors import DataError
 from debeton.system.files import write_text
 from debeton.system.log import logger
 
 
 def collect(
-    board: Board,
+    job_states: JobStates,
     jobs: Sequence[Job],
     out: Path,
     title: str,
-    pictures: Pictures | None = None,
+    pictures: PicturePlotter | None = None,
     published: Sequence[Published] = (),
 ) -> Path:
-    """Write the report of these jobs into `out`, of a random search only the best setting's; returns its page.
+    """Write the report of finished jobs into `out` and return the path of its page.
 
-    What a search chose is in chosen.md: the best setting of each variant and point by its mean score on validation, and
-    how many settings were compared. pictures: as of `write_report`. published: numbers to stand beside these, in
-    published.md too. DataError when no job is finished.
+    Of a random search, only the best setting of each variant and point is reported. The file chosen.md has these
+    settings, their scores, and the number of settings that were compared.
+
+    job_states: states of the study's jobs.
+    jobs: jobs to report.
+    out: folder of the report.
+    title: title of the page.
+    pictures: as of `write_report`.
+    published: published numbers, shown beside the measured ones on the page and in published.md.
+
+    DataError: no job is finished.
     """
-    states = [board.state(job) for job in jobs]
+    states = [job_states.state(job) for job in jobs]
     reported: list[Job] = []
-    chosen = []
+    best_rows = []
     searched = {key for job in jobs if job.draw is not None for key in job.searched}
     for members in by_variant_and_point(jobs):
-        kept = members
+        selected = members
         if members[0].draw is not None:
-            finished = [job for job in members if _all_seeds_done(board, members, job)]
-            kept = board.best(finished) or []
-            if kept:
-                chosen.append(_chosen(board, kept, len(finished) // len(kept)))
-        reported += [job for job in kept if board.state(job).kind == "done"]
+            finished = [job for job in members if _all_seeds_done(job_states, members, job)]
+            selected = job_states.best(finished) or []
+            if selected:
+                best_rows.append(_best_row(job_states, selected, len(finished) // len(selected)))
+        reported += [job for job in selected if job_states.state(job).kind == "done"]
     if not reported:
-        raise DataError(f"no job of the study is finished ({counts(states)}), so there is nothing to collect")
-    logger.info("%s", counts(states))
-    tables = _published(board, reported, published)
-    folders = [folder for job in reported if (folder := board.state(job).folder)]
+        raise DataError(
+            f"no job of the study is finished ({count_states(states)}), so there is nothing to collect; run the study "
+            "first"
+        )
+    logger.info("%s", count_states(states))
+    tables = _published_tables(job_states, reported, published)
+    folders = [folder for job in reported if (folder := job_states.state(job).folder)]
     page = write_report(folders, out, title=title, searched=sorted(searched), pictures=pictures, tables=tables)
     if tables:
         text = "\n".join(f"{title}\n\n{to_markdown(table)}" for title, table in tables)
         write_text(out / "published.md", text)
-    if chosen:
-        write_text(out / "chosen.md", to_markdown(pd.DataFrame(chosen).fillna("–")))
+    if best_rows:
+        write_text(out / "chosen.md", to_markdown(pd.DataFrame(best_rows).fillna("–")))
     return page
 
 
-def _published(board: Board, jobs: Sequence[Job], published: Sequence[Published]) -> list[tuple[str, pd.DataFrame]]:
-    """(title, table) of what was published and what these finished jobs measured."""
+def _published_tables(
+    job_states: JobStates, jobs: Sequence[Job], published: Sequence[Published]
+) -> list[tuple[str, pd.DataFrame]]:
+    """Return (title, table) for each published table, with the numbers of these finished jobs beside it."""
     results: dict[str, list[dict[str, object]]] = {}
     for job in jobs if published else ():
-        results.setdefault(job.label, []).append(board.results(job) or {})
-    return [(f"{table.source}: {table.metric}", beside(table, results)) for table in published]
+        results.setdefault(job.label, []).append(job_states.results(job) or {})
+    return [(f"{table.source}: {table.metric}", compare_with_published(table, results)) for table in published]
 
 
 def by_variant_and_point(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs of one variant at one point of the study's axes, together."""
-    found: dict[tuple[str, str], list[Job]] = {}
+    """Group jobs by variant and by point of the study's axes."""
+    by_key: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
-        found.setdefault((job.variant, repr(job.point)), []).append(job)
-    return list(found.values())
+        by_key.setdefault((job.variant, repr(job.point)), []).append(job)
+    return list(by_key.values())
 
 
-def _all_seeds_done(board: Board, members: Sequence[Job], job: Job) -> bool:
-    same = [other for other in members if (other.draw, other.setting) == (job.draw, job.setting)]
-    return all(board.state(other).kind == "done" for other in same)
+def _all_seeds_done(job_states: JobStates, members: Sequence[Job], job: Job) -> bool:
+    """Return whether the jobs with this job's setting are finished for every seed."""
+    same_setting = [other for other in members if (other.draw, other.setting) == (job.draw, job.setting)]
+    return all(job_states.state(other).kind == "done" for other in same_setting)
 
 
-def _chosen(board: Board, kept: Sequence[Job], compared: int) -> dict[str, object]:
-    results = [board.results(job) for job in kept]
-    first = kept[0]
-    row: dict[str, object] = {"variant": first.variant, **first.point, **first.setting, "of": compared, "n": len(kept)}
+def _best_row(job_states: JobStates, best: Sequence[Job], compared: int) -> dict[str, object]:
+    """Return the row of chosen.md for one best setting.
+
+    best: its jobs, one per seed.
+    compared: number of settings that were compared.
+    """
+    results = [job_states.results(job) for job in best]
+    first = best[0]
+    row: dict[str, object] = {"variant": first.variant, **first.point, **first.setting, "of": compared, "n": len(best)}
     for split in ("val", "test"):
         for metric, title in (("worst_group_accuracy", "worst-group"), ("bias_conflicting_accuracy", "conflicting")):
             values = [r[split][metric] for r in results if r and r.get(split) and r[split][metric] is not None]

@@ -1,4 +1,4 @@
-"""A job of a study, and the texts that stand for other values in it."""
+"""Jobs of a study, and the placeholders in their texts: {name}, {best:VARIANT} and {run:VARIANT}."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from typing import Any
 
 from debeton.system.errors import UsageError
 
-OF_VARIANTS = ("best", "run")  # what a text takes of a variant: its best checkpoint, or its run folder
-PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(OF_VARIANTS)}):[\w.-]+)\}}")
+PLACEHOLDER_KINDS = ("best", "run")  # the best checkpoint of a variant, or its run folder
+PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(PLACEHOLDER_KINDS)}):[\w.-]+)\}}")
 
-Point = Mapping[str, Any]  # values of axes, or of a draw, by name
+Point = Mapping[str, Any]  # values by name: of axes, of a draw, or of settings
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run. name: its exp_name. settings: by key, {best:...} and {run:...} still in them. point: the study's axes.
+    """One run of a study.
 
-    setting: what tells it from the variant's other jobs of this point, seeds apart. betons: the commands that write
-    what it trains on, {betons} in them their folder; none where the settings say where it is. data: that folder's name.
-    draw, searched: its number in a random search, and the keys that were drawn. minutes: it may take; 0 for any.
+    name: training.exp_name of the run.
+    variant: name of the variant.
+    configs: configuration files, relative to the project.
+    settings: values by key ('training.lr'); {best:VARIANT} and {run:VARIANT} are not yet replaced.
+    point: values of the study's axes.
+    setting: values of the variant's own axes and of the draw.
+    seed: training.seed of the run.
+    betons: commands that write the betons to train on; {betons} stands for their folder. Empty: the settings name one.
+    data: name of the folder of the betons.
+    draw: number of the draw in a random search, from 0; None: no search.
+    searched: keys that were drawn.
+    minutes: time limit; 0: none.
     """
 
     name: str
@@ -38,47 +47,56 @@ class Job:
     minutes: float = 0
 
     @property
-    def choice(self) -> str:
-        """What is the same for all seeds of one of the variant's settings, and tells it from the others."""
+    def setting_key(self) -> str:
+        """Return a text that all seeds of one setting share, and that differs between the variant's settings."""
         return f"{self.draw} {self.setting}"
 
     @property
     def label(self) -> str:
-        """The name without seed and number of a draw."""
+        """Return the name without the seed and the number of the draw."""
         name = self.name.removesuffix(f"_seed{self.seed}")
         return name if self.draw is None else name.removesuffix(f"_draw{self.draw}")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Variants whose best checkpoint or run folder it takes."""
-        return tuple(variants_in(self.settings.values()))
+        """Return the names of the variants whose best checkpoint or run folder this job uses."""
+        return tuple(variants_named_in(self.settings.values()))
 
 
-def text_of(value: Any) -> str:
-    """The value of an axis as names of jobs have it."""
+def axis_text(value: Any) -> str:
+    """Return the value of an axis as text, as it stands in the names of jobs."""
     if value is None:
         return "null"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def variants_in(values: Iterable[Any]) -> list[str]:
-    """The variants that {best:...} and {run:...} in these texts name."""
-    found = [name for value in values if isinstance(value, str) for name in PLACEHOLDER.findall(value)]
-    return list(dict.fromkeys(of_variant(name)[1] for name in found if of_variant(name)[1]))
+def variants_named_in(values: Iterable[Any]) -> list[str]:
+    """Return the variants that {best:VARIANT} and {run:VARIANT} in these texts name, each once, in order."""
+    placeholders = [name for value in values if isinstance(value, str) for name in PLACEHOLDER.findall(value)]
+    variants = [split_placeholder(name)[1] for name in placeholders]
+    return list(dict.fromkeys(variant for variant in variants if variant))
 
 
-def of_variant(placeholder: str) -> tuple[str, str]:
-    """'best:erm' -> ('best', 'erm'); ('', '') for one that takes nothing of a variant."""
+def split_placeholder(placeholder: str) -> tuple[str, str]:
+    """Split 'best:erm' into ('best', 'erm'). Return ('', '') for a placeholder that names no variant."""
     kind, _, variant = placeholder.partition(":")
-    return (kind, variant) if kind in OF_VARIANTS and variant else ("", "")
+    return (kind, variant) if kind in PLACEHOLDER_KINDS and variant else ("", "")
 
 
-def filled(text: str, values: Mapping[str, str], where: str) -> str:
-    """The text with its placeholders filled in, those of variants excepted; UsageError for one that nothing gives."""
+def fill_placeholders(text: str, values: Mapping[str, str], where: str) -> str:
+    """Replace the placeholders of a text, except those that name a variant.
+
+    text: text with placeholders such as {seed}.
+    values: values by name.
+    where: place of the text, for the error message.
+
+    UsageError: a placeholder has no value.
+    """
 
     def value(match: re.Match[str]) -> str:
+        """Return the value of one placeholder."""
         name = match[1]
-        if of_variant(name)[1]:
+        if split_placeholder(name)[1]:
             return match[0]
         if name not in values:
             raise UsageError(

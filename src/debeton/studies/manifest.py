@@ -1,4 +1,4 @@
-"""A manifest: the jobs of a study, numbered and with every value filled in, as SLURM's array tasks read them."""
+"""Manifests: the numbered jobs of a study with all values filled in, for the tasks of a SLURM array."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from debeton.config.yaml_files import check_keys, read_mapping
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published
-from debeton.studies.state import Places
+from debeton.studies.state import StudyFolders
 from debeton.system.errors import UsageError
 from debeton.system.files import write_text
 
@@ -23,35 +23,44 @@ KEYS = ("version", "study", "root", "runs", "data", "jobs", "published")
 
 @dataclass(frozen=True)
 class Manifest:
-    """study: its name. Job number k is jobs[k]; a manifest never changes, so neither do the numbers."""
+    """Numbered jobs of a study. A file of a manifest never changes, so the numbers stay valid.
+
+    study: name of the study.
+    jobs: the jobs; job number k is jobs[k].
+    folders: the project's folder and the study's folders.
+    published: published numbers, shown beside the measured ones.
+    """
 
     study: str
     jobs: tuple[Job, ...]
-    places: Places
+    folders: StudyFolders
     published: tuple[Published, ...] = ()
 
 
 def write_manifest(manifest: Manifest) -> Path:
-    """Write it under a name made of its content, among the study's logs; the same jobs have the same file."""
-    places = manifest.places
+    """Write a manifest among the study's logs and return its path.
+
+    The file name is a hash of the content, so the same jobs give the same file.
+    """
+    folders = manifest.folders
     content = {
         "version": VERSION,
         "study": manifest.study,
-        "root": str(places.root),
-        "runs": str(places.runs),
-        "data": str(places.data),
+        "root": str(folders.root),
+        "runs": str(folders.runs),
+        "data": str(folders.data),
         "jobs": [dataclasses.asdict(job) for job in manifest.jobs],
         "published": [dataclasses.asdict(table) for table in manifest.published],
     }
     text = json.dumps(content, indent=1)
-    path = places.notes / f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    path = folders.logs / f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     if not path.exists():
         write_text(path, text)
     return path
 
 
 def load_manifest(path: Path) -> Manifest:
-    """Read a manifest; UsageError for one of another version, and one that is none or was edited into none."""
+    """Read a manifest. UsageError for another version, a missing or unknown key, or no manifest at all."""
     content = read_mapping(path, "manifest", ", ".join(KEYS))
     version = content.get("version")
     if version != VERSION:
@@ -63,8 +72,8 @@ def load_manifest(path: Path) -> Manifest:
     if missing := [key for key in KEYS if key not in content]:
         raise UsageError(f"manifest {path} has no '{missing[0]}'; submit the study again")
     jobs = tuple(_job(values, f"manifest {path}, job {number}") for number, values in enumerate(content["jobs"]))
-    places = Places(*(Path(content[key]) for key in ("root", "runs", "data")))
-    return Manifest(content["study"], jobs, places, tuple(Published(**table) for table in content["published"]))
+    folders = StudyFolders(*(Path(content[key]) for key in ("root", "runs", "data")))
+    return Manifest(content["study"], jobs, folders, tuple(Published(**table) for table in content["published"]))
 
 
 def _job(values: dict[str, Any], where: str) -> Job:
@@ -72,25 +81,28 @@ def _job(values: dict[str, Any], where: str) -> Job:
     check_keys(values, fields, where)
     if missing := [name for name in fields if name not in values]:
         raise UsageError(f"{where} has no '{missing[0]}'; submit the study again")
-    settled: dict[str, Any] = values | {key: tuple(values[key]) for key in ("configs", "betons", "searched")}
-    return Job(**settled)
+    job_values: dict[str, Any] = values | {key: tuple(values[key]) for key in ("configs", "betons", "searched")}
+    return Job(**job_values)
 
 
-def numbers_of(text: str, count: int) -> list[int]:
-    """'0,3-5' -> [0, 3, 4, 5]; UsageError for anything else, and for numbers that are not below `count`."""
-    found: list[int] = []
+def parse_numbers(text: str, count: int) -> list[int]:
+    """Return [0, 3, 4, 5] for the text '0,3-5'.
+
+    UsageError: the text is no such list, or a number is not below `count`.
+    """
+    numbers: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()) or int(high or low) < int(low):
             raise UsageError(f"--jobs {text}: expected numbers and ranges separated by commas, such as 0,3-5")
-        found += range(int(low), int(high or low) + 1)
-    if found and max(found) >= count:
-        raise UsageError(f"--jobs {text}: there is no job {max(found)}; their numbers are 0 to {count - 1}")
-    return found
+        numbers += range(int(low), int(high or low) + 1)
+    if numbers and max(numbers) >= count:
+        raise UsageError(f"--jobs {text}: there is no job {max(numbers)}; their numbers are 0 to {count - 1}")
+    return numbers
 
 
-def as_ranges(numbers: Sequence[int]) -> str:
-    """[0, 3, 4, 5] -> '0,3-5', the inverse of `numbers_of` for increasing numbers."""
+def format_ranges(numbers: Sequence[int]) -> str:
+    """Return '0,3-5' for [0, 3, 4, 5]: the inverse of `parse_numbers` for increasing numbers."""
     pieces: list[list[int]] = []
     for number in numbers:
         if pieces and number == pieces[-1][1] + 1:

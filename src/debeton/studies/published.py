@@ -1,13 +1,13 @@
-"""Published numbers of a study's settings, and those measured here beside them.
+"""Published numbers of a study's settings, shown beside the numbers measured here.
 
     published:
       source: Diffusing DeBias (arXiv 2502.09564), Table 1a
       metric: worst_group_accuracy
       values: {erm: 62.6 ± 0.3, ddb1: {loss_std: 90.81 ± 0.68, error_set: 90.34 ± 0.41}}
 
-or a list of such tables. `metric` is a name of results.json's test metrics, dotted where it lies deeper. A variant with
-axes, the study's and its own, has a mapping by the values of the first, and so on; a list is in the axis's order. null
-and what is left out were not published.
+`published` may also be a list of such tables. `metric` names a test metric of results.json, with dots where it is
+nested. A variant with axes (the study's, then its own) has a mapping by the values of the first axis, and so on. A list
+stands for the values of an axis in their order. A value that is null or left out was not published.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 
 from debeton.config.yaml_files import check_keys
 from debeton.report.runs import make_stat
-from debeton.studies.jobs import text_of
+from debeton.studies.jobs import axis_text
 from debeton.system.errors import UsageError, nearest
 
 KEYS = ("source", "metric", "values")
@@ -29,7 +29,12 @@ Axes = Sequence[tuple[str, Sequence[str]]]  # (name, values as text), in order
 
 @dataclass(frozen=True)
 class Published:
-    """One table. values: what it says, by a job's label."""
+    """One published table.
+
+    source: title of the paper and number of the table.
+    metric: name of the test metric in results.json.
+    values: published value as text, by the label of a job.
+    """
 
     source: str
     metric: str
@@ -37,7 +42,14 @@ class Published:
 
 
 def read_published(given: Any, axes_of: Mapping[str, Axes], where: str) -> tuple[Published, ...]:
-    """The tables under 'published'; axes_of: the axes of each variant. UsageError for what is none of its jobs."""
+    """Read the tables under the key 'published' of a study.
+
+    given: value of the key.
+    axes_of: axes of each variant, by its name.
+    where: name of the study file, for error messages.
+
+    UsageError: a table is malformed, or a value belongs to no job of the study.
+    """
     tables = given if isinstance(given, list) else [given] if given else []
     return tuple(_read(table, axes_of, f"{where}, published") for table in tables)
 
@@ -52,43 +64,53 @@ def _read(given: Any, axes_of: Mapping[str, Axes], where: str) -> Published:
     for variant, content in given["values"].items():
         if variant not in axes_of:
             raise UsageError(f"{where}: the study has no variant '{variant}'{nearest(variant, axes_of)} see 'list'")
-        values |= _flat(variant, content, axes_of[variant], where)
+        values |= _flatten(variant, content, axes_of[variant], where)
     return Published(str(given["source"]), str(given["metric"]), values)
 
 
-def _flat(label: str, content: Any, axes: Axes, where: str) -> dict[str, str]:
-    """Values by label, of content nested as deep as there are axes."""
+def _flatten(label: str, content: Any, axes: Axes, where: str) -> dict[str, str]:
+    """Flatten values that are nested by axis, and return them by label.
+
+    label: label of the values so far.
+    content: one value, or values nested as deep as there are axes.
+    axes: the axes that remain.
+    """
     if content is None:
         return {}
     if not axes:
         if isinstance(content, dict | list):
             raise UsageError(f"{where}: {label} has no further axis, and its value is {content!r}; expected a number")
-        return {label: text_of(content)}
-    (name, among), *rest = axes
-    if isinstance(content, list) and len(content) == len(among):
-        pairs = list(zip(among, content, strict=True))
-    elif isinstance(content, dict) and {text_of(key) for key in content} <= set(among):
-        pairs = [(text_of(key), value) for key, value in content.items()]
+        return {label: axis_text(content)}
+    (name, axis_values), *rest = axes
+    if isinstance(content, list) and len(content) == len(axis_values):
+        pairs = list(zip(axis_values, content, strict=True))
+    elif isinstance(content, dict) and {axis_text(key) for key in content} <= set(axis_values):
+        pairs = [(axis_text(key), value) for key, value in content.items()]
     else:
         raise UsageError(
-            f"{where}: {label} has {content!r}; expected a mapping by the values of {name} ({', '.join(among)}), or a "
-            "list in their order"
+            f"{where}: {label} has {content!r}; expected a mapping by the values of {name} ({', '.join(axis_values)}), "
+            "or a list in their order"
         )
-    inner = (_flat(f"{label}_{name}={value}", part, rest, where) for value, part in pairs)
+    inner = (_flatten(f"{label}_{name}={value}", part, rest, where) for value, part in pairs)
     return {key: text for values in inner for key, text in values.items()}
 
 
-def beside(table: Published, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
-    """What was measured beside what was published, percent. results: results.json of finished runs by label."""
+def compare_with_published(table: Published, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """Return a table of measured and published values, in percent.
+
+    table: the published table.
+    results: contents of results.json of the finished runs, by label.
+    """
     rows = []
     for label, value in table.values.items():
-        found = [_metric(run, table.metric) for run in results.get(label, ())]
-        stat = make_stat([100 * number for number in found if number is not None])
+        measured = [_metric(run, table.metric) for run in results.get(label, ())]
+        stat = make_stat([100 * number for number in measured if number is not None])
         rows.append({"setting": label, "here": str(stat or "–"), "n": stat.n if stat else 0, "published": value})
     return pd.DataFrame(rows)
 
 
 def _metric(run: Mapping[str, Any], metric: str) -> float | None:
+    """Return a test metric of results.json by its dotted name; None where it is missing."""
     value: Any = run.get("test") or {}
     for key in metric.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -1,4 +1,4 @@
-"""Running the jobs of a study on this machine: several at a time, each in a process of its own."""
+"""Runner of a study's jobs on this machine: several at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from types import MappingProxyType
 import torch
 
 from debeton.studies.jobs import Job
-from debeton.studies.state import Board, State
+from debeton.studies.state import JobStates, State
 from debeton.system.cores import usable_cores
 from debeton.system.files import write_text
 from debeton.system.locks import LockState, file_lock
 
-WRITTEN = ".written"  # in a folder of betons: the commands that wrote all of them
-TO_RUN = ("missing", "unfinished")
-OUT_OF_TIME = 124  # the status that timeout(1) gives a command that took too long
+WRITTEN = ".written"  # file in a folder of complete betons; it holds the commands that wrote them
+TO_RUN = ("missing", "unfinished")  # states of jobs that a run starts
+OUT_OF_TIME = 124  # exit status of a command that took too long, as timeout(1) returns it
 
 
 class Runner:
-    """Runs jobs as main.py processes and betons as the commands of the study; `stop` ends them with SIGTERM, on which
-    a run saves itself.
+    """Runner that starts main.py for each job, and the study's commands for the betons.
 
-    workers: processes at a time; each gets its share of the cores as threads, unless OMP_NUM_THREADS is set, and one
-    GPU where there are several, so that workers beyond their number share them evenly. tell: called with a line about
-    each job that starts or ends.
+    job_states: states of the study's jobs.
+    workers: number of processes at a time. Each gets an equal share of the cores as threads, unless OMP_NUM_THREADS is
+        set. On a machine with several GPUs each process sees one of them, shared evenly.
+    tell: called with one line about each job that starts or ends.
     """
 
-    def __init__(self, board: Board, workers: int, tell: Callable[[str], None]):
-        self.board, self.workers, self.tell = board, workers, tell
+    def __init__(self, job_states: JobStates, workers: int, tell: Callable[[str], None]):
+        self.job_states, self.workers, self.tell = job_states, workers, tell
         self.stopped = False
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -49,90 +49,96 @@ class Runner:
             self._gpus.put(gpus[worker % len(gpus)])
 
     def run(self, jobs: Sequence[Job], *, retry: bool = False) -> bool:
-        """Run what is not finished, in order, each when what it needs is; whether all of it is finished now."""
-        states = {job.name: self.board.state(job) for job in jobs}
+        """Run the jobs that are not finished, and return whether all jobs are finished now.
+
+        The jobs run in order; a job starts when the variants that it needs are finished. retry: run failed jobs again.
+        """
+        states = {job.name: self.job_states.state(job) for job in jobs}
         kinds = (*TO_RUN, "failed") if retry else TO_RUN
-        left = [job for job in jobs if states[job.name].kind in (*kinds, "waiting")]
+        remaining = [job for job in jobs if states[job.name].kind in (*kinds, "waiting")]
         running: dict[Future[bool], Job] = {}
         with ThreadPoolExecutor(self.workers) as pool:
-            while (left or running) and not self.stopped:
-                ready = [job for job in left if self.board.arguments(job) is not None]
+            while (remaining or running) and not self.stopped:
+                ready = [job for job in remaining if self.job_states.arguments(job) is not None]
                 for job in ready[: self.workers - len(running)]:
-                    left.remove(job)
+                    remaining.remove(job)
                     running[pool.submit(self.run_one, job)] = job
                 if not running:
-                    break  # what is left waits for jobs that failed, or that are not among these
+                    break  # the remaining jobs wait for jobs that failed, or that are not in `jobs`
                 done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
                     job = running.pop(future)
                     future.result()
-        for job in left if not self.stopped else ():
-            self.tell(f"waits   {job.name} {self.board.state(job).note}")
-        return all(self.board.state(job).kind == "done" for job in jobs)
+        for job in remaining if not self.stopped else ():
+            self.tell(f"waits   {job.name} {self.job_states.state(job).note}")
+        return all(self.job_states.state(job).kind == "done" for job in jobs)
 
     def run_one(self, job: Job) -> bool:
-        """Write the job's betons unless they are there, and run it; whether it is finished."""
-        places = self.board.places
-        with file_lock(places.lock(job)) as lock:
+        """Write the betons of a job if they are missing, run the job, and return whether it is finished."""
+        folders = self.job_states.folders
+        with file_lock(folders.lock_file(job)) as lock:
             if lock is LockState.BUSY or self.stopped:
                 return False
-            if job.betons and not self._write_betons(job):
+            if job.betons and not self.write_betons(job):
                 return False
-            arguments = self.board.arguments(job)
+            arguments = self.job_states.arguments(job)
             assert arguments is not None
             self.tell(f"start   {job.name}")
-            began = time.perf_counter()
-            command = [sys.executable, str(places.root / "main.py"), *arguments]
+            start = time.perf_counter()
+            command = [sys.executable, str(folders.root / "main.py"), *arguments]
             with self._one_gpu() as environment:
-                status = self._call(command, places.log(job), environment, 60 * job.minutes)
-            return self._ended(job, status, time.perf_counter() - began)
+                status = self.execute(command, folders.log_file(job), environment, 60 * job.minutes)
+            return self._report_end(job, status, time.perf_counter() - start)
 
-    def _ended(self, job: Job, status: int, seconds: float) -> bool:
-        state = self.board.state(job)
+    def _report_end(self, job: Job, status: int, seconds: float) -> bool:
+        """Record and tell the end of a job, and return whether it is finished. status: exit status of the process."""
+        state = self.job_states.state(job)
         if state.kind == "done":
-            self.board.note_failure(job, "")
+            self.job_states.record_error(job, "")
             self.tell(f"done    {job.name} ({seconds:.0f} s)")
         elif status == OUT_OF_TIME:
-            error = f"stopped after {job.minutes:g} minutes, the study's limit; 'retry' goes on where it was"
-            self.board.note_failure(job, error)
+            error = f"stopped after {job.minutes:g} minutes, the study's limit; 'retry' continues the run"
+            self.job_states.record_error(job, error)
             self.tell(f"failed  {job.name}: {error}")
         elif self.stopped or status == 128 + signal.SIGTERM:
-            self.tell(f"stopped {job.name}; the same command goes on with it")
+            self.tell(f"stopped {job.name}; the same command continues it")
         else:
-            error = last_line(self.board.places.log(job)) or f"ended with status {status} and without a word"
-            self.board.note_failure(job, error)
+            log = self.job_states.folders.log_file(job)
+            error = last_line(log) or f"ended with status {status} and an empty log"
+            self.job_states.record_error(job, error)
             self.tell(f"failed  {job.name}: {error}")
         return state.kind == "done"
 
-    def _write_betons(self, job: Job) -> bool:
-        """Write the betons of a job, once for all jobs that share them; whether they are there."""
-        places = self.board.places
-        folder = places.data / job.data
-        with file_lock(places.data / f".{job.data}.lock", wait=True):
+    def write_betons(self, job: Job) -> bool:
+        """Write the betons of a job, once for all jobs that share them, and return whether they are there."""
+        folders = self.job_states.folders
+        folder = folders.data / job.data
+        with file_lock(folders.data / f".{job.data}.lock", wait=True):
             written = folder / WRITTEN
-            told = "\n".join(job.betons)
-            if written.exists() and written.read_text() == told:
+            commands = "\n".join(job.betons)
+            if written.exists() and written.read_text() == commands:
                 return True
             self.tell(f"write   {job.data}")
             for text in job.betons:
                 script, *words = shlex.split(text)
-                command = [str(places.root / script), *(word.replace("{betons}", str(folder)) for word in words)]
-                status = self._call([sys.executable, *command], places.log(job))
+                command = [str(folders.root / script), *(word.replace("{betons}", str(folder)) for word in words)]
+                status = self.execute([sys.executable, *command], folders.log_file(job))
                 if status:
                     if not self.stopped:
                         self._betons_failed(job, status)
                     return False
-            write_text(written, told)
+            write_text(written, commands)
             return True
 
     def _betons_failed(self, job: Job, status: int) -> None:
-        error = f"its betons were not written: {last_line(self.board.places.log(job)) or f'status {status}'}"
-        self.board.note_failure(job, error)
+        """Record and tell that the betons of a job were not written."""
+        error = f"its betons were not written: {last_line(self.job_states.folders.log_file(job)) or f'status {status}'}"
+        self.job_states.record_error(job, error)
         self.tell(f"failed  {job.name}: {error}")
 
     @contextmanager
     def _one_gpu(self) -> Iterator[dict[str, str]]:
-        """The environment that shows a process one of several GPUs, until the context ends."""
+        """Yield environment variables that show a process one of several GPUs; empty with fewer than two GPUs."""
         gpu = None if self._gpus.empty() else self._gpus.get()
         try:
             yield {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
@@ -140,10 +146,16 @@ class Runner:
             if gpu is not None:
                 self._gpus.put(gpu)
 
-    def _call(
+    def execute(
         self, command: Sequence[str], log: Path, more: Mapping[str, str] = MappingProxyType({}), seconds: float = 0
     ) -> int:
-        """Run a command into its log; its status, or OUT_OF_TIME where it was stopped after so many seconds, if any."""
+        """Run a command and return its exit status, or OUT_OF_TIME if it was stopped at the time limit.
+
+        command: words of the command.
+        log: file that its output is appended to.
+        more: further environment variables.
+        seconds: time limit; 0: none.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = max(1, usable_cores() // self.workers)
         environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads), **os.environ, **more}
@@ -155,7 +167,7 @@ class Runner:
                 stderr=file,
                 env=environment,
                 start_new_session=True,
-                cwd=self.board.places.root,
+                cwd=self.job_states.folders.root,
             )
             self._processes.add(process)
         try:
@@ -169,7 +181,7 @@ class Runner:
                 self._processes.discard(process)
 
     def stop(self) -> None:
-        """Start nothing more, and ask what runs to save itself and leave."""
+        """Start no more jobs, and send SIGTERM to the running ones, which save themselves and end."""
         self.stopped = True
         with self._lock:
             for process in self._processes:
@@ -177,7 +189,7 @@ class Runner:
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM call `stop` inside the context."""
+        """Call `stop` on SIGINT and SIGTERM inside the context."""
         before = {s: signal.signal(s, lambda number, frame: self.stop()) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -187,21 +199,24 @@ class Runner:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, with the names of CUDA_VISIBLE_DEVICES."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [part for part in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if part]
     return [str(k) for k in range(torch.cuda.device_count())]
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; of an error of ours, the error."""
+    """Return the last line of a log that begins with 'error: '.
+
+    Without such a line it is the last line that is not empty, or ''.
+    """
     lines = [line.strip() for line in path.read_text(errors="replace").splitlines()] if path.exists() else []
-    said = [line for line in lines if line]
-    errors = [line for line in said if line.startswith("error: ")]
-    return (errors or said or [""])[-1]
+    nonempty = [line for line in lines if line]
+    errors = [line for line in nonempty if line.startswith("error: ")]
+    return (errors or nonempty or [""])[-1]
 
 
-def counts(states: Sequence[State]) -> str:
-    """'3 done, 1 failed, 2 missing'."""
+def count_states(states: Sequence[State]) -> str:
+    """Return the number of jobs in each state, for example '3 done, 1 failed, 2 missing'."""
     kinds = [state.kind for state in states]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "no job"

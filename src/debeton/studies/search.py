@@ -1,4 +1,4 @@
-"""Random search: the ranges that a study may give, and the points that are drawn from them."""
+"""Random search: ranges of settings in a study, and the points drawn from them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from debeton.system.seed import make_rng
 RANGES = ("uniform", "log", "integers", "log_integers")
 
 
-def check_range(among: Any, where: str) -> None:
-    """UsageError unless a search can draw from this: a list of values, or one of RANGES with two bounds."""
-    if isinstance(among, list) and among:
+def check_range(candidates: Any, where: str) -> None:
+    """Check that a search can draw from `candidates`: a list of values, or one of RANGES with two bounds.
+
+    UsageError: it cannot; the message begins with `where`.
+    """
+    if isinstance(candidates, list) and candidates:
         return
-    if isinstance(among, dict) and len(among) == 1:
-        ((kind, bounds),) = among.items()
+    if isinstance(candidates, dict) and len(candidates) == 1:
+        ((kind, bounds),) = candidates.items()
         if kind in RANGES and isinstance(bounds, list) and len(bounds) == 2:
             try:
                 low, high = (float(bound) for bound in bounds)
@@ -26,20 +29,26 @@ def check_range(among: Any, where: str) -> None:
             if low < high and (low > 0 or not kind.startswith("log")):
                 return
     raise UsageError(
-        f"{where} is {among!r}; expected a list of values, or one of {', '.join(RANGES)} with two bounds, the lower "
-        "first (above 0 for the logarithmic ones)"
+        f"{where} is {candidates!r}; expected a list of values, or one of {', '.join(RANGES)} with two bounds, the "
+        "lower first (above 0 for the logarithmic ones)"
     )
 
 
 def draw(search: Mapping[str, Any], study: str, variant: str, k: int) -> dict[str, Any]:
-    """Point k of the random search of this study's variant: the same whatever the number of draws."""
+    """Draw point number k of a random search. It does not depend on the number of draws.
+
+    search: values or ranges by key.
+    study: name of the study.
+    variant: name of the variant.
+    k: number of the point, from 0.
+    """
     rng = make_rng("study", study, variant, k)
     drawn: dict[str, Any] = {}
-    for key, among in search.items():
-        if isinstance(among, list):
-            drawn[key] = among[int(rng.integers(len(among)))]
+    for key, candidates in search.items():
+        if isinstance(candidates, list):
+            drawn[key] = candidates[int(rng.integers(len(candidates)))]
             continue
-        ((kind, bounds),) = among.items()
+        ((kind, bounds),) = candidates.items()
         low, high = (float(bound) for bound in bounds)
         if kind.startswith("log"):
             value = math.exp(rng.uniform(math.log(low), math.log(high)))

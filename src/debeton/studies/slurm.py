@@ -1,5 +1,8 @@
-"""A study as SLURM array jobs: one array for all jobs that wait for nothing, one for those that take of these, and so
-on; then a job that collects. https://slurm.schedmd.com/job_array.html"""
+"""Submission of a study to SLURM, as array jobs (https://slurm.schedmd.com/job_array.html).
+
+The first array has all jobs that depend on no other variant, the second array has those that depend on these, and so
+on. A last job collects the results.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from debeton.studies.jobs import Job
-from debeton.studies.manifest import Manifest, as_ranges, write_manifest
+from debeton.studies.manifest import Manifest, format_ranges, write_manifest
 from debeton.studies.published import Published
 from debeton.studies.runner import TO_RUN
-from debeton.studies.state import Board, State
+from debeton.studies.state import JobStates, State
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.log import logger
 
 SCRIPTS = Path("scripts", "slurm")
-MAX_ARRAY_SIZE = 1001  # SLURM's own default, where scontrol does not say
+MAX_ARRAY_SIZE = 1001  # SLURM's default, used where scontrol gives no value
 
 
 @dataclass(frozen=True)
 class Submission:
-    """How a study is handed to SLURM. throttle: tasks of an array at a time; 0 for all. per_task: jobs of one task.
+    """Options of a submission to SLURM.
 
-    workers: of these jobs at a time. options: of sbatch, without dashes. retry: whether jobs that failed are handed in.
+    throttle: number of tasks of an array that run at a time; 0: all.
+    per_task: number of jobs of one task.
+    workers: number of these jobs that run at a time.
+    options: options of sbatch by name, without dashes.
+    retry: submit failed jobs again.
     """
 
     throttle: int = 0
@@ -41,91 +48,119 @@ class Submission:
 
 @dataclass(frozen=True)
 class Array:
-    """One sbatch command: the jobs of `numbers`, per_task a task, after `after` other arrays of the same plan."""
+    """One array job, submitted by one sbatch command.
+
+    numbers: numbers of its jobs.
+    tasks: number of its tasks.
+    after: positions of the arrays in the same plan that must end before it.
+    """
 
     numbers: tuple[int, ...]
     tasks: int
     after: tuple[int, ...]
 
 
-def plan(board: Board, jobs: Sequence[Job], submission: Submission, largest: int) -> list[Array]:
-    """The arrays for what is not finished, not queued and, unless it is retried, has not failed.
+def plan_arrays(job_states: JobStates, jobs: Sequence[Job], submission: Submission, largest: int) -> list[Array]:
+    """Plan the arrays for the jobs that are not finished.
 
-    largest: tasks that the cluster lets one array have. Jobs that take something of others come in later arrays.
+    Jobs that depend on other variants come in later arrays. Failed jobs are left out unless `submission.retry` is set.
+
+    job_states: states of all jobs of the study.
+    jobs: jobs to submit; without those that are already queued.
+    submission: options of the submission.
+    largest: largest number of tasks that the cluster allows in one array.
     """
     kinds = (*TO_RUN, "waiting", *(["failed"] if submission.retry else []))
-    levels = levels_of(board.jobs)
-    number_of = {job.name: number for number, job in enumerate(board.jobs)}
+    levels = dependency_levels(job_states.jobs)
+    number_of = {job.name: number for number, job in enumerate(job_states.jobs)}
     by_level: dict[int, list[int]] = {}
     for job in jobs:
-        if board.state(job).kind in kinds:
+        if job_states.state(job).kind in kinds:
             by_level.setdefault(levels[job.variant], []).append(number_of[job.name])
     arrays: list[Array] = []
     for level in sorted(by_level):
         before, numbers = tuple(range(len(arrays))), by_level[level]
-        at_once = largest * submission.per_task
-        for first in range(0, len(numbers), at_once):
-            chunk = tuple(numbers[first : first + at_once])
+        jobs_per_array = largest * submission.per_task
+        for first in range(0, len(numbers), jobs_per_array):
+            chunk = tuple(numbers[first : first + jobs_per_array])
             arrays.append(Array(chunk, math.ceil(len(chunk) / submission.per_task), before))
     return arrays
 
 
-def levels_of(jobs: Sequence[Job]) -> dict[str, int]:
-    """How many variants a variant waits for, one after the other. Those that it takes something of come before it."""
+def dependency_levels(jobs: Sequence[Job]) -> dict[str, int]:
+    """Return the length of the longest chain of variants that each variant depends on.
+
+    jobs: all jobs of a study; a variant comes after the variants that it depends on.
+    """
     levels: dict[str, int] = {}
     for job in jobs:
         levels[job.variant] = max([levels.get(job.variant, 0), *(1 + levels[name] for name in job.needs)])
     return levels
 
 
-def command(
-    board: Board, study: str, manifest: Path, array: Array, submission: Submission, identifiers: Sequence[str]
+def array_command(
+    job_states: JobStates, study: str, manifest: Path, array: Array, submission: Submission, identifiers: Sequence[str]
 ) -> list[str]:
-    """sbatch for one array. identifiers: of the jobs that it comes after."""
-    notes, throttle = board.places.notes, f"%{submission.throttle}" if submission.throttle else ""
+    """Return the sbatch command of one array, word by word.
+
+    job_states: states of all jobs of the study.
+    study: name of the study.
+    manifest: file of the numbered jobs.
+    array: the array.
+    submission: options of the submission.
+    identifiers: ids of the SLURM jobs that must end before it.
+    """
+    logs, throttle = job_states.folders.logs, f"%{submission.throttle}" if submission.throttle else ""
     words = [
         "sbatch",
         "--parsable",
         f"--job-name={study}",
-        f"--chdir={board.places.root}",
-        f"--output={notes / 'slurm_%A_%a.log'}",
+        f"--chdir={job_states.folders.root}",
+        f"--output={logs / 'slurm_%A_%a.log'}",
         f"--array=0-{array.tasks - 1}{throttle}",
     ]
-    minutes = max((board.jobs[number].minutes for number in array.numbers), default=0)
+    minutes = max((job_states.jobs[number].minutes for number in array.numbers), default=0)
     if minutes:
         rounds = math.ceil(submission.per_task / submission.workers)
-        words.append(f"--time={math.ceil(minutes * rounds) + 5}")  # sets of betons may have to be written first
+        words.append(f"--time={math.ceil(minutes * rounds) + 5}")  # 5 minutes more, as betons may have to be written
     words += _after(identifiers) + _options(submission.options)
     tail = [
         "--jobs",
-        as_ranges(array.numbers),
+        format_ranges(array.numbers),
         "--per-task",
         str(submission.per_task),
         "--workers",
         str(submission.workers),
         *(["--retry"] if submission.retry else []),
     ]
-    return [*words, str(board.places.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
+    return [*words, str(job_states.folders.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
 
 
-def collecting(
-    board: Board, study: str, manifest: Path, options: Mapping[str, str], identifiers: Sequence[str]
+def collect_command(
+    job_states: JobStates, study: str, manifest: Path, options: Mapping[str, str], identifiers: Sequence[str]
 ) -> list[str]:
-    """sbatch for the job that collects when all others have ended, well or not."""
+    """Return the sbatch command of the job that collects the results after all others ended, even with errors.
+
+    job_states: states of all jobs of the study.
+    study: name of the study.
+    manifest: file of the numbered jobs.
+    options: options of sbatch; those that ask for GPUs or nodes are left out.
+    identifiers: ids of the SLURM jobs that must end before it.
+    """
     words = [
         "sbatch",
         "--parsable",
         f"--job-name={study}_collect",
-        f"--chdir={board.places.root}",
-        f"--output={board.places.notes / 'slurm_collect_%j.log'}",
+        f"--chdir={job_states.folders.root}",
+        f"--output={job_states.folders.logs / 'slurm_collect_%j.log'}",
     ]
-    kept = {key: value for key, value in options.items() if key in ("partition", "account", "qos", "mem", "export")}
-    script = board.places.root / SCRIPTS / "collect.sbatch"
-    return [*words, *_after(identifiers), *_options(kept), str(script), str(manifest)]
+    shared = {key: value for key, value in options.items() if key in ("partition", "account", "qos", "mem", "export")}
+    script = job_states.folders.root / SCRIPTS / "collect.sbatch"
+    return [*words, *_after(identifiers), *_options(shared), str(script), str(manifest)]
 
 
 def submit(
-    board: Board,
+    job_states: JobStates,
     study: str,
     jobs: Sequence[Job],
     submission: Submission,
@@ -133,63 +168,74 @@ def submit(
     only_print: bool,
     published: tuple[Published, ...] = (),
 ) -> list[str]:
-    """Hand in the arrays and the job that collects; the commands, in order, as a shell takes them.
+    """Submit the arrays and the job that collects, and return the shell commands in order.
 
-    only_print: call no sbatch; what one command takes of the one before is then a shell variable. Returns nothing when
-    there is nothing to run. DataError where sbatch refuses.
+    The list is empty when there is nothing to run.
+
+    job_states: states of all jobs of the study.
+    study: name of the study.
+    jobs: jobs to submit.
+    submission: options of the submission.
+    only_print: do not call sbatch; job ids appear as shell variables in the commands.
+    published: published numbers, for the report.
+
+    UsageError: there is no sbatch on this machine.
+    DataError: sbatch refuses a job, or squeue does not answer.
     """
     if not only_print and shutil.which("sbatch") is None:
         raise UsageError(
             "there is no sbatch on this machine; submit from a login node of the cluster, or see the commands with "
             "--print and the jobs with 'dry-run'"
         )
-    queued = queued_jobs(board)
-    arrays = plan(board, [job for job in jobs if job.name not in queued], submission, largest_array())
+    queued = queued_jobs(job_states)
+    arrays = plan_arrays(job_states, [job for job in jobs if job.name not in queued], submission, largest_array())
     if not arrays:
         return []
-    manifest = write_manifest(Manifest(study, tuple(board.jobs), board.places, published))
+    manifest = write_manifest(Manifest(study, tuple(job_states.jobs), job_states.folders, published))
     before = sorted({identifier.partition("_")[0] for identifier in queued.values()})
     identifiers: list[str] = []
     commands: list[str] = []
     for array in arrays:
-        needed = [*(before if array.after or _takes(board, array) else []), *(identifiers[k] for k in array.after)]
-        words = command(board, study, manifest, array, submission, needed)
+        needs_queued = bool(array.after) or _depends_on_variants(job_states, array)
+        needed = [*(before if needs_queued else []), *(identifiers[k] for k in array.after)]
+        words = array_command(job_states, study, manifest, array, submission, needed)
         variable = f"array{len(commands)}"
-        identifiers.append(f"${variable}" if only_print else _sbatch(words))
-        commands.append(
-            _shown(words, f"{variable}=$(", ")") if only_print else _shown(words, "", f"  # job {identifiers[-1]}")
-        )
-        if not only_print:
-            _note(board, array, identifiers[-1], submission.per_task)
-    words = collecting(board, study, manifest, submission.options, [*before, *identifiers])
-    last = "" if only_print else f"  # job {_sbatch(words)}"
-    return [*commands, _shown(words, "", last)]
+        if only_print:
+            identifiers.append(f"${variable}")
+            commands.append(_shell_command(words, f"{variable}=$(", ")"))
+        else:
+            identifiers.append(_sbatch(words))
+            commands.append(_shell_command(words, "", f"  # job {identifiers[-1]}"))
+            _store_ids(job_states, array, identifiers[-1], submission.per_task)
+    words = collect_command(job_states, study, manifest, submission.options, [*before, *identifiers])
+    comment = "" if only_print else f"  # job {_sbatch(words)}"
+    return [*commands, _shell_command(words, "", comment)]
 
 
-def queued_jobs(board: Board) -> dict[str, str]:
-    """'ARRAY_TASK' by name of the jobs that SLURM still has, running ones among them; none where there is no SLURM.
+def queued_jobs(job_states: JobStates) -> dict[str, str]:
+    """Return the SLURM id 'ARRAY_TASK' of each job that is queued or running, by name of the job.
 
-    DataError where SLURM does not answer: what it has is not known then.
+    The result is empty on a machine without SLURM. DataError: squeue does not answer, so the queue is unknown.
     """
-    noted = _noted(board)
-    if not noted or shutil.which("squeue") is None:
+    stored_ids = _stored_ids(job_states)
+    if not stored_ids or shutil.which("squeue") is None:
         return {}
     command = ["squeue", "--noheader", "--array", "--me", "--format=%F_%K"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     if listed.returncode:
         raise DataError(f"squeue does not say which jobs are queued: {listed.stderr.strip()}; try again when it does")
-    alive = set(listed.stdout.split())
-    return {name: identifier for name, identifier in noted.items() if identifier in alive}
+    in_queue = set(listed.stdout.split())
+    return {name: identifier for name, identifier in stored_ids.items() if identifier in in_queue}
 
 
-def with_queue(board: Board, jobs: Sequence[Job]) -> list[State]:
-    """The states of jobs, those that SLURM has and that no process runs yet as 'queued'."""
+def states_with_queue(job_states: JobStates, jobs: Sequence[Job]) -> list[State]:
+    """Return the states of jobs; a job that is in SLURM's queue and does not run yet is 'queued'."""
     try:
-        queued = queued_jobs(board)
+        queued = queued_jobs(job_states)
     except DataError as error:
         logger.warning("warning: %s", error)
         queued = {}
-    states = [board.state(job) for job in jobs]
+    states = [job_states.state(job) for job in jobs]
     return [
         State("queued", state.folder, f"as SLURM job {queued[job.name]}")
         if job.name in queued and state.kind in (*TO_RUN, "waiting", "failed")
@@ -199,7 +245,7 @@ def with_queue(board: Board, jobs: Sequence[Job]) -> list[State]:
 
 
 def largest_array() -> int:
-    """How many tasks an array of this cluster may have."""
+    """Return the largest number of tasks of an array on this cluster."""
     if shutil.which("scontrol") is None:
         return MAX_ARRAY_SIZE - 1
     shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
@@ -207,12 +253,14 @@ def largest_array() -> int:
     return (int(values[0]) if values else MAX_ARRAY_SIZE) - 1 or 1
 
 
-def _takes(board: Board, array: Array) -> bool:
-    return any(board.jobs[number].needs for number in array.numbers)
+def _depends_on_variants(job_states: JobStates, array: Array) -> bool:
+    """Return whether a job of the array uses the run of another variant."""
+    return any(job_states.jobs[number].needs for number in array.numbers)
 
 
 def _after(identifiers: Sequence[str]) -> list[str]:
-    # Not afterok: a task whose own needs are there runs although others failed, and the others say what they wait for.
+    # afterany, not afterok: a task runs if the runs that it needs are finished, even if others failed. Where they are
+    # missing, the task says what it waits for.
     return [f"--dependency=afterany:{':'.join(identifiers)}"] if identifiers else []
 
 
@@ -221,7 +269,7 @@ def _options(options: Mapping[str, str]) -> list[str]:
 
 
 def _sbatch(words: Sequence[str]) -> str:
-    """Hand a job in; its number."""
+    """Submit a job and return its id."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DataError(
@@ -230,17 +278,19 @@ def _sbatch(words: Sequence[str]) -> str:
     return done.stdout.strip().partition(";")[0]
 
 
-def _shown(words: Sequence[str], before: str, after: str) -> str:
-    """The command as a shell takes it; variables of earlier ones stay variables."""
+def _shell_command(words: Sequence[str], before: str, after: str) -> str:
+    """Return the command with shell quoting; words with a shell variable ($array...) are not quoted."""
     return before + " ".join(word if "$array" in word else shlex.quote(word) for word in words) + after
 
 
-def _note(board: Board, array: Array, identifier: str, per_task: int) -> None:
-    noted = _noted(board)
-    noted |= {board.jobs[n].name: f"{identifier}_{k // per_task}" for k, n in enumerate(array.numbers)}
-    write_text(board.places.notes / "slurm.json", json.dumps(noted, indent=1))
+def _store_ids(job_states: JobStates, array: Array, identifier: str, per_task: int) -> None:
+    """Store the SLURM ids of the array's jobs in slurm.json. identifier: id of the array."""
+    stored_ids = _stored_ids(job_states)
+    stored_ids |= {job_states.jobs[n].name: f"{identifier}_{k // per_task}" for k, n in enumerate(array.numbers)}
+    write_text(job_states.folders.logs / "slurm.json", json.dumps(stored_ids, indent=1))
 
 
-def _noted(board: Board) -> dict[str, str]:
-    path = board.places.notes / "slurm.json"
+def _stored_ids(job_states: JobStates) -> dict[str, str]:
+    """Read the SLURM id of every submitted job, by name; also of jobs that have ended."""
+    path = job_states.folders.logs / "slurm.json"
     return json.loads(path.read_text()) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""Where the jobs of a study stand, read from their run folders: nothing else remembers it."""
+"""States of a study's jobs. They are read from the run folders; nothing else stores them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, load
 from debeton.nets.checkpoint import BEST_CHECKPOINT
 from debeton.report.records import read_json
-from debeton.studies.jobs import PLACEHOLDER, Job, Point, of_variant
+from debeton.studies.jobs import PLACEHOLDER, Job, Point, split_placeholder
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.locks import is_locked
@@ -23,49 +23,59 @@ STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queu
 
 
 @dataclass(frozen=True)
-class Places:
-    """root: the project. runs: folder of the study's runs. data: folder of its betons."""
+class StudyFolders:
+    """Folders that a study uses.
+
+    root: folder of the project.
+    runs: folder of the study's runs.
+    data: folder of the study's betons.
+    """
 
     root: Path
     runs: Path
     data: Path
 
     @property
-    def notes(self) -> Path:
-        """Folder of logs, locks, last errors and manifests."""
+    def logs(self) -> Path:
+        """Return the folder of logs, locks, last errors and manifests."""
         return self.runs / ".jobs"
 
-    def failure(self, job: Job) -> Path:
-        """Where the last error of a job is kept."""
-        return self.notes / f"{job.name}.failed.json"
+    def error_file(self, job: Job) -> Path:
+        """Return the file that stores the last error of a job."""
+        return self.logs / f"{job.name}.failed.json"
 
-    def log(self, job: Job) -> Path:
-        """What a job printed."""
-        return self.notes / f"{job.name}.log"
+    def log_file(self, job: Job) -> Path:
+        """Return the file that holds the output of a job."""
+        return self.logs / f"{job.name}.log"
 
-    def lock(self, job: Job) -> Path:
-        """What is held while a job is prepared and run."""
-        return self.notes / f"{job.name}.lock"
+    def lock_file(self, job: Job) -> Path:
+        """Return the lock file that is held while a job is prepared and run."""
+        return self.logs / f"{job.name}.lock"
 
 
 @dataclass(frozen=True)
 class State:
-    """kind: one of STATES. folder: of the run, where there is one. note: the last error, or what it waits for."""
+    """State of one job.
+
+    kind: one of STATES.
+    folder: run folder; None: there is none.
+    note: the last error, or the variants that the job waits for; '' for neither.
+    """
 
     kind: str
     folder: Path | None = None
     note: str = ""
 
 
-class Board:
-    """The states of a study's jobs, asked again each time. What a job is given is resolved once."""
+class JobStates:
+    """States of a study's jobs. They are read again at each call; the configuration of a job is resolved once."""
 
-    def __init__(self, jobs: Sequence[Job], places: Places):
-        self.jobs, self.places = jobs, places
+    def __init__(self, jobs: Sequence[Job], folders: StudyFolders):
+        self.jobs, self.folders = jobs, folders
         self._configs: dict[str, Config] = {}
 
     def check(self, jobs: Iterable[Job]) -> None:
-        """UsageError, naming the job, for settings that main.py would refuse; of jobs that wait too."""
+        """Check the settings of jobs, also of waiting jobs. UsageError, naming the job, where main.py would refuse."""
         for job in jobs:
             try:
                 self._load(job, self._words(job, job.settings))
@@ -73,29 +83,30 @@ class Board:
                 raise UsageError(f"job {job.name}: {error}") from None
 
     def arguments(self, job: Job) -> list[str] | None:
-        """What main.py is given; None while a variant that it needs is not finished."""
+        """Return the arguments of main.py for a job; None while a variant that it needs is not finished."""
         settings: dict[str, Any] = {}
         for key, value in job.settings.items():
             for name in PLACEHOLDER.findall(value) if isinstance(value, str) else []:
-                kind, variant = of_variant(name)
+                kind, variant = split_placeholder(name)
                 folder = self.best_folder(variant, job)
                 if folder is None:
                     return None
-                best = folder / BEST_CHECKPOINT if kind == "best" else folder
-                value = value.replace(f"{{{name}}}", str(best))
+                path = folder / BEST_CHECKPOINT if kind == "best" else folder
+                value = value.replace(f"{{{name}}}", str(path))
             settings[key] = value
         return self._words(job, settings)
 
     def _words(self, job: Job, settings: Point) -> list[str]:
+        """Return the command-line words for the job's configuration files and these settings."""
         settings = dict(settings)
         if job.betons:
-            settings["training.data_root"] = self.places.data / job.data
-        settings |= {"training.seed": job.seed, "training.outdir": self.places.runs, "training.exp_name": job.name}
+            settings["training.data_root"] = self.folders.data / job.data
+        settings |= {"training.seed": job.seed, "training.outdir": self.folders.runs, "training.exp_name": job.name}
         words = [word for config in job.configs for word in ("--config-file", str(config))]
-        return words + [word for key, value in settings.items() for word in (f"--{key}", _shown(value))]
+        return words + [word for key, value in settings.items() for word in (f"--{key}", _setting_text(value))]
 
     def config(self, job: Job) -> Config | None:
-        """The job's resolved configuration; None while it waits."""
+        """Return the job's resolved configuration; None while it waits for another variant."""
         if job.name not in self._configs:
             arguments = self.arguments(job)
             if arguments is None:
@@ -105,10 +116,10 @@ class Board:
 
     def _load(self, job: Job, arguments: Sequence[str]) -> Config:
         count = 2 * len(job.configs)
-        return load([self.places.root / file for file in arguments[1:count:2]], arguments[count:])
+        return load([self.folders.root / file for file in arguments[1:count:2]], arguments[count:])
 
     def state(self, job: Job) -> State:
-        """Where a job stands."""
+        """Return the state of a job."""
         config = self.config(job)
         if config is None:
             return State("waiting", note=f"for {', '.join(job.needs)}")
@@ -117,83 +128,91 @@ class Board:
             return State("done", folder)
         if folder is not None and is_locked(folder / ".lock"):
             return State("running", folder)
-        failure = self.places.failure(job)
+        failure = self.folders.error_file(job)
         if failure.exists():
             return State("failed", folder, json.loads(failure.read_text())["error"])
-        return State("unfinished", folder) if folder is not None else State("missing", note=_others(config))
+        return State("unfinished", folder) if folder is not None else State("missing", note=_note_other_runs(config))
 
     def results(self, job: Job) -> dict[str, Any] | None:
-        """results.json of a finished job."""
-        found = self.state(job)
-        if found.kind != "done":
+        """Return the content of results.json with the run folder under 'folder'; None if the job is not finished."""
+        state = self.state(job)
+        if state.kind != "done":
             return None
-        assert found.folder is not None
-        path = found.folder / "results.json"
-        return read_json(path.read_bytes(), str(path)) | {"folder": found.folder}
+        assert state.folder is not None
+        path = state.folder / "results.json"
+        return read_json(path.read_bytes(), str(path)) | {"folder": state.folder}
 
     def best(self, jobs: Iterable[Job]) -> list[Job] | None:
-        """Of jobs of one variant and point, those of the setting with the best mean score on validation over seeds.
+        """Return the jobs of the setting with the best validation score, averaged over seeds.
 
-        None while one of them is not finished. Where every score is the same (all 0, say), and among ties, the mean
-        group accuracy decides, then the order of the file.
+        Among equal scores the mean group accuracy decides, then the order of the study file. Returns None while one of
+        the jobs is not finished.
+
+        jobs: jobs of one variant at one point.
+
+        DataError: a run has no validation split, and there are several settings.
         """
         by_setting: dict[str, list[tuple[Job, dict[str, Any]]]] = {}
         for job in jobs:
             results = self.results(job)
             if results is None:
                 return None
-            by_setting.setdefault(job.choice, []).append((job, results))
+            by_setting.setdefault(job.setting_key, []).append((job, results))
         if not by_setting:
             return None
-        if len(by_setting) == 1:  # nothing to choose, and so no need of a validation split
+        if len(by_setting) == 1:  # with one setting there is no choice, so no validation split is needed
             return [job for members in by_setting.values() for job, _ in members]
-        scores = {name: [_score(found) for _, found in members] for name, members in by_setting.items()}
-        chosen = max(scores, key=lambda name: tuple(sum(part) / len(part) for part in zip(*scores[name])))
-        return [job for job, _ in by_setting[chosen]]
+        scores = {name: [_score(results) for _, results in members] for name, members in by_setting.items()}
+        best = max(scores, key=lambda name: tuple(sum(part) / len(part) for part in zip(*scores[name])))
+        return [job for job, _ in by_setting[best]]
 
     def best_folder(self, variant: str, job: Job) -> Path | None:
-        """The run folder of the variant's best setting at this job's point and seed; None while it is not known.
+        """Return the run folder of a variant's best setting, for the point and seed of `job`.
 
-        A variant of one setting has nothing to choose, and its run of this seed alone is waited for. One of a single
-        seed is shared by all.
+        A variant with a single seed gives the same run to all seeds. For a variant with a single setting, only its run
+        of this seed must be finished. Returns None while the best setting is not known.
         """
         jobs = [other for other in self.jobs if other.variant == variant and other.point == job.point]
         seeds = {other.seed for other in jobs}
         seed = min(seeds) if len(seeds) == 1 else job.seed
-        if len({other.choice for other in jobs}) == 1:
+        if len({other.setting_key for other in jobs}) == 1:
             jobs = [other for other in jobs if other.seed == seed]
-        chosen = self.best(jobs)
-        if chosen is None:
+        best = self.best(jobs)
+        if best is None:
             return None
-        (same,) = [other for other in chosen if other.seed == seed]
-        return self.state(same).folder
+        (same_seed,) = [other for other in best if other.seed == seed]
+        return self.state(same_seed).folder
 
-    def note_failure(self, job: Job, error: str) -> None:
-        """Remember the last error of a job; an empty one forgets it."""
-        path = self.places.failure(job)
+    def record_error(self, job: Job, error: str) -> None:
+        """Store the last error of a job; an empty text removes it."""
+        path = self.folders.error_file(job)
         if error:
             write_text(path, json.dumps({"error": error}))
         else:
             path.unlink(missing_ok=True)
 
 
-def _others(config: Config) -> str:
-    """That runs of a job's name have other configurations than it, where there are any."""
+def _note_other_runs(config: Config) -> str:
+    """Return a note if runs with the job's name have other configurations; '' if there are none."""
     parent = Path(config.training.outdir) / experiment_name(config)
     others = sorted(folder.name for folder in parent.glob("version_*") if (folder / "config.yaml").exists())
     if not others:
         return ""
-    return f"{', '.join(others)} of its name has another configuration: the study was changed since, or config.yaml was"
+    return f"{', '.join(others)} of its name has another configuration: the study or its config.yaml was changed"
 
 
-def _shown(value: Any) -> str:
+def _setting_text(value: Any) -> str:
+    """Return a value as a word of the command line; the items of a list are joined by commas."""
     if value is None:
         return "null"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _score(results: Mapping[str, Any]) -> tuple[float, float]:
-    """What a finished run counts for among settings, by its own selection rule."""
+    """Return (score, tie breaker) of a finished run on validation, by the run's own selection rule."""
     if results["val"] is None:
-        raise DataError(f"{results['folder']} has no validation split, so no best setting can be told from it")
+        raise DataError(
+            f"{results['folder']} has no validation split, so no best setting can be chosen; hold rows out with "
+            "data.val_fraction, or give the study one setting"
+        )
     return selection_score(results["val"], "worst_group" if results["selection"] == "last" else results["selection"])

@@ -1,4 +1,4 @@
-"""Images from the project's own diffusion model: what `main.py --training.method cdpm` has trained."""
+"""Generator that draws images from the project's own diffusion model (`main.py --training.method cdpm`)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,38 @@ from numpy.typing import NDArray
 
 from debeton.diffusion.model import load_model, model_folder
 from debeton.diffusion.sampling import SAMPLERS, sample, steps_of
-from debeton.generate.generators.generator import DTYPES, GENERATORS, Maker, Order, folder_hash
+from debeton.generate.generators.generator import DTYPES, GENERATORS, GeneratorFactory, ImageRequest, folder_hash
 from debeton.system.distributed import pick_device
 from debeton.system.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `--generator cdpm`, beside those of all models."""
-    parser.add_argument("--sampler", choices=list(SAMPLERS), default="dpm++", help="default: %(default)s")
+    """Declare the options of `--generator cdpm` that not every model has."""
+    parser.add_argument("--sampler", choices=list(SAMPLERS), default="dpm++", help="sampler; default: %(default)s")
     parser.add_argument(
-        "--guidance-w", type=float, default=1.0, help="w of (1 + w) eps(c) - w eps(null); default: %(default)s, 0: none"
+        "--guidance-w",
+        type=float,
+        default=1.0,
+        help="guidance strength w in (1 + w) eps(c) - w eps(null); 0: no guidance; default: %(default)s",
     )
-    parser.add_argument("--no-clip", action="store_true", help="do not hold guessed pixels in range at every step")
+    parser.add_argument("--no-clip", action="store_true", help="do not clip the predicted pixels at every step")
 
 
-class Diffusion:
-    """Draws each image from its condition and seed; prompts are not looked at."""
+class CdpmGenerator:
+    """Generator that draws each image from its condition and seed; it does not read prompts.
+
+    model: run folder of `--training.method cdpm`.
+    sampler: name of one of SAMPLERS.
+    steps: number of sampling steps; 0: the default of sampler and schedule.
+    w: guidance strength in (1 + w) eps(c) - w eps(null); 0: no guidance.
+    dtype: fp32, fp16 or bf16; None: bf16 on a GPU, fp32 on a CPU.
+    clip: clip the predicted pixels to their range at every step.
+    device: auto, cpu, cuda or cuda:K.
+    compiled: compile the network with torch.compile.
+    attempts: attempts at an image that the filter rejects.
+
+    UsageError: no model is given.
+    """
 
     def __init__(
         self,
@@ -53,7 +69,7 @@ class Diffusion:
         if compiled:
             self.network.unet = torch.compile(self.network.unet)
         steps = steps_of(self.schedule, sampler, steps)
-        self.how: dict[str, Any] = {"sampler": sampler, "steps": steps, "w": w, "clip": clip}
+        self.sampling_options: dict[str, Any] = {"sampler": sampler, "steps": steps, "w": w, "clip": clip}
         self.identity = {
             "model": str(model),
             "revision": folder_hash(folder),
@@ -64,18 +80,19 @@ class Diffusion:
             "clip": clip,
         }
 
-    def sample(self, orders: Sequence[Order]) -> NDArray[np.uint8]:
-        """uint8 [N, H, W, 3]; UsageError for a cell that the model was not trained on."""
-        codes = self.conditions.codes([(order.condition.label, order.condition.attribute) for order in orders])
+    def sample(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+        """Return images, uint8 [N, H, W, 3]. UsageError for a cell that the model was not trained on."""
+        codes = self.conditions.codes([(request.condition.label, request.condition.attribute) for request in requests])
         condition = torch.tensor(codes, device=self.device)
-        images = sample(self.network, self.schedule, condition, [order.seed for order in orders], **self.how)
+        seeds = [request.seed for request in requests]
+        images = sample(self.network, self.schedule, condition, seeds, **self.sampling_options)
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def make(arguments: argparse.Namespace) -> Diffusion:
-    """The generator that the options describe."""
-    return Diffusion(
+def make(arguments: argparse.Namespace) -> CdpmGenerator:
+    """Build the generator from the parsed options."""
+    return CdpmGenerator(
         Path(arguments.model) if arguments.model else None,
         sampler=arguments.sampler,
         steps=arguments.steps or None,
@@ -88,4 +105,8 @@ def make(arguments: argparse.Namespace) -> Diffusion:
     )
 
 
-GENERATORS.add("cdpm", Maker(make, add_arguments), "the project's own diffusion model (main.py --training.method cdpm)")
+GENERATORS.add(
+    "cdpm",
+    GeneratorFactory(make, add_arguments),
+    "the project's own diffusion model (main.py --training.method cdpm)",
+)

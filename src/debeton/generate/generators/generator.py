@@ -1,4 +1,4 @@
-"""Who makes images: the protocol, and the registry of generators, one module each."""
+"""Protocol and registry of generators, and helpers for model folders."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from debeton.system.errors import UsageError
 from debeton.system.registry import Registry
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SAMPLES, PIECE = 64, 1 << 16  # pieces of each file of a model, and their bytes, that its revision answers for
+SAMPLES, PIECE = 64, 1 << 16  # number of pieces of each file that `folder_hash` reads, and the bytes of one piece
 
 
 @dataclass(frozen=True)
-class Order:
-    """One image to be made. number: of the image in its condition's part of the set, from 0."""
+class ImageRequest:
+    """One image that a generator is to make.
+
+    condition: class and attribute of the image.
+    number: number of the image in its condition, from 0.
+    prompt: text for generators that read one.
+    seed: seed of all random numbers of this image.
+    """
 
     condition: Condition
     number: int
@@ -32,46 +38,55 @@ class Order:
 
 
 class Generator(Protocol):
-    """Makes images to order.
+    """Source of images.
 
-    identity: plain values that decide what the images look like, for generator.json. attempts: how often an image is
-    made anew, with another seed, when the filter rejects it.
+    identity: plain values that decide the images, for generator.json.
+    attempts: number of attempts at an image, each with another seed, before a rejection is an error.
     """
 
     identity: dict[str, Any]
     attempts: int
 
-    def sample(self, orders: Sequence[Order]) -> NDArray[np.uint8]:
-        """uint8 [N, H, W, 3], one image an order; the same order gives the same image."""
+    def sample(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+        """Return one image per request, uint8 [N, H, W, 3]. The same request gives the same image."""
         ...
 
 
 @dataclass(frozen=True)
-class Maker:
-    """A registered generator: `make(arguments)` builds it, `add_arguments` declares its options."""
+class GeneratorFactory:
+    """Entry of the registry.
+
+    make: builds the generator from the parsed arguments.
+    add_arguments: declares the generator's command-line options.
+    """
 
     make: Callable[[argparse.Namespace], Generator]
     add_arguments: Callable[[argparse.ArgumentParser], None]
 
 
-GENERATORS: Registry[Maker] = Registry("generator")
+GENERATORS: Registry[GeneratorFactory] = Registry("generator")
 
 
 def add_model_arguments(parser: argparse._ActionsContainer) -> None:
-    """Options of every generator that is a model."""
+    """Declare the options that all generators with a model share."""
     parser.add_argument(
-        "--model", help="a folder, a run, or an id on the Hugging Face hub (default: Stable Diffusion 1.4)"
+        "--model", help="model folder, run folder, or id on the Hugging Face hub (default: Stable Diffusion 1.4)"
     )
-    parser.add_argument("--steps", type=int, help="of sampling; default: the generator's own")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="default: 16 bits on a GPU, fp32 on a CPU")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--steps", type=int, help="number of sampling steps; default: chosen by the generator")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="number type; default: 16 bits on a GPU, fp32 on a CPU")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K; default: %(default)s")
+    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
 
 
 def local_model(model: str, marker: str, kind: str, example: str) -> Path | None:
-    """The folder that `model` is, or None where it is an id on the Hugging Face hub, such as `example`.
+    """Return the folder of a model, or None if `model` is an id on the Hugging Face hub.
 
-    marker: the file that every such folder has. UsageError for a folder without it, and for a path with nothing there.
+    model: path or id.
+    marker: file that every folder of this kind contains.
+    kind: name of the kind of model, for messages.
+    example: an id, for messages.
+
+    UsageError: the folder lacks the marker, or there is nothing at the path.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -87,8 +102,11 @@ def local_model(model: str, marker: str, kind: str, example: str) -> Path | None
 
 
 def folder_hash(folder: Path) -> str:
-    """16 hex digits of the names and sizes of a model's files, and of SAMPLES pieces of each, spread over it: the first
-    bytes of a file of weights list their shapes, which another training shares."""
+    """Compute a fingerprint of a model folder: 16 hex digits.
+
+    It covers names, sizes and SAMPLES evenly spaced pieces of each file. The first bytes alone are not enough: they
+    list the shapes of the weights, which another training of the same network shares.
+    """
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())

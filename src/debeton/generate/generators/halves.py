@@ -1,7 +1,8 @@
-"""A renderer for stacked sets (dominoes): eigenimages of either half, put together as the cell says.
+"""Generator for stacked sets (dominoes) that draws each half of an image from eigenimages.
 
-Like a text-to-image model it composes what its data never showed together, and its images differ from real ones: they
-are blurred, as sums of a few principal components are. No prompt and no weights: for studies without such a model.
+Like a text-to-image model, it combines a label and an attribute that its data never showed together. Its images differ
+from real ones: they are blurred, because they are sums of a few principal components. It needs no prompt and no
+weights, so it serves studies without a text-to-image model.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.generate.generators.generator import GENERATORS, Maker, Order
+from debeton.generate.generators.generator import GENERATORS, GeneratorFactory, ImageRequest
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
 
@@ -22,23 +23,35 @@ Floats = NDArray[np.float32]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `--generator halves`."""
+    """Declare the options of `--generator halves`."""
     parser.add_argument(
-        "--fit-on", type=Path, metavar="BETON", help="whose images the components are of; rows not trained or tested on"
+        "--fit-on",
+        type=Path,
+        metavar="BETON",
+        help="beton whose images give the principal components; use rows that serve no training and no test",
     )
-    parser.add_argument("--components", type=int, default=16, help="of each half and value; default: %(default)s")
+    parser.add_argument(
+        "--components",
+        type=int,
+        default=16,
+        help="number of principal components of each half and value; default: %(default)s",
+    )
 
 
 @dataclass(frozen=True)
 class Eigenimages:
-    """mean: [D]. axes: [K, D], principal axes times the deviation along them."""
+    """Principal components of the images of one value.
+
+    mean: mean image, [D].
+    axes: principal axes times the standard deviation along each, [K, D].
+    """
 
     mean: Floats
     axes: Floats
 
     @classmethod
     def of(cls, images: NDArray[np.uint8], components: int) -> Eigenimages:
-        """Of images [N, ...] of one value."""
+        """Fit the components on images of one value, uint8 [N, ...]."""
         flat = images.reshape(len(images), -1).astype(np.float32)
         mean = flat.mean(0)
         _, deviations, axes = np.linalg.svd(flat - mean, full_matrices=False)
@@ -46,12 +59,19 @@ class Eigenimages:
         return cls(mean, axes[:count] * (deviations[:count, None] / np.sqrt(max(1, len(images) - 1))))
 
     def draw(self, rng: np.random.Generator) -> Floats:
-        """mean + sum of N(0, 1) times the axes, [D]."""
+        """Draw one image, [D]: the mean plus the axes weighted by numbers from N(0, 1)."""
         return self.mean + rng.standard_normal(len(self.axes)).astype(np.float32) @ self.axes
 
 
-class Halves:
-    """The upper half of an image is drawn for the attribute, the lower for the label, each from its eigenimages."""
+class HalvesGenerator:
+    """Generator that draws the upper half of an image for the attribute and the lower half for the label.
+
+    beton: beton whose images the eigenimages are fitted on.
+    components: number of principal components of each half and value, at least 1.
+
+    UsageError: no beton is given, or `components` is below 1.
+    DataError: the image height is odd, or a value has fewer than two images.
+    """
 
     attempts = 20
 
@@ -59,7 +79,7 @@ class Halves:
         if beton is None:
             raise UsageError("--generator halves needs --fit-on BETON, for example dominoes_target.beton")
         if components < 1:
-            raise UsageError(f"--components {components} leaves one image of each value; use 1 or more")
+            raise UsageError(f"--components {components}: expected 1 or more, or all images of a value are the same")
         from debeton.data.beton.reading import open_beton
         from debeton.data.loader.loader import make_loader
         from debeton.data.loader.options import LoaderOptions
@@ -72,42 +92,54 @@ class Halves:
             batch = next(batches)
         images = batch.image.permute(0, 2, 3, 1).numpy()[np.argsort(batch.row.numpy())]
         if images.shape[1] % 2:
-            raise DataError(f"{beton} holds images of {images.shape[1]} rows of pixels, which have no two halves")
+            raise DataError(
+                f"{beton} holds images that are {images.shape[1]} pixels high, which gives no two equal halves; "
+                "expected an even height"
+            )
         self.shape = (images.shape[1] // 2, *images.shape[2:])
         upper, lower = images[:, : self.shape[0]], images[:, self.shape[0] :]
-        self.lower = _fit(lower, view.label, spec.classes, components, beton)
-        self.upper = _fit(upper, view.attribute, spec.attributes, components, beton)
+        self.lower = _fit_by_value(lower, view.label, spec.classes, components, beton)
+        self.upper = _fit_by_value(upper, view.attribute, spec.attributes, components, beton)
         self.identity = {"fit_on": opened.sidecar["checksum"], "components": components}
 
-    def sample(self, orders: Sequence[Order]) -> NDArray[np.uint8]:
-        """uint8 [N, H, W, 3]; where no attribute is named, each image has one at random."""
-        return np.stack([self._image(order) for order in orders])
+    def sample(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+        """Return images, uint8 [N, H, W, 3]; a request without an attribute gets a random one."""
+        return np.stack([self._image(request) for request in requests])
 
-    def _image(self, order: Order) -> NDArray[np.uint8]:
-        rng = make_rng(order.seed, "halves")
+    def _image(self, request: ImageRequest) -> NDArray[np.uint8]:
+        rng = make_rng(request.seed, "halves")
         names = list(self.upper)
-        attribute = order.condition.attribute or names[int(rng.integers(len(names)))]
-        halves = [of.draw(rng).reshape(self.shape) for of in (self.upper[attribute], self.lower[order.condition.label])]
-        return np.concatenate(halves).round().clip(0, 255).astype(np.uint8)
+        attribute = request.condition.attribute or names[int(rng.integers(len(names)))]
+        upper = self.upper[attribute].draw(rng).reshape(self.shape)
+        lower = self.lower[request.condition.label].draw(rng).reshape(self.shape)
+        return np.concatenate([upper, lower]).round().clip(0, 255).astype(np.uint8)
 
 
-def _fit(
+def _fit_by_value(
     images: NDArray[np.uint8], codes: NDArray[np.int64], names: Sequence[str], components: int, beton: Path
 ) -> dict[str, Eigenimages]:
-    found = {}
+    """Fit eigenimages for each value of a label or attribute.
+
+    images: halves of images, uint8 [N, H / 2, W, 3].
+    codes: value of each image, [N].
+    names: names of the values by code.
+    components: number of principal components.
+    beton: file of the images, for the error message.
+    """
+    by_value = {}
     for code, name in enumerate(names):
-        mine = images[codes == code]
-        if len(mine) < 2:
-            raise DataError(f"{beton} has {len(mine)} images of '{name}'; eigenimages need two or more")
-        found[name] = Eigenimages.of(mine, components)
-    return found
+        members = images[codes == code]
+        if len(members) < 2:
+            raise DataError(f"{beton} has {len(members)} images of '{name}'; eigenimages need two or more")
+        by_value[name] = Eigenimages.of(members, components)
+    return by_value
 
 
-def make(arguments: argparse.Namespace) -> Halves:
-    """The generator that the options describe."""
-    return Halves(arguments.fit_on, arguments.components)
+def make(arguments: argparse.Namespace) -> HalvesGenerator:
+    """Build the generator from the parsed options."""
+    return HalvesGenerator(arguments.fit_on, arguments.components)
 
 
 GENERATORS.add(
-    "halves", Maker(make, add_arguments), "a renderer for dominoes: eigenimages of either half, put together"
+    "halves", GeneratorFactory(make, add_arguments), "for dominoes: each half drawn from principal components"
 )

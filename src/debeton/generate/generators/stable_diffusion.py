@@ -1,4 +1,7 @@
-"""Text-to-image models through diffusers: Stable Diffusion 1 to 3, XL, Turbo, and what else its auto pipeline loads."""
+"""Generator for text-to-image models of diffusers.
+
+It loads Stable Diffusion 1 to 3, XL, Turbo, and every other model that the auto pipeline of diffusers supports.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from debeton.generate.generators.generator import DTYPES, GENERATORS, Maker, Order, folder_hash, local_model
+from debeton.generate.generators.generator import (
+    DTYPES,
+    GENERATORS,
+    GeneratorFactory,
+    ImageRequest,
+    folder_hash,
+    local_model,
+)
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 
-DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"  # From Fake to Real's
+DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"  # the model of From Fake to Real (arXiv 2308.04553)
 STEPS = 25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `--generator stable_diffusion`, beside those of all models."""
-    parser.add_argument("--revision", help="of a model on the hub; default: its newest")
-    parser.add_argument("--guidance", type=float, default=7.5, help="scale of the guidance; default: %(default)s")
-    parser.add_argument("--size", help="of the images, S or HEIGHTxWIDTH; default: the model's own")
+    """Declare the options of `--generator stable_diffusion` that not every model has."""
+    parser.add_argument("--revision", help="revision of a model on the Hugging Face hub; default: the newest")
+    parser.add_argument("--guidance", type=float, default=7.5, help="guidance scale; default: %(default)s")
+    parser.add_argument(
+        "--size", help="image size in pixels, S or HEIGHTxWIDTH, multiples of 8; default: the model's own"
+    )
 
 
 class StableDiffusion:
-    """A diffusers pipeline that makes an image from its prompt and its seed alone.
+    """Generator that makes an image from its prompt and seed alone, with a diffusers pipeline.
 
-    The noise is drawn on the CPU by a generator an image, so the same order gives the same picture on any device, up to
-    its arithmetic. A safety checker that the model brings stays on; what it blacks out the filter rejects.
+    The noise of each image is drawn on the CPU from its own seed. So the same request gives the same image on any
+    device, up to the rounding of the device. A model's safety checker stays on; images that it blackens are rejected by
+    the filter.
+
+    model: id on the Hugging Face hub, or a folder of save_pretrained.
+    revision: revision of a model on the hub; None: the newest.
+    steps: number of sampling steps.
+    guidance: guidance scale.
+    size: (height, width) in pixels; None: the model's own.
+    dtype: fp32, fp16 or bf16; None: fp16 on a GPU, fp32 on a CPU.
+    device: auto, cpu, cuda or cuda:K.
+    compiled: compile the network with torch.compile.
+    attempts: attempts at an image that the filter rejects.
     """
 
     def __init__(
@@ -48,7 +71,7 @@ class StableDiffusion:
     ):
         self.device = pick_device(device)
         dtype = dtype or ("fp16" if self.device.type == "cuda" else "fp32")
-        self.pipeline, found = load_pipeline(model, revision, DTYPES[dtype])
+        self.pipeline, loaded_revision = load_pipeline(model, revision, DTYPES[dtype])
         self.pipeline = self.pipeline.to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         if compiled:
@@ -58,7 +81,7 @@ class StableDiffusion:
         self.settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
         self.identity = {
             "model": model,
-            "revision": found,
+            "revision": loaded_revision,
             "pipeline": type(self.pipeline).__name__,
             "steps": steps,
             "guidance": guidance,
@@ -66,31 +89,34 @@ class StableDiffusion:
             "dtype": dtype,
         }
 
-    def sample(self, orders: Sequence[Order]) -> NDArray[np.uint8]:
-        """uint8 [N, H, W, 3]."""
+    def sample(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+        """Return images, uint8 [N, H, W, 3]."""
         size = {} if self.size is None else {"height": self.size[0], "width": self.size[1]}
         with torch.inference_mode():
             images = self.pipeline(
-                [order.prompt for order in orders],
+                [request.prompt for request in requests],
                 output_type="np",
                 **size,
                 **self.settings,
-                generator=[torch.Generator().manual_seed(order.seed) for order in orders],
+                generator=[torch.Generator().manual_seed(request.seed) for request in requests],
             ).images
         return np.asarray((images * 255).round().clip(0, 255), np.uint8)
 
 
 def load_pipeline(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, str]:
-    """(the pipeline, its revision): a hub's commit, or a hash of a local folder's files.
+    """Load a text-to-image pipeline, and return it with its revision.
 
-    UsageError where `model` is a path without a diffusers model; DataError where the model cannot be had or read.
+    The revision is a commit on the hub, or a hash of the files of a local folder.
+
+    UsageError: `model` is a path without a diffusers model.
+    DataError: the model cannot be downloaded or read.
     """
     from diffusers import AutoPipelineForText2Image, DiffusionPipeline
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    of_diffusers.disable_progress_bar()
-    of_transformers.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     folder = local_model(model, "model_index.json", "diffusers model", DEFAULT_MODEL)
     if folder is None:
         try:
@@ -98,8 +124,8 @@ def load_pipeline(model: str, revision: str | None, dtype: torch.dtype) -> tuple
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(
-                f"the model {model} could not be had ({reason}); fetch it where there is a network with "
-                f"'hf download {model}', and give the folder with --model, or set HF_HOME to where it lies"
+                f"the model {model} could not be downloaded ({reason}); download it on a machine with a network "
+                f"('hf download {model}') and give the folder with --model, or set HF_HOME to the folder of downloads"
             ) from None
         return _read(AutoPipelineForText2Image, folder, dtype), folder.name
     return _read(AutoPipelineForText2Image, folder, dtype), folder_hash(folder)
@@ -114,7 +140,7 @@ def _read(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """'512' or '512x768' (height, width); UsageError unless both are multiples of 8."""
+    """Return (height, width) from text such as '512' or '512x768'; UsageError unless both are multiples of 8."""
     if text is None:
         return None
     parts = text.lower().split("x")
@@ -124,7 +150,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def make(arguments: argparse.Namespace) -> StableDiffusion:
-    """The generator that the options describe."""
+    """Build the generator from the parsed options."""
     return StableDiffusion(
         arguments.model or DEFAULT_MODEL,
         revision=arguments.revision,
@@ -139,5 +165,7 @@ def make(arguments: argparse.Namespace) -> StableDiffusion:
 
 
 GENERATORS.add(
-    "stable_diffusion", Maker(make, add_arguments), "text-to-image models through diffusers (SD 1.4 by default)"
+    "stable_diffusion",
+    GeneratorFactory(make, add_arguments),
+    "text-to-image models of diffusers (default: Stable Diffusion 1.4)",
 )

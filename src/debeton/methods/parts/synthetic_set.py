@@ -14,12 +14,12 @@ from debeton.data.raw.synthetic_images import read_synthetic_rows
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
 from debeton.diffusion.copies import copy_check
+from debeton.generate.contact_sheets import write_contact_sheets
 from debeton.generate.filters import FILTERS
-from debeton.generate.generators.cdpm import Diffusion
+from debeton.generate.generation import generate_missing
+from debeton.generate.generators.cdpm import CdpmGenerator
 from debeton.generate.image_set import ImageSet, Shard
-from debeton.generate.production import produce
-from debeton.generate.prompts import names_as_prompts
-from debeton.generate.sheets import write_sheets
+from debeton.generate.prompts import prompts_from_names
 from debeton.methods.parts.ddb_settings import DdbSettings
 from debeton.nets.checkpoint import load_weights
 from debeton.nets.models import make_model
@@ -44,7 +44,7 @@ def draw_images(run: Run, model: Path) -> Path:
     model: the folder of the diffusion model, or a run's folder that holds one.
     """
     settings, spec = run.config.section(DdbSettings), _own_spec(run)
-    maker = Diffusion(
+    maker = CdpmGenerator(
         model,
         sampler=settings.sampler,
         steps=settings.steps,
@@ -52,7 +52,7 @@ def draw_images(run: Run, model: Path) -> Path:
         clip=settings.clip,
         device=str(run.device),
     )
-    prompts = names_as_prompts(spec)
+    prompts = prompts_from_names(spec)
     described = {
         "set": f"{spec.name} seed {run.config.training.seed}",
         "generator": "cdpm",
@@ -62,7 +62,7 @@ def draw_images(run: Run, model: Path) -> Path:
     }
     shard = Shard(distributed.rank() + 1, distributed.world_size())
     image_set = ImageSet(run.folder / FOLDER, described, shard)
-    produce(
+    generate_missing(
         image_set,
         maker,
         prompts,
@@ -76,7 +76,7 @@ def draw_images(run: Run, model: Path) -> Path:
     run.leave_if_asked()
     distributed.barrier()
     if distributed.is_main():
-        write_sheets(ImageSet(run.folder / FOLDER, described, shard))
+        write_contact_sheets(ImageSet(run.folder / FOLDER, described, shard))
     distributed.barrier()
     return run.folder / FOLDER
 

@@ -1,4 +1,4 @@
-"""Accuracy against what a study varied: lines over one numeric key, maps over two."""
+"""Figures of accuracy against the settings that a study varied: lines for one setting, heat maps for two."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from matplotlib.image import AxesImage
 
 from debeton.report.figures.maps import INK, WIDTH, add_legend, colour_of, wrap
 from debeton.report.figures.style import styled
-from debeton.report.runs import Setting, Stat, show
+from debeton.report.runs import Setting, Stat, format_value
 
 METRICS = (
     ("worst_group_accuracy", "worst-group"),
     ("mean_group_accuracy", "mean-group"),
     ("bias_conflicting_accuracy", "bias-conflicting"),
 )
-MIN_TICKS = 3  # values of a key that make a line
-MAX_DIFFERENCES = 6
-MAX_LINES = 8  # in one panel; more of several methods get a panel for each method
+MIN_TICKS = 3  # smallest number of values of a key for a line
+MAX_DIFFERENCES = 6  # largest number of maps that show a difference from the best
+MAX_LINES = 8  # largest number of lines in a panel of several methods; beyond it each method gets a panel
 
 Lines = Mapping[str, Sequence[Setting]]
 Metrics = Sequence[tuple[str, str]]  # key, title
@@ -31,9 +31,13 @@ Panel = tuple[str, str, str, Sequence[Setting]]  # key of the axis, key of the a
 
 
 def numeric_axes(settings: Sequence[Setting]) -> list[str]:
-    """Keys along which some settings, alike in all others, have MIN_TICKS different numbers; those of most first."""
+    """Return the keys that vary as numbers, the one with the longest line first.
+
+    A line has settings that agree in all other keys. A key counts if a line has at least MIN_TICKS values of it.
+    """
 
     def is_number(value: Any) -> bool:
+        """Return whether a value is a number; true and false are not."""
         return isinstance(value, int | float) and not isinstance(value, bool)
 
     keys = {key for setting in settings for key, value in setting.identity.items() if is_number(value)}
@@ -43,14 +47,14 @@ def numeric_axes(settings: Sequence[Setting]) -> list[str]:
 
 
 def lines_along(settings: Sequence[Setting], keys: Sequence[str]) -> dict[str, list[Setting]]:
-    """Settings that agree in all but `keys`, by what is left of their labels."""
-    found: dict[str, list[Setting]] = {}
+    """Group the settings that agree in all but `keys`, by the part of their labels without these keys."""
+    by_rest: dict[str, list[Setting]] = {}
     names = {name for key in keys for name in (key, key.rsplit(".", 1)[-1])}
     for setting in settings:
         rest = {k: v for k, v in setting.identity.items() if k not in keys}
-        found.setdefault(repr(sorted(rest.items(), key=lambda item: item[0])), []).append(setting)
+        by_rest.setdefault(repr(sorted(rest.items(), key=lambda item: item[0])), []).append(setting)
     lines: dict[str, list[Setting]] = {}
-    for members in found.values():
+    for members in by_rest.values():
         parts = [p for p in members[0].parts if p.split(" ")[0] not in names and not p.startswith("#")]
         label = " · ".join(parts)
         while label in lines:
@@ -59,17 +63,22 @@ def lines_along(settings: Sequence[Setting], keys: Sequence[str]) -> dict[str, l
     return lines
 
 
-def spoken(key: str) -> str:
-    """A key as an axis is labelled: 'spurious strength'."""
+def axis_label(key: str) -> str:
+    """Return a key as the label of an axis, for example 'spurious strength'."""
     return key.rsplit(".", 1)[-1].replace("_", " ")
 
 
 @styled
 def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
-    """Accuracies against the key that makes lines, a line for what is alike otherwise; None without such a key.
+    """Plot accuracies against a numeric setting, one line per combination of the other settings.
 
-    Of two keys, one accuracy against each, where the other one is largest. Many lines of several methods make a column
-    of panels for each method, without bias-conflicting accuracy.
+    If two settings vary, one accuracy is plotted against each, at the largest value of the other. If there are many
+    lines of several methods, each method gets a column of panels, without bias-conflicting accuracy.
+
+    settings: settings of one data set.
+    split: 'test' or 'val'.
+
+    Returns None if no setting varies as a number, or no accuracy is known.
     """
     keys = numeric_axes(settings)[:2]
     metrics = [(metric, title) for metric, title in METRICS if any(s.stat(metric, split) for s in settings)]
@@ -95,9 +104,9 @@ def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
             colour = colour_of(names.index(name) if name in names else 0, len(names))
             _draw_line(axes, line, key, ticks, metric, split, name, colour)
         axes.set(title=title, ylim=(-3, 103))
-        axes.set_xticks(range(len(ticks)), [show(tick) for tick in ticks])
+        axes.set_xticks(range(len(ticks)), [format_value(tick) for tick in ticks])
     for axes, (key, *_) in zip(cells[-1], panels):
-        axes.set_xlabel(spoken(key))
+        axes.set_xlabel(axis_label(key))
     for axes, (_, title) in zip(cells[:, 0], metrics):
         axes.set_ylabel(f"{title}, {split} (%)" if by_method else f"{split} accuracy (%)")
     add_legend(figure, figure.axes[0])
@@ -105,7 +114,7 @@ def plot_axis(settings: Sequence[Setting], split: str) -> Figure | None:
 
 
 def _panels_by_method(settings: Sequence[Setting], key: str, metrics: Metrics, methods: Sequence[str]) -> list[Panel]:
-    """A row for each accuracy, a column for each method, whose name stands above the first."""
+    """Return panels with one row per accuracy and one column per method, whose name stands above the first row."""
     titles = [methods, *[[""] * len(methods)] * (len(metrics) - 1)]
     return [
         (key, metric, title, [s for s in settings if s.method == method])
@@ -115,7 +124,11 @@ def _panels_by_method(settings: Sequence[Setting], key: str, metrics: Metrics, m
 
 
 def _panels_in_a_row(settings: Sequence[Setting], keys: Sequence[str], metrics: Metrics) -> list[Panel]:
-    """Every accuracy against the one key; of two keys, one accuracy against each, where the other one is largest."""
+    """Return panels in one row.
+
+    With one key, there is a panel for each accuracy. With two keys, there is a panel for each key: the last accuracy
+    at the largest value of the other key.
+    """
     if len(keys) == 1:
         return [(keys[0], metric, title, settings) for metric, title in metrics]
     metric, title = metrics[-1]
@@ -123,7 +136,7 @@ def _panels_in_a_row(settings: Sequence[Setting], keys: Sequence[str], metrics: 
     for key, other in (keys, keys[::-1]):
         largest = max(s.identity[other] for s in settings)
         members = [s for s in settings if s.identity[other] == largest]
-        panels.append((key, metric, f"{title}, {spoken(other)} {show(largest)}", members))
+        panels.append((key, metric, f"{title}, {axis_label(other)} {format_value(largest)}", members))
     return panels
 
 
@@ -141,7 +154,19 @@ def _draw_line(
     label: str,
     colour: str,
 ) -> None:
-    """Points joined in order; a setting that does not vary along the key is drawn across, dashed."""
+    """Draw one line, with the sample standard deviation over seeds as error bars.
+
+    A line with a single point belongs to a setting that does not vary along the key; it becomes a dashed level line.
+
+    axes: axes to draw on.
+    members: settings of the line.
+    key: setting on the horizontal axis.
+    ticks: all values of the key; value number i is drawn at x = i.
+    metric: name of the accuracy.
+    split: 'test' or 'val'.
+    label: text in the legend.
+    colour: colour of the line.
+    """
     points = [(ticks.index(s.identity[key]), s.stat(metric, split)) for s in members]
     points.sort(key=lambda point: point[0])
     means = [stat.mean if stat else math.nan for _, stat in points]
@@ -155,8 +180,16 @@ def _draw_line(
 
 @styled
 def plot_grid(settings: Sequence[Setting], split: str) -> Figure | None:
-    """Maps of accuracy over the two keys that vary, one for what is alike otherwise, and by how many points the best of
-    them leads each of the others; None unless two keys vary."""
+    """Draw heat maps over the two settings that vary, and maps of the best one's lead.
+
+    There is one map per combination of the other settings. The best map has the highest mean; further maps show its
+    difference to the others, at most MAX_DIFFERENCES, in percentage points.
+
+    settings: settings of one data set.
+    split: 'test' or 'val'.
+
+    Returns None unless two settings vary.
+    """
     keys = numeric_axes(settings)[:2]
     if len(keys) < 2:
         return None
@@ -180,6 +213,13 @@ def plot_grid(settings: Sequence[Setting], split: str) -> Figure | None:
 
 
 def _maps(panels: Sequence[Any], keys: Sequence[str], ticks: Sequence[Sequence[Any]], unit: str) -> Figure:
+    """Draw the heat maps.
+
+    panels: (title, table, other table or None) of each map; with another table, the difference is drawn.
+    keys: the settings of the rows and of the columns.
+    ticks: values of these two settings.
+    unit: title of the figure.
+    """
     width = min(WIDTH, max(3.6, 0.62 * len(ticks[1]) + 1.4))
     columns = max(1, min(len(panels), int(WIDTH // width)))
     rows = math.ceil(len(panels) / columns)
@@ -197,7 +237,7 @@ def _maps(panels: Sequence[Any], keys: Sequence[str], ticks: Sequence[Sequence[A
             dark = not math.isnan(value) and sum(image.cmap(image.norm(value))[:3]) < 1.3
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
         axes.set_title(wrap(title, 34), fontsize=10)
-        axes.set(xlabel=spoken(keys[1]), ylabel=spoken(keys[0]))
+        axes.set(xlabel=axis_label(keys[1]), ylabel=axis_label(keys[0]))
     for axes in cells[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(unit, fontsize=10.5)
@@ -207,6 +247,7 @@ def _maps(panels: Sequence[Any], keys: Sequence[str], ticks: Sequence[Sequence[A
 def _map(
     axes: Axes, values: np.ndarray[Any, Any], ticks: Sequence[Sequence[Any]], *, is_difference: bool, largest: float
 ) -> AxesImage:
+    """Draw one heat map. values: [rows, columns]. largest: largest absolute difference, for the colour scale."""
     colours = (
         {"cmap": "RdBu", "vmin": -largest, "vmax": largest}
         if is_difference
@@ -217,12 +258,13 @@ def _map(
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_xticks(range(len(ticks[1])), [show(tick) for tick in ticks[1]])
-    axes.set_yticks(range(len(ticks[0])), [show(tick) for tick in ticks[0]])
+    axes.set_xticks(range(len(ticks[1])), [format_value(tick) for tick in ticks[1]])
+    axes.set_yticks(range(len(ticks[0])), [format_value(tick) for tick in ticks[0]])
     return image
 
 
 def _means(table: Mapping[tuple[Any, ...], Stat | None], ticks: Sequence[Sequence[Any]]) -> np.ndarray[Any, Any]:
+    """Return the means of a table, [rows, columns]; NaN where there is no value."""
     values = np.full((len(ticks[0]), len(ticks[1])), np.nan)
     for (i, row), (j, column) in itertools.product(enumerate(ticks[0]), enumerate(ticks[1])):
         stat = table.get((row, column))
@@ -231,4 +273,5 @@ def _means(table: Mapping[tuple[Any, ...], Stat | None], ticks: Sequence[Sequenc
 
 
 def _difference(panel: Any, ticks: Sequence[Sequence[Any]]) -> np.ndarray[Any, Any]:
+    """Return the difference of the means of a panel's two tables, [rows, columns]."""
     return _means(panel[1], ticks) - _means(panel[2], ticks)

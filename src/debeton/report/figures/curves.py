@@ -1,4 +1,4 @@
-"""How settings got where they are: accuracies, accuracies by group, and what objectives kept, by epoch."""
+"""Figures by epoch: accuracies, accuracies of the groups, and the states of the objectives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from debeton.report.figures.maps import COLOURS, WIDTH, wrap
-from debeton.report.figures.style import looks_of, styled
+from debeton.report.figures.style import line_styles, styled
 from debeton.report.records import RunRecord
 from debeton.report.runs import Setting
 
@@ -21,21 +21,25 @@ CURVES = (
     ("bias_aligned_accuracy", "bias-aligned"),
     ("bias_conflicting_accuracy", "bias-conflicting"),
 )
-MAX_LINES = 12  # groups that a panel draws
+MAX_LINES = 12  # largest number of lines in a panel
 
-Curve = dict[float, list[float]]  # values over seeds by epoch
+Curve = dict[float, list[float]]  # by epoch, one value per seed
 
 
 @styled
 def plot_curves(settings: Sequence[Setting]) -> Figure | None:
-    """Validation accuracies and training loss by epoch; None without any evaluation."""
+    """Plot validation accuracies and training loss by epoch.
+
+    Lines are means over seeds, bands go from the smallest to the largest seed. The test split is used if there is no
+    validation split. Returns None if no run was evaluated.
+    """
     split = "val" if any(accuracy_curve(s, "accuracy", "val") for s in settings) else "test"
     panels = [(metric, split, f"{title} accuracy", f"{split} accuracy (%)", 100) for metric, title in CURVES]
     panels.append(("loss", "train", "training loss", "loss (nats)", 1))
     drawn = [panel for panel in panels if any(accuracy_curve(s, panel[0], panel[1]) for s in settings)]
     if not drawn:
         return None
-    looks, rows = looks_of(settings), math.ceil(len(drawn) / 3)
+    looks, rows = line_styles(settings), math.ceil(len(drawn) / 3)
     free_cell = len(drawn) % min(len(drawn), 3) > 0 and len(settings) <= 10
     legend = 0 if free_cell else 0.4 * math.ceil(len(settings) / 3)
     figure = Figure(figsize=(WIDTH, 0.5 + 2.9 * rows + legend))
@@ -65,12 +69,20 @@ def plot_curves(settings: Sequence[Setting]) -> Figure | None:
 
 
 def accuracy_curve(setting: Setting, metric: str, split: str) -> Curve:
-    """One metric by epoch; undefined values are left out."""
+    """Return one metric by epoch; undefined values are left out."""
     return curve_of(setting, split, lambda row: (row["metrics"] or {}).get(metric))
 
 
 def curve_of(setting: Setting, split: str, value_of: Callable[[Mapping[str, Any]], float | None]) -> Curve:
-    """Values over seeds by epoch; the phases of a run follow each other, a repeated evaluation counts once."""
+    """Return values by epoch, one per seed.
+
+    The epochs of a run's phases are counted one after the other. If an epoch was evaluated again, the later value
+    counts.
+
+    setting: the runs.
+    split: split of the evaluations, 'train', 'val' or 'test'.
+    value_of: reads the value from a line of results.jsonl; None: the line has none.
+    """
     by_epoch: Curve = {}
     for run in setting.runs:
         ends: dict[Any, float] = {}
@@ -90,52 +102,77 @@ def curve_of(setting: Setting, split: str, value_of: Callable[[Mapping[str, Any]
 
 @styled
 def plot_group_curves(settings: Sequence[Setting], split: str) -> Figure | None:
-    """Accuracy of every group by epoch, a panel per setting; of many groups those that end lowest."""
+    """Plot the accuracy of every group by epoch, one panel per setting.
+
+    Of more than MAX_LINES groups, those with the lowest accuracy at the end are drawn.
+
+    settings: settings with the same groups.
+    split: 'val' or 'test'.
+
+    Returns None if no group has two evaluations.
+    """
 
     def value(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+        """Return the function that reads the accuracy of one group."""
         return lambda row: ((row["metrics"] or {}).get("group_accuracy") or {}).get(name)
 
     names = settings[0].group_names
-    found = [(s.label, {name: curve_of(s, split, value(name)) for name in names}) for s in settings]
-    panels = [(title, {n: c for n, c in curves.items() if len(c) > 1}) for title, curves in found]
+    all_curves = [(s.label, {name: curve_of(s, split, value(name)) for name in names}) for s in settings]
+    panels = [(title, {n: c for n, c in curves.items() if len(c) > 1}) for title, curves in all_curves]
     return _panels([(title, curves) for title, curves in panels if curves], f"{split} accuracy (%)", 100, lowest=True)
 
 
 @styled
-def plot_states(settings: Sequence[Setting]) -> Figure | None:
-    """What objectives kept by name (GroupDRO's q by group), a panel per setting and quantity; None where nothing is."""
+def plot_objectives(settings: Sequence[Setting]) -> Figure | None:
+    """Plot the states of objectives, such as GroupDRO's weight q of each group, by epoch.
+
+    There is one panel per setting and quantity. Returns None if no objective has a quantity with values by name.
+    """
     panels = []
     for setting in settings:
-        for key, names in _kept(setting.runs).items():
+        for key, names in _state_names(setting.runs).items():
             curves = {name: curve_of(setting, "train", _state(key, name)) for name in names}
             panels.append((f"{setting.label}: {key}", {name: curve for name, curve in curves.items() if curve}))
     return _panels(panels, "", 1, lowest=False)
 
 
 def _state(key: str, name: str) -> Callable[[Mapping[str, Any]], float | None]:
-    """Read one name of one quantity. A phase may keep one number under that key (a diffusion model's 'loss')."""
+    """Return the function that reads one name of one quantity.
+
+    It gives None where a phase has one number under that key (the 'loss' of a diffusion model).
+    """
 
     def value(row: Mapping[str, Any]) -> float | None:
+        """Return the value of a line of results.jsonl."""
         values = (row.get("objective") or {}).get(key)
         return values.get(name) if isinstance(values, Mapping) else None
 
     return value
 
 
-def _kept(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """Names by quantity, of the quantities that the runs' objectives kept as numbers by name."""
-    kept: dict[str, list[str]] = {}
+def _state_names(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """Return the quantities that objectives store as numbers by name, with these names."""
+    names_of: dict[str, list[str]] = {}
     for run in runs:
         for row in run.curve:
             for key, values in (row.get("objective") or {}).items():
                 if isinstance(values, dict):
-                    kept[key] = list(dict.fromkeys([*kept.get(key, []), *values]))
-    return kept
+                    names_of[key] = list(dict.fromkeys([*names_of.get(key, []), *values]))
+    return names_of
 
 
 def _panels(
     panels: Sequence[tuple[str, Mapping[str, Curve]]], unit: str, scale: float, *, lowest: bool
 ) -> Figure | None:
+    """Plot one panel of curves per title, three in a row.
+
+    panels: (title, curves by name).
+    unit: label of the vertical axis.
+    scale: factor of all values.
+    lowest: of more than MAX_LINES curves, draw those that end lowest; otherwise those that end highest.
+
+    Returns None without panels.
+    """
     if not panels:
         return None
     rows = math.ceil(len(panels) / 3)
@@ -162,7 +199,7 @@ def _panels(
         axes.set(xlabel="epoch", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn.add(tuple(axes.get_legend_handles_labels()[1]))
-    if len(drawn) == 1:  # the same names everywhere
+    if len(drawn) == 1:  # all panels have the same names, so one legend is enough
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     else:
         for axes in figure.axes[: len(panels)]:

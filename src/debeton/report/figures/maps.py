@@ -1,4 +1,4 @@
-"""Palette, letter size and heat maps: what every figure shares, and groups too many for bars."""
+"""Heat maps for many groups, and the colours and the width that all figures share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-WIDTH = 11.3  # inches; the page shows 100 pixels an inch, so letters have one size in all figures
-# Okabe and Ito's palette, told apart with any colour vision; black and yellow left out.
+WIDTH = 11.3  # inches; the page shows 100 pixels per inch, so letters have the same size in all figures
+# The palette of Okabe and Ito, which people with any colour vision can distinguish, without black and yellow.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
 INK = "#22272e"
 
 
 def group_grid(names: Sequence[str]) -> tuple[list[str], list[str]] | None:
-    """(classes, attributes) of 'class, attribute' names; None where they are not a grid."""
+    """Return (classes, attributes) of group names 'class, attribute'; None if the names have another form."""
     pairs = [tuple(name.rsplit(", ", 1)) for name in names]
     if any(len(pair) != 2 for pair in pairs) or len(set(pairs)) < len(pairs):
         return None
@@ -31,7 +31,13 @@ def group_grid(names: Sequence[str]) -> tuple[list[str], list[str]] | None:
 def plot_many_groups(
     tables: Sequence[tuple[str, Sequence[float | None]]], names: Sequence[str], unit: str, *, log: bool
 ) -> Figure:
-    """One classes x attributes map per table; sorted curves where the names are not a grid."""
+    """Draw one map of classes x attributes per table; sorted curves if the group names have another form.
+
+    tables: (title, one value per group).
+    names: group names.
+    unit: label of the colour scale.
+    log: use a logarithmic scale, for counts; otherwise the scale is 0 to 100 percent.
+    """
     grid = group_grid(names)
     if grid is None:
         figure = Figure(figsize=(9, 4))
@@ -66,7 +72,13 @@ def plot_many_groups(
 def plot_few_groups(
     tables: Sequence[tuple[str, Sequence[float | None]]], names: Sequence[str], unit: str, *, log: bool
 ) -> Figure:
-    """One map, a row per table and a column per group."""
+    """Draw one map with a row per table and a column per group.
+
+    tables: (title, one value per group).
+    names: group names.
+    unit: label of the colour scale.
+    log: use a logarithmic scale, for counts; otherwise the scale is 0 to 100 percent.
+    """
     width = 4 + max(0.5 * len(names), 3)
     figure = Figure(figsize=(min(width, WIDTH), 1.8 + 0.36 * len(tables)))
     axes = figure.subplots()
@@ -78,7 +90,7 @@ def plot_few_groups(
 
 
 def _scale(values: Iterable[float | None], *, log: bool) -> Normalize:
-    """0 to 100 percent, or the range of the positive counts."""
+    """Return the colour scale: 0 to 100 percent, or with `log` the range of the positive counts."""
     if not log:
         return Normalize(0, 100)
     positive = [v for v in values if v is not None and v > 0]
@@ -88,7 +100,16 @@ def _scale(values: Iterable[float | None], *, log: bool) -> Normalize:
 def _heat_map(
     axes: Axes, table: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], norm: Normalize
 ) -> AxesImage:
-    """A table in colour (viridis, even to any colour vision); a missing cell is grey, with a dash."""
+    """Draw a table in colours; a cell without value is grey, with a dash.
+
+    The colour map is viridis, which looks even with any colour vision.
+
+    axes: axes to draw on.
+    table: values, [rows, columns]; NaN for a missing value.
+    rows: names of the rows.
+    columns: names of the columns.
+    norm: colour scale.
+    """
     colours = matplotlib.colormaps["viridis"].with_extremes(bad="#e4e7eb")
     off_scale = isinstance(norm, LogNorm) & (table <= 0)
     image = axes.imshow(np.ma.masked_invalid(np.where(off_scale, np.nan, table)), norm=norm, cmap=colours)
@@ -113,22 +134,25 @@ def _heat_map(
 
 
 def _colour_bar(figure: Figure, image: AxesImage, cells: Sequence[Axes], unit: str, *, log: bool) -> None:
+    """Draw the colour scale beside the maps."""
     bar = figure.colorbar(image, ax=cells, label=unit + (" (log scale)" if log else ""), pad=0.015, aspect=30)
     bar.outline.set_visible(False)  # type: ignore[operator]
 
 
 def _short(value: float) -> str:
+    """Return a number in a few characters; from 10,000 on in thousands, as in 12.3k."""
     return f"{value:.0f}" if value < 10000 else f"{value / 1000:.1f}k"
 
 
 def colour_of(index: int, total: int) -> str:
-    """The colour of item `index`; a sampled map where the palette is too short."""
+    """Return the colour of item `index` of `total`; from the map 'turbo' if the palette has too few colours."""
     if total <= len(COLOURS):
         return COLOURS[index]
     return to_hex(matplotlib.colormaps["turbo"](0.05 + 0.9 * index / (total - 1)))
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
+    """Draw the legend of `axes` above the figure, in as many columns as fit."""
     lines, labels = axes.get_legend_handles_labels()
     if labels:
         columns = max(1, min(len(labels), 110 // (6 + max(len(part) for x in labels for part in x.split("\n")))))
@@ -136,4 +160,5 @@ def add_legend(figure: Figure, axes: Axes) -> None:
 
 
 def wrap(text: str, width: int) -> str:
+    """Break text into lines of at most `width` characters, between words."""
     return textwrap.fill(text, width, break_long_words=False)

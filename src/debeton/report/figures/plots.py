@@ -1,6 +1,7 @@
-"""The figures of a report: what the groups are, what each setting reaches on them, and how it got there.
+"""Figures of a report, and its bar charts: rows per group, and accuracies of every setting.
 
-Matplotlib's object interface only (no pyplot): nothing global, no display. All accuracies in percent.
+They use matplotlib's object interface and not pyplot, so there is no global state and no display. All accuracies are in
+percent.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from debeton.report.figures.axes import plot_axis, plot_grid
-from debeton.report.figures.curves import plot_curves, plot_group_curves, plot_states
+from debeton.report.figures.curves import plot_curves, plot_group_curves, plot_objectives
 from debeton.report.figures.maps import (
     INK,
     WIDTH,
@@ -25,12 +26,12 @@ from debeton.report.figures.maps import (
     plot_many_groups,
     wrap,
 )
-from debeton.report.figures.style import looks_of, styled
+from debeton.report.figures.style import line_styles, styled
 from debeton.report.runs import Setting, Stat
 
-MAX_BARS = 24  # more groups than this are a heat map
+MAX_BARS = 24  # largest number of groups in a bar chart; more groups are drawn as a heat map
 ALIGNED, CONFLICTING = "#56B4E9", "#D55E00"
-CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind text that crosses a grid line
+CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # box behind text that crosses a grid line
 ERROR = {"ecolor": INK, "elinewidth": 1.0}
 HEADLINE_PAIRS = (
     (
@@ -43,7 +44,13 @@ HEADLINE_PAIRS = (
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished figure: file stem, one-line caption, PNG bytes, width in CSS pixels."""
+    """Finished figure.
+
+    name: name of its file without suffix.
+    caption: caption.
+    png: content of the PNG file.
+    width: width on the page, in CSS pixels.
+    """
 
     name: str
     caption: str
@@ -52,23 +59,29 @@ class Plot:
 
 
 def make_plots(settings: Sequence[Setting], split: str) -> list[Plot]:
-    """Every figure the settings have data for, headline first; one set of group figures per data set."""
-    over = "error bars: sample standard deviation over seeds"
-    plots = [("headline", f"Accuracy on the {split} split per setting; {over}.", plot_headline(settings, split))]
+    """Plot every figure for which the settings have numbers, the headline first.
+
+    Each data set gets its own figures of groups.
+
+    settings: settings of finished runs.
+    split: 'test' or 'val'.
+    """
+    bars = "error bars: sample standard deviation over seeds"
+    plots = [("headline", f"Accuracy on the {split} split per setting; {bars}.", plot_headline(settings, split))]
     families = list(group_families(settings).values())
     for i, family in enumerate(families):
         suffix = f"_{i + 1}" if len(families) > 1 else ""
         of = f" of {family[0].dataset}" if len(families) > 1 else ""
         plots += [
-            (f"axis{suffix}", f"Accuracy{of} against what varies; {over}.", plot_axis(family, split)),
+            (f"axis{suffix}", f"Accuracy{of} against the setting that varies; {bars}.", plot_axis(family, split)),
             (
                 f"grid{suffix}",
-                f"Accuracy{of} over the two keys that vary; mean ± sample standard deviation, and "
-                "below how far the best leads.",
+                f"Accuracy{of} over the two settings that vary: mean ± sample standard deviation. Below: the lead of "
+                "the best.",
                 plot_grid(family, split),
             ),
             (f"group_accuracy{suffix}", f"Accuracy per group{of} on the {split} split.", plot_groups(family, split)),
-            (f"train_groups{suffix}", f"Samples per group{of} in the training set.", plot_train_groups(family)),
+            (f"train_groups{suffix}", f"Rows per group{of} in the training split.", plot_train_groups(family)),
         ]
     curves = "Learning curves over all phases; line: mean over seeds, band: smallest to largest seed."
     plots.append(("curves", curves, plot_curves(settings)))
@@ -76,8 +89,8 @@ def make_plots(settings: Sequence[Setting], split: str) -> list[Plot]:
         suffix, of = (f"_{i + 1}", f" of {family[0].dataset}") if len(families) > 1 else ("", "")
         caption = f"Accuracy of each group{of} by epoch; mean over seeds."
         plots.append((f"group_curves{suffix}", caption, plot_group_curves(family, "val")))
-    kept = "What the objectives kept, by epoch (GroupDRO: q, the weight of each group); mean over seeds."
-    plots.append(("objectives", kept, plot_states(settings)))
+    caption = "States of the objectives by epoch (GroupDRO: q, the weight of each group); mean over seeds."
+    plots.append(("objectives", caption, plot_objectives(settings)))
     return [
         Plot(name, caption, to_png(figure), round(100 * figure.get_figwidth()))
         for name, caption, figure in plots
@@ -86,14 +99,14 @@ def make_plots(settings: Sequence[Setting], split: str) -> list[Plot]:
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as PNG; the same figure gives the same bytes."""
+    """Return a figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None}, facecolor="white")
     return buffer.getvalue()
 
 
 def group_families(settings: Sequence[Setting]) -> dict[tuple[str, ...], list[Setting]]:
-    """Settings by (data set, *group names): only these share a group axis."""
+    """Group settings by (data set, *group names); only the settings of one family share an axis of groups."""
     families: dict[tuple[str, ...], list[Setting]] = {}
     for setting in settings:
         families.setdefault((setting.dataset, *setting.group_names), []).append(setting)
@@ -101,22 +114,30 @@ def group_families(settings: Sequence[Setting]) -> dict[tuple[str, ...], list[Se
 
 
 def train_distributions(settings: Sequence[Setting]) -> list[tuple[str, dict[str, float | None]]]:
-    """The different training-group counts among settings, each under the label parts its settings share."""
-    found: dict[tuple[float | None, ...], list[Setting]] = {}
+    """Return the distinct training distributions of the settings: (label, number of rows by group).
+
+    The label has the parts that all settings of the distribution share; it is '' if there is one distribution.
+
+    settings: settings with the same groups.
+    """
+    by_counts: dict[tuple[float | None, ...], list[Setting]] = {}
     names = settings[0].group_names
     for setting in settings:
-        found.setdefault(tuple(setting.group_count(name, "train") for name in names), []).append(setting)
-    result = []
-    for counts, members in found.items():
+        by_counts.setdefault(tuple(setting.group_count(name, "train") for name in names), []).append(setting)
+    distributions = []
+    for counts, members in by_counts.items():
         shared = [part for part in members[0].parts if all(part in other.parts for other in members)]
         label = " · ".join(shared) or members[0].label + (f" and {len(members) - 1} more" if len(members) > 1 else "")
-        result.append((label if len(found) > 1 else "", dict(zip(names, counts, strict=True))))
-    return result
+        distributions.append((label if len(by_counts) > 1 else "", dict(zip(names, counts, strict=True))))
+    return distributions
 
 
 @styled
 def plot_headline(settings: Sequence[Setting], split: str) -> Figure:
-    """Aligned beside conflicting accuracy per setting; average beside worst-group where no pairing is defined."""
+    """Plot bias-aligned beside bias-conflicting accuracy, as bars per setting.
+
+    Without bias-conflicting groups, the bars are average and worst-group accuracy.
+    """
     defined = [any(s.stat(pair[1][0], split) for s in settings) for pair in HEADLINE_PAIRS]
     pair = HEADLINE_PAIRS[0 if defined[0] else 1]
     figure = Figure(figsize=(8.6, 1.3 + 0.62 * len(settings)))
@@ -138,12 +159,17 @@ def plot_headline(settings: Sequence[Setting], split: str) -> Figure:
 
 @styled
 def plot_train_groups(settings: Sequence[Setting]) -> Figure | None:
-    """Training samples per group: bars; for many groups a classes x attributes map with a log colour scale."""
+    """Plot the number of training rows per group, as bars.
+
+    Many groups become a map of classes x attributes with a logarithmic colour scale. Returns None if no count is known.
+
+    settings: settings with the same groups.
+    """
     distributions = [(label, counts) for label, counts in train_distributions(settings) if any(counts.values())]
     names = settings[0].group_names
     if not distributions:
         return None
-    unit = "training samples"
+    unit = "training rows"
     if len(names) > MAX_BARS:
         tables = [(label, [counts[name] for name in names]) for label, counts in distributions]
         return plot_many_groups(tables, names, unit, log=True)
@@ -184,7 +210,13 @@ def plot_train_groups(settings: Sequence[Setting]) -> Figure | None:
 
 @styled
 def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
-    """Accuracy per group and setting: grouped bars, or heat maps for many groups or many settings."""
+    """Plot accuracy per group and setting, as grouped bars, or as heat maps for many groups or settings.
+
+    settings: settings with the same groups.
+    split: 'test' or 'val'.
+
+    Returns None if no accuracy is known.
+    """
     names = settings[0].group_names
     stats = [[s.group_stat(name, split) for name in names] for s in settings]
     if not any(stat for row in stats for stat in row):
@@ -204,7 +236,7 @@ def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
     for i, (setting, row) in enumerate(zip(settings, stats, strict=True)):
         x = np.arange(len(names)) + (i - (len(settings) - 1) / 2) * width
         means, stds = _columns(row)
-        colour = looks_of(settings)[i][0]
+        colour = line_styles(settings)[i][0]
         axes.bar(x, means, width * 0.94, yerr=stds, label=wrap(setting.label, 40), color=colour, error_kw=ERROR)
         for xi, stat in zip(x, row, strict=True):
             if stat is None:
@@ -215,11 +247,12 @@ def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
 
 
 def _columns(stats: Sequence[Stat | None]) -> tuple[list[float], list[float]]:
-    """Means and stds, NaN where undefined: matplotlib then draws no bar and no error bar."""
+    """Return means and standard deviations; for NaN, matplotlib draws no bar and no error bar."""
     return [s.mean if s else math.nan for s in stats], [s.std if s and s.std is not None else math.nan for s in stats]
 
 
 def _bar_axes(bars: int, names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Return an empty figure and axes for a bar chart. bars: number of bars. names: group names."""
     figure = Figure(figsize=(min(max(7.0, 0.9 * len(names), 0.3 * bars), WIDTH), 4))
     axes = figure.subplots()
     longest = max(map(len, names))

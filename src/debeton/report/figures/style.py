@@ -1,4 +1,4 @@
-"""What every figure shares: letter sizes, colours, and how settings look."""
+"""Style of all figures: letter sizes, lines, and the colour of every setting."""
 
 from __future__ import annotations
 
@@ -40,18 +40,23 @@ STYLE: dict[str, Any] = {
 
 
 def styled(function: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
-    """Decorator: the figure is drawn in STYLE, whatever the process has set."""
+    """Decorate a function so that it draws its figure in STYLE, independent of matplotlib's global settings."""
 
-    def drawn(*arguments: Any) -> Figure | None:
+    def styled_function(*arguments: Any) -> Figure | None:
+        """Draw the figure in STYLE."""
         with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
             return function(*arguments)
 
-    drawn.__doc__ = function.__doc__
-    return drawn
+    styled_function.__doc__ = function.__doc__
+    return styled_function
 
 
-def looks_of(settings: Sequence[Setting]) -> list[tuple[str, str]]:
-    """(colour, dash) per setting: where methods cross with options, the hue is the method and the tint the option."""
+def line_styles(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    """Return (colour, dash) of every setting.
+
+    Where some of several methods have more than one setting, the method decides the colour, and its settings differ in
+    tint and dash.
+    """
     methods = list(dict.fromkeys(s.method for s in settings))
     ranks = [sum(other.method == s.method for other in settings[:i]) for i, s in enumerate(settings)]
     if len(methods) in (1, len(settings)) or len(methods) > len(COLOURS) or max(ranks) >= len(DASHES):

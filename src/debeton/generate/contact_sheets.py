@@ -1,4 +1,4 @@
-"""Contact sheets: the first images of every cell, each with its seed, to be looked at before hours of training."""
+"""Contact sheets: overview pictures of an image set, to look at before hours of training."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from debeton.generate.image_set import ImageSet
 from debeton.generate.prompts import Condition
 from debeton.system.files import replacing
 
-THUMBNAIL, COLUMNS, ROWS, CAPTION = 128, 8, 4, 14
+THUMBNAIL, CAPTION = 128, 14  # pixels: the longer side of a small image, and the height of its caption
+COLUMNS, ROWS = 8, 4  # images in a row, and rows of a sheet
 
 
-def write_sheets(image_set: ImageSet) -> list[Path]:
-    """sheets/CLASS_ATTRIBUTE.png of every condition that has images; returns their paths."""
-    kept: dict[Condition, list[tuple[int, str, int]]] = {}
+def write_contact_sheets(image_set: ImageSet) -> list[Path]:
+    """Write sheets/CLASS_ATTRIBUTE.png for every condition that has images, and return their paths.
+
+    A sheet shows the first COLUMNS x ROWS images, each with its seed below it.
+    """
+    kept_images: dict[Condition, list[tuple[int, str, int]]] = {}  # (number, path, seed)
     for line in image_set.lines:
         if line["verdict"] == ACCEPTED:
             condition = Condition(line["label"], line["attribute"])
-            kept.setdefault(condition, []).append((line["number"], line["path"], line["seed"]))
-    written = []
-    for condition, images in kept.items():
+            kept_images.setdefault(condition, []).append((line["number"], line["path"], line["seed"]))
+    sheet_paths = []
+    for condition, images in kept_images.items():
         path = image_set.folder / "sheets" / f"{condition.label}_{condition.attribute or 'any'}.png".replace("/", "-")
         first = sorted(images)[: COLUMNS * ROWS]
         with replacing(path) as (partial,):
             _sheet(image_set.folder, str(condition), [(p, seed) for _, p, seed in first]).save(partial, format="png")
-        written.append(path)
-    return written
+        sheet_paths.append(path)
+    return sheet_paths
 
 
 def _sheet(folder: Path, title: str, images: list[tuple[str, int]]) -> Image.Image:
+    """Draw one sheet. images: (path below `folder`, seed) of each image."""
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (THUMBNAIL + 4) + 4, rows * (THUMBNAIL + CAPTION + 4) + 24), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)

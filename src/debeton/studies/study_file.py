@@ -1,0 +1,224 @@
+"""Study files: their format, and the reader, which refuses unknown keys and values that change nothing.
+
+    name: scale_ablation
+    configs: [dataset_configs/dominoes.yaml]      # used by every job; paths relative to the project
+    betons: writers/write_betons.py --dataset dominoes --raw {raw} --spurious-strength {strength} --data-seed {seed}
+    settings: {training.epochs: 50}
+    axes: {strength: [0.95, 1.0]}                 # all combinations; names with a dot are settings
+    seeds: [0, 1, 2]
+    variants:
+      erm: {configs: [dataset_configs/methods/erm.yaml]}
+      scale: {configs: [dataset_configs/methods/scale.yaml], axes: {scale.mapping: [linear, step]}}
+      tuned: {configs: [...], draws: 30, search: {training.lr: [0.1, 0.01], training.weight_decay: {log: [1e-5, 1e-3]}}}
+      dfr: {configs: [...], settings: {dfr.checkpoint: '{best:erm}'}}
+
+The keys of a study:
+
+- configs: configuration files of every job.
+- betons: the command that writes the betons to train on, or a list of commands. {betons} in them stands for the folder
+  of the betons; where it does not occur, `--out {betons}` is added.
+- settings: settings of every job.
+- axes: lists of values; a study has jobs for all combinations. A name with a dot is a setting. A name without a dot is
+  a placeholder for text. Such an axis may instead give settings to each value, and these come before the study's:
+  `mode: {usb: {synthetic.mode: usb}, ffr: {synthetic.mode: ffr, training.lr: 0.001}}`.
+- values: more placeholders, `{name: 0}`; --set may change them.
+- seeds: seeds of every variant.
+- variants: what differs between the methods that are compared. Each may add configs, settings, axes, a random search
+  with a number of draws, and its own seeds.
+- limits: `{jobs: 200, minutes: 30}`. A study with more jobs is refused. A job that runs longer is stopped and counts
+  as failed; a retry continues it.
+- slurm: options of sbatch, `{partition: gpu, gres: gpu:1}`.
+- published: published numbers, shown beside the measured ones (published.py).
+
+Placeholders in text: {seed}, {raw}, and the names of axes and values without a dot. {best:VARIANT} is the best
+checkpoint of the variant's best setting, for the same seed and axes. The best setting has the highest validation score
+by training.selection, averaged over seeds. {run:VARIANT} is the folder of that run. A variant whose own `seeds` has one
+seed is shared by all seeds of the variants that use it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from debeton.config.yaml_files import check_keys, check_kinds, read_mapping
+from debeton.studies.jobs import Point, axis_text, variants_named_in
+from debeton.studies.published import read_published
+from debeton.studies.search import check_range
+from debeton.studies.study import Axis, Study, StudyVariant
+from debeton.system.errors import UsageError
+
+STUDY_KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str, int),
+    "configs": (list,),
+    "betons": (str, list),
+    "values": (dict,),
+    "settings": (dict,),
+    "axes": (dict,),
+    "seeds": (list,),
+    "variants": (dict,),
+    "limits": (dict,),
+    "slurm": (dict,),
+    "published": (dict, list),
+}
+VARIANT_KEYS: dict[str, tuple[type, ...]] = {
+    "configs": (list,),
+    "settings": (dict,),
+    "axes": (dict,),
+    "search": (dict,),
+    "draws": (int,),
+    "seeds": (list,),
+}
+LIMITS = ("jobs", "minutes")
+
+
+def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequence[int] = ()) -> Study:
+    """Read a study file.
+
+    path: the file.
+    settings: settings from the command line; they replace the file's.
+    seeds: seeds from the command line; they replace the study's.
+
+    UsageError: the file cannot be read, a key is unknown, axes overlap, or a variant needs a later variant.
+    """
+    hint = "the project's are in dataset_configs/studies"
+    content = read_mapping(path, "study", ", ".join(STUDY_KEYS), hint)
+    check_kinds(content, STUDY_KEYS, f"study {path}")
+    for key in ("name", "variants"):
+        if not content.get(key):
+            raise UsageError(f"study {path} has no '{key}'")
+    study = Study(
+        name=str(content["name"]),
+        configs=tuple(content.get("configs") or ()),
+        betons=_commands(content.get("betons")),
+        settings={**(content.get("settings") or {}), **settings},
+        axes=content.get("axes") or {},
+        seeds=_seeds(seeds or content.get("seeds") or [0], f"study {path}"),
+        values={str(key): str(value) for key, value in (content.get("values") or {}).items()},
+        limits=_limits(content.get("limits") or {}, f"study {path}, limits"),
+        slurm={str(key): str(value) for key, value in (content.get("slurm") or {}).items()},
+        variants=tuple(
+            _variant(path, name, {} if values is None else values, settings)
+            for name, values in content["variants"].items()
+        ),
+    )
+    _check(path, study, settings)
+    axes_of = {variant.name: _axis_texts({**study.axes, **variant.axes}) for variant in study.variants}
+    return replace(study, published=read_published(content.get("published"), axes_of, f"study {path}"))
+
+
+def _axis_texts(axes: Mapping[str, Axis]) -> list[tuple[str, list[str]]]:
+    """Return (name, values) of the axes as text, as they stand in the names of jobs."""
+    return [(key.rsplit(".", 1)[-1], [axis_text(value) for value in values]) for key, values in axes.items()]
+
+
+def _seeds(given: Sequence[Any], where: str) -> tuple[int, ...]:
+    """Check a list of seeds and return it."""
+    for seed in given:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UsageError(f"{where}: {seed!r} is among its seeds; expected whole numbers from 0")
+    return tuple(given)
+
+
+def _limits(given: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Check the limits and return them."""
+    check_keys(given, LIMITS, where)
+    for key, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise UsageError(f"{where}: {key} is {value!r}; expected a number above 0")
+    return dict(given)
+
+
+def _commands(given: Any) -> tuple[str, ...]:
+    """Return the commands that write the betons, each with {betons} for their folder."""
+    commands = [given] if isinstance(given, str) else list(given or [])
+    return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
+
+
+def _variant(path: Path, name: str, values: Any, given: Point) -> StudyVariant:
+    """Read one variant of the file; `given`, the settings from the command line, replace its settings."""
+    where = f"study {path}, variant '{name}'"
+    if not isinstance(values, dict):
+        raise UsageError(f"{where} is {values!r}; expected {', '.join(VARIANT_KEYS)}, or nothing")
+    check_kinds(values, VARIANT_KEYS, where)
+    search, draws = values.get("search") or {}, int(values.get("draws") or 0)
+    if bool(search) != (draws > 0):
+        raise UsageError(f"{where}: 'search' and 'draws' go together; give the ranges and the number of draws")
+    for key, candidates in search.items():
+        check_range(candidates, f"{where}: search of {key}")
+    settings = {key: value for key, value in (values.get("settings") or {}).items() if key not in given}
+    seeds = _seeds(values.get("seeds") or (), where)
+    return StudyVariant(
+        name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws, seeds
+    )
+
+
+def _check(path: Path, study: Study, given: Point) -> None:
+    """Check the axes of every variant, and the variants that it depends on. given: settings of the command line."""
+    for number, variant in enumerate(study.variants):
+        where = f"study {path}, variant '{variant.name}'"
+        _check_overlaps(study, variant, given, where)
+        texts = [*study.betons, *(str(value) for value in {**study.settings, **variant.settings}.values())]
+        texts += [str(value) for _, value in _implied({**study.axes, **variant.axes})]
+        for key, values in {**study.axes, **variant.axes}.items():
+            if isinstance(values, dict) and "." not in key and all(isinstance(v, dict) for v in values.values()):
+                continue
+            if not isinstance(values, list) or not values or len({repr(v) for v in values}) < len(values):
+                raise UsageError(
+                    f"{where}: axis {key} is {values!r}; expected a list of different values, or, of a name without a "
+                    "dot, the settings of each value"
+                )
+            if "." not in key and not any(f"{{{key}}}" in text for text in texts):
+                raise UsageError(
+                    f"{where}: axis '{key}' changes nothing: it is no setting (section.key), and no text has {{{key}}}"
+                )
+        earlier = {other.name: other for other in study.variants[:number]}
+        for needed in variants_named_in(texts):
+            if needed not in earlier:
+                raise UsageError(f"{where} depends on '{needed}', which is no variant before it; put that one first")
+            _check_seeds(study, variant, earlier[needed], where)
+
+
+def _check_seeds(study: Study, variant: StudyVariant, needed: StudyVariant, where: str) -> None:
+    """Check that the needed variant has a run for every seed: one run per seed, or one that all share."""
+    missing = set(variant.seeds or study.seeds) - set(needed.seeds or study.seeds)
+    if missing and len(needed.seeds) != 1:
+        raise UsageError(
+            f"{where} depends on '{needed.name}', which has no seed {min(missing)}; give '{needed.name}' the same "
+            "seeds, or one that all share"
+        )
+
+
+def _check_overlaps(study: Study, variant: StudyVariant, given: Point, where: str) -> None:
+    """Check that no setting of a variant gets its value from two places."""
+    sources = {
+        "axes of the study": study.axes,
+        "axes": variant.axes,
+        "search": variant.search,
+        "settings": variant.settings,
+    }
+    for (first, left), (second, right) in itertools.combinations(sources.items(), 2):
+        if both := sorted(set(left) & set(right)):
+            raise UsageError(f"{where}: {both[0]} is in its {first} and in its {second}; a job can have one value")
+    axes = {**study.axes, **variant.axes}
+    implied = {key for key, _ in _implied(axes)}
+    if both := sorted(implied & {*variant.settings, *axes, *variant.search}):
+        raise UsageError(f"{where}: {both[0]} comes with a value of an axis and is also set elsewhere; remove one")
+    if fixed := sorted(set(given) & {*axes, *variant.search, *implied}):
+        raise UsageError(f"{where}: {fixed[0]} is an axis, and --set gives it one value; leave one of them out")
+
+
+def _implied(axes: Mapping[str, Axis]) -> list[tuple[str, Any]]:
+    """Return the (key, value) pairs of settings that come with values of axes."""
+    return [
+        pair
+        for axis in axes.values()
+        if isinstance(axis, Mapping)
+        for settings in axis.values()
+        if isinstance(settings, Mapping)
+        for pair in settings.items()
+    ]
