@@ -23,6 +23,7 @@ from debeton.report.write import Pictures
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
+from debeton.system.plugins import require_plugins_of
 from debeton.system.seed import make_rng
 from debeton.train.run_views import prepare_views
 
@@ -63,6 +64,7 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
     Errors of the configuration, its betons and its checkpoint are theirs.
     """
     trained = load_trained(folder)
+    require_plugins_of(folder)
     view = prepare_views(load([folder / "config.yaml"])).get(split)
     if view is None:
         raise DataError(f"{folder} has no {split} split")

@@ -8,7 +8,6 @@ import queue
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ import torch
 from debeton.studies.jobs import Job
 from debeton.studies.state import Board, State
 from debeton.system.files import write_text
+from debeton.system.plugins import plugin_words
+from debeton.system.project import SCRIPTS, program
 
 WRITTEN = ".written"  # in a folder of betons: the commands that wrote all of them
 TO_RUN = ("missing", "unfinished")
@@ -81,7 +82,7 @@ class Runner:
             assert arguments is not None
             self.tell(f"start   {job.name}")
             began = time.perf_counter()
-            command = [sys.executable, str(places.root / "main.py"), *arguments]
+            command = [*program("main.py", places.root), *plugin_words(), *arguments]
             with self._one_gpu() as environment:
                 status = self._call(command, places.log(job), environment, 60 * job.minutes)
             return self._ended(job, status, time.perf_counter() - began)
@@ -115,8 +116,9 @@ class Runner:
             self.tell(f"write   {job.data}")
             for text in job.betons:
                 script, *words = shlex.split(text)
-                command = [str(places.root / script), *(word.replace("{betons}", str(folder)) for word in words)]
-                status = self._call([sys.executable, *command], places.log(job))
+                own = plugin_words() if script in SCRIPTS else []
+                command = [*program(script, places.root), *own, *(w.replace("{betons}", str(folder)) for w in words)]
+                status = self._call(command, places.log(job))
                 if status:
                     if not self.stopped:
                         self._betons_failed(job, status)

@@ -20,6 +20,7 @@ from debeton.studies.state import Board, State
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.log import logger
+from debeton.system.plugins import plugin_words
 
 SCRIPTS = Path("scripts", "slurm")
 MAX_ARRAY_SIZE = 1001  # SLURM's own default, where scontrol does not say
@@ -104,6 +105,7 @@ def command(
         "--workers",
         str(submission.workers),
         *(["--retry"] if submission.retry else []),
+        *plugin_words(),
     ]
     return [*words, str(board.places.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
 
@@ -121,7 +123,7 @@ def collecting(
     ]
     kept = {key: value for key, value in options.items() if key in ("partition", "account", "qos", "mem", "export")}
     script = board.places.root / SCRIPTS / "collect.sbatch"
-    return [*words, *_after(identifiers), *_options(kept), str(script), str(manifest)]
+    return [*words, *_after(identifiers), *_options(kept), str(script), str(manifest), *plugin_words()]
 
 
 def submit(
@@ -142,6 +144,11 @@ def submit(
         raise UsageError(
             "there is no sbatch on this machine; submit from a login node of the cluster, or see the commands with "
             "--print and the jobs with 'dry-run'"
+        )
+    if not (board.places.root / SCRIPTS / "array.sbatch").is_file():
+        raise UsageError(
+            f"there is no {SCRIPTS / 'array.sbatch'} in {board.places.root}; SLURM's scripts are in the project's "
+            "checkout and not in an installed package, so submit from a checkout"
         )
     queued = queued_jobs(board)
     arrays = plan(board, [job for job in jobs if job.name not in queued], submission, largest_array())

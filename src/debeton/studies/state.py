@@ -16,6 +16,7 @@ from debeton.report.records import read_json
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, of_variant
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.project import find_preset
 from debeton.train.metrics import selection_score
 from debeton.train.run_folder import experiment_name, find_folder
 
@@ -105,7 +106,7 @@ class Board:
 
     def _load(self, job: Job, arguments: Sequence[str]) -> Config:
         count = 2 * len(job.configs)
-        return load([self.places.root / file for file in arguments[1:count:2]], arguments[count:])
+        return load([find_preset(file, root=self.places.root) for file in arguments[1:count:2]], arguments[count:])
 
     def state(self, job: Job) -> State:
         """Where a job stands."""
