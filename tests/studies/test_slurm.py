@@ -19,9 +19,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from scripts import sweep
 from tests.running import ROOT, run
 
+from debeton.commands import sweep
 from debeton.studies.manifest import Manifest, as_ranges, load_manifest, numbers_of, write_manifest
 from debeton.studies.slurm import Array, Submission, plan, submit, with_queue
 from debeton.studies.state import Board, Places
