@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 def parse(
     name: str, add_arguments: Callable[[argparse.ArgumentParser], None], options: Sequence[str]
 ) -> argparse.Namespace:
-    """The options of a benchmark."""
+    """Return the options of a benchmark."""
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", allow_abbrev=False)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured, default: %(default)s")

@@ -1,50 +1,51 @@
 """debeton: training that does not take the shortcut.
 
-The names below are the library (docs/library.md shows their use). Each is imported when it is first used: `import
+The names below are the library; docs/library.md shows their use. Each is imported when it is first used: `import
 debeton` itself imports no torch, compiles nothing and opens no file.
 
 Data:
-    DatasetSpec             names of classes and attributes, and which of them go together
-    Rows                    one split before it is written: labels, attributes and a way to read each image
-    rows_from_arrays        Rows of images and labels in memory
-    rows_from_dataset       Rows of any PyTorch map-style data set
-    write_beton             write Rows as a beton with its sidecar
-    WriteOptions            how images are stored: JPEG or raw, quality, largest size
-    open_beton              open a beton; no image is decoded
-    View                    which rows of a beton, how often, in which order, in which groups
-    make_loader             batches of a view, decoded ahead by a background thread
-    LoaderOptions           decoder, augmentation, resolution, device
-    Batch                   the rows of one step: image, label, attribute, group, source, row
+    DatasetSpec: names of classes and attributes, and which of them go together
+    Rows: one split before it is written, labels, attributes and a way to read each image
+    rows_from_arrays: Rows of images and labels in memory
+    rows_from_dataset: Rows of any PyTorch map-style data set
+    write_beton: write Rows as a beton with its sidecar
+    WriteOptions: how images are stored, JPEG or raw, quality, largest size
+    open_beton: open a beton; no image is decoded
+    View: which rows of a beton, how often, in which order, in which groups
+    make_loader: batches of a view, decoded ahead by a background thread
+    LoaderOptions: decoder, augmentation, resolution, device
+    Batch: the rows of one step, image, label, attribute, group, source, row
 
 Training and measuring:
-    Objective               base class of losses that see a whole batch
-    StepOutput              the loss and the logits of one step
-    CrossEntropy            the objective of ordinary training
-    fit                     train a network on a loader
-    evaluate                measure a network on a loader: accuracy by group, predictions and losses
-    group_metrics           every accuracy from counts by group
-    GroupMeter              counts by group of batch after batch, on the device
-    measure_predictions     every accuracy of predictions made elsewhere
+    Objective: base class of losses that see a whole batch
+    StepOutput: the loss and the logits of one step
+    CrossEntropy: the objective of ordinary training
+    fit: train a network on a loader
+    evaluate: measure a network on a loader, accuracy by group, predictions and losses
+    group_metrics: every accuracy from counts by group
+    GroupMeter: counts by group of batch after batch, on the device
+    measure_predictions: every accuracy of predictions made elsewhere
 
 Runs:
-    load_config             the settings of files and overrides
-    open_run                the run folder of these settings, new or resumed
-    load_trained            the classifier of a run, a checkpoint or an exported folder
-    predict                 the probabilities of a trained classifier for image files
+    load_config: the settings of files and overrides
+    open_run: the run of these settings in its folder, new or resumed
+    fit_phase: train through one phase of a run, as a method does
+    load_trained: the classifier of a run, a checkpoint or an exported folder
+    predict: the probabilities of a trained classifier for image files
 
 Extending:
-    register_method         a method: a function from a run to the trained network
-    register_source         a data set: a function from a raw folder to its splits
-    Dataset, Option, Request    the result, the options and the argument of a source
-    register_trigger        a trigger: a function from its options to what is drawn over a frame
-    Layers, TriggerOptions  what a trigger draws, and its options
-    register_augmentation   an augmentation: a class whose instances change a batch of images
-    register_network        a network: a function from the number of classes to a module
-    load_plugins            load files or modules that register such things
+    register_method: a method, a function from a run to the trained network
+    register_source: a data set, a function from a raw folder to its splits
+    Dataset, Option, Request: the result, the options and the argument of a source
+    register_trigger: a trigger, a function from its options to what is drawn over a frame
+    Layers, TriggerOptions: what a trigger draws, and its options
+    register_augmentation: an augmentation, a class whose instances change a batch of images
+    register_network: a network, a function from the number of classes to a module
+    load_plugins: load files or modules that register such things
 
 Errors:
-    UsageError              a command, a setting or an argument is wrong
-    DataError               a file or a data set is not as it should be
+    UsageError: a command, a setting or an argument is wrong
+    DataError: a file or a data set is not as it should be
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from debeton.data.views.view import View as View
     from debeton.library import evaluate as evaluate
     from debeton.library import fit as fit
+    from debeton.library import fit_phase as fit_phase
     from debeton.library import load_config as load_config
     from debeton.library import measure_predictions as measure_predictions
     from debeton.methods import register_method as register_method
@@ -119,6 +121,7 @@ _MODULES = {
     "WriteOptions": "debeton.data.beton.writer",
     "evaluate": "debeton.library",
     "fit": "debeton.library",
+    "fit_phase": "debeton.library",
     "group_metrics": "debeton.train.metrics",
     "load_config": "debeton.library",
     "load_plugins": "debeton.system.plugins",

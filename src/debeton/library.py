@@ -1,7 +1,7 @@
 """The library's own functions: training and measuring without a run folder, and the settings of a run.
 
-`fit` and `evaluate` are the engine's loop (`train/loop.py`) with plain arguments, for a network and a loader of one's
-own. They write nothing and know no configuration.
+`fit` and `evaluate` are the engine's loop (`train/loop.py`) with plain arguments, for your own network and loader.
+They write nothing and know no configuration. `fit_phase` trains a method's phase in a run.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError, UsageError
 from debeton.system.project import find_preset
 from debeton.system.seed import seed_everything
-from debeton.train.loop import Evaluation, FitOptions, Form, TrainState, evaluate_forms
-from debeton.train.loop import fit as run_epochs
+from debeton.train.evaluation import Evaluation, measure
+from debeton.train.loop import FitOptions, TrainState, train_epochs
 from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import CrossEntropy, Objective, Precision
 from debeton.train.optim import SCHEDULES, ScheduleSpec, make_optimizer
+from debeton.train.training import fit as fit_phase
+
+__all__ = ["evaluate", "fit", "fit_phase", "load_config", "measure_predictions"]
 
 ONCE = ("sequential", "random", "quasi_random")  # orders that read every row of a view once in an epoch
 
@@ -92,7 +95,7 @@ def fit(
             after_epoch(len(history), metrics)
 
     options = FitOptions(epochs, lambda step: lr * schedule(step, steps), clip_grad=clip_grad, progress=progress)
-    run_epochs(state, loader, options, after_epoch=keep)
+    train_epochs(state, loader, options, after_epoch=keep)
     return history
 
 
@@ -119,10 +122,8 @@ def evaluate(
             "once: make_loader(view, batch_size, tail='keep') of a view that is not resampled"
         )
     device = loader.options.device
-    form = [Form()]
-    return evaluate_forms(
-        model.to(device), loader, Precision(precision, device), form, train_counts=train_counts, progress=progress
-    )[0]
+    numbers = Precision(precision, device)
+    return measure(model.to(device), loader, numbers, train_counts=train_counts, progress=progress)[0]
 
 
 def measure_predictions(

@@ -1,11 +1,11 @@
-"""Words that name the bias of a set of generated images: captions of every class against those of the others.
+"""Words that name the bias of a set of synthetic images: captions of each class against those of the others.
 
 debeton captions RUN/synthetic --model FOLDER --out words
 debeton captions RUN/synthetic --captions-file captions.jsonl --out words
 
-SET is a folder of generated images in any layout of writers/README.md, images.npy of Diffusing DeBias among them. OUT
-gets captions.jsonl, keywords.csv, keywords.md and index.html with example images. The same command goes on with
-captions that are not all made.
+SET is a folder of synthetic images in any layout of writers/README.md, or images.npy of Diffusing DeBias. OUT
+gets captions.jsonl, keywords.csv, keywords.md and index.html with example images. The same command makes the captions
+that an interrupted one left out.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write_tables(out: Path, found: list[Keyword]) -> None:
-    """keywords.csv and keywords.md; the latter on the console too."""
+    """Write keywords.csv and keywords.md, and print the latter."""
     import pandas as pd
 
     from debeton.report.write import to_markdown
@@ -112,7 +112,7 @@ def write_tables(out: Path, found: list[Keyword]) -> None:
 
 
 def write_page(out: Path, folder: Path, found: list[Keyword], rows: Rows, captions: list[str]) -> None:
-    """index.html: the words with images whose captions have them."""
+    """Write index.html: the words, each with images whose captions have it."""
     from html import escape
 
     from debeton.report.page import Cell, Page, html_table

@@ -1,4 +1,4 @@
-r"""Make synthetic images for every (class, attribute) cell of a data set.
+r"""Synthetic images of every group, a pair of class and attribute, of a data set.
 
     debeton generate --list
     debeton generate --dataset celeba_hq --out GENERATED --per-cell 10000
@@ -11,8 +11,10 @@ r"""Make synthetic images for every (class, attribute) cell of a data set.
     debeton generate --out GENERATED --check
     debeton generate --out GENERATED --arrays DIR
 
-The same command goes on with a set that is not finished, after any end, in the same shards or in others. Then
-debeton write-betons --dataset celeba_hq --raw DIR --out BETONS --synthetic GENERATED puts it into betons.
+The same command continues an unfinished set, in the same shards or in others. This puts the set into betons:
+
+    debeton write-betons --dataset celeba_hq --raw DIR --out BETONS --synthetic GENERATED
+
 Exit status: 0 done, 1 something is wrong with the images or the model, 2 something is wrong with the command.
 """
 
@@ -79,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def print_lists() -> int:
+    """Print the data sets with prompts, with their groups, and the generators."""
     from debeton.generate.generators import GENERATORS
     from debeton.generate.prompts import load_prompts, prompt_sets
 
@@ -93,6 +96,7 @@ def print_lists() -> int:
 
 
 def generate(arguments: argparse.Namespace) -> int:
+    """Make the images of one shard of the set, and print how many of each group there are."""
     from debeton.generate.filters import FILTERS
     from debeton.generate.generators import GENERATORS
     from debeton.generate.image_set import ImageSet, Shard
@@ -132,6 +136,7 @@ def generate(arguments: argparse.Namespace) -> int:
 
 
 def chosen_prompts(arguments: argparse.Namespace) -> Any:
+    """Return the prompts of --like, --prompts or --dataset; UsageError where there are none."""
     from debeton.generate.prompts import load_prompts, names_as_prompts, prompt_sets
     from debeton.system.errors import nearest
 
@@ -151,6 +156,7 @@ def chosen_prompts(arguments: argparse.Namespace) -> Any:
 
 
 def chosen_conditions(arguments: argparse.Namespace, prompts: Any) -> Any:
+    """Return the conditions of --cells, or all; UsageError names the first cell that does not exist."""
     from debeton.system.errors import nearest
 
     conditions = prompts.conditions(blind=arguments.blind)
@@ -165,6 +171,7 @@ def chosen_conditions(arguments: argparse.Namespace, prompts: Any) -> Any:
 
 
 def check(folder: Path) -> int:
+    """Print how many images the set has, and verify their hashes; DataError names what is wrong."""
     from debeton.data.raw.generated import manifests
     from debeton.generate.image_set import SETTINGS, ImageSet, verify
 
@@ -184,6 +191,7 @@ def check(folder: Path) -> int:
 
 
 def export(folder: Path, out: Path) -> int:
+    """Write the images as CLASS.npy, and print the paths."""
     from debeton.generate.arrays import write_arrays
 
     for path in write_arrays(folder, out):
@@ -192,6 +200,7 @@ def export(folder: Path, out: Path) -> int:
 
 
 def print_counts(counts: dict[str, dict[str, int]]) -> None:
+    """Print how many images each group has, and how many were rejected for what."""
     for condition, verdicts in counts.items():
         rejected = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items() if verdict != "keep")
         print(f"{condition}: {verdicts.get('keep', 0)} images" + (f" ({rejected} rejected)" if rejected else ""))

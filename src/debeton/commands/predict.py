@@ -1,4 +1,4 @@
-"""What a trained classifier says about a folder of images, as CSV; or the classifier itself, to take along.
+"""Predictions of a trained classifier for a folder of images, as CSV; or the classifier itself, exported.
 
 debeton predict --checkpoint RUN --images DIR --out predictions.csv
 debeton predict --checkpoint RUN/checkpoints/checkpoint_best.pt --images DIR --probabilities
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def predictions(arguments: argparse.Namespace) -> str:
-    """The CSV."""
+    """Return the CSV of path, prediction and confidence, and with --probabilities a column for each class."""
     from tqdm import tqdm
 
     from debeton.nets.trained import images_in, load_trained, predict

@@ -1,4 +1,4 @@
-"""How well source (real or synthetic) and attribute can be read from the features of trained networks.
+"""Probes: how well source (real or synthetic) and attribute can be read from features of trained networks.
 
 debeton probe runs/ffr_dominoes --out probes.csv
 """

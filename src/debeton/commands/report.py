@@ -1,4 +1,4 @@
-"""Tables on the console and one self-contained HTML page over finished runs; or one table and figure of a kind.
+"""Tables of finished runs on the console and as one HTML page; or one table and figure.
 
 debeton report runs/ --out runs/report
 debeton report bias-transfer runs/ --out runs/report
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def kinds() -> dict[str, ReportKind]:
-    """Reports of one table and figure, by the word that asks for them."""
+    """Return the kinds of reports of one table and figure, by the word that asks for them."""
     from debeton.report.amplifier import AMPLIFIER
     from debeton.report.transfer import TRANSFER
 

@@ -1,4 +1,4 @@
-"""A study: many runs from one YAML file, here or through SLURM, resumed at will, read as tables and pictures.
+"""Studies: many runs from one YAML file, here or through SLURM, resumed at will, read as tables and pictures.
 
 debeton sweep list                                                       the project's studies
 debeton sweep dry-run dataset_configs/studies/scale_ablation.yaml --raw DIR
@@ -118,12 +118,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def list_studies() -> int:
+    """Print the project's studies, each with the first line of its file."""
     for path in sorted((presets_folder() / "studies").glob("*.yaml")):
         print(f"{path.stem:<32} {path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
     return 0
 
 
 def list_jobs(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    """Print the jobs with their numbers, and the variants whose results they take."""
     numbers = {job.name: number for number, job in enumerate(board.jobs)}
     for job in jobs:
         print(f"{numbers[job.name]:>4} {job.name}" + (f"  takes of {', '.join(job.needs)}" if job.needs else ""))
@@ -132,10 +134,11 @@ def list_jobs(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) 
 
 
 def dry_run(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    """Print the command of every job, and run none."""
     for job in jobs:
         command = board.arguments(job)
-        what = f"waits for {', '.join(job.needs)}" if command is None else shlex.join(["main.py", *command])
-        print(f"{job.name}: {what}")
+        text = f"waits for {', '.join(job.needs)}" if command is None else shlex.join(["main.py", *command])
+        print(f"{job.name}: {text}")
     sets = len({job.data for job in jobs if job.betons})
     print(f"{_count(len(jobs), 'job')}, {_count(sets, 'set')} of betons to write")
     return 0
@@ -146,6 +149,7 @@ def _count(number: int, what: str) -> str:
 
 
 def run(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    """Run the jobs that are not finished; return 0 when all are, 1 else, 143 after a signal."""
     from debeton.studies.runner import Runner, counts
 
     runner = Runner(board, arguments.workers, lambda line: print(line, flush=True))
@@ -158,6 +162,7 @@ def run(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int
 
 
 def submit(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    """Submit the jobs to SLURM and print the commands."""
     from debeton.studies.slurm import Submission, submit
 
     submission = Submission(
@@ -175,6 +180,7 @@ def submit(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> 
 
 
 def status(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    """Print the state of every job, and the number of jobs in each state."""
     from debeton.studies.runner import counts
     from debeton.studies.slurm import with_queue
 
@@ -186,6 +192,7 @@ def status(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> 
 
 
 def collect(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    """Write the report of the finished jobs."""
     from debeton.report.pictures import pictures
     from debeton.studies.collect import collect
 
@@ -196,7 +203,7 @@ def collect(board: Board, jobs: Sequence[Job], arguments: argparse.Namespace) ->
 
 
 def _board(arguments: argparse.Namespace) -> Board:
-    """The study's jobs and where they are; `arguments` learns its name and its options of SLURM."""
+    """Return the study's jobs and their folders. Sets its name and SLURM options in `arguments`."""
     from debeton.studies.manifest import load_manifest
     from debeton.studies.state import Board, Places
     from debeton.studies.study import load_study
@@ -218,7 +225,7 @@ def _board(arguments: argparse.Namespace) -> Board:
 
 
 def _given(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
-    """(settings, values of placeholders) from --set and --raw."""
+    """Return (settings, values of placeholders) from --set and --raw."""
     given = _pairs("--set", arguments.settings)
     values = {key: value for key, value in given.items() if "." not in key}
     if arguments.raw:
@@ -227,7 +234,7 @@ def _given(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE texts as a dictionary."""
+    """Return KEY=VALUE texts as a dictionary."""
     given = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -245,7 +252,7 @@ def _seeds(text: str | None) -> list[int]:
 
 
 def _chosen(jobs: Sequence[Job], arguments: argparse.Namespace) -> Sequence[Job]:
-    """The jobs that --only, --jobs and --task leave."""
+    """Return the jobs that --only, --jobs and --task choose."""
     from debeton.studies.manifest import numbers_of
 
     chosen = [jobs[number] for number in numbers_of(arguments.jobs, len(jobs))] if arguments.jobs else list(jobs)

@@ -1,4 +1,4 @@
-"""Write a data set as betons, one per split, with their sidecars.
+"""Betons of a data set, one per split, with their sidecars.
 
     debeton write-betons --list
     debeton write-betons --dataset dominoes --help
@@ -36,7 +36,7 @@ MAX_SHOWN = 24  # groups that the final line spells out
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UsageError, takes no abbreviations and suggests the nearest flag."""
+    """A parser that raises UsageError, takes no abbreviations and suggests the nearest flag."""
 
     def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
     def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The parsed arguments; UsageError names the first one that is not known and the closest that is."""
+        """Return the parsed arguments; UsageError names the first unknown one and the closest known one."""
         args, left = self.parse_known_args(argv)
         if not left:
             return args
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(source: Source | None) -> Parser:
-    """The command line; with a data set chosen, its own options too."""
+    """Return the parser of the command, with the options of the chosen data set if there is one."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--list", action="store_true", help="print the data sets, one a line, and stop")
@@ -134,7 +134,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -> Dataset:
-    """The data set that the command names, fetched where that was asked for and need be; generated rows in train."""
+    """Return the data set that the command names, with the synthetic rows in its training split.
+
+    With --download it is fetched first where files are missing.
+    """
     request = source.request(args.raw, args.download, args.mirror, **options)
     try:
         dataset = load_raw(source, request)
@@ -159,20 +162,20 @@ def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -
 
 
 def load_raw(source: Source, request: Request) -> Dataset:
-    """The source's own answer; MissingDataError where --raw is not there at all."""
+    """Return the data set as its source reads it; MissingDataError where the folder --raw does not exist."""
     if request.raw is not None and not request.raw.exists():
         raise MissingDataError(f"--raw {request.raw} does not exist; {source.where}")
     return source.load(request)
 
 
 def _note(source: Source, raw: Path | None) -> str:
-    """What lies in the raw folder unfinished or packed, to end a message with."""
+    """Return the end of a message: the files in the raw folder that are unfinished or still packed."""
     note = missing_note(source.archives, raw) if raw is not None else ""
     return f"; {note}" if note else ""
 
 
 def generated_dataset(args: argparse.Namespace) -> Dataset:
-    """The generated images alone, under the names of a beton that there is."""
+    """Return the synthetic images as a data set of their own, with the names of the beton --like."""
     from debeton.data.beton.reading import read_sidecar
 
     if args.synthetic is None:
@@ -186,7 +189,7 @@ def generated_dataset(args: argparse.Namespace) -> Dataset:
 
 
 def synthetic_rows(args: argparse.Namespace, spec: DatasetSpec) -> Rows:
-    """The generated images that the command names, corrupted where it says so."""
+    """Return the rows of the synthetic images of --synthetic, corrupted with --severity."""
     rows = generated_rows(args.synthetic, spec)
     return corrupted(rows, args.severity) if args.severity else rows
 
@@ -203,7 +206,7 @@ def merge(args: argparse.Namespace) -> int:
 
 
 def choose_splits(text: str | None, dataset: Dataset) -> dict[str, Rows]:
-    """The splits named in 'a,b', all without; UsageError names the first that does not exist."""
+    """Return the splits named in 'a,b', or all without a text; UsageError names the first unknown one."""
     wanted = list(dict.fromkeys(part.strip() for part in text.split(","))) if text is not None else list(dataset.splits)
     for name in wanted:
         if name not in dataset.splits:
@@ -215,7 +218,7 @@ def choose_splits(text: str | None, dataset: Dataset) -> dict[str, Rows]:
 
 
 def check(dataset: Dataset, args: argparse.Namespace) -> int:
-    """Print what every split holds, lacks and has wrong; 1 when there is anything to mend."""
+    """Print the content of every split, its missing files and its faults; return 1 if there is any fault."""
     problems = 0
     for split, rows in dataset.splits.items():
         expected = dataset.expected.get(split)
@@ -226,7 +229,7 @@ def check(dataset: Dataset, args: argparse.Namespace) -> int:
 
 
 def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]) -> int:
-    """Write every split and print one line for each; say on stderr where counts differ from those published."""
+    """Write every split and print one line for each; warn on stderr where counts differ from published ones."""
     from debeton.data.beton.writer import WriteOptions, write_beton  # imports torch and numba
 
     how = WriteOptions(
@@ -251,7 +254,7 @@ def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]
 
 
 def _shown(group_counts: Mapping[str, int]) -> str:
-    """The counts by name, or their range where they would fill the screen; the sidecar has them all."""
+    """Return the counts by name, or their range where there are more than MAX_SHOWN; the sidecar has them all."""
     if len(group_counts) <= MAX_SHOWN:
         return " · ".join(f"{name} {count}" for name, count in group_counts.items())
     smallest, largest = (pick(group_counts, key=lambda name: group_counts[name]) for pick in (min, max))
@@ -262,5 +265,5 @@ def _shown(group_counts: Mapping[str, int]) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value goes into the sidecar: JSON, and no path of this machine."""
+    """Return True for a value that the sidecar records: JSON, and no path of this machine."""
     return not isinstance(value, Path) and isinstance(value, bool | int | float | str | list | dict)

@@ -1,4 +1,4 @@
-"""Rows of your own: images and labels in memory, or any PyTorch map-style data set, ready to be written as a beton."""
+"""Your own data as rows: images and labels in memory, or any PyTorch map-style data set."""
 
 from __future__ import annotations
 
@@ -57,8 +57,14 @@ def rows_from_dataset(
 ) -> Rows:
     """Return Rows of a PyTorch map-style data set, whose item i is (image, label) or (image, label, attribute).
 
-    An image is a PIL image, uint8 [H, W, 3] or [H, W], a tensor [3, H, W] or [1, H, W] (uint8, or float in [0, 1]), the
-    bytes of an image file, or its path. Leave random transforms and Normalize out of the data set's transforms.
+    An image is one of these:
+
+    - a PIL image;
+    - an array, uint8 [H, W, 3] or [H, W];
+    - a tensor [3, H, W] or [1, H, W], uint8 or float in [0, 1];
+    - the bytes of an image file, or its path.
+
+    Leave random transforms and Normalize out of the data set's transforms.
 
     label, attribute: [N], in place of what the items say. With label given, no item is read before the beton is
         written; without it every item is read once more for its codes.
