@@ -52,7 +52,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -61,7 +60,10 @@ __version__ = "0.1.0"
 # Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+TYPE_CHECKING = False  # true for type checkers; importing typing for it would take two thirds of the time
 if TYPE_CHECKING:
+    from typing import Any
+
     from debeton.data.beton.reading import open_beton as open_beton
     from debeton.data.beton.writer import WriteOptions as WriteOptions
     from debeton.data.beton.writer import write_beton as write_beton
