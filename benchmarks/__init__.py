@@ -46,4 +46,6 @@ def register_benchmark(
 
 
 for _module in pkgutil.iter_modules(__path__):
+    if _module.name == "__main__":  # the program, which runs what is registered here
+        continue
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -111,10 +111,12 @@ def step_time(
     }
     chosen = REGISTERED.get(method)
 
+    from debeton.train.finish import timing_of
+
     def measure() -> float:
         with quiet_run(folder, settings) as opened:
             chosen.run(opened)
-            return 1000 * batch_size / float(opened.timing["train_images_per_second"])
+            return 1000 * batch_size / float(timing_of(opened)["train_images_per_second"])
 
     return measure
 

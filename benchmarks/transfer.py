@@ -104,13 +104,15 @@ def _seconds(
         "logging.progress": "off",
     }
 
+    from debeton.train.evaluation import evaluate
+
     def measure() -> float:
         with quiet_run(folder, settings) as opened:
             start = time.perf_counter()
             model = METHODS.get("erm").run(opened)
             seconds = time.perf_counter() - start
             assert model is not None
-            accuracies[name] = float(opened.evaluate(model, "test").metrics["accuracy"])
+            accuracies[name] = float(evaluate(opened, model, "test").metrics["accuracy"])
             return seconds
 
     return measure

@@ -25,6 +25,9 @@ ARTICLES = ("The", "A", "An")
 # A sentence ends at punctuation, at a blank line, and before a list item or the explanation of a parameter.
 ENDS = re.compile(r"(?<=[.;:?!])\s+|\n\s*\n|\n\s*[-*] |\n\s*(?=[\w, ]{1,40}: )")
 
+# A line that shows a command is no sentence.
+COMMAND = re.compile(r"^\s*(python|debeton|torchrun|bash|sbatch) .*$", re.MULTILINE)
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -52,7 +55,7 @@ def faults(node: ast.AST, *, is_test: bool) -> Iterator[str]:
         yield f"begins with '{begin}'; begin with a verb, such as Return"
     if words(first) > FIRST_LINE:
         yield f"has {words(first)} words in its first line; at most {FIRST_LINE}"
-    for sentence in ENDS.split(docstring):
+    for sentence in ENDS.split(COMMAND.sub("\n", docstring)):
         if words(sentence) > SENTENCE:
             start = " ".join(sentence.split()[:8])
             yield f"has a sentence of {words(sentence)} words: '{start} ...'; at most {SENTENCE}"

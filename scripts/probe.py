@@ -1,60 +1,10 @@
-#!/usr/bin/env python3
-"""How well source (real or synthetic) and attribute can be read from the features of trained networks.
+#!/usr/bin/env python
+"""Read source and attribute from the features of trained networks: the command `debeton probe`.
 
 python scripts/probe.py runs/ffr_dominoes --out probes.csv
 """
 
-from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
-from debeton.system.errors import DataError, UsageError, run_command
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
-    parser.add_argument("--per-group", type=int, default=200, help="rows of a group at most; default: %(default)s")
-    parser.add_argument("--again", action="store_true", help="probe runs that were probed before, too")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as CSV")
-    arguments = parser.parse_args(argv)
-    if arguments.per_group < 2:
-        raise UsageError(f"--per-group {arguments.per_group} leaves nothing to hold out; use 2 or more")
-
-    import pandas as pd
-    from tqdm import tqdm
-
-    from debeton.report.records import load_runs
-    from debeton.report.runs import group_settings, make_stat
-    from debeton.report.tables import to_markdown
-    from debeton.system.files import write_text
-    from debeton.tools.probe import probe_run, read_probe
-
-    runs = [run for run in load_runs(arguments.runs) if run.is_finished]
-    if not runs:
-        raise DataError(f"no finished run in {', '.join(map(str, arguments.runs))}; there is nothing to probe")
-    for run in tqdm(runs, desc="probing", unit="run", leave=False, disable=not sys.stderr.isatty()):
-        if arguments.again or read_probe(run.folder) is None:
-            probe_run(run.folder, arguments.per_group)
-    rows = []
-    for setting in group_settings(runs):
-        found = [read_probe(run.folder) or {} for run in setting.runs]
-        row = {"setting": setting.label, "n": len(found)}
-        for name in ("source", "attribute"):
-            values = [100 * probe[name]["accuracy"] for probe in found if name in probe]
-            row[f"{name} (%)"] = str(make_stat(values) or "–")
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    print(to_markdown(table))
-    if arguments.out:
-        write_text(arguments.out, table.to_csv(index=False))
-
+from debeton.commands.dispatch import run_script
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:])))
+    run_script("probe")

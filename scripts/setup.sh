@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Prepare this checkout: system packages (apt), Python 3.11 or 3.12, and .venv from requirements.lock.
-#   bash scripts/setup.sh                              from any folder
-#   PYTHON=/path/to/python3.12 bash scripts/setup.sh   chooses the interpreter
-# A second call does nothing: a finished set-up is recognised by the hash of the lock and of this file. To start again,
-# delete .venv.
+# Prepare this checkout: system packages (apt), Python 3.11 or 3.12, .venv from requirements.lock, and in it the package
+# debeton with its command, as an editable install that points to this checkout's src.
+#   bash scripts/setup.sh                            from any folder
+#   PYTHON=/path/to/python3.12 bash scripts/setup.sh   to choose the interpreter
+# Idempotent: a finished set-up is recognised by a hash of the lock, this file, pyproject.toml's part above [tool.ruff]
+# and this folder's path. To start over, delete .venv.
 set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -14,7 +15,11 @@ STAMP=$VENV/.debeton-setup
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }
 
-fingerprint() { cat requirements.lock scripts/setup.sh | sha256sum | cut -d' ' -f1; }
+fingerprint() {
+    local project
+    project=$(cat pyproject.toml)
+    { cat requirements.lock scripts/setup.sh && printf '%s\n' "${project%%\[tool.ruff\]*}" "$PWD"; } | sha256sum | cut -d' ' -f1
+}
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
 venv_runs() { # check that .venv's interpreter still exists, and has the version of $PYTHON if that is set
@@ -146,8 +151,16 @@ if ! imports 2>/dev/null; then
     install_locked --no-cache --reinstall-package ffcv
     imports || die "the packages installed but do not import; 'python main.py --doctor' says which"
 fi
-# Compile the loader's own decoder now, so that the first run need not. If that fails, FFCV's decoder is used.
-missing=$(env -u CC PATH=/usr/bin:/bin:"$PATH" PYTHONPATH=src "$VENV/bin/python" -c 'from debeton.data.loader.pixels import MISSING; print(MISSING)')
+# The package itself: without a network, as the lock has its build backend and every package that it needs.
+install_package() (
+    local root=$PWD
+    cd "$SHIM"
+    "$UV" pip install -q --offline --python "$root/$VENV/bin/python" --no-deps --no-build-isolation --reinstall-package debeton \
+        -e "$root"
+)
+install_package || die "debeton itself could not be installed into $VENV: see uv's message above"
+# Compiled here, the loader's own decoder is there at the first run; where it cannot be, FFCV's serves.
+missing=$(env -u CC PATH=/usr/bin:/bin:"$PATH" "$VENV/bin/python" -c 'from debeton.data.loader.pixels import MISSING; print(MISSING)')
 [ -z "$missing" ] || say "the loader's own decoder could not be compiled, FFCV's is used: $missing"
 fingerprint >"$STAMP"
 say "done"

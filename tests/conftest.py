@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,14 @@ from tests.toy import TOY_SPEC, stored_image, toy_rows
 
 from debeton.data.beton.reading import Beton
 from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.loader.augment import OPS
+from debeton.data.sources import SOURCES
 from debeton.data.spec import DatasetSpec
+from debeton.data.triggers.trigger import TRIGGERS
 from debeton.data.views.view import View
+from debeton.methods import METHODS
+from debeton.nets.models import MODELS
+from debeton.system import plugins
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,6 +69,17 @@ def write_toy() -> Callable[[Path, int, float], None]:
         write_beton(path, toy_rows(n, share, 9), TOY_SPEC, "train", WriteOptions(mode="raw"))
 
     return write
+
+
+@pytest.fixture
+def plugins_end_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget, after the test, the plugins that it loads and the names that they register."""
+    for registry in (METHODS, SOURCES, TRIGGERS, OPS, MODELS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    yield
+    for name in [name for name in sys.modules if name.startswith("debeton_plugin_")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
-
 from debeton.system.errors import DataError, run_command
 
 PHOTOS, CLASSES, ANIMALS = "in1k_256.zip", 1000, 398

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import growth, guard
+from benchmarks.__main__ import main
 from benchmarks.diffusion import frechet_distance
 from benchmarks.guard import violations
 from benchmarks.loader import SETS, ImageSet, ratios_of
@@ -19,7 +20,6 @@ from benchmarks.loop import ON_CPU
 from benchmarks.photos import load_photos, make_photo
 from benchmarks.timing import Result, interleave, rate, write_result
 from PIL import Image
-from scripts.benchmark import main
 
 from debeton.system.errors import DataError, run_command
 

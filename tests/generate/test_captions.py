@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import captions as program
 
+from debeton.commands import captions as program
 from debeton.generate.captions import Captioner, captions_for, keywords, read_captions
 from debeton.generate.image_set import spec_from_folder
 from debeton.system.errors import DataError, UsageError, run_command

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import predict
 from tests.running import folder_of, run
 
+from debeton.commands import predict
 from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
 from debeton.nets.trained import load_trained
 from debeton.system.errors import run_command

@@ -25,6 +25,13 @@ PACKAGES = [
 TOOLS = ["bash", "cat", "cut", "dirname", "env", "grep", "readlink", "sha256sum"]
 
 
+def fingerprint(root: Path) -> str:
+    """Return the stamp of a finished set-up of the checkout at `root`: 64 hex digits."""
+    project = (root / "pyproject.toml").read_text().rstrip("\n").split("[tool.ruff]")[0]
+    texts = [(root / "requirements.lock").read_text(), (root / "scripts" / "setup.sh").read_text(), project]
+    return hashlib.sha256(f"{''.join(texts)}\n{root}\n".encode()).hexdigest()
+
+
 class Checkout:
     """A copy of the files setup.sh reads, and a PATH that holds stubs and nothing that could change this machine."""
 
@@ -35,7 +42,8 @@ class Checkout:
         (self.root / "scripts").mkdir(parents=True)
         for script in ("setup.sh", "apt.sh"):
             shutil.copy(ROOT / "scripts" / script, self.root / "scripts")
-        shutil.copy(ROOT / "requirements.lock", self.root)
+        for file in ("requirements.lock", "pyproject.toml"):
+            shutil.copy(ROOT / file, self.root)
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
         self.stub("id", "echo 1000")
@@ -52,8 +60,7 @@ class Checkout:
         """What a finished set-up leaves behind."""
         (self.root / ".venv" / "bin").mkdir(parents=True)
         (self.root / ".venv" / "bin" / "python").symlink_to(self.python)
-        content = (self.root / "requirements.lock").read_bytes() + (self.root / "scripts" / "setup.sh").read_bytes()
-        (self.root / ".venv" / ".debeton-setup").write_text(hashlib.sha256(content).hexdigest() + "\n")
+        (self.root / ".venv" / ".debeton-setup").write_text(fingerprint(self.root) + "\n")
 
     def setup(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run it from another folder, without a terminal."""
@@ -153,6 +160,21 @@ def test_a_changed_lock_is_set_up_again(checkout):
     assert checkout.setup().returncode == 1  # gets as far as the missing packages
 
 
+@pytest.mark.parametrize(("line", "status"), [('[project.scripts]\nother = "a:b"\n', 1), ("[tool.mypy]\n", 0)])
+def test_a_change_of_what_is_installed_is_set_up_again_and_one_of_the_linters_is_not(checkout, line, status):
+    checkout.finish()
+    project = checkout.root / "pyproject.toml"
+    before, _, after = project.read_text().partition("[tool.ruff]")
+    project.write_text(f"{before}{line}[tool.ruff]{after}" if status else f"{before}[tool.ruff]{after}{line}")
+    assert checkout.setup().returncode == status
+
+
+def test_a_checkout_that_was_moved_is_set_up_again(checkout):
+    checkout.finish()
+    checkout.root = checkout.root.rename(checkout.root.with_name("elsewhere"))
+    assert checkout.setup().returncode == 1
+
+
 def test_a_venv_whose_interpreter_vanished_is_set_up_again(checkout):
     checkout.finish()
     python = checkout.root / ".venv" / "bin" / "python"
@@ -175,9 +197,8 @@ def test_an_unfinished_installation_loses_its_stamp(checkout):
 
 
 def test_this_checkout_is_set_up():
-    content = (ROOT / "requirements.lock").read_bytes() + (ROOT / "scripts" / "setup.sh").read_bytes()
     stamp = ROOT / ".venv" / ".debeton-setup"
-    if not stamp.exists() or stamp.read_text().strip() != hashlib.sha256(content).hexdigest():
+    if not stamp.exists() or stamp.read_text().strip() != fingerprint(ROOT):
         pytest.skip("this checkout's .venv was not made by scripts/setup.sh as it stands")
     start = time.perf_counter()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHON"}

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import yaml
-from scripts import report
 
+from debeton.commands import report
 from debeton.report.amplifier import AMPLIFIER, PANELS, amplifier_table, plot_amplifier
 from debeton.report.records import load_runs
 from debeton.report.runs import group_settings

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 from scipy import stats
-from scripts import report
 
+from debeton.commands import report
 from debeton.report.records import load_runs
 from debeton.report.runs import group_settings
 from debeton.report.transfer import (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
-from scripts import report
 
+from debeton.commands import report
 from debeton.report.console import print_tables
 from debeton.report.figures.axes import plot_axis
 from debeton.report.figures.curves import curve_of, plot_objectives

@@ -19,9 +19,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from scripts import sweep
 from tests.running import ROOT, run
 
+from debeton.commands import sweep
 from debeton.studies.manifest import Manifest, format_ranges, load_manifest, parse_numbers, write_manifest
 from debeton.studies.slurm import Array, Submission, plan_arrays, states_with_queue, submit
 from debeton.studies.state import JobStates, StudyFolders

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from scripts import sweep
 from tests.running import ROOT
 
+from debeton.commands import sweep
 from debeton.studies.jobs import Job
 from debeton.studies.published import compare_with_published
 from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import probe as command
 from tests.running import folder_of, run
 from tests.toy import TOY_SPEC, toy_rows
 
+from debeton.commands import probe as command
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import Rows
 from debeton.system.errors import DataError, run_command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from debeton.commands import write_betons
 from debeton.data.beton.reading import open_beton
 from debeton.data.sources import SOURCES, Request, Source
 from debeton.system.errors import run_command
@@ -21,13 +21,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "writers" / "write_betons.py"
 
 
 def command(*argv: object) -> int:
-    """Run the program in this process and return its exit status."""
-    spec = importlib.util.spec_from_file_location("write_betons", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return run_command(lambda: module.main([str(part) for part in argv]))
+    """Run the program in this process; returns its exit status."""
+    return run_command(lambda: write_betons.main([str(part) for part in argv]))
 
 
 @pytest.fixture
@@ -162,7 +157,7 @@ def counted(pets, monkeypatch):
 
     registry = type(SOURCES)("dataset")
     registry.add("pets", Source("pets", load, "from www.example.org/pets: train/CLASS/*.png"), "pets")
-    monkeypatch.setattr("debeton.data.sources.SOURCES", registry)
+    monkeypatch.setattr("debeton.commands.write_betons.SOURCES", registry)
     return pets
 
 

@@ -40,6 +40,33 @@ class Architecture:
 
 MODELS: Registry[Architecture] = Registry("model")
 Network = TypeVar("Network", bound=nn.Module)
+Build = TypeVar("Build", bound=Callable[[int], nn.Module])
+
+
+def register_network(
+    name: str,
+    summary: str,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Callable[[Build], Build]:
+    """Return a decorator that registers a network: a function from the number of classes to a module.
+
+    The module returns logits [B, C] of images [B, 3, H, W]. Its last linear layer is its head. Raise UsageError where
+    torchvision or the project has a network of that name.
+
+    name: as --model.arch takes it.
+    summary: the line about the network in lists.
+    mean, std: of each channel, for images in [0, 1], where model.normalisation is 'source'.
+    """
+    if name in torchvision_names():
+        raise UsageError(f"the network '{name}' is torchvision's; register yours under another name")
+
+    def decorate(build: Build) -> Build:
+        MODELS.add(name, _unpretrained(name, build, mean, std), summary)
+        return build
+
+    return decorate
 
 
 def make_model(arch: str, num_classes: int, *, pretrained: bool = False, blurpool: bool = False) -> nn.Module:
@@ -165,7 +192,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _small(name: str, network: Callable[[int], nn.Module]) -> Architecture:
+def _unpretrained(
+    name: str,
+    network: Callable[[int], nn.Module],
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Architecture:
     """Return the architecture of a network without published weights."""
 
     def build(num_classes: int, pretrained: bool) -> nn.Module:
@@ -173,7 +205,7 @@ def _small(name: str, network: Callable[[int], nn.Module]) -> Architecture:
             raise UsageError(f"{name} has no published weights; use --model.pretrained false")
         return network(num_classes)
 
-    return Architecture(build)
+    return Architecture(build, mean, std)
 
 
 def _efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
@@ -187,10 +219,14 @@ def _efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
 
 
 MODELS.add(
-    "small_resnet", _small("small_resnet", SmallResNet), "three residual blocks, 0.3 M parameters; trains on a CPU"
+    "small_resnet",
+    _unpretrained("small_resnet", SmallResNet),
+    "three residual blocks, 0.3 M parameters; trains on a CPU",
 )
 MODELS.add(
-    "small_convnet", _small("small_convnet", SmallConvNet), "five convolutions, 0.4 M parameters; trains on a CPU"
+    "small_convnet",
+    _unpretrained("small_convnet", SmallConvNet),
+    "five convolutions, 0.4 M parameters; trains on a CPU",
 )
 MODELS.add(
     "efficientnet_lite0",

@@ -26,6 +26,7 @@ from debeton.nets.heads import install_head
 from debeton.nets.models import architecture, evaluating, make_model
 from debeton.nets.networks import MirrorAveraged
 from debeton.system.errors import DataError, UsageError
+from debeton.system.plugins import require_plugins_of
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
 FILES_AT_ONCE = 256  # files that `predict` writes into one temporary beton
@@ -112,7 +113,12 @@ def _rebuilt(
     try:
         architecture(arch)
     except UsageError:
-        raise DataError(f"{path} holds a '{arch}', which is no classifier of images") from None
+        if path.is_file():
+            require_plugins_of(path.resolve().parents[1])
+        raise DataError(
+            f"{path} holds a '{arch}', which is no classifier of images that is known here; a network of your own is "
+            "loaded with --plugins FILE"
+        ) from None
     model = make_model(arch, num_classes, blurpool=network.get("blurpool", False))
     if "normalise_features" in network:
         install_head(model, num_classes, normalise=network["normalise_features"])

@@ -24,6 +24,7 @@ from debeton.report.write import PicturePlotter
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
+from debeton.system.plugins import require_plugins_of
 from debeton.train.run_views import prepare_views
 
 GROUPS, SHOWN, SAMPLED = 6, 6, 200  # groups of a figure, images of a group, rows of a group that are classified
@@ -74,6 +75,7 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
     DataError: the run has no such split. Errors of the configuration, the betons and the checkpoint are passed on.
     """
     trained = load_trained(folder)
+    require_plugins_of(folder)
     view = prepare_views(load([folder / "config.yaml"])).get(split)
     if view is None:
         raise DataError(f"{folder} has no {split} split")

@@ -7,7 +7,6 @@ import queue
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,8 @@ from debeton.studies.state import JobStates, State
 from debeton.system.cores import usable_cores
 from debeton.system.files import write_text
 from debeton.system.locks import LockState, file_lock
+from debeton.system.plugins import plugin_words
+from debeton.system.project import SCRIPTS, program
 
 WRITTEN = ".written"  # file in a folder of complete betons; it holds the commands that wrote them
 TO_RUN = ("missing", "unfinished")  # states of jobs that a run starts
@@ -85,7 +86,7 @@ class Runner:
             assert arguments is not None
             self.tell(f"start   {job.name}")
             start = time.perf_counter()
-            command = [sys.executable, str(folders.root / "main.py"), *arguments]
+            command = [*program("main.py", folders.root), *plugin_words(), *arguments]
             with self._one_gpu() as environment:
                 status = self.execute(command, folders.log_file(job), environment, 60 * job.minutes)
             return self._report_end(job, status, time.perf_counter() - start)
@@ -121,8 +122,9 @@ class Runner:
             self.tell(f"write   {job.data}")
             for text in job.betons:
                 script, *words = shlex.split(text)
-                command = [str(folders.root / script), *(word.replace("{betons}", str(folder)) for word in words)]
-                status = self.execute([sys.executable, *command], folders.log_file(job))
+                plugins = plugin_words() if script in SCRIPTS else []
+                words = [word.replace("{betons}", str(folder)) for word in words]
+                status = self.execute([*program(script, folders.root), *plugins, *words], folders.log_file(job))
                 if status:
                     if not self.stopped:
                         self._betons_failed(job, status)

@@ -23,6 +23,7 @@ from debeton.studies.state import JobStates, State
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.log import logger
+from debeton.system.plugins import plugin_words
 
 SCRIPTS = Path("scripts", "slurm")
 MAX_ARRAY_SIZE = 1001  # SLURM's default, used where scontrol gives no value
@@ -132,6 +133,7 @@ def array_command(
         "--workers",
         str(submission.workers),
         *(["--retry"] if submission.retry else []),
+        *plugin_words(),
     ]
     return [*words, str(job_states.folders.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
 
@@ -156,7 +158,7 @@ def collect_command(
     ]
     shared = {key: value for key, value in options.items() if key in ("partition", "account", "qos", "mem", "export")}
     script = job_states.folders.root / SCRIPTS / "collect.sbatch"
-    return [*words, *_after(identifiers), *_options(shared), str(script), str(manifest)]
+    return [*words, *_after(identifiers), *_options(shared), str(script), str(manifest), *plugin_words()]
 
 
 def submit(
@@ -186,6 +188,11 @@ def submit(
         raise UsageError(
             "there is no sbatch on this machine; submit from a login node of the cluster, or see the commands with "
             "--print and the jobs with 'dry-run'"
+        )
+    if not (job_states.folders.root / SCRIPTS / "array.sbatch").is_file():
+        raise UsageError(
+            f"there is no {SCRIPTS / 'array.sbatch'} in {job_states.folders.root}; SLURM's scripts are in the "
+            "project's checkout and not in an installed package, so submit from a checkout"
         )
     queued = queued_jobs(job_states)
     arrays = plan_arrays(job_states, [job for job in jobs if job.name not in queued], submission, largest_array())

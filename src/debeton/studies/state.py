@@ -16,6 +16,7 @@ from debeton.studies.jobs import PLACEHOLDER, Job, Point, split_placeholder
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.locks import is_locked
+from debeton.system.project import find_preset
 from debeton.train.metrics import selection_score
 from debeton.train.run_folder import experiment_name, find_folder
 
@@ -116,7 +117,7 @@ class JobStates:
 
     def _load(self, job: Job, arguments: Sequence[str]) -> Config:
         count = 2 * len(job.configs)
-        return load([self.folders.root / file for file in arguments[1:count:2]], arguments[count:])
+        return load([find_preset(file, root=self.folders.root) for file in arguments[1:count:2]], arguments[count:])
 
     def state(self, job: Job) -> State:
         """Return the state of a job."""

@@ -32,6 +32,7 @@ from debeton.nets.models import make_model
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.plugins import require_plugins_of
 from debeton.system.seed import make_rng
 from debeton.train.features import extract_features
 from debeton.train.objective import Precision
@@ -64,6 +65,7 @@ def probe_run(folder: Path, per_group: int = 200) -> dict[str, Any]:
     """
     if not (folder / "results.json").is_file():
         raise DataError(f"{folder} is not finished; only a finished run has a network that can be probed")
+    require_plugins_of(folder)
     config = load([folder / "config.yaml"])
     device = pick_device(config.training.device)
     views = prepare_views(config)

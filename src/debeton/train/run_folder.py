@@ -14,6 +14,7 @@ from debeton.config import Config, load
 from debeton.system.errors import UsageError
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
+from debeton.system.plugins import record_plugins, warn_of_changes
 
 CONFIG_NAME = "config.yaml"
 
@@ -43,6 +44,7 @@ def claim_folder(config: Config) -> Path:
     while True:
         folder = parent / f"version_{version}"
         if _belongs_to(folder, config) or (not folder.exists() and _create(folder, config)):
+            warn_of_changes(folder)
             return folder
         if not _belongs_to(folder, config):
             version += 1
@@ -72,6 +74,7 @@ def _create(folder: Path, config: Config) -> bool:
     staging.mkdir()
     (staging / CONFIG_NAME).write_text(config.dump())
     (staging / "checkpoints").mkdir()
+    record_plugins(staging)
     try:
         os.rename(staging, folder)
     except OSError:

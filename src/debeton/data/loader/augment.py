@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numba import njit, prange
@@ -22,6 +22,23 @@ from debeton.system.registry import Registry
 # images uint8 [B, H, W, 3] (may be changed in place), keys uint64 [B], rows int64 [B] of the beton -> images
 Op = Callable[[U8, Keys, I64], U8]
 OPS: Registry[Callable[..., Op]] = Registry("augmentation")
+A = TypeVar("A", bound=Callable[..., Any])
+
+
+def register_augmentation(name: str, summary: str) -> Callable[[type[A]], type[A]]:
+    """Return a decorator that registers an augmentation: a class whose instances are called on a batch.
+
+    name: as --training.augment takes it; the numbers of 'name:1:2' are the arguments of the class, in order.
+    summary: the line that `debeton list augmentations` prints.
+    An instance is called with images uint8 [B, H, W, 3] (which it may change), keys uint64 [B] to draw from
+    (`debeton.data.draws.uniform`), and rows int64 [B] of the beton; it returns the images.
+    """
+
+    def decorate(kind: type[A]) -> type[A]:
+        OPS.add(name, kind, summary)
+        return kind
+
+    return decorate
 
 
 @runtime_checkable

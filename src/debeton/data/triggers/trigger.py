@@ -74,6 +74,16 @@ Draw = Callable[[int, int], Layers]  # height, width of the frame -> its layers
 TRIGGERS: Registry[Callable[[TriggerOptions], Draw]] = Registry("trigger")
 
 
+def register_trigger(
+    name: str, summary: str
+) -> Callable[[Callable[[TriggerOptions], Draw]], Callable[[TriggerOptions], Draw]]:
+    """Return a decorator that registers a trigger: a function from its options to `draw(height, width) -> Layers`.
+
+    name: as --spurious.spurious_type takes it. summary: the line that `debeton list triggers` prints.
+    """
+    return TRIGGERS.register(name, summary)
+
+
 @dataclass(frozen=True)
 class Trigger:
     """A trigger and the way in which it is planted.

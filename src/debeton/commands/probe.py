@@ -1,0 +1,58 @@
+"""Probes: how well source (real or synthetic) and attribute can be read from features of trained networks.
+
+debeton probe runs/ffr_dominoes --out probes.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from debeton.system import plugins
+from debeton.system.errors import DataError, UsageError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Probe the runs that the words of the command name, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
+    parser.add_argument("--per-group", type=int, default=200, help="rows of a group at most; default: %(default)s")
+    parser.add_argument("--again", action="store_true", help="probe runs that were probed before, too")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as CSV")
+    plugins.add_argument(parser)
+    arguments = parser.parse_args(argv)
+    plugins.use_plugins(argv)
+    if arguments.per_group < 2:
+        raise UsageError(f"--per-group {arguments.per_group} leaves nothing to hold out; use 2 or more")
+
+    import pandas as pd
+    from tqdm import tqdm
+
+    from debeton.report.runs import make_stat
+    from debeton.report.write import group_settings, load_runs, to_markdown
+    from debeton.system.files import write_text
+    from debeton.tools.probe import probe_run, read_probe
+
+    runs = [run for run in load_runs(arguments.runs) if run.is_finished]
+    if not runs:
+        raise DataError(f"no finished run in {', '.join(map(str, arguments.runs))}; there is nothing to probe")
+    for run in tqdm(runs, desc="probing", unit="run", leave=False, disable=not sys.stderr.isatty()):
+        if arguments.again or read_probe(run.folder) is None:
+            probe_run(run.folder, arguments.per_group)
+    rows = []
+    for setting in group_settings(runs):
+        found = [read_probe(run.folder) or {} for run in setting.runs]
+        row = {"setting": setting.label, "n": len(found)}
+        for name in ("source", "attribute"):
+            values = [100 * probe[name]["accuracy"] for probe in found if name in probe]
+            row[f"{name} (%)"] = str(make_stat(values) or "–")
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    print(to_markdown(table))
+    if arguments.out:
+        write_text(arguments.out, table.to_csv(index=False))
+    return 0

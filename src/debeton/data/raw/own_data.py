@@ -1,0 +1,133 @@
+"""Your own data as rows: images and labels in memory, or any PyTorch map-style data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from debeton.data.spec import Ints, RawImage, Rows
+from debeton.system.errors import DataError
+
+
+class MapDataset(Protocol):
+    """A data set by index, as PyTorch's: `dataset[i]` is (image, label) or (image, label, attribute)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def rows_from_arrays(
+    images: Sequence[Any] | NDArray[Any],
+    label: ArrayLike,
+    attribute: ArrayLike | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> Rows:
+    """Return Rows of images and codes in memory.
+
+    images: uint8 [N, H, W, 3] or [N, H, W], or a sequence of N images as `rows_from_dataset` takes them.
+    label, attribute: whole numbers from 0, [N]; without attribute every row has attribute 0.
+    names: [N], how messages call a row, unique; default: 'image 0', 'image 1', ...
+    columns: more values of each row for the sidecar, by name, each [N].
+    DataError where lengths differ or codes are no whole numbers; of an image, when it is written.
+    """
+    count = len(images)
+    return Rows(
+        _codes(label, count, "label"),
+        np.zeros(count, np.int64) if attribute is None else _codes(attribute, count, "attribute"),
+        lambda row: as_raw_image(images[row], row),
+        _names(names, count),
+        dict(columns or {}),
+    )
+
+
+def rows_from_dataset(
+    dataset: MapDataset,
+    *,
+    label: ArrayLike | None = None,
+    attribute: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> Rows:
+    """Return Rows of a PyTorch map-style data set, whose item i is (image, label) or (image, label, attribute).
+
+    An image is one of these:
+
+    - a PIL image;
+    - an array, uint8 [H, W, 3] or [H, W];
+    - a tensor [3, H, W] or [1, H, W], uint8 or float in [0, 1];
+    - the bytes of an image file, or its path.
+
+    Leave random transforms and Normalize out of the data set's transforms.
+
+    label, attribute: [N], in place of what the items say. With label given, no item is read before the beton is
+        written; without it every item is read once more for its codes.
+    names, columns: as in `rows_from_arrays`.
+    `write_beton` reads items from several threads; use WriteOptions(num_workers=1) for a data set that allows one.
+    """
+    count = len(dataset)
+    if label is None:
+        items = [tuple(dataset[row])[1:3] for row in range(count)]
+        label = [item[0] for item in items]
+        if attribute is None and items and all(len(item) > 1 for item in items):
+            attribute = [item[1] for item in items]
+    return Rows(
+        _codes(label, count, "label"),
+        np.zeros(count, np.int64) if attribute is None else _codes(attribute, count, "attribute"),
+        lambda row: as_raw_image(dataset[row][0], row),
+        _names(names, count),
+        dict(columns or {}),
+    )
+
+
+def as_raw_image(image: Any, row: int) -> RawImage:
+    """Return an image as the writer takes it: uint8 [H, W, 3] or [H, W], bytes or a path.
+
+    DataError with the number of its row where it is anything else.
+    """
+    if isinstance(image, bytes | Path):
+        return image
+    if isinstance(image, str):
+        return Path(image)
+    if hasattr(image, "convert"):  # PIL's
+        return np.asarray(image.convert("RGB"))
+    is_tensor = hasattr(image, "detach")
+    pixels = np.asarray(image.detach().cpu() if is_tensor else image)
+    if is_tensor and pixels.ndim == 3:  # channels first
+        pixels = np.moveaxis(pixels, 0, -1)
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] == 3)
+    if shaped and is_tensor and np.issubdtype(pixels.dtype, np.floating):
+        if not pixels.size or pixels.min() < 0 or pixels.max() > 1:
+            raise DataError(
+                f"image {row} has values from {pixels.min():.3g} to {pixels.max():.3g}; expected uint8, or floats in "
+                "[0, 1]: leave Normalize out of the data set's transforms"
+            )
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if not shaped or pixels.dtype != np.uint8:
+        raise DataError(
+            f"image {row} is {pixels.dtype} {list(pixels.shape)}; expected uint8 [H, W, 3] or [H, W], or a tensor "
+            "[3, H, W]"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def _codes(values: ArrayLike, count: int, kind: str) -> Ints:
+    codes = np.asarray(values)
+    if codes.shape != (count,):
+        raise DataError(f"{kind} has shape {list(codes.shape)}; expected [{count}], one for each image")
+    if count and not np.issubdtype(codes.dtype, np.integer):
+        raise DataError(f"{kind} is {codes.dtype}; expected whole numbers, the position of each name in the spec")
+    return codes.astype(np.int64)
+
+
+def _names(names: Sequence[str] | None, count: int) -> Sequence[str]:
+    if names is not None and len(names) != count:
+        raise DataError(f"there are {len(names)} names; expected {count}, one for each image")
+    return [f"image {row}" for row in range(count)] if names is None else names
