@@ -56,7 +56,7 @@ def fit(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     lr_scheduler: str = "constant",
-    clip_grad: float = 0.0,
+    clip_grad: float | None = None,
     precision: str = "fp32",
     seed: int = 0,
     progress: bool = False,
@@ -68,7 +68,8 @@ def fit(
     objective: the loss; default: CrossEntropy(). Its own parameters are trained together with the network.
     lr: peak learning rate. optimizer: sgd, adam or adamw. momentum: of sgd.
     lr_scheduler: constant, cosine, cyclic, steplr or multisteplr, with the engine's default shapes.
-    clip_grad: largest gradient norm; 0 for no limit. precision: fp32, bf16 or fp16.
+    clip_grad: largest gradient norm; None for no limit.
+    precision: fp32, bf16 or fp16.
     seed: of torch's generators (dropout, for example); the order of rows is the loader's.
     after_epoch: called with the number of finished epochs and the metrics of the last one.
     DataError where the loss is no longer finite.

@@ -74,6 +74,22 @@ def test_an_example_has_fifteen_lines_at_most(name):
     assert len([line for line in EXAMPLES[name].splitlines() if line.strip()]) <= 15
 
 
+def test_the_example_of_the_readme_runs_and_has_fifteen_lines_at_most(tmp_path, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("torch.Size([64, 3, 32, 32])")
+    assert len(lines) == 4
+
+
+def test_the_readme_has_fewer_than_ninety_lines_of_a_hundred_columns():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) < 90
+    assert max(map(len, lines)) <= 100
+
+
 @pytest.fixture
 def examples(tmp_path, monkeypatch, plugins_end_here) -> Path:
     """A folder, the current one, with the plugin files of docs/library.md."""

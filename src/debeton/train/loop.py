@@ -49,6 +49,10 @@ class FitOptions:
     progress: bool = False
     checkpoint: str = ""
 
+    def __post_init__(self) -> None:
+        if self.clip_grad is not None and self.clip_grad <= 0:  # would set every gradient to 0
+            raise ValueError(f"clip_grad is {self.clip_grad}; expected a norm above 0, or None for no limit")
+
 
 @dataclass
 class TrainState:
