@@ -123,23 +123,23 @@ def generate(trained: Path, betons: Path, out: Path, *words) -> int:
 
 
 @pytest.fixture(scope="module")
-def generated(trained, betons, tmp_path_factory) -> Path:
+def image_folder(trained, betons, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generated")
     assert generate(trained, betons, folder, "--per-cell", 40) == 0
     return folder
 
 
-def test_images_show_the_requested_attribute(generated):
-    kept = kept_of(generated)
+def test_images_show_the_requested_attribute(image_folder):
+    kept = kept_of(image_folder)
     assert len(kept) == 4 * 40
     brightness: dict[str, list[float]] = {"dark": [], "light": []}
     for path in kept:
-        brightness[path.split("/")[1]].append(float(np.asarray(Image.open(generated / path)).mean()))
+        brightness[path.split("/")[1]].append(float(np.asarray(Image.open(image_folder / path)).mean()))
     dark, light = np.array(brightness["dark"]), np.array(brightness["light"])
     middle = (dark.mean() + light.mean()) / 2
     assert light.mean() - dark.mean() > 20  # 60 in the rows it was trained on
     assert ((dark < middle).mean() + (light > middle).mean()) / 2 > 0.8
-    settings = json.loads((generated / "generator.json").read_text())
+    settings = json.loads((image_folder / "generator.json").read_text())
     assert (settings["sampler"], settings["steps"], settings["guidance_w"]) == ("dpm++", 20, 1.0)
 
 
@@ -154,7 +154,7 @@ def test_shards_and_batches_of_any_size_make_the_same_set(trained, betons, tmp_p
         assert np.abs(one - other).max() <= 1  # batches of another size: a rounding
 
 
-def test_ffr_trains_on_a_beton_with_its_images(generated, betons, small_args, tmp_path):
+def test_ffr_trains_on_a_beton_with_its_images(image_folder, betons, small_args, tmp_path):
     """Synthetic rows are written to one beton with the real rows, and the first phase trains on them."""
     written = subprocess.run(
         [
@@ -163,7 +163,7 @@ def test_ffr_trains_on_a_beton_with_its_images(generated, betons, small_args, tm
             "--like",
             betons / "toy_train.beton",
             "--synthetic",
-            generated,
+            image_folder,
             "--mode",
             "raw",
             "--out",
@@ -228,10 +228,10 @@ def test_wrong_settings_give_a_clear_error(small_args, capsys):
     ],
 )
 def test_cdpm_in_place_of_a_classifier_is_refused_before_training(
-    generated, small_args, tmp_path, capsys, words, message
+    image_folder, small_args, tmp_path, capsys, words, message
 ):
     write_beton(
-        tmp_path / "made.beton", read_synthetic_rows(generated, TOY_SPEC), TOY_SPEC, "train", WriteOptions(mode="raw")
+        tmp_path / "made.beton", read_synthetic_rows(image_folder, TOY_SPEC), TOY_SPEC, "train", WriteOptions(mode="raw")
     )
     assert run([*small_args, *SMALL, "--data.synthetic_path", tmp_path / "made.beton", *words]) == 2
     assert message in capsys.readouterr().err

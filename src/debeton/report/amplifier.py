@@ -34,7 +34,7 @@ ACCURACIES = {
     "average": "accuracy",
 }
 PANELS = {
-    "generated images that are\nbias-aligned (%)": ("images aligned",),
+    "synthetic images that are\nbias-aligned (%)": ("images aligned",),
     "training rows called\nconflicting (%)": ("recall", "precision"),
     "test accuracy (%)": ("conflicting", "aligned"),
 }
