@@ -56,7 +56,7 @@ def test_an_unknown_section_is_an_error_with_the_nearest_name(capsys):
 
 
 def test_help_lines_are_plain(capsys):
-    """A help line is no half sentence, has no sentence of more than 30 words, and names the meaning of null."""
+    """A help line is no half sentence, has short sentences, and says the meaning of null."""
     from debeton.config.checkers import OrNull
 
     for key, one in declared().items():

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from debeton.config import declared, load
+from debeton.config import as_of_now, declared, load
 from debeton.config.old_names import OLD_NAMES, _note
 from debeton.system.errors import UsageError
 
@@ -88,6 +88,15 @@ def test_the_configuration_of_a_run_of_before_means_what_it_meant(tmp_path, capl
         config = load([file])
     assert (config.training.order, config.loader.os_cache, config.logging.tensorboard) == means
     assert not caplog.messages  # nobody wrote this file by hand
+
+
+def test_settings_of_an_old_run_are_those_of_a_new_one():
+    old = {"training.exp_name": "", "training.supercloud": False, "data.mini_dataset": -1.0, "mine.x": "", "model": 3}
+    new = {"training.exp_name": None, "data.mini_dataset": None, "mine.x": "", "model": 3}
+    assert as_of_now(old) == {**new, "training.order": "random", "loader.os_cache": True}
+    assert as_of_now({"training.lr": "fast"}) == {"training.lr": "fast"}  # unknown to this version, and kept
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in load().values.items()}
+    assert as_of_now(values) == values
 
 
 def test_the_table_names_settings_that_there_are():

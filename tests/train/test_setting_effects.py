@@ -42,7 +42,7 @@ def opened(*args: object) -> Iterator[Run]:
 
 
 def test_nesterov_moves_the_first_step_by_one_plus_the_momentum(toy_args, tmp_path):
-    """Sutskever et al. 2013 as in torch: the first step is lr g without it, and lr (1 + momentum) g with it."""
+    """As in torch: the first step is lr g without it, and lr (1 + momentum) g with it."""
     steps = {}
     one_step = ["--training.batch_size", "512", "--training.epochs", "1", "--training.lr_scheduler", "constant"]
     for nesterov in ("false", "true"):

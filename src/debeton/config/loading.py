@@ -10,6 +10,7 @@ command line.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -150,6 +151,21 @@ def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Con
     _add_implied(values, places)
     hand_to_fastargs(values)
     return Config(values)
+
+
+def as_of_now(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a written configuration as this version writes them; unknown keys stay as they are.
+
+    values: by dotted key. Old names and old spellings of null are replaced, so that old and new runs compare equal.
+    """
+    settings = declared()
+    pairs = without_old_names(list(values.items()), settings, "config.yaml", is_whole=True)
+    current = dict(pairs)
+    for key in current.keys() & settings.keys():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            checked = settings[key].checker.check(current[key])
+            current[key] = list(checked) if isinstance(checked, tuple) else checked
+    return current
 
 
 def _is_whole(pairs: Sequence[tuple[str, Any]], settings: Mapping[str, Setting]) -> bool:

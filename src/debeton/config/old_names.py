@@ -1,4 +1,4 @@
-"""Old names of settings: each is read as the settings that took its place, and a line in the log says so."""
+"""Old names of settings. Each is read as the settings that took its place, with a line in the log."""
 
 from __future__ import annotations
 

@@ -28,8 +28,9 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a section: its checker, its help and, in a section of one phase, the setting that it replaces.
+    """A setting of a section.
 
+    checker, help, default: as `setting` takes them.
     replaces: the field of `PhaseSettings` that the value stands for in that phase; empty for every other setting.
     """
 

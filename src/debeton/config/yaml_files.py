@@ -1,4 +1,4 @@
-"""YAML files that people write, read strictly: what is wrong with one is a sentence."""
+"""YAML files that people write, read strictly: each fault is one sentence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ KINDS = {list: "a list", dict: "keys and values", str: "text", int: "a whole num
 
 
 def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[str, Any]:
-    """The keys and values of a YAML or JSON file; none of an empty one.
+    """Return the keys and values of a YAML or JSON file; none of an empty one.
 
-    kind: what the file is, such as 'config file'. expected: what should be in it. hint: where others like it are.
-    UsageError where it is missing, cannot be read or holds anything else.
+    kind: the kind of file for messages, such as 'config file'.
+    expected: the content that the file should have, for messages.
+    hint: a place of similar files, for the message about a missing file.
+
+    Raises: UsageError where the file is missing, cannot be read or holds anything else.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -35,9 +38,11 @@ def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[s
 
 
 def check_kinds(values: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], where: str) -> None:
-    """`check_keys`, and UsageError for the first value that is of none of its key's kinds, some of KINDS.
+    """Check keys as `check_keys` does, and each value against the kinds of its key; a null value passes.
 
-    A key without a value is as if it were not there.
+    kinds: the types that each key may have, of those in KINDS.
+
+    Raises: UsageError for the first value that has none of them.
     """
     check_keys(values, kinds, where)
     for key, value in values.items():
@@ -47,7 +52,7 @@ def check_kinds(values: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]
 
 
 def check_keys(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    """UsageError for the first key that is not known, with the nearest that is."""
+    """Raise UsageError for the first unknown key, with the nearest known one."""
     known = list(known)
     for key in values:
         if key not in known:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from debeton.config import as_of_now
 from debeton.system.errors import DataError
 
 FRACTIONS = (
@@ -174,7 +175,7 @@ def _read_run(folder: Path) -> RunRecord:
             raise DataError(f"{results_file}: train_groups is not counts by group name")
         for split in ("val", "test"):
             _check_metrics(results.get(split), f"{results_file}: {split}")
-    return RunRecord(folder, flatten(config), results, tuple(_read_curve(curve_file)))
+    return RunRecord(folder, as_of_now(flatten(config)), results, tuple(_read_curve(curve_file)))
 
 
 def _read_curve(file: Path) -> list[dict[str, Any]]:
