@@ -257,9 +257,7 @@ def test_bad_imagenet_folders_are_explained(tmp_path):
         load("imagenet9", write_images(tmp_path / "other", stingray))
     for folder in ("imagenet-a", "val", "train"):
         root = write_images(tmp_path / f"no {folder}", [name for name in names if not name.startswith(f"{folder}/")])
-        with pytest.raises(
-            MissingDataError, match=rf"imagenet9: .*no .*{folder}.* in {root}.*get ImageNet by hand"
-        ):
+        with pytest.raises(MissingDataError, match=rf"imagenet9: .*no .*{folder}.* in {root}.*get ImageNet by hand"):
             load("imagenet9", root)
 
 
