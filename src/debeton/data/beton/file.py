@@ -170,7 +170,7 @@ def finish_beton(
     split: the name of the split.
     names: the name of each row, [N]. They become the column 'path'.
     columns: further values per row, each of length N.
-    entries: more entries of the sidecar. Those that follow from the tables are added to its 'image'.
+    entries: more entries of the sidecar. Its 'image' is completed with values from the tables.
     progress: whether to draw a progress bar.
     """
     columns_file, sidecar_file, beton_file = partials

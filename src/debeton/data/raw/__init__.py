@@ -1,4 +1,4 @@
-"""From the folder of an owner to rows: readers for layouts and tables that several data sets share, and downloads.
+"""Readers that turn the folders of owners into rows, shared by several data sets, and the downloads.
 
 - source.py: the interface of a data set. Each module of data/sources registers with it.
 - layout.py: the places where the files of a set may lie, and its owner's lists as splits.
@@ -12,5 +12,5 @@
 - synthetic_images.py: folders of synthetic images as rows with source 1.
 - corruptions.py: synthetic images made worse on purpose.
 - check.py: the report of `--check`.
-- fetch.py, download.py, unpack.py: `--download`.
+- fetch.py, download.py, unpack.py: the steps of `--download`.
 """

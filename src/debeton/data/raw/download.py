@@ -30,7 +30,7 @@ CHUNK = 1 << 18
 
 
 class _TryAgain(Exception):
-    """An answer of the server that may be better in a moment."""
+    """An answer of the server after which a new attempt may succeed."""
 
 
 def part_of(path: Path) -> Path:

@@ -70,7 +70,13 @@ def folders_around(request: Request, name: str, places: Sequence[str]) -> list[P
 
 
 def find_part(name: str, what: str, folders: Sequence[Path], candidates: Iterable[str]) -> Path:
-    """Return the first candidate that exists in one of the folders. MissingDataError names `what` was looked for."""
+    """Return the first candidate that exists in one of the folders.
+
+    name: of the data set.
+    what: the part, as MissingDataError names it if no candidate exists.
+    folders: the folders to look in.
+    candidates: paths below a folder, the preferred one first.
+    """
     for candidate in candidates:
         for folder in folders:
             if (folder / candidate).exists():
@@ -79,7 +85,7 @@ def find_part(name: str, what: str, folders: Sequence[Path], candidates: Iterabl
 
 
 def missing_part_error(name: str, what: str, folders: Sequence[Path]) -> MissingDataError:
-    """Return the error for a set of which nothing lies in the first of the folders."""
+    """Return the error for a set without the part `what`. It names the first of the folders."""
     return _missing(name, what, folders[0])
 
 
@@ -89,7 +95,7 @@ def _missing(name: str, what: str, raw: Path, around: str = "") -> MissingDataEr
 
 
 def known_choice(option: str, value: str, known: Sequence[str]) -> str:
-    """Return the value of an option that has few. UsageError names the nearest known value."""
+    """Return the value of an option if it is a known one. UsageError names the nearest known value."""
     if value not in known:
         raise UsageError(f"--{option} '{value}' is unknown{nearest(value, known)} known: {', '.join(known)}")
     return value
@@ -137,7 +143,7 @@ def class_codes(names: Sequence[str], classes: Sequence[str], where: Path | str)
 
 
 def listed_rows(tree: ImageTree, splits: Mapping[str, Listed], where: Path | str) -> dict[str, Rows]:
-    """Return rows of the files that label files list.
+    """Return rows for the listed files of each split.
 
     DataError if a file is listed twice, in one split or in two.
     """

@@ -4,7 +4,8 @@ Qraitem, Saenko and Plummer 2024 (arXiv 2308.04553), https://github.com/mqraitem
 A file `PREFIX_SPLIT_RATE.pkl`, e.g. `celeba_Smiling_train_0.95.pkl`, holds a dict that `datasets/*.py` there writes:
 - 'filenames': absolute paths on the author's machine, a list or an array of text;
 - 'targets' and 'biases': whole numbers, one for each file;
-- 'real_gen': 0 for a real image. It may be longer than the others: CelebA-HQ's loader removes rows of these only.
+- 'real_gen': 0 for a real image. It may be longer than the others, because CelebA-HQ's loader removes rows from the
+  others and not from it.
 
 The rate is the share of each class that has its majority attribute.
 """
