@@ -18,7 +18,8 @@ from debeton.config import load
 from debeton.data.beton.reading import open_beton
 from debeton.data.loader.batch import Batch
 from debeton.methods import METHODS, groupdro
-from debeton.methods.groupdro import GroupDRO, GroupDROOptions, exponentiated_step, greedy_weights
+from debeton.methods.groupdro import GroupDRO, GroupDROOptions
+from debeton.methods.parts.group_weights import exponentiated_step, greedy_weights
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import UsageError
 from debeton.train.evaluation import evaluate

@@ -71,9 +71,9 @@ def violation(assignment: Tensor, gradient: Tensor, label: Tensor, counts: Tenso
     label: int64 [N].
     counts: rows of each class, [C], at least 1.
     """
-    part = torch.stack([gradient * assignment.sigmoid(), gradient])
-    one, both = gradient.new_zeros(2, len(counts)).index_add(1, label, part) / counts
-    return (one.square() + (both - one).square()).sum() / 2
+    values = torch.stack([gradient * assignment.sigmoid(), gradient])
+    first_mean, whole_mean = gradient.new_zeros(2, len(counts)).index_add(1, label, values) / counts
+    return (first_mean.square() + (whole_mean - first_mean).square()).sum() / 2
 
 
 def infer_environments(gradient: Tensor, label: Tensor, *, steps: int, step_size: float, seed: int) -> Tensor:

@@ -21,6 +21,7 @@ from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
 from debeton.methods.parts.balance import check_groups, view_by_group
+from debeton.methods.parts.group_weights import adjustments, exponentiated_step, greedy_weights
 from debeton.methods.parts.logits import logits_by_batch
 from debeton.system import distributed
 from debeton.system.errors import UsageError
@@ -80,57 +81,6 @@ class GroupDROOptions:
     alpha: float = 0.2
     minimum_variational_weight: float = 0.0
     gamma: float = 0.1
-
-
-def exponentiated_step(q: Tensor, loss: Tensor, step_size: float) -> Tensor:
-    """Return q_g exp(step_size loss_g), renormalised, [G].
-
-    It is computed in logarithms, so that no loss overflows. As published, a group that is absent from the batch has
-    loss 0 and so loses weight to the others.
-
-    q: the weights, [G].
-    loss: the group losses, [G].
-    step_size: at least 0.
-    """
-    return torch.softmax(q.log() + step_size * loss, 0)
-
-
-def greedy_weights(loss: Tensor, share: Tensor, alpha: float, minimum: float) -> Tensor:
-    """Return the weights of CVaR over groups, [G].
-
-    From the highest loss down, each group has share_g / alpha until the weights sum to 1. The other groups have 0.
-
-    loss: [G], ranks the groups.
-    share: [G], the groups' shares of the training rows.
-    alpha: in (0, 1].
-    minimum: the part of the result that is share_g itself, in [0, 1].
-    """
-    order = loss.argsort(descending=True, stable=True)
-    ranked_share = share[order]
-    share_before = ranked_share.cumsum(0) - ranked_share
-    weight = torch.minimum((alpha - share_before).clamp(min=0), ranked_share) / alpha
-    return torch.zeros_like(share).scatter_(0, order, minimum * ranked_share + (1 - minimum) * weight)
-
-
-def adjustments(values: Sequence[float], counts: Ints, names: Sequence[str]) -> Tensor:
-    """Return C_g / sqrt(n_g), float32 [G], and 0 for groups without rows.
-
-    Raise UsageError unless there is one C, or one for each group with rows.
-
-    values: C, for all groups or for each.
-    counts: n_g, int64 [G].
-    names: of the groups, for the message.
-    """
-    present = counts > 0
-    if len(values) not in (1, present.sum()):
-        order = [name for name, here in zip(names, present) if here]
-        raise UsageError(
-            f"groupdro.generalization_adjustment has {len(values)} values for {len(order)} groups with rows; give one "
-            f"for all, or one for each, in this order: {'; '.join(order[:8])}{'; ...' if len(order) > 8 else ''}"
-        )
-    adjustment = np.zeros(len(counts))
-    adjustment[present] = np.asarray(values) / np.sqrt(counts[present])
-    return torch.from_numpy(adjustment).float()
 
 
 class GroupDRO(Objective):
@@ -278,7 +228,8 @@ def validation_groups(run: Run, view: View) -> tuple[Ints, Ints]:
     codes, by_source = np.arange(view.spec.num_groups), len(view.spec.attributes) // len(train.spec.attributes)
     group = codes // by_source  # (label A' + 2 a + source) // 2 = label A + a
     counts = val.group_counts()[group]
-    empty = [name for name, n, here in zip(view.spec.group_names, counts, view.group_counts()) if here and not n]
+    rows = zip(view.spec.group_names, view.group_counts(), counts)
+    empty = [name for name, training_rows, validation_rows in rows if training_rows and not validation_rows]
     if empty:
         raise UsageError(
             f"groupdro.automatic_adjustment needs validation rows of every group, and {len(empty)} have none "
