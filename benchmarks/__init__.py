@@ -1,7 +1,7 @@
-"""Measurements that are recorded, one module each; importing this package registers them all.
+"""Benchmarks whose results are recorded, one module each; importing this package registers them all.
 
-A benchmark is a function `run(arguments) -> Result`. Adding one is a new module here that calls
-`register_benchmark`; nothing else names it. Heavy packages are imported inside the function.
+A benchmark is a function `run(arguments) -> Result`. To add one, write a new module here that calls
+`register_benchmark`; no other file names it. Heavy packages are imported inside the function.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ Run = Callable[[argparse.Namespace], Result]
 
 
 def _no_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    """Add no options."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A registered benchmark; `add_arguments` adds its options to those that all share (--json, --rounds)."""
+    """A registered benchmark.
+
+    run: measures, and returns the result.
+    add_arguments: adds its options to those that all benchmarks share (--json, --rounds).
+    """
 
     run: Run
     add_arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
@@ -36,7 +40,7 @@ BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 def register_benchmark(
     name: str, summary: str, add_arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
 ) -> Callable[[Run], Run]:
-    """Decorator that registers `run(arguments) -> Result` under `name`."""
+    """Return a decorator that registers `run(arguments) -> Result` under `name`."""
 
     def decorate(run: Run) -> Run:
         BENCHMARKS.add(name, Benchmark(run, add_arguments), summary)

@@ -1,8 +1,8 @@
-"""What drawing from the diffusion model costs by sampler, and what a step of its training costs beside its network's.
+"""Costs of the diffusion model: drawing images by sampler, and a training step beside its network's.
 
-Samplers draw from one network. How far their sets are apart is a Frechet distance of features of efficientnet_lite0
-with ImageNet's weights, in a fixed projection to few dimensions, so that a few hundred images give a covariance: a
-distance between sets of one size, no FID to compare with papers.
+All samplers draw from one network. The distance between their sets is a Frechet distance of features, projected by a
+fixed matrix to few dimensions, so that a few hundred images give a covariance. The features are those of
+efficientnet_lite0 with ImageNet's weights. It compares sets of one size, and is no FID to compare with papers.
 """
 
 from __future__ import annotations
@@ -30,36 +30,37 @@ from debeton.system.seed import make_rng, seed_everything
 
 STEP, BARE = "training step, the loop", "training step, bare network"
 PEER = "training step, denoising-diffusion-pytorch"
-DRAWN = 100  # images at a time
-SIDE, FEATURES = 64, 32  # pixels that the feature network sees, dimensions of the projection
+DRAWN_AT_ONCE = 100  # images
+SIDE, FEATURES = 64, 32  # side in pixels of the feature network's images; dimensions of the projection
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Floats = NDArray[np.float64]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `benchmark.py diffusion`."""
+    """Add the options of `benchmark.py diffusion`."""
     parser.add_argument(
         "--model",
         type=Path,
         metavar="RUN",
-        help="a run of --training.method cdpm; default: one is trained on scikit-learn's digits",
+        help="a run of --training.method cdpm; default: a model is trained on scikit-learn's digits",
     )
-    parser.add_argument("--images", type=int, default=200, help="drawn by each sampler; default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=40, help="of that model; default: %(default)s")
-    parser.add_argument("--noise-steps", type=int, default=1000, help="of that model; default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=64, help="of training steps; default: %(default)s")
+    parser.add_argument("--images", type=int, default=200, help="images that each sampler draws; default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of that training; default: %(default)s")
+    parser.add_argument("--noise-steps", type=int, default=1000, help="noise steps of that model; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, help="batch size of the steps; default: %(default)s")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a round; default: %(default)s")
     parser.add_argument("--widths", default="32,64,64", help="channels of the network; default: %(default)s")
-    parser.add_argument("--resolution", type=int, default=32, help="pixels; default: %(default)s")
+    parser.add_argument("--resolution", type=int, default=32, help="side in pixels; default: %(default)s")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on a CPU")
 
 
 @register_benchmark("diffusion", "seconds of sampling by sampler, and of a training step", add_arguments)
 def run(arguments: argparse.Namespace) -> Result:
-    """Samplers draw the same conditions from the same noise; training steps take batches of one size from one beton.
+    """Measure samplers on the same conditions and noise, and training steps on batches of one size from one beton.
 
-    The loop's step is decoding, noise, forward, backward, AdamW and the moving average; the bare network's is forward,
-    backward and AdamW on tensors that lie there. The peer is left out where its package is not installed.
+    A step of the loop is decoding, noise, forward, backward, AdamW and the moving average. A step of the bare network
+    is forward, backward and AdamW on tensors that lie on the device. The peer is left out if its package is not
+    installed.
     """
     for name, low in (("images", 2), ("steps", 1), ("batch_size", 1), ("epochs", 1), ("noise_steps", 2)):
         if getattr(arguments, name) < low:
@@ -102,6 +103,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def _settings(folder: Path, arguments: argparse.Namespace, epochs: int) -> dict[str, Any]:
+    """Return the settings of a training run of the model."""
     return {
         "data.dataset": "bench",
         "training.data_root": folder,
@@ -129,7 +131,7 @@ def _settings(folder: Path, arguments: argparse.Namespace, epochs: int) -> dict[
 
 
 def _trained(folder: Path, arguments: argparse.Namespace) -> Path:
-    """A model of the digits, in `folder`."""
+    """Train a model of the digits and return its folder in `folder`."""
     from debeton.diffusion.model import IN_RUN
     from debeton.methods import METHODS
 
@@ -141,7 +143,10 @@ def _trained(folder: Path, arguments: argparse.Namespace) -> Path:
 
 
 class Drawing:
-    """A diffusion model that draws a fixed number of images of its conditions in turn. drawn: by sampler, the last."""
+    """A diffusion model that draws a fixed number of images, its conditions in turn.
+
+    drawn: the last images by sampler.
+    """
 
     def __init__(self, model: Path, arguments: argparse.Namespace):
         from debeton.diffusion.model import load_model, model_folder
@@ -152,24 +157,34 @@ class Drawing:
         self.drawn: dict[str, Tensor] = {}
 
     def draw(self, sampler: str, first_seed: int = 0) -> Tensor:
-        """Float32 [N, 3, H, W] in [-1, 1], image k from seed first_seed + k."""
+        """Draw float32 [N, 3, H, W] in [-1, 1], image k from seed first_seed + k."""
         from debeton.diffusion.sampling import sample
 
         seeds = range(first_seed, first_seed + len(self.condition))
         parts = [
-            sample(self.network, self.schedule, condition, seeds[k * DRAWN : (k + 1) * DRAWN], sampler=sampler, w=1.0)
-            for k, condition in enumerate(self.condition.split(DRAWN))
+            sample(
+                self.network,
+                self.schedule,
+                condition,
+                seeds[k * DRAWN_AT_ONCE : (k + 1) * DRAWN_AT_ONCE],
+                sampler=sampler,
+                w=1.0,
+            )
+            for k, condition in enumerate(self.condition.split(DRAWN_AT_ONCE))
         ]
         return torch.cat(parts).cpu()
 
     def seconds(self, sampler: str) -> float:
-        """A measurement: how long drawing takes."""
+        """Measure the seconds of drawing."""
         start = time.perf_counter()
         self.drawn[sampler] = self.draw(sampler)
         return time.perf_counter() - start
 
     def distances(self) -> dict[str, float]:
-        """Frechet distances of the sets to one that ddpm draws from other seeds; ddpm's own is that of chance."""
+        """Compute the Frechet distance of each sampler's set to one that ddpm draws from other seeds.
+
+        ddpm's own distance is the one that chance gives.
+        """
         reference = _features(self.draw("ddpm", first_seed=10**6))
         return {
             f"distance_of_{sampler}": round(frechet_distance(_features(images), reference), 3)
@@ -178,7 +193,7 @@ class Drawing:
 
 
 def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
-    """Measurements: seconds of the training steps of a round, in the loop, bare, and of the peer."""
+    """Return measurements of the seconds of a round's training steps: in the loop, bare, and of the peer."""
     from debeton.methods import METHODS
 
     steps, batch = arguments.steps, arguments.batch_size
@@ -192,12 +207,13 @@ def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[]
             METHODS.get("cdpm").run(opened)
             return steps * batch / float(timing_of(opened)["train_images_per_second"])
 
-    found = {STEP: loop, BARE: _bare(arguments)}
+    measurements = {STEP: loop, BARE: _bare(arguments)}
     peer = _peer(arguments)
-    return found if peer is None else {**found, PEER: peer}
+    return measurements if peer is None else {**measurements, PEER: peer}
 
 
 def _bare(arguments: argparse.Namespace) -> Callable[[], float]:
+    """Return a measurement of the bare network's training steps."""
     from debeton.diffusion.model import Shape, make_network
     from debeton.methods.cdpm import parse_widths
     from debeton.nets.models import place_network
@@ -212,8 +228,10 @@ def _bare(arguments: argparse.Namespace) -> Callable[[], float]:
 
 
 def _peer(arguments: argparse.Namespace) -> Callable[[], float] | None:
-    """The class-conditional network of denoising-diffusion-pytorch with these widths and its own loss; None without
-    the package."""
+    """Return a measurement of denoising-diffusion-pytorch, or None without that package.
+
+    Its class-conditional network has these widths and its own loss.
+    """
     if not importlib.util.find_spec("denoising_diffusion_pytorch"):
         return None
     package = importlib.import_module("denoising_diffusion_pytorch.classifier_free_guidance")
@@ -231,7 +249,10 @@ def _peer(arguments: argparse.Namespace) -> Callable[[], float] | None:
 
 
 def _timed(network: nn.Module, loss: Callable[[], Tensor], arguments: argparse.Namespace) -> Callable[[], float]:
-    """A measurement: seconds of the steps of a round of AdamW on this loss, fused on a GPU as the loop's is."""
+    """Return a measurement: seconds of a round's steps of AdamW on this loss.
+
+    AdamW is fused on a GPU, as in the loop.
+    """
     on_gpu, dtype = arguments.device.type == "cuda", DTYPES[arguments.precision]
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=on_gpu or None)
 
@@ -251,25 +272,27 @@ def _timed(network: nn.Module, loss: Callable[[], Tensor], arguments: argparse.N
 
 
 def _features(images: Tensor) -> Floats:
-    """Features of images in [-1, 1], float64 [N, FEATURES]."""
+    """Compute projected features of images in [-1, 1], float64 [N, FEATURES]."""
     from debeton.nets.models import make_model, named_head
 
     network = make_model("efficientnet_lite0", 1000, pretrained=True).eval()
-    given: list[Tensor] = []
-    hook = named_head(network)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    head_inputs: list[Tensor] = []
+    hook = named_head(network)[1].register_forward_pre_hook(lambda module, inputs: head_inputs.append(inputs[0]))
     with torch.inference_mode():
         for part in images.split(100):
             network(functional.interpolate(part, (SIDE, SIDE), mode="bilinear"))
     hook.remove()
-    features = torch.cat(given).double().numpy()
+    features = torch.cat(head_inputs).double().numpy()
     projection = make_rng("benchmark diffusion").standard_normal((features.shape[1], FEATURES))
-    found: Floats = features @ (projection / np.sqrt(features.shape[1]))
-    return found
+    projected: Floats = features @ (projection / np.sqrt(features.shape[1]))
+    return projected
 
 
 def frechet_distance(a: Floats, b: Floats) -> float:
-    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2) of the normal distributions of two sets of features [N, D]
-    (Heusel et al. 2017, eq. 6)."""
+    """Compute the Frechet distance of two sets of features [N, D] (Heusel et al. 2017, eq. 6).
+
+    For normal distributions with the sets' moments it is |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2).
+    """
     from scipy.linalg import sqrtm
 
     means = a.mean(0) - b.mean(0)

@@ -1,4 +1,4 @@
-"""A guard against getting slower: benchmarks run again, their ratios held to the bounds of guard.yaml."""
+"""A guard against slower code: benchmarks run again, and their ratios must keep the bounds of guard.yaml."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ BOUNDS = Path(__file__).with_name("guard.yaml")
 
 
 def bounds(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """The guarded benchmarks, or those named: options, at_least and at_most by ratio. UsageError for another name."""
+    """Read the guarded benchmarks, or those named: options, and at_least and at_most by ratio.
+
+    UsageError for a name without bounds.
+    """
     known = read_mapping(BOUNDS, "bounds", "benchmarks", "")
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"--check knows no bounds for '{unknown[0]}'; known: {', '.join(known)}")
@@ -22,14 +25,14 @@ def bounds(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
 
 
 def violations(result: Mapping[str, Any], bound: Mapping[str, Any]) -> list[str]:
-    """A sentence for each median of a result's ratios and figures that is out of its bounds."""
+    """Return a sentence for each median of a result's ratios and figures that is out of its bounds."""
     medians = {name: values["median"] for name, values in {**result["ratios"], **result.get("figures", {})}.items()}
-    found = []
+    sentences = []
     for kind, holds in (("at_least", operator.ge), ("at_most", operator.le)):
         for name, limit in bound.get(kind, {}).items():
             expected = f"{kind.replace('_', ' ')} {limit:g} is expected"
             if name not in medians:
-                found.append(f"{name} was not measured; {expected}")
+                sentences.append(f"{name} was not measured; {expected}")
             elif not holds(medians[name], limit):
-                found.append(f"{name} is {medians[name]:.2f}; {expected}")
-    return found
+                sentences.append(f"{name} is {medians[name]:.2f}; {expected}")
+    return sentences

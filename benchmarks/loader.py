@@ -1,4 +1,4 @@
-"""Photos a second of our loader, of stock FFCV on the same beton, of torchvision, and of bare JPEG decoding."""
+"""Images per second of this loader, of stock FFCV on the same beton, of torchvision, and of bare JPEG decoding."""
 
 from __future__ import annotations
 
@@ -29,51 +29,51 @@ SETS = {
     "jpg256": "the photos as they are, as JPEGs",
     "jpg500": "the photos at a short side of 500 px, as JPEGs",
     "raw256": "the photos as they are, as pixels",
-    "small32": "ten squares of 32 px from each photo, as pixels; shifted and mirrored",
+    "small32": "ten squares of 32 px from each photo, as pixels, shifted and mirrored",
 }
 OURS, FFCV, TORCH, DECODE = "debeton", "FFCV", "torchvision", "JPEG decode only"
 BYTES = "debeton, uint8 crops only"
-STILL = "debeton, center crops"
-KEPT = "debeton, center crops that stay decoded"
+CENTER_CROPS = "debeton, center crops"
+RESIDENT = "debeton, center crops that stay decoded"
 CENTER = "center_crop_0.875"
-STARTS = 3  # at most; as many as rounds
+STARTS = 3  # the most measurements of the start; else as many as rounds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `benchmark.py loader`."""
+    """Add the options of `benchmark.py loader`."""
     parser.add_argument(
         "--images",
         type=Path,
-        help="folder (searched through) or zip of JPEG photos; default: in1k_256.zip in "
-        "$DEBETON_DATA or ../shared/data, else 500 generated ones",
+        help="folder (with the folders below it) or zip of JPEG photos; default: in1k_256.zip in "
+        "$DEBETON_DATA or ../shared/data, else 500 photos made from noise",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="of small images four times as many; default: 64")
+    parser.add_argument("--batch-size", type=int, default=64, help="photos, or a quarter of small images; default: 64")
     parser.add_argument(
-        "--num-workers", type=int, default=min(2, usable_cores()), help="threads or processes, default: %(default)s"
+        "--num-workers", type=int, default=min(2, usable_cores()), help="threads or processes; default: %(default)s"
     )
-    parser.add_argument("--limit", type=int, help="use the first so many photos only")
+    parser.add_argument("--limit", type=int, help="number of photos; default: all")
     parser.add_argument("--only", default=",".join(SETS), help=f"sets, separated by commas; default: {','.join(SETS)}")
 
 
 @register_benchmark("loader", "images/s against stock FFCV, torchvision and bare JPEG decoding", add_arguments)
 def run(arguments: argparse.Namespace) -> Result:
-    """Every contender goes through its set once a round, on the same number of workers, from a warm cache.
+    """Measure an epoch of every contender once a round, on the same number of workers, from a warm cache.
 
-    All but DECODE and BYTES give float32, normalised and flipped at random: random resized crops of 224 px, or small
-    images shifted by up to 4 px; STILL and KEPT center crops, read from the file or from memory.
-    second_start_seconds: from building the loader to its first batch in a new process.
+    All but DECODE and BYTES give float32 images, normalised and flipped at random. They are random resized crops of 224
+    px, or small images shifted by up to 4 px. CENTER_CROPS and RESIDENT give centre crops, read from the file or from
+    memory. second_start_seconds: from building the loader to its first batch, in a new process.
     """
-    workers, chosen = arguments.num_workers, [name.strip() for name in arguments.only.split(",")]
+    workers, set_names = arguments.num_workers, [name.strip() for name in arguments.only.split(",")]
     if not 1 <= workers <= usable_cores():
         raise UsageError(f"--num-workers {workers} is out of range; there are {usable_cores()} cores to use")
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size {arguments.batch_size} holds no photo; use 1 or more")
-    if unknown := sorted(set(chosen) - set(SETS)):
+    if unknown := sorted(set(set_names) - set(SETS)):
         raise UsageError(f"--only names the set '{unknown[0]}'; known: {', '.join(SETS)}")
     photos = load_photos(arguments.images, arguments.limit)
     with tempfile.TemporaryDirectory(prefix="debeton-") as folder:
-        sets = [ImageSet.of(name, photos.files) for name in chosen]
-        works = {  # these fork: before numba has threads
+        sets = [ImageSet.of(name, photos.files) for name in set_names]
+        works = {  # first, because these fork and must do so before numba has threads
             f"{TORCH}, {each.name}": torch_loader(each.images, each.batch(arguments), workers, crops=each.crops)
             for each in sets
             if each.name in ("jpg256", "small32")
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> Result:
             works |= each.works(Path(folder), arguments)
         values = interleave({name: rate(work) for name, work in works.items()}, arguments.rounds)
         starts = [
-            in_new_process(START, Path(folder) / f"{chosen[0]}.beton") for _ in range(min(STARTS, arguments.rounds))
+            in_new_process(START, Path(folder) / f"{set_names[0]}.beton") for _ in range(min(STARTS, arguments.rounds))
         ]
     return Result(
         benchmark="loader",
@@ -101,16 +101,22 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def ratios_of(names: Any) -> dict[str, tuple[str, str]]:
-    """Ours over theirs of every set, by the names that results have."""
+    """Return the pairs of rows whose ratio is recorded for every set, for rows that exist."""
     peers = {"ffcv": FFCV, "torch": TORCH, "decode": DECODE}
     pairs = {f"{s}_vs_{key}": (f"{OURS}, {s}", f"{peer}, {s}") for s in SETS for key, peer in peers.items()}
-    pairs |= {f"{s}_ram_vs_disk": (f"{KEPT}, {s}", f"{STILL}, {s}") for s in SETS}
+    pairs |= {f"{s}_ram_vs_disk": (f"{RESIDENT}, {s}", f"{CENTER_CROPS}, {s}") for s in SETS}
     return {name: pair for name, pair in pairs.items() if set(pair) <= set(names)}
 
 
 @dataclass
 class ImageSet:
-    """One set of SETS. images: encoded files, or uint8 [H, W, 3] pixels. crops: random resized crops, else shifts."""
+    """One set of SETS.
+
+    name: a key of SETS.
+    images: encoded files, or uint8 [H, W, 3] pixels.
+    crops: random resized crops; else small images that are shifted.
+    about: settings that describe the set in the result.
+    """
 
     name: str
     images: Sequence[Any]
@@ -119,7 +125,7 @@ class ImageSet:
 
     @classmethod
     def of(cls, name: str, files: Sequence[bytes]) -> ImageSet:
-        """The set made of these photos."""
+        """Make a set from these photos."""
         make: dict[str, Callable[[Sequence[bytes]], Sequence[Any]]] = {
             "jpg256": lambda files: files,
             "jpg500": _enlarged,
@@ -131,32 +137,32 @@ class ImageSet:
         return cls(name, images, name != "small32", {f"{name}_kilobytes": round(float(kilobytes), 1)})
 
     def batch(self, arguments: argparse.Namespace) -> int:
-        """Images of a batch."""
+        """Return the number of images in a batch."""
         return int(arguments.batch_size) * (1 if self.crops else 4)
 
     def works(self, folder: Path, arguments: argparse.Namespace) -> dict[str, Work]:
-        """Ours and the peers that read betons."""
+        """Return the work of this loader and of the peers that read betons, by row name."""
         beton = write_photos(folder / f"{self.name}.beton", self.images)
         batch, workers = self.batch(arguments), arguments.num_workers
         ops = "flip" if self.crops else f"flip,pad_crop:{PAD}"
-        found = {
+        works = {
             f"{OURS}, {self.name}": our_loader(
                 beton, batch, workers, ops, "random_resized_crop" if self.crops else "simple"
             ),
             f"{FFCV}, {self.name}": stock_ffcv(beton, batch, workers, crops=self.crops),
         }
         if self.name.startswith("jpg"):
-            found[f"{DECODE}, {self.name}"] = bare_decoding(beton, workers)
-            found[f"{BYTES}, {self.name}"] = our_loader(
+            works[f"{DECODE}, {self.name}"] = bare_decoding(beton, workers)
+            works[f"{BYTES}, {self.name}"] = our_loader(
                 beton, batch, workers, "", "random_resized_crop", normalise=False
             )
-            found[f"{STILL}, {self.name}"] = our_loader(beton, batch, workers, "flip", CENTER)
-            found[f"{KEPT}, {self.name}"] = our_loader(beton, batch, workers, "flip", CENTER, residency="ram")
-        return found
+            works[f"{CENTER_CROPS}, {self.name}"] = our_loader(beton, batch, workers, "flip", CENTER)
+            works[f"{RESIDENT}, {self.name}"] = our_loader(beton, batch, workers, "flip", CENTER, residency="ram")
+        return works
 
 
 def _enlarged(files: Sequence[bytes]) -> list[bytes]:
-    """The photos at a short side of SHORT_SIDE pixels, JPEGs of quality 90."""
+    """Return the photos at a short side of SHORT_SIDE pixels, as JPEGs of quality 90."""
     import cv2
 
     from debeton.data.beton.images import encode_jpeg, to_rgb
@@ -171,23 +177,24 @@ def _enlarged(files: Sequence[bytes]) -> list[bytes]:
 
 
 def _decoded(files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
+    """Return the photos as pixels."""
     from debeton.data.beton.images import to_rgb
 
     return [to_rgb(file) for file in files]
 
 
 def _squares(files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
-    """Ten squares of SMALL pixels from each photo, evenly along its diagonal."""
-    found = []
+    """Return ten squares of SMALL pixels from each photo, evenly along its diagonal."""
+    squares = []
     for image in _decoded(files):
         for k in range(10):
             top, left = ((side - SMALL) * k // 9 for side in image.shape[:2])
-            found.append(np.ascontiguousarray(image[top : top + SMALL, left : left + SMALL]))
-    return found
+            squares.append(np.ascontiguousarray(image[top : top + SMALL, left : left + SMALL]))
+    return squares
 
 
 def write_photos(path: Path, images: Sequence[Any]) -> Beton:
-    """Files as a beton, byte for byte as they are, or pixels."""
+    """Write images as a beton: encoded files byte for byte, or pixels."""
     from debeton.data.beton.reading import open_beton
     from debeton.data.beton.writer import WriteOptions, write_beton
 
@@ -209,7 +216,7 @@ def our_loader(
     residency: Residency = "disk",
     resolution: int = RESOLUTION,
 ) -> Work:
-    """An epoch of our loader; see `LoaderOptions`."""
+    """Return an epoch of this project's loader as a work; see `LoaderOptions`."""
     from debeton.data.loader.loader import make_loader
     from debeton.data.loader.options import LoaderOptions
     from debeton.data.views.view import View
@@ -225,8 +232,8 @@ START = """
 import sys, time
 from pathlib import Path
 from debeton.data.beton.reading import open_beton
-from debeton.data.loader.loader import (make_loader)
-from debeton.data.loader.options import (LoaderOptions)
+from debeton.data.loader.loader import make_loader
+from debeton.data.loader.options import LoaderOptions
 from debeton.data.views.view import View
 began = time.perf_counter()
 options = LoaderOptions(decoder="resized", ops="flip", resolution=32)

@@ -1,6 +1,6 @@
-"""What `benchmark.py loader` measures ours against: stock FFCV, torch's DataLoader, and bare JPEG decoding.
+"""Peers of `benchmark.py loader`: stock FFCV, torch's DataLoader, and bare JPEG decoding.
 
-Each function returns a work: one pass over all images, which gives their number.
+Each function returns a work: one pass over all images, which returns their number.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ Work = Callable[[], int]
 
 
 def count(batches: Iterable[Any], image: Callable[[Any], Tensor]) -> int:
-    """Images of all batches."""
+    """Return the number of images in all batches."""
     return sum(len(image(batch)) for batch in batches)
 
 
 def stock_ffcv(beton: Beton, batch_size: int, workers: int, *, crops: bool = True) -> Work:
-    """FFCV's own Loader and operations, float32. crops: a random resized crop, else images shifted by up to PAD."""
+    """Return an epoch of FFCV's own Loader and operations, float32, as a work.
+
+    crops: a random resized crop; else images shifted by up to PAD pixels.
+    """
     import torch
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -50,7 +53,7 @@ def stock_ffcv(beton: Beton, batch_size: int, workers: int, *, crops: bool = Tru
         *first,
         RandomHorizontalFlip(),
         *([] if crops else [RandomTranslate(padding=PAD)]),
-        NormalizeImage(mean, std, np.float32),  # type: ignore[arg-type]  # after ToTensor the constructor never returns
+        NormalizeImage(mean, std, np.float32),  # type: ignore[arg-type]  # after ToTensor, Loader(...) never returns
         ToTensor(),
         ToTorchImage(),
     ]
@@ -87,14 +90,16 @@ class _Photos:
     def __getitem__(self, k: int) -> tuple[Tensor, int]:
         from PIL import Image
 
-        given = self.images[k]
-        image = Image.open(io.BytesIO(given)).convert("RGB") if isinstance(given, bytes) else Image.fromarray(given)
+        stored = self.images[k]
+        image = Image.open(io.BytesIO(stored)).convert("RGB") if isinstance(stored, bytes) else Image.fromarray(stored)
         return self.transform(image), 0
 
 
 def torch_loader(images: Sequence[Any], batch_size: int, workers: int, *, crops: bool = True) -> Work:
-    """torch's DataLoader with worker processes and torchvision's transforms; forks, so call it before numba has
-    threads."""
+    """Return an epoch of torch's DataLoader with worker processes and torchvision's transforms, as a work.
+
+    It forks, so it must be called before numba has threads.
+    """
     from torch.utils.data import DataLoader
     from torchvision import transforms
 
@@ -116,12 +121,15 @@ def torch_loader(images: Sequence[Any], batch_size: int, workers: int, *, crops:
         num_workers=workers,
         persistent_workers=True,
     )
-    iter(loader)  # starts the workers, which stay
+    iter(loader)  # starts the workers, which live as long as the loader
     return lambda: count(loader, lambda batch: batch[0])
 
 
 def bare_decoding(beton: Beton, workers: int) -> Work:
-    """libjpeg-turbo (simplejpeg's) at full scale and nothing else: threads that each decode into one buffer."""
+    """Return a pass of libjpeg-turbo (simplejpeg's) at full scale and nothing else, as a work.
+
+    Each thread decodes into one buffer.
+    """
     try:
         from simplejpeg import decode_jpeg
     except ModuleNotFoundError:
@@ -135,7 +143,7 @@ def bare_decoding(beton: Beton, workers: int) -> Work:
         if not hasattr(buffers, "pixels"):
             buffers.pixels = np.empty(beton.max_bytes, np.uint8)
         for file in part:
-            decode_jpeg(file, fastdct=True, buffer=buffers.pixels)  # the DCT that FFCV's decoder uses too
+            decode_jpeg(file, fastdct=True, buffer=buffers.pixels)  # the same DCT as FFCV's decoder
         return len(part)
 
     pool = ThreadPoolExecutor(workers)

@@ -1,4 +1,7 @@
-"""What a training step of each method costs beside ERM's, on the same model, batch and loader; and DFR's last layer."""
+"""Cost of a training step of each method beside ERM's, and of DFR's last layer.
+
+All methods have the same model, batch and loader.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +29,24 @@ METHODS = ("erm", "resample", "reweight", "groupdro", "jtt", "lff")
 DFR = "dfr, the last layer"
 SPEC = DatasetSpec("bench", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
 HEIGHT, WIDTH = 64, 32
-SMALLEST = 16  # every so many rows is bias-conflicting
+CONFLICTING_EVERY = 16  # one of this many rows is bias-conflicting
 DFR_ROWS, DFR_FEATURES, DFR_GRID, DFR_REFITS = 2000, 2048, (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `benchmark.py methods`."""
+    """Add the options of `benchmark.py methods`."""
     parser.add_argument("--arch", default="resnet18", help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=20, help="of a round; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a round; default: %(default)s")
     parser.add_argument("--without-dfr", action="store_true", help="leave out DFR's last layer, which takes seconds")
 
 
 @register_benchmark("methods", "ms a step of each method against ERM's, and DFR's last layer", add_arguments)
 def run(arguments: argparse.Namespace) -> Result:
-    """Each method trains one epoch of its own from the same weights once a round, through the whole loop.
+    """Measure one epoch of each method once a round, from the same weights, through the whole loop.
 
-    A step is decoding, augmentation, forward, backward, the optimizer and the training metrics. Of jtt it is the
-    second phase. DFR: choosing among 7 values of C and 20 refits on 2,000 x 2,048 random features.
+    A step is decoding, augmentation, forward, backward, the optimizer and the training metrics. For jtt it is a step
+    of the second phase. DFR chooses among 7 values of C and makes 20 refits on 2,000 x 2,048 random features.
     """
     if arguments.batch_size < 2 or arguments.steps < 1:
         raise UsageError("--batch-size is at least 2 and --steps at least 1; batch norm needs two rows")
@@ -71,13 +74,13 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def write_noise(folder: Path, split: str, n: int) -> None:
-    """bench_{split}.beton: n noise images, one in sixteen bias-conflicting."""
+    """Write bench_{split}.beton: n noise images, of which one in sixteen is bias-conflicting."""
     from debeton.data.beton.writer import WriteOptions, write_beton
 
     rng = make_rng("benchmark methods", split)
     images = rng.integers(0, 256, (n, HEIGHT, WIDTH, 3), dtype=np.uint8)
     label = np.arange(n) % 2
-    attribute = np.where(np.arange(n) // 2 % SMALLEST == 0, 1 - label, label)
+    attribute = np.where(np.arange(n) // 2 % CONFLICTING_EVERY == 0, 1 - label, label)
     rows = Rows(label, attribute, lambda row: images[row], [str(row) for row in range(n)])
     write_beton(folder / f"bench_{split}.beton", rows, SPEC, split, WriteOptions(mode="raw"))
 
@@ -85,7 +88,7 @@ def write_noise(folder: Path, split: str, n: int) -> None:
 def step_time(
     method: str, folder: Path, arch: str, batch_size: int, own: Mapping[str, Any] | None = None
 ) -> Callable[[], float]:
-    """A measurement: milliseconds a step of the method's last phase, which a fresh run trains for one epoch.
+    """Return a measurement: milliseconds a step of the method's last phase, which a fresh run trains for one epoch.
 
     own: settings of the method by key.
     """
@@ -109,13 +112,13 @@ def step_time(
         "jtt.upweight": 1,
         **(own or {}),
     }
-    chosen = REGISTERED.get(method)
+    registered = REGISTERED.get(method)
 
     from debeton.train.finish import timing_of
 
     def measure() -> float:
         with quiet_run(folder, settings) as opened:
-            chosen.run(opened)
+            registered.run(opened)
             return 1000 * batch_size / float(timing_of(opened)["train_images_per_second"])
 
     return measure
@@ -123,8 +126,10 @@ def step_time(
 
 @contextlib.contextmanager
 def quiet_run(folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
-    """A fresh run of these settings, in a folder below `folder` that goes with it; only errors are logged, as a run of
-    random labels has much to warn of."""
+    """Open a fresh run with these settings in a temporary folder below `folder`, deleted at the end.
+
+    Only errors are logged, because random labels cause many warnings.
+    """
     from debeton.config import load
     from debeton.system.log import logger
     from debeton.train.run import open_run
@@ -142,7 +147,7 @@ def quiet_run(folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
 
 
 def fit_last_layer() -> Callable[[], float]:
-    """A measurement: seconds that DFR spends once the features are there."""
+    """Return a measurement: seconds that DFR takes once the features are computed."""
     from debeton.methods.parts.logistic_head import FeatureSet, Solver, average, choose, fit_logistic, grid
 
     rng = make_rng("benchmark dfr")

@@ -1,4 +1,4 @@
-"""JPEG photos to measure loaders with: a folder or zip of them, or ones made from noise with a photo's spectrum."""
+"""JPEG photos for the measurements: from a folder or zip, or made from noise with a photo's spectrum."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ USUAL_NAME = "in1k_256.zip"
 
 @dataclass(frozen=True)
 class Photos:
-    """Encoded JPEG files in memory, and where they come from in a few words (no folder of this machine)."""
+    """Encoded JPEG files in memory.
+
+    source: a few words on where they come from (no folder of this machine).
+    """
 
     files: list[bytes]
     source: str
 
 
 def load_photos(images: Path | None, limit: int | None = None) -> Photos:
-    """The first `limit` JPEG files, by name, below `images` or in it (a zip); made up where None is given and found.
+    """Read the first `limit` JPEG files, by name, below the folder `images` or in a zip.
 
-    None looks for `in1k_256.zip` in $DEBETON_DATA, else in ../shared/data beside the repository.
+    None takes `in1k_256.zip` in $DEBETON_DATA, else in ../shared/data beside the repository. If there is none, photos
+    are made from noise.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} leaves no photo; use 1 or more")
@@ -47,6 +51,7 @@ def load_photos(images: Path | None, limit: int | None = None) -> Photos:
 
 
 def _usual_place() -> Path | None:
+    """Return the path of the usual zip of photos, or None if it does not exist."""
     repository = Path(__file__).resolve().parents[1]
     folder = os.environ.get("DEBETON_DATA") or repository.parent / "shared" / "data"
     place = Path(folder) / USUAL_NAME
@@ -54,6 +59,7 @@ def _usual_place() -> Path | None:
 
 
 def _files_of(place: Path, limit: int | None) -> Iterator[bytes]:
+    """Yield the bytes of JPEG files, by name."""
     if place.is_dir():
         for path in sorted(p for p in place.rglob("*") if is_jpeg(p))[:limit]:
             yield path.read_bytes()
@@ -67,9 +73,9 @@ def _files_of(place: Path, limit: int | None) -> Iterator[bytes]:
 
 
 def make_photo(k: int) -> bytes:
-    """Photo number k: short side 256, long side 256 to 400 pixels, amplitude 1/f, JPEG of quality 90.
+    """Make photo number k: short side 256, long side 256 to 400 pixels, amplitude 1/f, JPEG of quality 90.
 
-    The phases are random; the channels share most of theirs, as colours of a photo do.
+    The phases are random. The channels share most of theirs, as the colours of a photo do.
     """
     rng = make_rng("benchmark photo", k)
     size = [256, int(rng.integers(256, 401))]
@@ -80,7 +86,7 @@ def make_photo(k: int) -> bytes:
 
 
 def _one_over_f(rng: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    """Noise [height, width, channels] of mean 0 and deviation 1 whose amplitude falls as 1/frequency."""
+    """Return noise [height, width, channels] of mean 0 and deviation 1 whose amplitude falls as 1/frequency."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf  # no mean
     spectrum = np.fft.rfft2(rng.standard_normal((channels, height, width))) / frequency

@@ -1,4 +1,4 @@
-"""What a step of SCALE costs beside two of ERM's, on the same model, batch and loader."""
+"""Cost of a step of SCALE beside two of ERM's, on the same model, batch and loader."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ USUAL_GROUP_SIZE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `benchmark.py scale`."""
+    """Add the options of `benchmark.py scale`."""
     parser.add_argument("--arch", default="resnet18", help="default: %(default)s")
     parser.add_argument("--batch-sizes", default="16,64", help="default: %(default)s")
     parser.add_argument("--group-sizes", default=str(USUAL_GROUP_SIZE), help="0: whole tensors; default: %(default)s")
-    parser.add_argument("--steps", type=int, default=20, help="of a round; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a round; default: %(default)s")
 
 
 @register_benchmark("scale", "ms a step of SCALE against two of ERM's", add_arguments)
 def run(arguments: argparse.Namespace) -> Result:
-    """SCALE and ERM train one epoch of their own from the same weights once a round, through the whole loop.
+    """Measure one epoch of SCALE and of ERM once a round, from the same weights, through the whole loop.
 
-    A step is decoding, augmentation, forward, backward, the optimizer and the training metrics: of SCALE two batches,
-    two backward passes, the mixing of their gradients and one step of the optimizer.
+    A step is decoding, augmentation, forward, backward, the optimizer and the training metrics. SCALE's step has two
+    batches, two backward passes, the mixing of their gradients and one step of the optimizer.
     """
     batch_sizes = whole_numbers(arguments.batch_sizes, "--batch-sizes", 2)
     group_sizes = whole_numbers(arguments.group_sizes, "--group-sizes", 0)
@@ -61,4 +61,5 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def _twice(measure: Callable[[], float]) -> Callable[[], float]:
+    """Return a measurement that is twice the given one."""
     return lambda: 2 * measure()

@@ -1,7 +1,7 @@
-"""What all benchmarks share: interleaved rounds, ratios round by round, the machine, and one form of result.
+"""Common parts of all benchmarks: interleaved rounds, ratios by round, the machine, and one format of results.
 
-Speeds on a shared machine drift by tens of percent within minutes. Contenders therefore take turns in one
-process, a ratio is taken within each round, and the median over rounds is what counts.
+Speeds on a shared machine drift by tens of percent within minutes. So the contenders take turns in one process, a
+ratio is computed within each round, and the median over rounds is the result.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark found.
+    """Result of a benchmark.
 
-    values: by row name, one measurement per round; all rows have as many. units: by row name.
-    ratios: by ratio name, the rows (numerator, denominator). settings: whatever else decides the numbers. figures: what
-    was measured on its own, some times.
+    benchmark: its name.
+    values: by row name, one measurement for each round; all rows have as many.
+    units: by row name.
+    ratios: by ratio name, the rows (numerator, denominator).
+    settings: everything else that decides the numbers.
+    figures: by name, numbers that were measured apart from the rounds, some times each.
     """
 
     benchmark: str
@@ -49,10 +52,11 @@ class Result:
 
     @property
     def rounds(self) -> int:
+        """Return the number of rounds."""
         return len(next(iter(self.values.values())))
 
     def to_dict(self) -> dict[str, Any]:
-        """The form on disk; a ratio is taken in each round and then summarised."""
+        """Return the result as JSON stores it. A ratio is computed in each round and then summarised."""
         rows = [{"name": name, "unit": self.units[name], **spread(v)} for name, v in self.values.items()]
         ratios = {
             name: spread([a / b for a, b in zip(self.values[over], self.values[under])])
@@ -70,12 +74,12 @@ class Result:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Minimum, median and maximum."""
+    """Return the minimum, median and maximum."""
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def rate(work: Callable[[], int]) -> Callable[[], float]:
-    """A measurement: how many things a second `work`, which returns how many it did, gets through."""
+    """Return a measurement: the number that `work` returns, per second."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -86,7 +90,7 @@ def rate(work: Callable[[], int]) -> Callable[[], float]:
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """A measurement: the seconds that work takes."""
+    """Return a measurement: the seconds that `work` takes."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -97,24 +101,24 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def in_new_process(program: str, argument: Path) -> float:
-    """The number that a program prints in a new Python process with this one's path and an argument."""
+    """Run a program in a new Python process with this one's path and one argument; return the number it prints."""
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}", str(argument)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def whole_numbers(text: str, flag: str, least: int) -> list[int]:
-    """The numbers in '1000,10000', an option's value; UsageError for anything else."""
+    """Parse the numbers of an option, such as '1000,10000'. UsageError for anything else, or below `least`."""
     try:
-        found = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if not found or min(found) < least:
+        numbers = []
+    if not numbers or min(numbers) < least:
         raise UsageError(f"{flag} {text}: expected whole numbers of at least {least} separated by commas")
-    return found
+    return numbers
 
 
 def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each contender once to warm up, then all of them in turn `rounds` times; the value of each round."""
+    """Run each contender once to warm up, then all in turn `rounds` times; return the values of each round."""
     values: dict[str, list[float]] = {name: [] for name in contenders}
     with tqdm(total=(rounds + 1) * len(contenders), leave=False) as bar:
         for k in range(rounds + 1):
@@ -128,7 +132,7 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
 
 
 def hardware() -> dict[str, Any]:
-    """The machine and the packages; nothing that names a person, a host or a folder."""
+    """Return the machine and the package versions, without the name of a person, a host or a folder."""
     import torch
 
     return {
@@ -143,6 +147,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -152,6 +157,7 @@ def _cpu_model() -> str:
 
 
 def _version(name: str) -> str | None:
+    """Return the version of a package, or None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -165,7 +171,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def print_result(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """A table of the measurements and one of the ratios."""
+    """Print a table of the measurements and one of the ratios."""
     console = console or Console()
     machine = result["hardware"]
     console.print(

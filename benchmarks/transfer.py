@@ -1,4 +1,4 @@
-"""What FIXED transfer costs when its head trains on features taken once, against passing every image in every epoch."""
+"""Cost of FIXED transfer on features that are computed once, against passing every image in every epoch."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ CACHED, UNCACHED = "on features", "on images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `benchmark.py transfer`."""
-    parser.add_argument("--arch", default="efficientnet_lite0", help="with its published weights; default: %(default)s")
+    """Add the options of `benchmark.py transfer`."""
+    parser.add_argument("--arch", default="efficientnet_lite0", help="one with published weights; default: %(default)s")
     parser.add_argument("--rows", type=int, default=400, help="training images; default: %(default)s")
     parser.add_argument("--epochs", type=int, default=50, help="default: %(default)s")
-    parser.add_argument("--resolution", type=int, default=64, help="pixels; default: %(default)s")
+    parser.add_argument("--resolution", type=int, default=64, help="side in pixels; default: %(default)s")
 
 
 @register_benchmark("transfer", "seconds of FIXED transfer on features against on images", add_arguments)
 def run(arguments: argparse.Namespace) -> Result:
-    """Both train the same head from the same seed on scikit-learn's digits, once a round, through the whole loop.
+    """Measure the training of one head on scikit-learn's digits both ways, once a round, from the same seed.
 
-    Measured is the training of all epochs with validation after each: decoding, flips and the body's passes, of which
-    training on features takes one for the images and one for their mirror images, and counts them. Accuracies are of
-    600 test images.
+    The time is that of all epochs with validation after each: decoding, flips and the body's passes. Training on
+    features makes one pass for the images and one for their mirror images, which are counted. Accuracies are of 600
+    test images.
     """
     if arguments.rows < 64 or arguments.rows > 900 or arguments.epochs < 1 or arguments.resolution < 8:
         raise UsageError("--rows is from 64 to 900, --epochs at least 1 and --resolution at least 8")
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def write_digits(folder: Path, rows: int) -> None:
-    """bench_{train,val,test}.beton: `rows`, 200 and 600 of scikit-learn's 1,797 digits."""
+    """Write bench_{train,val,test}.beton: `rows`, 200 and 600 of scikit-learn's 1,797 digits."""
     from sklearn.datasets import load_digits
 
     from debeton.data.beton.writer import WriteOptions, write_beton
@@ -81,7 +81,10 @@ def write_digits(folder: Path, rows: int) -> None:
 def _seconds(
     folder: Path, arguments: argparse.Namespace, cache: str, name: str, accuracies: dict[str, float]
 ) -> Callable[[], float]:
-    """A measurement: seconds that training takes, of a run in a folder of its own; notes its test accuracy."""
+    """Return a measurement: the training seconds of a run in a folder of its own.
+
+    accuracies: receives the run's test accuracy under `name`.
+    """
     from debeton.methods import METHODS
 
     settings = {

@@ -1,4 +1,4 @@
-"""Photos a second into a beton beside stock FFCV's writer, merging beside cp, and how fast columns open."""
+"""Photos per second into a beton beside stock FFCV's writer, merging beside cp, and the time to open columns."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from debeton.system.seed import make_rng
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIDE = 224  # of the noise images that are merged
-NUM_ATTRIBUTES = 40  # as CelebA has
+SIDE = 224  # side in pixels of the noise images that are merged
+NUM_ATTRIBUTES = 40  # as many as CelebA has
 WRITE, FFCV, DECODE, MERGE, COPY, COLUMNS = (
     "debeton write",
     "FFCV write",
@@ -41,34 +41,32 @@ WRITE, FFCV, DECODE, MERGE, COPY, COLUMNS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `benchmark.py writing`."""
+    """Add the options of `benchmark.py writing`."""
     parser.add_argument(
         "--images",
         type=Path,
-        help="folder (searched through) or zip of JPEG photos; default: in1k_256.zip in "
-        "$DEBETON_DATA or ../shared/data, else 500 generated ones",
+        help="folder (with the folders below it) or zip of JPEG photos; default: in1k_256.zip in "
+        "$DEBETON_DATA or ../shared/data, else 500 photos made from noise",
     )
     parser.add_argument(
-        "--num-workers", type=int, default=min(2, usable_cores()), help="threads or processes, default: %(default)s"
+        "--num-workers", type=int, default=min(2, usable_cores()), help="threads or processes; default: %(default)s"
     )
-    parser.add_argument("--limit", type=int, help="use the first so many photos only")
+    parser.add_argument("--limit", type=int, help="number of photos; default: all")
     parser.add_argument(
-        "--merge-megabytes", type=int, default=600, help="size of the two betons merged, default: %(default)s"
-    )
-    parser.add_argument(
-        "--column-rows", type=int, default=200_000, help="rows of the beton that is opened, default: %(default)s"
+        "--merge-megabytes", type=int, default=600, help="size of the two merged betons; default: %(default)s"
     )
     parser.add_argument(
-        "--folder", type=Path, help="where to write, the disk that is measured; default: a temporary one"
+        "--column-rows", type=int, default=200_000, help="rows of the beton that is opened; default: %(default)s"
     )
+    parser.add_argument("--folder", type=Path, help="folder on the disk that is measured; default: a temporary folder")
 
 
 @register_benchmark("writing", "photos/s into a beton against stock FFCV, merging against cp, columns", add_arguments)
 def run(arguments: argparse.Namespace) -> Result:
-    """Every contender once a round. Photos and files come from a warm cache; all that is written is on the disk after.
+    """Measure every contender once a round. Files come from a warm cache; all that is written reaches the disk.
 
-    WRITE stores the JPEGs as they are and reads them back; FFCV's writer encodes them again and does not. DECODE is
-    what storing them takes at least where every one is looked at. COLUMNS is in milliseconds.
+    WRITE stores the JPEGs as they are and reads them back. FFCV's writer encodes them again and does not read them
+    back. DECODE is the least time for storing photos that are all decoded once. COLUMNS is in milliseconds.
     """
     for option in ("num_workers", "merge_megabytes", "column_rows"):
         if getattr(arguments, option) < 1:
@@ -104,12 +102,14 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def _seconds(work: Callable[[], None]) -> float:
+    """Return the seconds that `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def _write(path: Path, files: Sequence[bytes], workers: int) -> int:
+    """Write the photos as a beton; return their number."""
     from debeton.data.beton.writer import WriteOptions, write_beton
 
     zeros = np.zeros(len(files), np.int64)
@@ -119,7 +119,7 @@ def _write(path: Path, files: Sequence[bytes], workers: int) -> int:
 
 
 class _Photos:
-    """A data set as FFCV's writer wants one."""
+    """A data set as FFCV's writer needs it."""
 
     def __init__(self, files: Sequence[bytes]):
         self.files = files
@@ -134,6 +134,7 @@ class _Photos:
 
 
 def _write_with_ffcv(path: Path, files: Sequence[bytes], workers: int) -> int:
+    """Write the photos with FFCV's writer; return their number."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
@@ -145,6 +146,7 @@ def _write_with_ffcv(path: Path, files: Sequence[bytes], workers: int) -> int:
 
 
 def _decode(files: Sequence[bytes], workers: int) -> int:
+    """Decode the photos; return their number."""
     from PIL import Image
 
     from debeton.data.beton.turbojpeg import try_decode
@@ -158,7 +160,7 @@ def _decode(files: Sequence[bytes], workers: int) -> int:
 
 
 def _noise_betons(folder: Path, megabytes: int) -> list[Path]:
-    """Two betons of raw noise, which no disk compresses, together of this size."""
+    """Write two betons of raw noise, which no disk compresses, of this size together."""
     from debeton.data.beton.writer import WriteOptions, write_beton
 
     noise = make_rng("benchmark noise").integers(0, 256, (64, SIDE, SIDE, 3), dtype=np.uint8)
@@ -176,12 +178,14 @@ def _noise_betons(folder: Path, megabytes: int) -> list[Path]:
 
 
 def _merge(halves: Sequence[Path]) -> None:
+    """Merge the two betons."""
     from debeton.data.beton.merge import merge_betons
 
     merge_betons(halves, halves[0].with_name("merged.beton"), "train")
 
 
 def _copy(halves: Sequence[Path]) -> None:
+    """Copy the two betons with cp."""
     for path in halves:
         target = path.with_suffix(".copy")
         subprocess.run([shutil.which("cp") or "cp", str(path), str(target)], check=True)
@@ -189,12 +193,13 @@ def _copy(halves: Sequence[Path]) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Flush a file to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _open_columns(path: Path, n: int) -> Callable[[], float]:
-    """A measurement: milliseconds to open a beton and read all its numeric columns as int64."""
+    """Return a measurement: milliseconds to open a beton and read all its numeric columns as int64."""
     from debeton.data.beton.reading import open_beton
     from debeton.data.beton.writer import WriteOptions, write_beton
 
