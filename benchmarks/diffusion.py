@@ -195,6 +195,7 @@ class Drawing:
 def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
     """Return measurements of the seconds of a round's training steps: in the loop, bare, and of the peer."""
     from debeton.methods import METHODS
+    from debeton.train.finish import timing_of
 
     steps, batch = arguments.steps, arguments.batch_size
     rows = 900 // batch * batch

@@ -93,6 +93,7 @@ def step_time(
     own: settings of the method by key.
     """
     from debeton.methods import METHODS as REGISTERED
+    from debeton.train.finish import timing_of
 
     settings = {
         "data.dataset": "bench",

@@ -86,6 +86,7 @@ def _seconds(
     accuracies: receives the run's test accuracy under `name`.
     """
     from debeton.methods import METHODS
+    from debeton.train.evaluation import evaluate
 
     settings = {
         "data.dataset": "bench",

@@ -1,4 +1,4 @@
-"""The benchmarks' common form, their arithmetic, and a tiny run of the loader benchmark."""
+"""The benchmarks: the common format of results, their arithmetic, and a tiny run of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_tiny_loader_run_records_every_contender_in_the_shared_form(tmp_path: Path) -> None:
+def test_a_tiny_loader_run_records_every_contender_in_the_common_format(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for k in range(48):
             archive.writestr(f"{k:02}.JPEG", make_photo(k))
@@ -70,7 +70,7 @@ def test_a_tiny_loader_run_records_every_contender_in_the_shared_form(tmp_path: 
     assert "jpg256_vs_ffcv" in done.stdout
 
 
-def test_the_loaders_sets_are_the_photos_as_jpegs_larger_as_pixels_and_in_small_squares() -> None:
+def test_the_loaders_sets_are_jpegs_larger_jpegs_pixels_and_small_squares() -> None:
     files = [make_photo(k) for k in range(2)]
     sets = {name: ImageSet.of(name, files) for name in SETS}
     assert sets["jpg256"].images == files
@@ -227,7 +227,7 @@ def test_contenders_take_turns_after_one_warm_up_each() -> None:
     assert values == {"a": [3, 5], "b": [4, 6]}
 
 
-def test_rate_is_things_done_over_seconds_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_is_the_returned_number_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 104.0])
     monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: next(clock))
     assert rate(lambda: 10)() == 2.5
@@ -268,7 +268,7 @@ def test_a_folder_without_photos_is_an_error_that_names_it(tmp_path: Path) -> No
         load_photos(tmp_path)
 
 
-def test_without_photos_seeded_ones_are_made_and_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_photos_seeded_ones_are_made_and_named_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEBETON_DATA", str(tmp_path))
     photos = load_photos(None, limit=3)
     assert photos.source.startswith("3 generated")
@@ -346,7 +346,7 @@ def test_an_impossible_setting_of_the_loop_run_is_a_usage_error(option, capsys: 
     assert option[0] in capsys.readouterr().err
 
 
-def test_the_guard_names_what_is_out_of_its_bounds() -> None:
+def test_the_guard_names_ratios_that_are_out_of_bounds() -> None:
     result = {"ratios": {"fast": {"median": 1.9}, "slow": {"median": 1.2}}, "figures": {"start": {"median": 2.5}}}
     bound = {"at_least": {"fast": 1.9, "slow": 1.5, "gone": 2}, "at_most": {"start": 2}}
     assert violations(result, bound) == [

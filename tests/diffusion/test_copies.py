@@ -1,4 +1,4 @@
-"""Copies of training images among generated ones are found, and nothing else is."""
+"""copies.py: copies of training images among synthetic ones are found, and no others."""
 
 from __future__ import annotations
 

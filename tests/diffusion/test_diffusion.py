@@ -1,4 +1,4 @@
-"""The diffusion model by closed forms: noise, targets, weights, guidance, and samplers given the perfect network."""
+"""The diffusion model by closed forms: noise, targets, weights, guidance, and samplers with the perfect network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def batch_of(n: int, size: int = 8, seed: int = 0) -> Batch:
 
 
 class Recorder(torch.nn.Module):
-    """Answers with what `answer` makes of (noisy, t, condition), and remembers them."""
+    """A network that returns `answer(noisy, t, condition)` and keeps its inputs."""
 
     def __init__(self, answer):
         super().__init__()
@@ -52,7 +52,7 @@ def of_time(t: torch.Tensor, values: torch.Tensor = ABAR) -> torch.Tensor:
 
 
 def noise_of(clean: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """e, from x_t = sqrt(abar) x_0 + sqrt(1 - abar) e."""
+    """Return e, from x_t = sqrt(abar) x_0 + sqrt(1 - abar) e."""
     return (noisy - of_time(t).sqrt() * clean) / (1 - of_time(t)).sqrt()
 
 
@@ -155,7 +155,7 @@ def test_a_clipped_guess_is_that_of_the_nearest_image_in_range(prediction, t):
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_guesses_of_no_noise_blow_images_up_unless_pixels_are_held_in_range(sampler):
-    """As those of a network that was trained briefly do at the noisiest steps."""
+    """A briefly trained network makes such guesses at the noisiest steps."""
     largest = {}
     for clip in (True, False):
         network = Recorder(lambda noisy, t, condition: torch.zeros_like(noisy))
@@ -169,7 +169,7 @@ def test_guesses_of_no_noise_blow_images_up_unless_pixels_are_held_in_range(samp
 
 
 class Perfect(torch.nn.Module):
-    """The best guess at the noise of images whose pixels are N(mean of the condition, deviation^2)."""
+    """The network with the best guess at the noise of images whose pixels are N(mean of the condition, deviation^2)."""
 
     size, null = (8, 8), 2
 
@@ -185,9 +185,10 @@ class Perfect(torch.nn.Module):
 
 
 def ddim_deviation(steps: int, deviation: float) -> float:
-    """What DDIM makes of N(0, deviation^2), given the perfect network: each step multiplies by a number.
+    """Return the deviation of DDIM's images for N(0, deviation^2) and the perfect network.
 
-    With few steps it is too narrow, as the last one goes straight to the mean of what the image could be.
+    Each step multiplies by a number. With few steps the result is too narrow, because the last step goes straight to
+    the mean of the possible images.
     """
     factor, times = 1.0, (np.round(np.arange(1000, 0, -1000 / steps)) - 1).astype(int)
     for t, after in zip(times, [*times[1:], None], strict=True):
@@ -234,8 +235,8 @@ def test_the_network_is_called_once_a_step_on_both_halves_and_on_one_without_gui
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 @pytest.mark.parametrize(("of", "steps"), [(8, 8), (10, 9), (20, 10), (20, 20), (50, 0)])
-def test_a_model_of_few_steps_is_sampled_in_nearly_or_all_of_them(sampler, of, steps):
-    """Steps of equal log-SNR, rounded, may then fall on one time twice."""
+def test_a_model_of_few_steps_is_sampled_in_all_or_nearly_all_of_them(sampler, of, steps):
+    """Rounding steps of equal log-SNR may give one time twice."""
     images = sample(Perfect(), make_schedule(steps=of), torch.tensor([0, 1]), [1, 2], sampler=sampler, steps=steps)
     assert torch.isfinite(images).all()
     assert images.abs().max() <= 1
@@ -271,7 +272,7 @@ def test_a_model_is_read_back_as_it_was_and_by_diffusers_too(tmp_path):
     assert DDPMPipeline.from_pretrained(tmp_path / "cdpm").unet.config.num_class_embeds == 4
 
 
-def test_the_condition_and_the_time_change_what_a_network_says():
+def test_the_condition_and_the_time_change_the_output_of_a_network():
     torch.manual_seed(0)
     network = make_network(3, (8, 8), SHAPE).eval()
     noisy = torch.randn(1, 3, 8, 8)
@@ -279,7 +280,7 @@ def test_the_condition_and_the_time_change_what_a_network_says():
     assert len({answer.sum().item() for answer in answers}) == 4
 
 
-def test_what_a_model_cannot_make_is_a_sentence(tmp_path):
+def test_conditions_that_a_model_does_not_know_give_one_sentence(tmp_path):
     assert CELLS.codes([("left", "light"), ("left", "dark")]) == [1, 0]
     with pytest.raises(UsageError, match=r"trained on no image of 'right, dark'; it knows left, dark; left, light"):
         CELLS.codes([("right", "dark")])

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, and run no code when read."""
+"""checkpoint.py: checkpoints are whole or absent, and run no code when they are read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_failed_save_keeps_the_old_checkpoint_and_leaves_nothing_behind(tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
 
 
-def test_missing_truncated_foreign_and_malicious_files_are_sentences(tmp_path):
+def test_missing_truncated_foreign_and_malicious_files_give_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "none.pt")
     save_checkpoint(tmp_path / "c.pt", {"w": torch.zeros(1000)})

@@ -1,4 +1,4 @@
-"""Models by name: heads of the right width, real weights, errors that name the nearest model."""
+"""models.py: heads of the right width, real weights, and errors that name the nearest model."""
 
 from __future__ import annotations
 

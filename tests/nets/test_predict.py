@@ -1,4 +1,4 @@
-"""A trained classifier apart from its run: the same predictions on image files, exported or not."""
+"""trained.py: the same predictions on image files as in the run, exported or not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_exported_model_predicts_the_same_and_its_card_says_what_was_measured
         assert f"| {group} | {rows} | {count} | {100 * accuracy:.1f} |" in readme
 
 
-def test_a_refitted_head_is_predicted_with_as_such(toy_betons, tmp_path, trained_toy, capsys):
+def test_a_refitted_head_predicts_the_same_apart_from_its_run(toy_betons, tmp_path, trained_toy, capsys):
     run_folder, images = trained_toy
     settings = {
         "data.dataset": "toy",
@@ -103,7 +103,7 @@ def without(key: str, path: Path, run_folder: Path) -> Path:
     return path
 
 
-def test_what_cannot_be_used_is_one_sentence(trained_toy, capsys, tmp_path):
+def test_wrong_checkpoints_and_images_give_one_sentence(trained_toy, capsys, tmp_path):
     run_folder, images = trained_toy
     (tmp_path / "none").mkdir()
     (tmp_path / "bad").mkdir()

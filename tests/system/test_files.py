@@ -1,4 +1,4 @@
-"""files.py: files appear whole or not at all, and killed processes leave nothing for ever."""
+"""files.py: files appear whole or not at all, and files of killed processes are removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with replacing(Path(sys.argv[1])) as (partial,):
 
 @pytest.fixture
 def dead() -> int:
-    """The number of a process that no longer lives."""
+    """Return the number of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -37,7 +37,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_files_of_a_killed_writer_are_removed_by_the_next_writer(tmp_path: Path) -> None:
     target = tmp_path / "a.beton"
     command, environment = [sys.executable, "-c", WRITER, str(target)], {**os.environ, "PYTHONPATH": str(SOURCE)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
@@ -63,7 +63,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
         "a.beton.{dead}.partial",
     ],
 )
-def test_only_what_is_surely_abandoned_is_removed(name: str, tmp_path: Path, dead: int) -> None:
+def test_only_files_that_are_surely_abandoned_are_removed(name: str, tmp_path: Path, dead: int) -> None:
     left = name.format(host=HOST, alive=os.getppid(), dead=dead)
     (tmp_path / left).write_text("x")
     (tmp_path / f"a.beton.{HOST}.{dead}.partial").write_text("x")

@@ -1,4 +1,4 @@
-"""The doctor names what is missing and the command that mends it, and never crashes itself."""
+"""doctor.py names what is missing and the command that repairs it, and never crashes itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(doctor.__file__).resolve().parents[3]
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
-    """Importing any of these raises ModuleNotFoundError, as if it were not installed."""
+    """Make the import of these modules raise ModuleNotFoundError, as if they were not installed."""
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
 
@@ -86,7 +86,7 @@ def test_cupy_is_needed_only_where_there_is_a_gpu(monkeypatch):
 @pytest.mark.parametrize(
     ("layer", "ok", "needed"), [("tbb", True, False), ("omp", False, False), ("workqueue", False, True)]
 )
-def test_only_the_layer_that_aborts_makes_the_machine_unfit(monkeypatch, layer, ok, needed):
+def test_only_the_threading_layer_that_aborts_makes_the_machine_unfit(monkeypatch, layer, ok, needed):
     monkeypatch.setattr(doctor, "_run_parallel_kernel", lambda: layer)
     check = doctor.check_threading_layer()
     assert (check.ok, check.needed) == (ok, needed)
@@ -114,7 +114,7 @@ def test_a_full_disk_is_reported(tmp_path):
     assert not doctor.check_space("nowhere", tmp_path / "absent", 1, "make room", needed=True).ok
 
 
-def test_one_command_that_mends_several_is_printed_once(capsys):
+def test_one_command_that_repairs_several_packages_is_printed_once(capsys):
     print_doctor([Check("a", False, "gone", "mend it"), Check("b", False, "gone", "mend it")])
     output = capsys.readouterr().out
     assert output.count("mend it") == 1

@@ -1,4 +1,4 @@
-"""Probes: chance on noise, certainty on what is there, and what a network trained on a mixture gives away."""
+"""probe.py: chance on noise, certainty on linear features, and a network trained on real and synthetic rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_group_gives_as_many_rows_as_the_smallest(paper_view):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory) -> Path:
-    """The toy set whose synthetic rows have a stripe that no real one has."""
+    """Write the toy set with synthetic rows whose images have a stripe that no real one has."""
     folder = tmp_path_factory.mktemp("mixed")
     real, made = toy_rows(200, 0.95, 40), toy_rows(300, 0.5, 41)
 

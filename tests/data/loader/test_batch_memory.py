@@ -1,4 +1,4 @@
-"""Memory of batches is used again, but never while anything still refers to it."""
+"""delivery.py: the memory of batches is used again, but not while anything refers to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pipelines.py and decoding.py: every kernel against an independent reference."""
+"""decoders.py, augment.py and decoding.py: every kernel against an independent reference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROWS = np.zeros(0, np.int64)  # the augmentations do not look at row numbers
 
 
 def splitmix64(key: int, k: int) -> int:
-    """Draw k of SplitMix64 seeded with `key`, in Python's integers (Steele, Lea & Flood 2014, fig. 16)."""
+    """Return draw k of SplitMix64 seeded with `key`, in Python's integers (Steele, Lea & Flood 2014, fig. 16)."""
     z = (key + (k + 1) * 0x9E3779B97F4A7C15) & MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
@@ -135,7 +135,7 @@ def test_random_resized_boxes_are_distributed_as_torchvisions(height: int, width
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 400), (400, 10)])
-def test_an_image_too_long_for_any_box_gets_torchvisions_fallback(height: int, width: int) -> None:
+def test_an_image_too_long_for_any_box_gets_torchvisions_fallback_box(height: int, width: int) -> None:
     decoder = RandomResizedCrop(scale=(0.9, 1.0))
     boxes = decoder.boxes(keys_of(20), np.full(20, height), np.full(20, width))
     expected = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.9, 1.0], [3 / 4, 4 / 3])
@@ -194,7 +194,10 @@ def test_an_unknown_decoder_is_a_usage_error_that_lists_the_known_ones(name: str
 
 @pytest.fixture(scope="module")
 def read() -> Any:
-    """read(beton, rows, boxes, size): pixels by both ways of reading, which must agree, and FFCV's, which nearly do."""
+    """Return read(beton, rows, boxes, size): pixels by both ways of reading.
+
+    Both must agree, and FFCV's pixels must nearly agree.
+    """
 
     def run(beton: Beton, rows: np.ndarray, boxes: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
         results = []
@@ -305,7 +308,7 @@ def test_pad_crop_uses_every_shift_equally_often() -> None:
     assert stats.chisquare(np.bincount(5 * (y - 2) + (x - 2), minlength=25)).pvalue > 0.001
 
 
-def test_pad_crop_of_more_than_the_image_is_one_sentence() -> None:
+def test_a_pad_larger_than_the_image_gives_one_sentence() -> None:
     (op,) = make_ops("pad_crop:8")
     with pytest.raises(DataError, match=r"pad_crop:8 needs images larger than 8 pixels"):
         op(noise(2, 8, 32, 3), keys_of(2), ROWS)

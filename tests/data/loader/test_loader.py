@@ -1,4 +1,4 @@
-"""loader.py: every row, the same pixels however they are read, errors in the caller's hands, nothing reused or lost."""
+"""loader.py: every row comes once, pixels do not depend on how they are read, and errors reach the caller."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXACT = LoaderOptions(decoder="simple", normalise=False)
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_kernels(raw_view: View) -> None:
-    """Kernels are compiled before any test that counts seconds."""
+    """Compile the kernels before any test that counts seconds."""
     for options in (AUGMENTED, replace(AUGMENTED, channels_last=False)):
         list(make_loader(raw_view, 70, options=options))
 
@@ -305,7 +305,7 @@ def test_an_exception_in_an_operation_reaches_the_caller(
 
 @pytest.fixture
 def damaged(tmp_path: Any, jpg_beton: Beton) -> View:
-    """The JPEG beton with an end-of-image marker in the middle of row 17, as a bad disk would leave it."""
+    """Return the JPEG beton with an end-of-image marker in the middle of row 17, as after a disk error."""
     path = tmp_path / "a.beton"
     for part in (lambda p: p, sidecar_path):
         shutil.copy(part(jpg_beton.path), part(path))
@@ -359,7 +359,7 @@ def test_pad_crop_larger_than_the_images_reaches_the_caller(raw_view: View, with
 @pytest.mark.parametrize(
     "options", [AUGMENTED, EXACT, LoaderOptions(channels_last=False)], ids=["augmented", "uint8", "nchw"]
 )
-def test_kept_batches_do_not_change(raw_view: View, options: LoaderOptions) -> None:
+def test_batches_that_the_caller_keeps_do_not_change(raw_view: View, options: LoaderOptions) -> None:
     loader = make_loader(raw_view, 4, options=options)
     kept: list[Batch] = []
     copies = []
@@ -386,7 +386,7 @@ def test_kept_batches_do_not_change(raw_view: View, options: LoaderOptions) -> N
     ids=["image", "channel", "numpy", "flat", "collated"],
 )
 @pytest.mark.parametrize("options", [AUGMENTED, LoaderOptions(channels_last=False)], ids=["nhwc", "nchw"])
-def test_a_kept_part_of_a_batch_does_not_change(
+def test_a_part_of_a_batch_that_the_caller_keeps_does_not_change(
     raw_view: View, options: LoaderOptions, part: Callable[[Batch], Any]
 ) -> None:
     loader = make_loader(raw_view, 4, options=options)
@@ -413,7 +413,7 @@ def test_writing_into_a_batch_does_not_reach_later_ones(raw_view: View) -> None:
     assert again.label.min() >= 0
 
 
-def test_a_new_epoch_ends_the_running_one_loudly(raw_view: View, within: Within) -> None:
+def test_a_new_epoch_ends_the_running_one_with_an_error(raw_view: View, within: Within) -> None:
     loader = make_loader(raw_view, 8, options=EXACT)
     first = iter(loader)
     next(first)
@@ -471,7 +471,7 @@ def test_the_loader_decodes_ahead_but_not_without_bound(raw_view: View, monkeypa
         while len(made) < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.3)
-        assert len(made) == 5  # one taken, three waiting, one in the thread's hands
+        assert len(made) == 5  # one taken, three in the queue, one that the thread holds
 
 
 def test_first_shapes_ends_its_thread(raw_view: View) -> None:

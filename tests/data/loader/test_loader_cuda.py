@@ -1,4 +1,4 @@
-"""On a GPU the loader gives the batches that it gives on the CPU."""
+"""The loader on a GPU: the same batches as on the CPU."""
 
 from __future__ import annotations
 

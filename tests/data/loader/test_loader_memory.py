@@ -23,7 +23,7 @@ AUGMENTED = LoaderOptions(decoder="random_resized_crop", ops="flip,pad_crop:2,cu
 
 
 def resident_mb() -> float:
-    """Resident memory of this process in MB."""
+    """Return the resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -107,7 +107,7 @@ print(peak(view, False) - start, peak(view, True) - start)
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory, spec: DatasetSpec, make_rows: Callable[..., Rows]) -> Beton:
-    """80 MB: 400 raw images of 200 kB."""
+    """Write a beton of 80 MB: 400 raw images of 200 kB."""
     image = np.random.default_rng(0).integers(0, 256, (256, 260, 3), dtype=np.uint8)
     path = tmp_path_factory.mktemp("large") / "large.beton"
     write_beton(path, make_rows([image] * 400), spec, "train", WriteOptions(mode="raw"))

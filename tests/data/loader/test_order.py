@@ -1,4 +1,4 @@
-"""order.py: every order is a pure function of (seed, epoch) and goes through the rows as its name says."""
+"""order.py: every order rule is a pure function of (seed, epoch) and does what its name says."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SIZES = st.one_of(st.integers(1, 200), st.sampled_from([63, 64, 65, 4095, 4096, 
 
 @pytest.fixture(scope="module")
 def unbalanced(paper_view: PaperView) -> View:
-    """300, 60, 7, 1 and 0 rows of groups 0 to 4; interleaved."""
+    """Return a view of 300, 60, 7, 1 and 0 rows of groups 0 to 4, interleaved."""
     group = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [300, 60, 7, 1]))
     return paper_view(group // 3, group % 3)
 
 
-def test_there_are_these_orders() -> None:
+def test_the_order_rules_are_these() -> None:
     assert ORDERS.names() == ["draws", "group_balanced", "quasi_random", "random", "sequential", "weighted"]
 
 
@@ -39,7 +39,7 @@ def test_every_row_exactly_once(n: int, order: str, seed: int, paper_view: Paper
     np.testing.assert_array_equal(np.sort(positions), np.arange(n))
 
 
-def test_sequential_is_the_views_own_order(paper_view: PaperView) -> None:
+def test_sequential_gives_the_rows_as_the_view_lists_them(paper_view: PaperView) -> None:
     view = paper_view(np.zeros(20)).subset(np.array([9, 3, 17]))
     assert epoch_order(view, "sequential", 0, 5).tolist() == [0, 1, 2]
     assert view.rows.tolist() == [9, 3, 17]
@@ -109,7 +109,7 @@ def test_resampling_by_group_draws_every_present_group_equally_often(unbalanced:
     assert (np.abs(counts[:4] - n / 4) <= 4.5 * math.sqrt(n * 3 / 16)).all()
 
 
-def test_weighted_without_weights_is_one_sentence(paper_view: PaperView) -> None:
+def test_weighted_without_weights_gives_one_sentence(paper_view: PaperView) -> None:
     with pytest.raises(DataError, match="view 'train' has no sampling weights; the order 'weighted' needs them"):
         epoch_order(paper_view([0, 1]), "weighted", 0, 0)
 
@@ -142,7 +142,7 @@ def test_each_pass_through_a_small_group_is_shuffled_anew(unbalanced: View) -> N
     drawn = order[np.isin(order, members)][: len(members)]
     other = epoch_order(unbalanced, "group_balanced", 0, 1)
     rare = order[unbalanced.group[order] == 2].reshape(-1)[: 7 * 13].reshape(13, 7)
-    assert sorted(drawn.tolist()) == members.tolist()  # 60 rows, gone through once in 92 rounds before any comes again
+    assert sorted(drawn.tolist()) == members.tolist()  # 60 rows in 92 rounds: all come before any comes again
     assert np.mean(drawn == members) < 0.2
     assert np.mean(drawn == other[np.isin(other, members)][: len(members)]) < 0.2
     assert (np.sort(rare, axis=1) == np.flatnonzero(unbalanced.group == 2)).all()

@@ -1,4 +1,4 @@
-"""pixels.c: the one pass gives what separate passes give, and these are held against references of their own."""
+"""pixels.c: one pass gives the values of separate passes, and each of these is compared with its own reference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colours with edges and some noise, so that a JPEG of it is like one of a photo."""
+    """Make smooth colours with edges and some noise, so that a JPEG of them is like one of a photo."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / 32
     waves = [np.sin(x * a + b) * np.cos(y * c) for a, b, c in rng.uniform(0.2, 2, (3, 3))]
@@ -60,7 +60,7 @@ def write(
     form: str = "bytes",
     threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The batch and its statuses; the memory is poisoned before."""
+    """Return the batch and its statuses; the memory is poisoned before."""
     n, base = len(files), np.frombuffer(b"".join(files), np.uint8)
     sizes = np.array([len(file) for file in files], np.uint64)
     stored = (
@@ -94,7 +94,7 @@ def whole(image: np.ndarray) -> list[list[int]]:
 
 
 def area_average(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float64: each pixel is the average of the area that it covers, axis by axis."""
+    """Compute each pixel, float64, as the average of the area that it covers, axis by axis."""
     result = image.astype(np.float64)
     for axis, count in enumerate(size):
         length = image.shape[axis]
@@ -118,7 +118,7 @@ def test_shrinking_is_the_average_of_the_area(height, width, data):
 
 @settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 20), width=st.integers(1, 20), data=st.data())
-def test_enlarging_one_axis_or_both_is_opencvs(height, width, data):
+def test_enlarging_one_axis_or_both_equals_opencv(height, width, data):
     cv2 = pytest.importorskip("cv2")
     size = data.draw(st.integers(1, 50)), data.draw(st.integers(width + 1, 50))
     image = np.random.default_rng(height * 41 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -201,7 +201,7 @@ OPERATIONS = [
 @pytest.mark.parametrize("form", ["bytes", "last", "first"])
 @pytest.mark.parametrize("mode", [JPG, RAW])
 @pytest.mark.parametrize("size", [(24, 30), (96, 80), (17, 96)])
-def test_one_pass_gives_the_very_values_of_one_for_each_step(ops, form, mode, size):
+def test_one_pass_gives_the_same_values_as_a_pass_for_each_step(ops, form, mode, size):
     shapes = [(60 + 5 * k, 90 - 4 * k) for k in range(6)]
     images = [photo(*shape, seed=k) for k, shape in enumerate(shapes)]
     files = [as_jpeg(image) if mode == JPG else image.tobytes() for image in images]
@@ -243,7 +243,7 @@ def test_any_number_of_threads_gives_the_same_batch():
         np.testing.assert_array_equal(read(files, shapes, boxes, (32, 32), threads=threads), expected)
 
 
-def test_a_patch_before_other_steps_and_steps_that_are_no_moves_are_left_to_passes_of_their_own():
+def test_augmentations_after_a_patch_or_that_are_no_moves_do_not_fuse():
     keys = sample_keys(0, 0, np.arange(2))
     for ops in (make_ops("cutout:4,flip"), [lambda images, keys, rows: images]):
         assert as_moves(ops, keys, (16, 16)) is None
@@ -296,7 +296,7 @@ def test_a_compiler_that_fails_says_why(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_another_source_is_another_library(tmp_path, monkeypatch):
+def test_a_changed_source_gives_another_library(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "SOURCE", tmp_path / "pixels.c")
     found = []
     for text in ("int debeton_images(void) { return 0; }", "int debeton_images(void) { return 1; }"):

@@ -1,4 +1,4 @@
-"""resident.py: images that stay decoded are decoded once, and no pixel tells."""
+"""residency.py: images that stay decoded are decoded once, and their pixels are the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def fresh(jpg_view: View) -> Iterator[View]:
-    """JPEGs of 40 x 48 pixels, of which none is decoded before or after the test."""
+    """Return a view of JPEGs of 40 x 48 pixels; none is decoded before or after the test."""
     jpg_view.beton.decoded.clear()
     yield jpg_view
     jpg_view.beton.decoded.clear()
@@ -75,7 +75,7 @@ def test_images_of_one_size_stay_as_they_are_stored(raw_view):
     assert store.images.shape == (70, 24, 32, 3)
 
 
-def test_triggers_come_on_top_of_images_that_stay(fresh):
+def test_triggers_are_planted_on_images_that_stay_decoded(fresh):
     options = LoaderOptions(decoder="resized", resolution=32, ops="flip")
     everywhere = np.ones(len(fresh.beton), bool)
     for view, triggers in (
@@ -125,12 +125,12 @@ def kind(view: View, wanted: resident.Residency, size: tuple[int, int] = (24, 24
     return choose_residency(view.beton, view.rows, make_decoder(decoder), size, wanted, device=CPU, moves_only=True)
 
 
-def test_auto_keeps_what_is_decoded_or_resized_and_fits_into_a_quarter(fresh, raw_view, monkeypatch):
+def test_auto_keeps_images_that_are_decoded_or_resized_and_fit_into_a_quarter(fresh, raw_view, monkeypatch):
     needed = 70 * 24 * 24 * 3
     monkeypatch.setattr(resident, "memory_left", lambda: 4 * needed)
     assert kind(fresh, "auto") == kind(raw_view, "auto") == "ram"
     stored = (int(raw_view.beton.heights[0]), int(raw_view.beton.widths[0]))
-    assert kind(raw_view, "auto", stored, "simple") == "disk"  # mapped pixels are as good
+    assert kind(raw_view, "auto", stored, "simple") == "disk"  # mapped pixels are as fast
     assert kind(fresh, "auto", decoder="random_resized_crop") == "disk"
     monkeypatch.setattr(resident, "memory_left", lambda: 4 * needed - 1)
     assert kind(fresh, "auto") == "disk"
@@ -138,19 +138,19 @@ def test_auto_keeps_what_is_decoded_or_resized_and_fits_into_a_quarter(fresh, ra
     assert kind(fresh, "disk") == "disk"
 
 
-def test_what_other_stores_will_still_take_is_not_left(fresh, raw_view, monkeypatch):
+def test_memory_that_other_stores_will_still_take_does_not_count_as_left(fresh, raw_view, monkeypatch):
     needed = 70 * 24 * 24 * 3
     monkeypatch.setattr(resident, "memory_left", lambda: 4 * needed)
     store = store_of(fresh.beton, fresh.rows, WholeImage(), (24, 24), None)
     assert store.bytes_to_come == needed
     assert kind(raw_view, "auto") == "disk"
-    assert kind(fresh, "auto") == "ram"  # it has its place
-    store.filled[:] = True  # and is in what the system calls used
+    assert kind(fresh, "auto") == "ram"  # its memory was counted before
+    store.filled[:] = True  # filled memory counts as used by the system
     assert store.bytes_to_come == 0
     assert kind(raw_view, "auto") == "ram"
 
 
-def test_memory_that_is_wanted_and_not_left_is_a_sentence(fresh, monkeypatch):
+def test_memory_that_is_wanted_and_not_left_gives_one_sentence(fresh, monkeypatch):
     monkeypatch.setattr(resident, "memory_left", lambda: 1000)
     with pytest.raises(UsageError, match=r"residency is ram, and 70 images of .* take 0.0 GiB at 24 x 24 pixels where"):
         kind(fresh, "ram")
@@ -176,7 +176,7 @@ def test_memory_left_is_the_least_of_the_machine_s_and_every_control_group_s(tmp
     assert memory_left(proc, groups) == 0
 
 
-def test_this_machine_says_what_it_has():
+def test_this_machine_reports_its_memory():
     assert memory_left() > 2**20
 
 
@@ -223,7 +223,7 @@ def make_reader(view: View) -> ImageReader:
     return ImageReader(beton.path, beton.offsets, beton.sizes, beton.modes, beton.heights, beton.widths)
 
 
-def test_stores_of_other_decoders_sizes_and_places_are_others(fresh):
+def test_each_decoder_size_and_device_has_its_own_store(fresh):
     places = [(WholeImage(), (24, 24), None), (WholeImage(), (25, 24), None), (RandomResizedCrop(), (24, 24), None)]
     assert len({store_key(*place) for place in [*places, (WholeImage(), (24, 24), CPU)]}) == 4
     assert store_key(make_decoder("resized"), (24, 24), None) == store_key(*places[0])

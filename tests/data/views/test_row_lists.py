@@ -133,7 +133,7 @@ def test_a_part_of_a_view_needs_only_its_own_rows(view: View, tmp_path: Path) ->
         pseudo_grouped(view, metadata(tmp_path / "x.csv", rows=5), "ddb")
 
 
-def test_wrong_pseudo_group_files_are_sentences(view: View, tmp_path: Path) -> None:
+def test_wrong_pseudo_group_files_give_one_sentence(view: View, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'ddb'; did you mean 'dbb'"):
         pseudo_grouped(view, metadata(tmp_path / "x.csv", column="dbb"), "ddb")
     metadata(tmp_path / "y.csv")
@@ -149,5 +149,5 @@ def test_wrong_pseudo_group_files_are_sentences(view: View, tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"names 1 rows that .* does not have, the first is class_0/12\.jpg"):
         pseudo_grouped(view, other, "ddb")
     lines = [line + (",split" if k == 0 else f",{2 * (k == 13)}") for k, line in enumerate(other.read_text().split())]
-    other.write_text("\n".join(lines))  # with a column that says so, a row of the test split is passed over
+    other.write_text("\n".join(lines))  # with a column 'split', rows of the test split are skipped
     assert pseudo_grouped(view, other, "ddb").group_counts().sum() == 12

@@ -1,4 +1,4 @@
-"""splits.py: which beton a split is read from, and how the training rows are cut."""
+"""splits.py: the beton that a split is read from, and the steps that choose the training rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPEC = DatasetSpec("ab", ("a", "b"), ("x", "y"))
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, make_rows: MakeRows) -> Path:
-    """ab_train.beton (60 rows), ab_test.beton (10), sub/other.beton (7), and one with other class names."""
+    """Write ab_train.beton (60 rows), ab_test.beton (10), sub/other.beton (7), and one with other class names."""
     folder = tmp_path_factory.mktemp("betons")
 
     def write(name: str, n: int, spec: DatasetSpec) -> None:
@@ -163,7 +163,7 @@ FACES = DatasetSpec(
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """faces_{train,val,test}.beton of 400, 80 and 60 rows in equal groups; 60 further rows of train are synthetic."""
+    """Write faces_{train,val,test}.beton of 400, 80 and 60 rows in equal groups, and 60 synthetic rows in train."""
     folder = tmp_path_factory.mktemp("faces")
     pixels = np.zeros((4, 4, 3), np.uint8)
     for split, n, generated in (("train", 400, 60), ("val", 80, 0), ("test", 60, 0)):
@@ -234,7 +234,7 @@ def test_a_fold_replaces_the_validation_beton(faces: Path) -> None:
     assert [len(views["train"]) for views in parts] == [300] * 4
 
 
-def test_the_training_seed_has_no_say_in_any_split(faces: Path) -> None:
+def test_the_training_seed_changes_no_split(faces: Path) -> None:
     options = {"bias_rate": 0.9, "balance": "group", "val_fraction": 0.1}
     first, again, other = (faces_views(faces, seed=seed, **options)["train"].rows.tolist() for seed in (1, 1, 2))
     assert first == again != other

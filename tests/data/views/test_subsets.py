@@ -29,7 +29,7 @@ ANIMALS = DatasetSpec(
 
 
 def cells_view(paper_view: PaperView, spec: DatasetSpec, counts: list[int], seed: int = 0) -> View:
-    """counts[g] rows of group g, shuffled."""
+    """Return a view of counts[g] rows of each group g, shuffled."""
     group = np.random.default_rng(seed).permutation(np.repeat(np.arange(spec.num_groups), counts))
     return paper_view(group // len(spec.attributes), group % len(spec.attributes), spec)
 
@@ -148,7 +148,7 @@ def test_folds_are_disjoint_complete_and_even_in_every_group(
 
 
 @pytest.mark.parametrize(("folds", "index"), [(1, 0), (3, 3), (3, -1)])
-def test_a_fold_that_does_not_exist_is_refused(paper_view: PaperView, folds: int, index: int) -> None:
+def test_a_fold_that_does_not_exist_is_a_usage_error(paper_view: PaperView, folds: int, index: int) -> None:
     with pytest.raises(UsageError, match=f"data.fold is {index} of data.folds {folds}"):
         fold(cells_view(paper_view, FACES, [5] * 4), folds, index, seed=0)
 
@@ -158,7 +158,7 @@ def test_a_mini_view_is_evenly_spaced(paper_view: PaperView) -> None:
     assert mini(view, 0.05).rows.tolist() == [0, 25, 50, 74, 99]
 
 
-def test_take_follows_one_order_so_that_less_is_a_part_of_more(paper_view: PaperView) -> None:
+def test_a_smaller_sample_of_a_group_is_a_part_of_a_larger_one(paper_view: PaperView) -> None:
     view = cells_view(paper_view, FACES, [30] * 4)
     small, large = (set(sample_groups(view, dict.fromkeys(range(4), n), 5, "x").rows) for n in (4, 9))
     assert small < large

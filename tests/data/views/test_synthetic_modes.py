@@ -1,4 +1,4 @@
-"""synthetic.py: USB, ASB, FFR's first stage and the controls have the published counts."""
+"""synthetic_modes.py: USB, ASB, FFR's first stage and the controls have the published counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FACES = DatasetSpec("faces", ("serious", "smiling"), ("female", "male"), aligned
 
 
 def mixed(paper_view: PaperView, spec: DatasetSpec, real: list[int], synthetic: list[int]) -> tuple[View, View]:
-    """A beton of real and synthetic rows, shuffled; its real view and its synthetic one."""
+    """Return the real and the synthetic view of a beton with shuffled rows of both."""
     cells = np.tile(np.arange(spec.num_groups), 2)
     group = np.repeat(cells, real + synthetic)
     source = np.repeat(np.repeat([0, 1], spec.num_groups), real + synthetic)
@@ -30,7 +30,7 @@ def mixed(paper_view: PaperView, spec: DatasetSpec, real: list[int], synthetic: 
 
 
 def by_source(view: View) -> tuple[list[int], list[int]]:
-    """Rows by group, real and synthetic."""
+    """Return the rows by group, real and synthetic."""
     source, group = view.beton.source[view.rows], view.group[view.rows]
     real, synthetic = (np.bincount(group[source == s], minlength=view.spec.num_groups).tolist() for s in (0, 1))
     return real, synthetic
@@ -87,7 +87,7 @@ def test_spuco_has_its_published_counts_over_the_eight_cells_that_exist(
     assert by_source(MODES.get("only").train(real, synthetic, Amount()))[1] == np.where(exists, m, 0).tolist()
 
 
-def test_usb_takes_what_there_is_and_the_others_follow_its_total(paper_view: PaperView) -> None:
+def test_usb_takes_the_images_that_exist_and_the_other_modes_follow_its_total(paper_view: PaperView) -> None:
     real, synthetic = mixed(paper_view, FACES, [10, 100, 100, 30], [40, 40, 40, 40])
     assert by_source(MODES.get("usb").train(real, synthetic, Amount()))[1] == [40, 0, 0, 40]
     assert by_source(MODES.get("asb").train(real, synthetic, Amount()))[1] == [20] * 4
@@ -125,7 +125,7 @@ def test_ffr_sees_the_images_of_its_first_stage_before_the_real_rows(paper_view:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
-def test_a_share_takes_as_much_of_every_cells_images(paper_view: PaperView, share: float) -> None:
+def test_a_share_takes_the_same_part_of_every_cells_images(paper_view: PaperView, share: float) -> None:
     real, synthetic = mixed(paper_view, FACES, [10, 90, 75, 25], [500] * 4)  # USB adds 80, 0, 15, 65: m = 40
     amount = Amount(share=share)
     assert by_source(MODES.get("only").train(real, synthetic, amount))[1] == [int(40 * share)] * 4

@@ -1,4 +1,4 @@
-"""view.py and spec.py: rows, groups and counts; held-out shares that are exact in every group."""
+"""view.py and spec.py: rows, groups and counts, and held-out shares that are exact in every group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PaperView = Callable[..., View]
 
 @pytest.fixture(scope="module")
 def grouped(paper_view: PaperView) -> View:
-    """40, 11, 3, 1 and 25 rows of groups 0 to 4; shuffled."""
+    """Return a view of 40, 11, 3, 1 and 25 rows of groups 0 to 4, shuffled."""
     group = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [40, 11, 3, 1, 25]))
     return paper_view(group // 3, group % 3)
 
