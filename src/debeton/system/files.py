@@ -40,7 +40,7 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
     with naming_full_disk(*paths):
         for path in paths:
             _remove_abandoned(path)
-        made = _make_folders(path.parent for path in paths)
+        new_folders = _make_folders(path.parent for path in paths)
         try:
             yield partials
             for partial in partials:
@@ -51,7 +51,7 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
         except BaseException:
             for partial in partials:
                 partial.unlink(missing_ok=True)
-            for folder in made:
+            for folder in new_folders:
                 with suppress(OSError):  # another process may have put a file into it
                     folder.rmdir()
             raise
@@ -83,12 +83,12 @@ def _is_running(pid: int) -> bool:
 
 def _make_folders(folders: Iterable[Path]) -> list[Path]:
     """Make the folders; return those that did not exist, the innermost first."""
-    made: list[Path] = []
+    new_folders: list[Path] = []
     for folder in folders:
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        made = [*missing, *made]
-    return made
+        new_folders = [*missing, *new_folders]
+    return new_folders
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
