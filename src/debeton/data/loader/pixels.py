@@ -73,10 +73,11 @@ def library() -> Path:
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                return _compile(Path(temporary) / name, folder / name)
-        except PermissionError:
+            temporary = tempfile.TemporaryDirectory(dir=folder)
+        except OSError:  # no permission, or a read-only file system
             continue
+        with temporary as name_of_temporary:
+            return _compile(Path(name_of_temporary) / name, folder / name)
     raise PermissionError(f"cannot write {' or '.join(map(str, folders))}")
 
 
