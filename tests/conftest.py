@@ -26,9 +26,16 @@ from debeton.methods import METHODS
 from debeton.nets.models import MODELS
 from debeton.system import plugins
 
+# Fixtures that take more than ten seconds: two processes, a Slurm of one machine, a set of images made and resumed.
+SLOW_FIXTURES = {"two_processes", "slurm", "killed"}
 
+
+@pytest.hookimpl(tryfirst=True)  # before pytest's own, which applies -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU, with the reason, where there is none."""
+    """Mark the tests of slow fixtures as slow; skip what needs a GPU, with the reason, where there is none."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

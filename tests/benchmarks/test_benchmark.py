@@ -32,6 +32,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_tiny_loader_run_records_every_contender_in_the_common_format(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for k in range(48):
@@ -92,6 +93,7 @@ def test_the_loaders_sets_are_jpegs_larger_jpegs_pixels_and_small_squares() -> N
     } <= set(ratios_of(names))
 
 
+@pytest.mark.slow
 def test_a_tiny_methods_run_has_a_ratio_for_each_method(tmp_path: Path) -> None:
     out = tmp_path / "methods.json"
     done = run(
@@ -284,6 +286,7 @@ def test_made_photos_have_the_spectrum_of_photos() -> None:  # amplitude 1/f: po
     assert low / high == pytest.approx(4, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_tiny_writing_run_records_every_contender_and_leaves_nothing(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for k in range(12):
@@ -382,6 +385,7 @@ def test_every_guarded_ratio_is_one_that_its_benchmark_gives() -> None:
 # --- growth --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tiny_growth_run_measures_every_axis_and_draws_it(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(growth, "NUMBERS", (2, 8))
     monkeypatch.setattr(growth, "SIDES", (16, 32))

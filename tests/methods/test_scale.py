@@ -154,6 +154,7 @@ print("mixed")
 """
 
 
+@pytest.mark.slow
 def test_the_gpu_kernels_in_tritons_interpreter_equal_the_reference():
     pytest.importorskip("triton")
     done = subprocess.run(

@@ -95,6 +95,7 @@ def test_packaged_efficientnet_lite0_has_its_published_size_and_keeps_its_featur
         assert small(image).shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_packaged_efficientnet_lite0_recognises_real_photos():
     archive = Path(os.environ.get("DEBETON_DATA", Path(__file__).parents[3] / "shared/data")) / "in1k_256.zip"
     if not archive.exists():

@@ -117,6 +117,7 @@ def test_predictions_made_elsewhere_are_measured_by_group(examples, capsys):
     assert lines[2] == "cat, outdoors: 0.5 of 2 rows"
 
 
+@pytest.mark.slow
 def test_methods_sources_augmentations_triggers_and_networks_come_from_files_outside(examples, capsys):
     assert (
         command("write-betons", "--plugins", "my_data.py", "--dataset", "stripes", "--rows", 60, "--out", "data") == 0

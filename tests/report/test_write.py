@@ -422,6 +422,7 @@ def command(*words) -> int:
     return run_command(lambda: report.main([str(word) for word in words]))
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_or_gives_an_error_of_one_line(birds, tmp_path, capsys):
     done = subprocess.run([sys.executable, SCRIPT, birds, "--out", tmp_path / "page"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

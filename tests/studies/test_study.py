@@ -570,6 +570,7 @@ def command(*words: Any) -> int:
     return run_command(lambda: sweep.main([str(word) for word in words]))
 
 
+@pytest.mark.slow
 def test_a_study_runs_resumes_and_is_collected(toy_betons, tmp_path, capsys):
     settings = {
         "data.dataset": "toy",

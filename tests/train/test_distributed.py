@@ -165,6 +165,7 @@ def loss_of(line: dict) -> float:
     return float((line["metrics"] if line["metrics"]["loss"] is not None else line["objective"])["loss"])
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_job_with_a_message(toy_args, tmp_path):
     """torchrun ends the other; it does not wait for the half hour that a collective may take."""
     command = [

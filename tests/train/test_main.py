@@ -205,6 +205,7 @@ def test_a_signal_saves_in_the_middle_of_an_epoch_and_the_resumed_run_ends_bit_e
     assert lines_of(only_folder_of(tmp_path)) == lines_of(folder)
 
 
+@pytest.mark.slow
 def test_a_process_killed_with_sigkill_resumes_to_the_same_weights(finished, tmp_path):
     folder, args = finished
     args = [*args, "--training.outdir", str(tmp_path)]
@@ -473,6 +474,7 @@ def test_help_explains_every_setting(capsys):
     assert "--config-file" in out
 
 
+@pytest.mark.slow
 def test_the_program_runs_from_another_folder_and_reports_usage_errors_with_status_2(tmp_path):
     command = [sys.executable, str(ROOT / "main.py"), "--training.methd", "erm"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
