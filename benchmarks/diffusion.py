@@ -201,8 +201,6 @@ def _steps(folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[]
     rows = 900 // batch * batch
     epochs = max(1, round(steps * batch / rows)) if rows else 1
 
-    from debeton.train.finish import timing_of
-
     def loop() -> float:
         with quiet_run(folder, _settings(folder, arguments, epochs)) as opened:
             METHODS.get("cdpm").run(opened)

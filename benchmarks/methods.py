@@ -115,8 +115,6 @@ def step_time(
     }
     registered = REGISTERED.get(method)
 
-    from debeton.train.finish import timing_of
-
     def measure() -> float:
         with quiet_run(folder, settings) as opened:
             registered.run(opened)

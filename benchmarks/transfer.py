@@ -108,8 +108,6 @@ def _seconds(
         "logging.progress": "off",
     }
 
-    from debeton.train.evaluation import evaluate
-
     def measure() -> float:
         with quiet_run(folder, settings) as opened:
             start = time.perf_counter()

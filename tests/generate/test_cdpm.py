@@ -231,7 +231,11 @@ def test_cdpm_in_place_of_a_classifier_is_refused_before_training(
     image_folder, small_args, tmp_path, capsys, words, message
 ):
     write_beton(
-        tmp_path / "made.beton", read_synthetic_rows(image_folder, TOY_SPEC), TOY_SPEC, "train", WriteOptions(mode="raw")
+        tmp_path / "made.beton",
+        read_synthetic_rows(image_folder, TOY_SPEC),
+        TOY_SPEC,
+        "train",
+        WriteOptions(mode="raw"),
     )
     assert run([*small_args, *SMALL, "--data.synthetic_path", tmp_path / "made.beton", *words]) == 2
     assert message in capsys.readouterr().err
