@@ -1,4 +1,4 @@
-"""What tests of whole runs share: the program run here or in two processes, its folder, and networks compared."""
+"""Shared by tests of whole runs: the program run here or in two processes, its folder, and networks compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(args: Sequence[Any]) -> int:
 
 
 def stopped_and_resumed(args: Sequence[Any], monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """A run gets SIGTERM in its backward pass number `step` and leaves with its status; then it is run to its end."""
+    """Send a run SIGTERM in its backward pass number `step`, check its status, and run it to its end."""
     backward, steps = Objective.backward, []
 
     def signalled(self, *arguments):

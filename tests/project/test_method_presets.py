@@ -1,4 +1,4 @@
-"""Every method preset loads on top of a data set's, and says first what it is, how it is run and where it is from."""
+"""Every method preset loads on top of a data set's. Its head names the method, the command and the paper."""
 
 from __future__ import annotations
 

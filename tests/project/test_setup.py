@@ -57,7 +57,7 @@ class Checkout:
         (self.bin / name).chmod(0o755)
 
     def finish(self) -> None:
-        """What a finished set-up leaves behind."""
+        """Make the files that a finished set-up leaves behind."""
         (self.root / ".venv" / "bin").mkdir(parents=True)
         (self.root / ".venv" / "bin" / "python").symlink_to(self.python)
         (self.root / ".venv" / ".debeton-setup").write_text(fingerprint(self.root) + "\n")

@@ -1,4 +1,4 @@
-"""features.py: the input of the head for every row in order, and a cache that is used when it may be."""
+"""Features: equal to the input of the head in a forward pass, and cached for exactly what they depend on."""
 
 from __future__ import annotations
 

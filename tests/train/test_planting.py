@@ -154,7 +154,7 @@ def test_a_colour_has_three_levels(text):
 
 @pytest.fixture(scope="module")
 def backdoored(toy_betons, tmp_path_factory):
-    """A finished run whose training images of the class 'right' all carry a square; measured with it and with a hat."""
+    """A finished run with a square in all training images of 'right', measured with the square and a hat."""
     outdir = tmp_path_factory.mktemp("backdoored")
     assert (
         run(
