@@ -20,7 +20,7 @@ import debeton.train.features
 from debeton.config import load
 from debeton.data.spec import DatasetSpec
 from debeton.methods import METHODS
-from debeton.methods.parts import logistic_head as _dfr_head
+from debeton.methods.parts import logistic_head
 from debeton.methods.parts.logistic_head import (
     Candidate,
     FeatureSet,
@@ -37,6 +37,7 @@ from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
 from debeton.nets.heads import RefittedHead, install_head
 from debeton.nets.models import make_model
 from debeton.system.errors import DataError, UsageError
+from debeton.train.evaluation import evaluate
 from debeton.train.run import open_run
 from debeton.train.stop import Preempted
 
@@ -85,7 +86,7 @@ def test_one_fit_is_scikit_learns_pipeline(penalty, weights):
         l1_ratio=float(penalty == "l1"),
         solver="liblinear",
         max_iter=10000,
-        random_state=_dfr_head.derive_seed(7, "liblinear", "", 1) % 2**31,
+        random_state=logistic_head.derive_seed(7, "liblinear", "", 1) % 2**31,
     )
     again.fit(reference[0].transform(data.x), data.label, np.asarray(weights)[data.label])
     np.testing.assert_allclose(found.weight, again.coef_, atol=1e-5, rtol=0)
@@ -123,7 +124,7 @@ def test_processes_give_what_one_process_gives_and_nothing_warns(spec, monkeypat
         warnings.simplefilter("error")
         alone = fit_logistic(jobs, SOLVER)
         if spec is SPEC:
-            monkeypatch.setattr(_dfr_head, "WORTH_PROCESSES", 0)
+            monkeypatch.setattr(logistic_head, "WORTH_PROCESSES", 0)
             together = fit_logistic(jobs, Solver("l1", 10000, 7, workers=2))
             for a, b in zip(alone, together, strict=True):
                 assert np.array_equal(a.weight, b.weight)
@@ -378,7 +379,7 @@ def test_ffrs_variant_ends_in_a_head_on_features_of_length_one(on_erm, tmp_path)
     with open_run(config) as opened:
         model = METHODS.get("dfr").run(opened)
         assert model.fc.normalise
-        val = opened.evaluate(model, "val").metrics
+        val = evaluate(opened, model, "val").metrics
         assert val["worst_group_accuracy"] > 0.6
 
 
