@@ -217,7 +217,7 @@ def test_ddb_filter_rejects_images_that_are_drawn_again(toy_args, monkeypatch, t
             self.drawn += len(orders)
             return images
 
-    monkeypatch.setattr(synthetic_set, "Diffusion", Drawer)
+    monkeypatch.setattr(synthetic_set, "CdpmGenerator", Drawer)
     words = ["--training.method", "ddb1", "--ddb.per_class", 4, "--ddb.filter", chosen]
     with opened(*toy_args, *words) as opened_run:
         folder = synthetic_set.draw_images(opened_run, tmp_path)
