@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastargs.state import get_current_config
 from PIL import Image
 from tests.pair import Pair
 from tests.running import folder_of, run
 from tests.toy import TOY_SPEC, stored_image, toy_rows
 
+from debeton.config.section import SECTIONS
 from debeton.data.beton.reading import Beton
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.loader.augment import OPS
@@ -84,7 +86,13 @@ def plugins_end_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for registry in (METHODS, SOURCES, TRIGGERS, OPS, MODELS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(plugins, "_LOADED", {})
+    sections, declarations = set(SECTIONS), get_current_config()
     yield
+    for name in set(SECTIONS) - sections:
+        for path in declarations.sections_to_entries.pop((name,)):
+            declarations.entries.pop(path)
+        declarations.sections.pop((name,))
+        SECTIONS.pop(name)
     for name in [name for name in sys.modules if name.startswith("debeton_plugin_")]:
         del sys.modules[name]
 

@@ -41,6 +41,7 @@ Extending:
     Layers, TriggerOptions: what a trigger draws, and its options
     register_augmentation: an augmentation, a class whose instances change a batch of images
     register_network: a network, a function from the number of classes to a module
+    section, setting: declare the settings of a method of your own
     load_plugins: load files or modules that register such things
 
 Errors:
@@ -64,6 +65,8 @@ TYPE_CHECKING = False  # true for type checkers; importing typing for it would t
 if TYPE_CHECKING:
     from typing import Any
 
+    from debeton.config import section as section
+    from debeton.config import setting as setting
     from debeton.data.beton.reading import open_beton as open_beton
     from debeton.data.beton.writer import WriteOptions as WriteOptions
     from debeton.data.beton.writer import write_beton as write_beton
@@ -140,6 +143,8 @@ _MODULES = {
     "register_trigger": "debeton.data.triggers.trigger",
     "rows_from_arrays": "debeton.data.raw.own_data",
     "rows_from_dataset": "debeton.data.raw.own_data",
+    "section": "debeton.config",
+    "setting": "debeton.config",
     "write_beton": "debeton.data.beton.writer",
 }
 __all__ = ["__version__", *_MODULES]

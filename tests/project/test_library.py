@@ -148,6 +148,17 @@ def test_methods_sources_augmentations_triggers_and_networks_come_from_files_out
     assert [Path(plugin["file"]).name for plugin in recorded] == ["my_data.py", *files]
 
 
+def test_a_method_from_outside_has_settings_of_its_own(examples, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command("train", "--plugins", "my_settings.py", "--help", "smooth")
+    assert stop.value.code == 0
+    assert re.search(r"--smooth\.share\b.*share of the label", capsys.readouterr().out, re.DOTALL)
+    config = debeton.load_config([], ["--training.method", "smooth", "--smooth.share", "0.3"])
+    assert config["smooth.share"] == 0.3
+    assert command("train", "--plugins", "my_settings.py", "--training.method", "smooth", "--smooth.share", "2") == 2
+    assert "smooth.share is '2'; expected a number from 0 to 1" in capsys.readouterr().err
+
+
 # --- fit, evaluate and measure_predictions ----------------------------------------------------------------------
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,21 @@ def test_cupy_is_needed_only_where_there_is_a_gpu(monkeypatch):
     assert next(check for check in diagnose() if check.name.startswith("cupy")).needed
     monkeypatch.setattr(doctor, "check_torch", lambda: (Check("torch", True, "2"), False))
     assert not next(check for check in diagnose() if check.name.startswith("cupy")).needed
+
+
+def test_what_pyproject_requires_is_needed_and_the_rest_is_optional():
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    required = {re.match(r"[\w-]+", entry)[0] for entry in dependencies} | {"llvmlite"}  # which numba requires
+    for package in doctor.PACKAGES:
+        assert package.needed is package.locked is (package.distribution in required), package
+
+
+def test_an_installed_package_names_what_pip_installs_again(monkeypatch):
+    monkeypatch.setattr(doctor, "checkout", lambda: None)
+    hide(monkeypatch, "ffcv")
+    fix = doctor.check_package(Package("ffcv", "ffcv")).fix
+    assert "pip install" in fix
+    assert fix.endswith("--force-reinstall ffcv")
 
 
 @pytest.mark.parametrize(

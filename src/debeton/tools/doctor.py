@@ -21,10 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from debeton import __version__
 from debeton.system.cores import usable_cores
+from debeton.system.project import PACKAGE, checkout, presets_folder
 from debeton.system.tbb import load_packaged_tbb
-
-ROOT = Path(__file__).resolve().parents[3]
 
 # 8 x 16 pixels as a JPEG of 290 bytes: the left half (200, 60, 20), the right half (20, 60, 200), each within 2.
 TINY_JPEG = base64.b64decode(
@@ -83,17 +83,17 @@ PACKAGES = (
     Package("matplotlib", "matplotlib"),
     Package("rich", "rich"),
     Package("tqdm", "tqdm"),
-    Package("tensorboard", "tensorboard", needed=False),
+    Package("tensorboard", "tensorboard"),
+    Package("diffusers", "diffusers"),
+    Package("transformers", "transformers"),
     Package("wandb", "wandb", needed=False, locked=False),
-    Package("diffusers", "diffusers", needed=False, locked=False),
-    Package("transformers", "transformers", needed=False, locked=False),
 )
 
 
 def diagnose() -> list[Check]:
     """Check this machine and this interpreter. It takes some seconds, because it imports every package."""
     torch_check, on_gpu = check_torch()
-    checks = [check_python(), check_platform(), check_hardware(), torch_check]
+    checks = [check_debeton(), check_python(), check_platform(), check_hardware(), torch_check]
     checks += [check_package(package) for package in PACKAGES]
     checks.append(check_package(Package("cupy", "cupy-cuda13x", needed=on_gpu)))
     checks += [check_jpeg(), check_resize(), check_pixels(), check_threading_layer(), check_numba_cache()]
@@ -151,11 +151,17 @@ def _print_rich(rows: Sequence[tuple[str, str, str]]) -> None:
 # --- commands that repair a package ---------------------------------------------------------
 
 
-def _reinstall() -> str:
-    """Return the command that brings this environment back to the locked packages, or that makes one with them."""
-    venv, setup = ROOT / ".venv", f"bash {_shell(ROOT / 'scripts' / 'setup.sh')}"
+def _reinstall(distributions: str) -> str:
+    """Return the command that brings this environment back to the locked packages, or that makes one with them.
+
+    distributions: the packages to install again where debeton is an installed package, and there is no lock.
+    """
+    root = checkout()
+    if root is None:
+        return _install(f"--force-reinstall {distributions}")
+    venv, setup = root / ".venv", f"bash {_shell(root / 'scripts' / 'setup.sh')}"
     if os.environ.get("CONDA_PREFIX") and Path(sys.prefix) == Path(os.environ["CONDA_PREFIX"]):
-        return f"conda env update -f {_shell(ROOT / 'environment.yml')}"
+        return f"conda env update -f {_shell(root / 'environment.yml')}"
     if Path(sys.prefix) == venv:
         return f"rm -rf {_shell(venv)} && {setup}"
     return f"{setup} && source {_shell(venv / 'bin' / 'activate')}"
@@ -163,10 +169,10 @@ def _reinstall() -> str:
 
 def _install(distribution: str) -> str:
     """Return the command that adds one package to this environment, or to .venv if this is the system's Python."""
-    system = sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ
-    python = _shell(ROOT / ".venv" / "bin" / "python" if system else sys.executable)
-    project_uv = ROOT / ".uv" / "bin" / "uv"
-    uv = shutil.which("uv") or (project_uv if project_uv.exists() else None)
+    root, system = checkout(), sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ
+    python = _shell(root / ".venv" / "bin" / "python" if root and system else sys.executable)
+    project_uv = root / ".uv" / "bin" / "uv" if root else None
+    uv = shutil.which("uv") or (project_uv if project_uv and project_uv.exists() else None)
     return (
         f"{_shell(uv)} pip install --python {python} {distribution}"
         if uv
@@ -210,10 +216,15 @@ def _attempt(name: str, fix: str, look: Callable[[], str]) -> Check:
         return Check(name, False, _one_line(error), fix)
 
 
+def check_debeton() -> Check:
+    """Return the version of the package, its folder, and the folder of the project's configuration files."""
+    return Check("debeton", True, f"{__version__} in {PACKAGE}, presets in {presets_folder()}")
+
+
 def check_python() -> Check:
     """Check for Python 3.11 or 3.12."""
     found = f"{platform.python_version()} at {sys.executable}"
-    return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 12), found, _reinstall())
+    return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 12), found, _reinstall("debeton"))
 
 
 def check_platform() -> Check:
@@ -236,7 +247,7 @@ def check_torch() -> tuple[Check, bool]:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         return Check("torch", True, f"{torch.__version__}, {build}, {', '.join(devices) or 'no GPU'}"), bool(devices)
     except Exception as error:
-        return Check("torch", False, _one_line(error), _reinstall()), False
+        return Check("torch", False, _one_line(error), _reinstall("torch")), False
 
 
 def check_package(package: Package) -> Check:
@@ -247,7 +258,7 @@ def check_package(package: Package) -> Check:
     except Exception as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == package.module
         found = "not installed" if absent else _one_line(error)
-        return Check(name, False, found, _reinstall() if package.locked else _install(name), package.needed)
+        return Check(name, False, found, _reinstall(name) if package.locked else _install(name), package.needed)
 
 
 def check_jpeg() -> Check:
@@ -264,7 +275,7 @@ def check_jpeg() -> Check:
             raise RuntimeError(f"decoded wrongly: status {status}, corner pixel {image[0, 0].tolist()}")
         return "decodes"
 
-    return _attempt("FFCV's turbojpeg", _reinstall(), look)
+    return _attempt("FFCV's turbojpeg", _reinstall("ffcv"), look)
 
 
 def check_resize() -> Check:
@@ -281,7 +292,7 @@ def check_resize() -> Check:
             raise RuntimeError(f"resized wrongly: {image[..., 0].tolist()}")
         return "resizes"
 
-    return _attempt("FFCV's OpenCV", _reinstall(), look)
+    return _attempt("FFCV's OpenCV", _reinstall("ffcv"), look)
 
 
 def check_pixels() -> Check:
@@ -290,7 +301,7 @@ def check_pixels() -> Check:
     try:
         pixels: Any = _import("debeton.data.loader.pixels")
     except Exception as error:
-        return Check(name, False, _one_line(error), _reinstall(), needed=False)
+        return Check(name, False, _one_line(error), _reinstall("debeton"), needed=False)
     if pixels.AVAILABLE:
         return Check(name, True, "compiled", needed=False)
     fix = "apt-get install -y g++ libjpeg-dev"
@@ -306,8 +317,8 @@ def check_threading_layer() -> Check:
     try:
         layer = _run_parallel_kernel()
     except Exception as error:
-        return Check(name, False, _one_line(error), _reinstall())
-    fix = _reinstall() if load_packaged_tbb() else "apt-get install -y libtbb12"
+        return Check(name, False, _one_line(error), _reinstall("numba tbb"))
+    fix = _reinstall("tbb") if load_packaged_tbb() else "apt-get install -y libtbb12"
     return Check(name, layer == "tbb", layer, fix, needed=layer not in ("tbb", "omp"))
 
 
