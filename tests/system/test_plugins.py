@@ -13,8 +13,8 @@ from tests.running import folder_of, run
 
 from debeton.methods import METHODS
 from debeton.studies import runner
-from debeton.studies.state import Board, Places
-from debeton.studies.study import load_study
+from debeton.studies.state import JobStates, StudyFolders
+from debeton.studies.study_file import load_study
 from debeton.system import plugins
 from debeton.system.errors import UsageError
 from debeton.system.registry import Registry
@@ -153,10 +153,10 @@ def test_a_study_passes_plugins_on_to_its_jobs_and_to_write_betons(plugin, tmp_p
         "settings: {training.method: mine}\n"
     )
     calls = []
-    monkeypatch.setattr(runner.Runner, "_call", lambda self, command, *rest: calls.append(command) or 0)
-    places = Places(tmp_path, tmp_path / "runs", tmp_path / "data")
-    board = Board(load_study(study).jobs(), places)
-    runner.Runner(board, 1, lambda line: None).run(board.jobs)
+    monkeypatch.setattr(runner.Runner, "execute", lambda self, command, *rest: calls.append(command) or 0)
+    folders = StudyFolders(tmp_path, tmp_path / "runs", tmp_path / "data")
+    states = JobStates(load_study(study).jobs(), folders)
+    runner.Runner(states, 1, lambda line: None).run(states.jobs)
     start = [sys.executable, "-m", "debeton"]
     assert [command[:4] for command in calls] == [[*start, "write-betons"], [*start, "train"]]
     assert all(command[4:6] == ["--plugins", str(plugin)] for command in calls)
