@@ -201,7 +201,7 @@ def test_a_full_disk_gives_a_clear_error_and_the_set_continues_afterwards(whole,
 
     with monkeypatch.context() as patch:
         patch.setattr("debeton.system.files.os.fsync", lambda fd: None)
-        patch.setattr("debeton.generate.image_set.replacing", _full_after(10))
+        patch.setattr("debeton.system.files.replacing", _full_after(10))
         with pytest.raises(DataError, match=r"the disk under .* is full"):
             make(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
@@ -210,7 +210,7 @@ def test_a_full_disk_gives_a_clear_error_and_the_set_continues_afterwards(whole,
 
 
 def _full_after(count: int):
-    """Return a `files.replacing` that fails with a full disk after `count` files."""
+    """Return `files.replacing`, whose writes fail after `count` files because the disk is full."""
     from contextlib import contextmanager
 
     from debeton.system.files import naming_full_disk, replacing

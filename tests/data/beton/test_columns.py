@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from debeton.data.beton import columns as module
@@ -121,6 +121,7 @@ def test_values_at_works_for_text_and_for_numbers() -> None:
 @given(
     changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), min_size=1, max_size=3), keep=st.floats(0, 1)
 )
+@example(changes=[(1068, 1)], keep=1.0)  # the first member would begin before the file
 def test_damage_raises_one_sentence_or_is_harmless(tmp_path: Path, changes: list[tuple[int, int]], keep: float) -> None:
     path = tmp_path / "a.beton.columns.npz"
     given = {"name": [f"r{i}" for i in range(9)], "size": list(range(9))}

@@ -152,6 +152,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         """
         with self._damage_as_data_error(), self.path.open("rb") as file:
             info = self._members[name]
+            if info.header_offset < 0:  # zipfile computes it from fields that may be damaged
+                raise ValueError(f"'{name}' begins before the file")
             file.seek(info.header_offset)
             header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
             file.seek(header[-2] + header[-1], 1)  # skip the name and the extra field of zip64
