@@ -21,7 +21,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from debeton import __version__
 from debeton.system.cores import usable_cores
 from debeton.system.project import PACKAGE, checkout, presets_folder
 from debeton.system.tbb import load_packaged_tbb
@@ -218,7 +217,7 @@ def _attempt(name: str, fix: str, look: Callable[[], str]) -> Check:
 
 def check_debeton() -> Check:
     """Return the version of the package, its folder, and the folder of the project's configuration files."""
-    return Check("debeton", True, f"{__version__} in {PACKAGE}, presets in {presets_folder()}")
+    return Check("debeton", True, f"{_version('debeton')} in {PACKAGE}, presets in {presets_folder()}")
 
 
 def check_python() -> Check:
