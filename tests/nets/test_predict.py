@@ -65,7 +65,7 @@ def test_an_exported_model_predicts_the_same_and_its_card_says_what_was_measured
     }
     readme = (tmp_path / "model" / "README.md").read_text()
     test = results["test"]
-    assert f"The worst group is '{test['worst_group']}', {100 * test['worst_group_accuracy']:.1f} % right" in readme
+    assert f"The worst group is '{test['worst_group']}': {100 * test['worst_group_accuracy']:.1f} % accuracy" in readme
     for group, accuracy in test["group_accuracy"].items():
         rows, count = results["train_groups"][group], test["group_count"][group]
         assert f"| {group} | {rows} | {count} | {100 * accuracy:.1f} |" in readme
