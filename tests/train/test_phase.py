@@ -1,4 +1,4 @@
-"""phase.py and Run.fit: a run of several phases goes on where it stopped, and takes finished phases as they are."""
+"""Phases of a run: a stopped run of several phases continues, and takes over the finished ones."""
 
 from __future__ import annotations
 

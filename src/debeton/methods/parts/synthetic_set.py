@@ -87,7 +87,7 @@ def synthetic_view(run: Run, folder: Path) -> View:
     The images are written to a beton in the run's folder first. Raise DataError where a class has fewer than two
     images.
 
-    folder: of any layout that `data/raw/generated.py` reads.
+    folder: of any layout that `data/raw/synthetic_images.py` reads.
     """
     spec, path = _own_spec(run), run.folder / BETON
     if not folder.is_dir():
