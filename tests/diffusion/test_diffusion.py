@@ -20,7 +20,7 @@ from debeton.diffusion.model import (
     model_folder,
     save_model,
 )
-from debeton.diffusion.sampling import SAMPLERS, clipped, guided, sample
+from debeton.diffusion.sampling import SAMPLERS, clipped, guided, sample, steps_of
 from debeton.system.errors import DataError, UsageError
 
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
@@ -234,12 +234,17 @@ def test_the_network_is_called_once_a_step_on_both_halves_and_on_one_without_gui
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-@pytest.mark.parametrize(("of", "steps"), [(8, 8), (10, 9), (20, 10), (20, 20), (50, 0)])
+@pytest.mark.parametrize(("of", "steps"), [(8, 8), (10, 9), (20, 10), (20, 20), (50, None)])
 def test_a_model_of_few_steps_is_sampled_in_all_or_nearly_all_of_them(sampler, of, steps):
     """Rounding steps of equal log-SNR may give one time twice."""
     images = sample(Perfect(), make_schedule(steps=of), torch.tensor([0, 1]), [1, 2], sampler=sampler, steps=steps)
     assert torch.isfinite(images).all()
     assert images.abs().max() <= 1
+
+
+def test_fewer_than_one_step_is_refused():
+    with pytest.raises(UsageError, match="0 sampling steps"):
+        steps_of(make_schedule(), "ddim", 0)
 
 
 def test_more_steps_than_the_model_has_are_refused():

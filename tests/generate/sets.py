@@ -6,14 +6,13 @@ import hashlib
 import json
 from pathlib import Path
 
-from writers import generate_images
-
+from debeton.commands import generate
 from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.system.errors import run_command
 
 
 def command(*words) -> int:
-    return run_command(lambda: generate_images.main([str(word) for word in words]))
+    return run_command(lambda: generate.main([str(word) for word in words]))
 
 
 def images_of(folder: Path) -> dict[str, str]:

@@ -82,11 +82,13 @@ def clipped(guess: Tensor, noisy: Tensor, abar: Tensor, prediction: str) -> Tens
 def steps_of(schedule: Any, sampler: str, steps: int | None = None) -> int:
     """Return the number of sampling steps; None is the sampler's own.
 
-    UsageError if there are more than the model was trained with.
+    UsageError for fewer than one, and for more than the model was trained with.
     """
     limit = int(schedule.config.num_train_timesteps)
     if steps is None:
         return min(SAMPLERS[sampler].steps, limit)
+    if steps < 1:
+        raise UsageError(f"{steps} sampling steps draw nothing; use 1 or more")
     if steps > limit:
         raise UsageError(f"{steps} sampling steps are more than the {limit} that the model was trained with")
     return steps
