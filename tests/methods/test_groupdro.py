@@ -18,7 +18,7 @@ from debeton.config import load
 from debeton.data.beton.reading import open_beton
 from debeton.data.loader.batch import Batch
 from debeton.methods import METHODS, groupdro
-from debeton.methods.groupdro import GroupDRO, GroupDROOptions
+from debeton.methods.groupdro import GroupDRO, GroupDROOptions, GroupdroSettings
 from debeton.methods.parts.group_weights import exponentiated_step, greedy_weights
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.system.errors import UsageError
@@ -224,9 +224,9 @@ def test_lists_are_read_from_text_and_yaml_and_negative_or_empty_ones_refused(tm
     file = tmp_path / "c.yaml"
     file.write_text("groupdro:\n  generalization_adjustment: [1, 2.5]\n")
     from_file, from_text = load([file]), load([], ["--groupdro.generalization_adjustment", "1, 2.5"])
-    assert from_file.groupdro.generalization_adjustment == (1.0, 2.5)
+    assert from_file.section(GroupdroSettings).generalization_adjustment == (1.0, 2.5)
     assert from_file.identity_hash() == from_text.identity_hash()
-    assert load([]).groupdro.generalization_adjustment == (0.0,)
+    assert load([]).section(GroupdroSettings).generalization_adjustment == (0.0,)
     for bad in ("1,-2", "", "1,x"):
         with pytest.raises(UsageError, match="expected numbers from 0 separated by commas"):
             load([], ["--groupdro.generalization_adjustment", bad])
@@ -341,7 +341,7 @@ import numpy as np, torch
 from debeton.system import distributed
 from debeton.data.loader.batch import (Batch)
 from debeton.methods.cvar import CVaR
-from debeton.methods.groupdro import GroupDRO, GroupDROOptions
+from debeton.methods.groupdro import GroupDRO, GroupDROOptions, GroupdroSettings
 from debeton.methods.reweight import WeightedCrossEntropy
 from debeton.train.objective import Precision
 

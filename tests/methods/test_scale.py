@@ -367,7 +367,7 @@ def test_target_batches_are_drawn_anew_without_repeats_and_by_seed_and_epoch_alo
     assert max(abs(n - 400 * p) for n in counts.values()) < 5 * np.sqrt(400 * p * (1 - p))
     np.testing.assert_array_equal(order, epoch_order(view, view.order, seed=0, epoch=0))
     assert (order != epoch_order(view, view.order, seed=0, epoch=1)).any()
-    with pytest.raises(DataError, match="view 'train' holds 30 rows; a draw of 31 would hold some twice"):
+    with pytest.raises(DataError, match="view 'train' holds 30 rows, fewer than a batch of 31 drawn without repeats"):
         view.in_draws(1, 31)
 
 

@@ -17,10 +17,11 @@ from tests.running import ROOT
 from debeton.commands import sweep
 from debeton.studies.jobs import Job
 from debeton.studies.published import compare_with_published
-from debeton.studies.runner import WRITTEN, Runner, held, last_line, visible_gpus
+from debeton.studies.runner import WRITTEN, Runner, last_line, visible_gpus
 from debeton.studies.state import JobStates, StudyFolders
 from debeton.studies.study_file import load_study
 from debeton.system.errors import DataError, UsageError, run_command
+from debeton.system.locks import file_lock
 from debeton.train.run_folder import claim_folder, locked
 
 ERM, SCALE = "dataset_configs/methods/erm.yaml", "dataset_configs/methods/scale.yaml"
@@ -440,7 +441,7 @@ def test_betons_that_cannot_be_written_fail_their_jobs(job_states, jobs):
 
 def test_two_runners_never_take_the_same_job(job_states, jobs):
     job = select(jobs, "scale", strength=0.9)[0]
-    with held(job_states.folders.runs / ".jobs" / f"{job.name}.lock"):
+    with file_lock(job_states.folders.runs / ".jobs" / f"{job.name}.lock"):
         runner = FakeRunner(job_states)
         assert not runner.run_one(job)
         assert runner.calls == []

@@ -465,13 +465,22 @@ def test_lists_name_what_there_is_one_a_line(capsys):
         assert name in [line.split()[0] for line in capsys.readouterr().out.splitlines()]
 
 
-def test_help_explains_every_setting(capsys):
+@pytest.mark.parametrize(
+    ("words", "shown", "left_out"),
+    [
+        (["--help"], ("--config-file", "training  "), "--training.lr "),
+        (["--help", "training"], ("--training.lr ",), "--data.label "),
+        (["--help", "all"], ("--training.lr ", "--data.label ", "--jtt.upweight "), "--config-file"),
+    ],
+)
+def test_help_shows_the_sections_or_the_settings_of_one_or_of_all(words, shown, left_out, capsys):
     with pytest.raises(SystemExit) as stop:
-        main.main(["--help"])
+        main.main(words)
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert "--training.lr " in out
-    assert "--config-file" in out
+    for text in shown:
+        assert text in out
+    assert left_out not in out
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def planted_images(toy_betons: Path, files: Path, settings: dict[str, object]) -
         images = torch.cat([batch.image for batch in batches]).permute(0, 2, 3, 1).numpy()
     stored = np.stack([stored_image(toy_betons / "toy_test.beton", int(row)) for row in view.rows])
     assert view.planted is not None
-    return stored, images, view.planted.trigger.which
+    return stored, images, view.planted.trigger.layer_numbers
 
 
 def over(patches: list[U8], opacity: float = 1.0) -> Layers:
