@@ -31,6 +31,7 @@ from debeton.system.errors import DataError, UsageError
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command."""
     from debeton.generate.filters import FILTERS
     from debeton.generate.generators import GENERATORS, add_model_arguments
 

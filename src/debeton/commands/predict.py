@@ -20,6 +20,7 @@ from debeton.system.errors import UsageError
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )

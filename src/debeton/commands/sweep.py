@@ -38,6 +38,7 @@ OF_STUDY = ("runs", "data", "raw", "settings", "seeds")  # options that a manife
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         allow_abbrev=False,

@@ -128,6 +128,7 @@ class GroupDRO(Objective):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Return sum_g q_g L_g of a batch, after the update of q, and the logits."""
         logits = model(batch.image)
         loss = functional.cross_entropy(
             logits.float(), batch.label, reduction="none", label_smoothing=self.label_smoothing

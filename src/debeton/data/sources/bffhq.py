@@ -51,6 +51,7 @@ EXPECTED_TRAIN = {"0.5": {"train": 19200}}
     (Option("conflict-percent", str, "0.5", "bias-conflicting share of train in percent: 0.5, 1, 2 or 5"),),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     percent = known_choice("conflict-percent", request.options["conflict_percent"].removesuffix("pct"), PERCENTS)
     markers = (f"{percent}pct", "train") if percent == PERCENTS[0] else (f"{percent}pct",)
     root = find_root(request, "bffhq", markers, ("bffhq",), any_of=True, zips=("bffhq.zip",))

@@ -38,6 +38,7 @@ from debeton.system.errors import DataError, nearest
     "fetches the photos into DIR/birdsnap/download/images; --skip-bad leaves out photos that no longer exist",
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     root = find_root(request, "birdsnap", ("species.txt", "images.txt", "test_images.txt"), ("birdsnap",))
     folder = "download/images" if (root / "download/images").is_dir() else "images"
     if not (root / folder).is_dir():

@@ -68,6 +68,7 @@ GROUPS = {
     ),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     options = request.options
     where = folders_around(request, "celeba", ("celeba", "CelebA"))
     table_path = find_part("celeba", "list_attr_celeba.txt or .csv", where, _in("Anno", "list_attr_celeba"))

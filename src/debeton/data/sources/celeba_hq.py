@@ -70,6 +70,7 @@ SHIPPED = {
     (*task_options("Smiling", "Male"), *BIAS_OPTIONS, *shipped_options()),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     options = request.options
     check_base_bias(options["base_bias"])
     table, tree = _open(request)

@@ -69,6 +69,7 @@ COLUMNS = {
     (Option("finding", str, "", "the finding that is the label, e.g. Pneumonia; default any finding"),),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     label_name = _label(request.options["finding"])
     root = find_root(request, "chestxray14", tuple(LISTS.values()), ("CXR8", "ChestXray-NIHCC"))
     table = next((root / name for name in TABLES if (root / name).is_file()), None)

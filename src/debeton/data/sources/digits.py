@@ -20,6 +20,7 @@ SIZE = 28
 
 @register_source("digits", "scikit-learn's 1,797 handwritten digits, upscaled to 28x28", "it comes with scikit-learn")
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     from sklearn.datasets import load_digits  # slow to import
 
     bunch = load_digits()

@@ -53,6 +53,7 @@ LEGACY_NOISE_SEED = 10  # SCALE always seeds Python's generator, which draws the
     ),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     top, bottom = _part(request, "top"), _part(request, "bottom")
     classes, attributes = bottom.spec.classes, top.spec.classes
     if len(classes) != len(attributes):

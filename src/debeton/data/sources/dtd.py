@@ -40,6 +40,7 @@ from debeton.system.errors import DataError
     ),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     partition, keep_val = check_partition(request.options["partition"]), request.options["keep_val"]
     root = find_root(request, "dtd", ("labels", "images"), ("dtd", "dtd/dtd"))
     lists = {split: root / "labels" / f"{split}{partition}.txt" for split in ("train", "val", "test")}

@@ -59,6 +59,7 @@ CLASSES = tuple(
     ),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     keep_val = request.options["keep_val"]
     root = find_root(request, "flowers", ("jpg", "imagelabels.mat", "setid.mat"), ("flowers-102", "flowers"))
     (labels,) = read_mat(root / "imagelabels.mat", "labels")

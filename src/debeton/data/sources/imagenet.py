@@ -55,6 +55,7 @@ Files = dict[str, list[str]]  # by wnid
     ),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     raw = raw_folder(request, "imagenet")
     tree, train = _open(raw)
     places = (raw.parent if raw.is_file() else raw, tree.root)

@@ -45,6 +45,7 @@ URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
     ),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     root = find_root(request, "pets", ("images", "annotations/trainval.txt"), ("oxford-iiit-pet", "pets"))
     lists = {split: root / "annotations" / file for split, file in LISTS.items()}
     lines = {split: read_fields(path, width=4) for split, path in lists.items()}

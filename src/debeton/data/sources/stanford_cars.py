@@ -32,6 +32,7 @@ TEST_LABELS = "cars_test_annos_withlabels.mat"
     f"DIR/devkit/cars_train_annos.mat, DIR/{TEST_LABELS}, DIR/cars_train/*.jpg, DIR/cars_test/*.jpg",
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     needed = ("devkit/cars_meta.mat", "devkit/cars_train_annos.mat", "cars_train", "cars_test")
     root = find_root(request, "stanford_cars", needed, ("stanford_cars",))
     (names,) = read_mat(root / "devkit" / "cars_meta.mat", "class_names")

@@ -84,6 +84,7 @@ SHIPPED = {
     (*BIAS_OPTIONS, *shipped_options()),
 )
 def load(request: Request) -> Dataset:
+    """Return the splits of the data set, as the module describes them."""
     options = request.options
     check_base_bias(options["base_bias"])
     tree, files = _listing(request)
