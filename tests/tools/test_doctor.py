@@ -37,11 +37,11 @@ def test_a_part_that_works_is_ok(checks: dict[str, Check], name: str):
 
 
 def test_a_parallel_kernel_runs_on_tbb(checks: dict[str, Check]):
-    assert checks["numba's threading layer"].found == "tbb"
+    assert checks["numba's threading layer"].detail == "tbb"
 
 
 def test_ffcv_is_reported_by_its_installed_version_not_its_dunder(checks: dict[str, Check]):
-    assert checks["ffcv"].found == "1.0.2"
+    assert checks["ffcv"].detail == "1.0.2"
 
 
 def test_a_missing_needed_package_is_named_with_its_command(monkeypatch, capsys):
@@ -75,7 +75,7 @@ def test_a_package_that_breaks_on_import_shows_its_error(monkeypatch):
     monkeypatch.setattr(doctor, "_import", broken)
     check = doctor.check_package(Package("ffcv", "ffcv"))
     assert not check.ok
-    assert check.found == "OSError: libopencv_core.so.406: cannot open shared object file"
+    assert check.detail == "OSError: libopencv_core.so.406: cannot open shared object file"
 
 
 def test_cupy_is_needed_only_where_there_is_a_gpu(monkeypatch):

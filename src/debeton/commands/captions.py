@@ -76,18 +76,18 @@ def main(argv: Sequence[str]) -> int:
             progress=sys.stderr.isatty(),
         )
     ignore = [word for word in arguments.ignore.split(",") if word]
-    found = keywords(
+    words = keywords(
         captions, rows.label, spec.classes, top=arguments.top, min_support=arguments.min_support, ignore=ignore
     )
-    write_tables(arguments.out, found)
-    write_page(arguments.out, arguments.set, found, rows, captions)
+    write_tables(arguments.out, words)
+    write_page(arguments.out, arguments.set, words, rows, captions)
     print(
-        f"{len(captions)} captions, {len(found)} words of {len(spec.classes)} classes in {arguments.out / 'index.html'}"
+        f"{len(captions)} captions, {len(words)} words of {len(spec.classes)} classes in {arguments.out / 'index.html'}"
     )
     return 0
 
 
-def write_tables(out: Path, found: list[Keyword]) -> None:
+def write_tables(out: Path, words: list[Keyword]) -> None:
     """Write keywords.csv and keywords.md, and print the latter."""
     import pandas as pd
 
@@ -103,7 +103,7 @@ def write_tables(out: Path, found: list[Keyword]) -> None:
             "in others": f"{100 * k.others:.0f} %",
             "support": k.support,
         }
-        for k in found
+        for k in words
     ]
     table = pd.DataFrame(rows, columns=["class", "word", "score", "in the class", "in others", "support"])
     write_text(out / "keywords.csv", table.to_csv(index=False))
@@ -111,7 +111,7 @@ def write_tables(out: Path, found: list[Keyword]) -> None:
     print(to_markdown(table))
 
 
-def write_page(out: Path, folder: Path, found: list[Keyword], rows: Rows, captions: list[str]) -> None:
+def write_page(out: Path, folder: Path, words: list[Keyword], rows: Rows, captions: list[str]) -> None:
     """Write index.html: the words, each with images whose captions have it."""
     from html import escape
 
@@ -119,7 +119,7 @@ def write_page(out: Path, folder: Path, found: list[Keyword], rows: Rows, captio
     from debeton.system.files import write_text
 
     page = Page("Words of generated images", f"{len(rows)} captions of {folder}")
-    for label in dict.fromkeys(k.label for k in found):
+    for label in dict.fromkeys(k.label for k in words):
         cells = [
             [
                 Cell(k.word, strong=True),
@@ -129,7 +129,7 @@ def write_page(out: Path, folder: Path, found: list[Keyword], rows: Rows, captio
                 Cell(str(k.support), (k.support,)),
                 Cell("".join(_thumbnail(rows, i, escape(captions[i], quote=True)) for i in k.examples), html=True),
             ]
-            for k in found
+            for k in words
             if k.label == label
         ]
         page.add(label, html_table(["word", "score", "in the class", "in others", "support", "images"], cells))

@@ -45,10 +45,10 @@ def main(argv: Sequence[str]) -> int:
             probe_run(run.folder, arguments.per_group)
     rows = []
     for setting in group_settings(runs):
-        found = [read_probe(run.folder) or {} for run in setting.runs]
-        row = {"setting": setting.label, "n": len(found)}
+        probes = [read_probe(run.folder) or {} for run in setting.runs]
+        row = {"setting": setting.label, "n": len(probes)}
         for name in ("source", "attribute"):
-            values = [100 * probe[name]["accuracy"] for probe in found if name in probe]
+            values = [100 * probe[name]["accuracy"] for probe in probes if name in probe]
             row[f"{name} (%)"] = str(make_stat(values) or "–")
         rows.append(row)
     table = pd.DataFrame(rows)

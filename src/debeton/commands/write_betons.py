@@ -222,9 +222,9 @@ def check(dataset: Dataset, args: argparse.Namespace) -> int:
     problems = 0
     for split, rows in dataset.splits.items():
         expected = dataset.expected.get(split)
-        lines, found = check_split(split, dataset.spec, rows, expected, args.num_workers, sys.stderr.isatty())
+        lines, split_problems = check_split(split, dataset.spec, rows, expected, args.num_workers, sys.stderr.isatty())
         print("\n".join(lines))
-        problems += found
+        problems += split_problems
     return 1 if problems else 0
 
 

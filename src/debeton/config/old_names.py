@@ -70,8 +70,8 @@ def without_old_names(
                     f"{new} {show(meaning)} here: give {new} alone"
                 )
             meanings[new] = meaning
-    kept = [(key, value) for key, value in given if key not in OLD_NAMES and key not in meanings]
-    return [*kept, *meanings.items()]
+    new_pairs = [(key, value) for key, value in given if key not in OLD_NAMES and key not in meanings]
+    return [*new_pairs, *meanings.items()]
 
 
 @functools.cache

@@ -41,14 +41,14 @@ class Check:
 
     name: of the thing that is checked.
     ok: whether it is as it should be.
-    found: its state, e.g. a version or an error.
+    detail: the version, the path or the error.
     fix: the command that repairs it; '' if there is none.
     needed: whether debeton cannot do without it.
     """
 
     name: str
     ok: bool
-    found: str
+    detail: str
     fix: str = ""
     needed: bool = True
 
@@ -107,13 +107,13 @@ def print_doctor(checks: Sequence[Check]) -> int:
 
     Returns 0 if everything needed is there, else 1.
     """
-    rows = [(_state(check), check.name, check.found) for check in checks]
+    rows = [(_state(check), check.name, check.detail) for check in checks]
     try:
         _print_rich(rows)
     except ImportError:
         width = max(len(name) for _, name, _ in rows)
-        for state, name, found in rows:
-            print(f"{state:<8}  {name:<{width}}  {found}")
+        for state, name, detail in rows:
+            print(f"{state:<8}  {name:<{width}}  {detail}")
     # The commands stand outside the table, which would break them over lines. One command may repair several packages.
     commands: dict[str, list[str]] = {}
     for check in checks:
@@ -132,7 +132,7 @@ def _state(check: Check) -> str:
 
 
 def _print_rich(rows: Sequence[tuple[str, str, str]]) -> None:
-    """Print the rows (state, name, found) in colour."""
+    """Print the rows (state, name, detail) in colour."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -142,8 +142,8 @@ def _print_rich(rows: Sequence[tuple[str, str, str]]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for state, name, found in rows:
-        table.add_row(Text(state, colours[state]), Text(name), Text(found))
+    for state, name, detail in rows:
+        table.add_row(Text(state, colours[state]), Text(name), Text(detail))
     Console(highlight=False).print(table)
 
 
@@ -222,8 +222,8 @@ def check_debeton() -> Check:
 
 def check_python() -> Check:
     """Check for Python 3.11 or 3.12."""
-    found = f"{platform.python_version()} at {sys.executable}"
-    return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 12), found, _reinstall("debeton"))
+    detail = f"{platform.python_version()} at {sys.executable}"
+    return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 12), detail, _reinstall("debeton"))
 
 
 def check_platform() -> Check:
@@ -256,8 +256,8 @@ def check_package(package: Package) -> Check:
         return Check(name, True, _version(name, _import(package.module)), needed=package.needed)
     except Exception as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == package.module
-        found = "not installed" if absent else _one_line(error)
-        return Check(name, False, found, _reinstall(name) if package.locked else _install(name), package.needed)
+        detail = "not installed" if absent else _one_line(error)
+        return Check(name, False, detail, _reinstall(name) if package.locked else _install(name), package.needed)
 
 
 def check_jpeg() -> Check:
@@ -351,9 +351,9 @@ def check_numba_cache() -> Check:
                 return Check("numba's cache", True, str(folder))
         except OSError:
             continue
-    found = f"cannot write {' or '.join(str(folder) for folder in folders)}"
+    detail = f"cannot write {' or '.join(str(folder) for folder in folders)}"
     fix = f"export NUMBA_CACHE_DIR={shlex.quote(tempfile.gettempdir())}/numba-$USER"
-    return Check("numba's cache", False, found, fix, needed=False)
+    return Check("numba's cache", False, detail, fix, needed=False)
 
 
 def check_space(name: str, place: Path, wanted: int, fix: str, *, needed: bool) -> Check:
