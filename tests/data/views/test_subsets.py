@@ -153,9 +153,21 @@ def test_a_fold_that_does_not_exist_is_a_usage_error(paper_view: PaperView, fold
         fold(cells_view(paper_view, FACES, [5] * 4), folds, index, seed=0)
 
 
-def test_a_mini_view_is_evenly_spaced(paper_view: PaperView) -> None:
+@pytest.mark.parametrize(("fraction", "rows"), [(0.05, [0, 20, 40, 60, 80]), (0.03, [0, 33, 67]), (0.001, [0])])
+def test_a_mini_view_has_the_rows_of_the_published_code(
+    paper_view: PaperView, fraction: float, rows: list[int]
+) -> None:
     view = cells_view(paper_view, FACES, [25] * 4)
-    assert mini(view, 0.05).rows.tolist() == [0, 25, 50, 74, 99]
+    assert mini(view, fraction).rows.tolist() == rows
+
+
+@given(n=st.integers(2, 400), fraction=st.floats(0.001, 0.999))
+def test_a_mini_view_steps_by_rows_over_kept_rows(paper_view: PaperView, n: int, fraction: float) -> None:
+    view = cells_view(paper_view, FACES, [n, 0, 0, 0])
+    kept = max(1, int(n * fraction))
+    rows = mini(view, fraction).rows
+    assert len(rows) == kept
+    assert np.abs(rows - np.arange(kept) * n / kept).max() <= 0.5 + 1e-9
 
 
 def test_a_smaller_sample_of_a_group_is_a_part_of_a_larger_one(paper_view: PaperView) -> None:
