@@ -14,9 +14,10 @@ from torch import nn
 
 from debeton.config import load
 from debeton.data.loader.options import LoaderOptions
-from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
+from debeton.nets.checkpoint import copy_weights, load_checkpoint, load_weights, save_checkpoint
 from debeton.nets.models import make_model, named_head
 from debeton.nets.transfer import hold_body, read_source, transferred
+from debeton.system.errors import DataError
 from debeton.train.feature_loader import reason_against_cache
 from debeton.train.results import ResultLog
 from debeton.train.run_views import prepare_views
@@ -282,39 +283,72 @@ def _transferred_on_meta(arch, tmp_path):
 
 
 class TransferNetwork(nn.Module):
-    """Layers of the body by number, and the head, as the published code names its transferred networks."""
+    """A transferred network by the rules of the published code.
+
+    The body is the sequence of the network's children but the last. Maps that are not 1 x 1 yet are averaged.
+    """
 
     def __init__(self, network, num_classes):
         super().__init__()
         self.backbone = nn.Sequential(*list(network.children())[:-1])
-        self.fc = nn.Linear(network.fc.in_features, num_classes)
+        self.fc = nn.Linear(named_head(network)[1].in_features, num_classes)
 
     def forward(self, x):
-        return self.fc(self.backbone(x).flatten(1))
+        features = self.backbone(x)
+        return self.fc(features.mean((2, 3)) if features.ndim == 4 else features)
 
 
-@pytest.mark.parametrize("stage", ["source", "transfer"])
-def test_checkpoints_of_the_published_code_are_read(stage, tmp_path):
-    torch.manual_seed(0)
-    network = make_model("resnet18", 9).eval()
-    theirs = network if stage == "source" else TransferNetwork(network, 9).eval()
+def published_checkpoint(path, arch, stage, network):
+    """Write a checkpoint of the published code."""
     metadata = {
         "training_args": argparse.Namespace(lr=0.5),
         "epoch": np.int64(15),
         "val_metrics": {"acc": np.float32(70.1), "class_acc": np.arange(3, dtype=np.float32)},
         "model_building_args": {
             "model_stage": stage,
-            "params": {"arch": "resnet18", "num_classes": 9, "pretrained": False},
+            "params": {"arch": arch, "num_classes": 9, "pretrained": False},
         },
     }
-    torch.save({"state_dict": theirs.state_dict(), "run_metadata": metadata}, tmp_path / "checkpoint_latest.pt")
-    found = read_source(tmp_path / "checkpoint_latest.pt")
-    assert (found.arch, found.num_classes, found.mean) == ("resnet18", 9, (0.485, 0.456, 0.406))
+    torch.save({"state_dict": network.state_dict(), "run_metadata": metadata}, path)
+    return path
+
+
+@pytest.mark.parametrize("stage", ["source", "transfer"])
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "mnasnet1_0", "shufflenet_v2_x1_0"])
+def test_checkpoints_of_the_published_code_predict_the_same_here(arch, stage, tmp_path):
+    torch.manual_seed(0)
+    network = make_model(arch, 9).eval()
+    theirs = network if stage == "source" else TransferNetwork(network, 9).eval()
+    path = published_checkpoint(tmp_path / "checkpoint_latest.pt", arch, stage, theirs)
+    found = read_source(path)
+    assert (found.arch, found.num_classes, found.mean) == (arch, 9, (0.485, 0.456, 0.406))
     rebuilt = make_model(found.arch, found.num_classes).eval()
-    rebuilt.load_state_dict(found.weights)
+    load_weights(rebuilt, found.weights, path, arch)
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(image), theirs(image))
+
+
+def test_a_densenet_that_the_published_code_transferred_is_refused(tmp_path):
+    torch.manual_seed(0)
+    network = make_model("densenet121", 9).eval()
+    theirs, image = TransferNetwork(network, 9).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        theirs.fc.load_state_dict(network.classifier.state_dict())
+        assert (theirs(image) - network(image)).abs().max() > 1e-3  # the same weights, and another function
+    path = published_checkpoint(tmp_path / "checkpoint_latest.pt", "densenet121", "transfer", theirs)
+    with pytest.raises(DataError, match=r"densenet121 .* has no ReLU before the pooling, .* its source network"):
+        read_source(path)
+    read_source(published_checkpoint(path, "densenet121", "source", network))
+
+
+def test_weights_without_the_version_of_their_modules_are_loaded():
+    torch.manual_seed(0)
+    source, target = (make_model("mnasnet0_5", 5).eval() for _ in range(2))
+    copy_weights(target, {name: value.clone() for name, value in source.state_dict().items()})
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(source(image), target(image))
 
 
 # --- what is refused ---------------------------------------------------------------------------

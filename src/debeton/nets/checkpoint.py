@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import io
-import pickle
-import re
-import warnings
-import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy._core import multiarray as _multiarray
 from torch import nn
 
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
-
-# Types that the published bias-transfer code stores beside its tensors. Making one of them runs no code.
-_PLAIN: list[Any] = [
-    argparse.Namespace,
-    SimpleNamespace,
-    np.dtype,
-    np.ndarray,
-    *(type(np.dtype(kind)) for kind in "efdilqB?"),
-    *(
-        (getattr(_multiarray, name), f"numpy.{module}.multiarray.{name}")
-        for name in ("scalar", "_reconstruct")
-        for module in ("core", "_core")
-    ),
-]
+from debeton.system.plain_files import load_plain
 
 # The files of a run folder. FOLDER/LATEST_NAME resumes a phase; FOLDER/BEST_NAME holds the selected weights.
 CHECKPOINT_FOLDER, LATEST_NAME, BEST_NAME = "checkpoints", "checkpoint_latest.pt", "checkpoint_best.pt"
@@ -82,7 +62,8 @@ def run_weights(path: Path, expected: Mapping[str, Any], key: str, arch_key: str
         stored = content["model"].get(name, False if name == "blurpool" else None)
         if stored != value:
             raise UsageError(f"{key} {path}: its {name} is {stored}, this run's is {value}; {remedies[name]}")
-    return dict(content["state_dict"])
+    weights: dict[str, Any] = content["state_dict"]
+    return weights
 
 
 def load_run_weights(
@@ -98,10 +79,23 @@ def load_run_weights(
 def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: str) -> None:
     """Load weights that were read from `path` into the model. DataError if they are not those of `arch`."""
     try:
-        model.load_state_dict(weights)
+        copy_weights(model, weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"{path} does not hold the weights of {arch}: {reason}") from None
+
+
+def copy_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool = True) -> None:
+    """Copy weights by name into the model, also if they were copied into a plain dictionary or stored as safetensors.
+
+    strict: raise RuntimeError if names are missing or left over.
+    """
+    state = OrderedDict(weights)
+    # Modules look up their version in this attribute of a state dict. Without it, MnasNet loads nothing. Weights that
+    # have lost it come from this project, so from the model's own version.
+    metadata = getattr(weights, "_metadata", None) or getattr(model.state_dict(), "_metadata", None)
+    state._metadata = metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state, strict=strict)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -112,23 +106,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of other pickle protocols; the errors below are enough
-            content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read as a checkpoint ({_reason(error)}); it is damaged or was not made by this program"
-        ) from None
+    content = load_plain(path, "a checkpoint", device)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, not a checkpoint dictionary")
     return content
-
-
-def _reason(error: Exception) -> str:
-    """Return what is wrong with a file, without torch's advice to read it in a way that runs its code."""
-    if name := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is no file of tensors and plain values, and nothing of it is run"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -148,23 +148,44 @@ def read_source(path: Path) -> Source:
     if isinstance(weights, Mapping) and isinstance(network, Mapping):
         arch, num_classes, mean, std = (network[key] for key in ("arch", "num_classes", "mean", "std"))
         blurpool, trained_on = bool(network.get("blurpool", False)), content.get("trained_on") or {}
-        return Source(arch, num_classes, tuple(mean), tuple(std), dict(weights), blurpool, trained_on)
+        return Source(arch, num_classes, tuple(mean), tuple(std), weights, blurpool, trained_on)
     if isinstance(weights, Mapping) and isinstance(metadata, Mapping) and "model_building_args" in metadata:
-        return _published_source(weights, metadata["model_building_args"])
+        return _published_source(path, weights, metadata["model_building_args"])
     raise DataError(
         f"{path} is no checkpoint of a run: it does not say which model it holds; expected checkpoint_latest.pt or "
         "checkpoint_best.pt of a run folder"
     )
 
 
-def _published_source(weights: Mapping[str, Tensor], building_args: Mapping[str, Any]) -> Source:
+# The networks that MadryLab/bias-transfer transfers without a change: its body is the sequence of the children but the
+# last, so steps between children that are functions, not modules, are lost.
+PUBLISHED_TRANSFERRED = (
+    "resnet18",
+    "resnet50",
+    "wide_resnet50_2",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "mobilenet_v2",
+    "mnasnet1_0",
+)
+
+
+def _published_source(path: Path, weights: Mapping[str, Tensor], building_args: Mapping[str, Any]) -> Source:
     """Return the source in a checkpoint of MadryLab/bias-transfer, whose images have ImageNet's normalisation.
 
-    Its transferred networks number the layers of the body (backbone.0, ...) and call the head fc.
+    Its transferred networks number the layers of the body (backbone.0, ...) and call the head fc. DataError for a
+    transferred network whose body is another one than torchvision's.
     """
     params = building_args["params"]
     arch, num_classes = str(params["arch"]), int(params["num_classes"])
     if building_args["model_stage"] == "transfer":
+        if arch not in PUBLISHED_TRANSFERRED:
+            lost = "its network has no ReLU before the pooling" if arch.startswith("densenet") else "its body is cut"
+            raise DataError(
+                f"{path} holds a {arch} that the bias-transfer code has transferred, and {lost}, so it is not "
+                f"torchvision's {arch} and would predict something else here; use the checkpoint of its source "
+                f"network, or a transferred {', '.join(PUBLISHED_TRANSFERRED[:-1])} or {PUBLISHED_TRANSFERRED[-1]}"
+            )
         model = make_model(arch, num_classes)
         names = [name for name, _ in model.named_children()]
         head = named_head(model)[0]
@@ -174,4 +195,4 @@ def _published_source(weights: Mapping[str, Tensor], building_args: Mapping[str,
             number, _, inner = rest.partition(".")
             renamed[f"{names[int(number)]}.{inner}" if part == "backbone" else f"{head}.{rest}"] = value
         weights = renamed
-    return Source(arch, num_classes, IMAGENET_MEAN, IMAGENET_STD, dict(weights))
+    return Source(arch, num_classes, IMAGENET_MEAN, IMAGENET_STD, weights)

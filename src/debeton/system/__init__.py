@@ -2,6 +2,7 @@
 
 - errors.py: the two errors that users meet, and the exit status of a command.
 - files.py: files that appear whole or not at all.
+- plain_files.py: files of torch.save, read without running code from them.
 - locks.py: file locks between processes.
 - registry.py: names to values, such as data sets, models and methods.
 - seed.py: random streams by name.

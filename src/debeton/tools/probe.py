@@ -26,7 +26,7 @@ from debeton.data.views.splits import find_betons
 from debeton.data.views.subsets import sample_groups
 from debeton.data.views.synthetic_modes import synthetic_view
 from debeton.data.views.view import View
-from debeton.nets.checkpoint import BEST_CHECKPOINT, run_weights
+from debeton.nets.checkpoint import BEST_CHECKPOINT, copy_weights, run_weights
 from debeton.nets.describe import describe_network
 from debeton.nets.models import make_model
 from debeton.system.distributed import pick_device
@@ -94,7 +94,7 @@ def _network(folder: Path, config: Config, view: View, device: torch.device) -> 
     model = make_model(config.model.arch, view.spec.num_classes, blurpool=config.model.blurpool)
     expected_names = model.state_dict()
     # A head that DFR fitted anew has other parameter names. Features do not need it: they come before the head.
-    model.load_state_dict({name: value for name, value in weights.items() if name in expected_names}, strict=False)
+    copy_weights(model, {name: value for name, value in weights.items() if name in expected_names}, strict=False)
     return model.to(device)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from debeton.config import Config
 from debeton.data.views.view import View
-from debeton.nets.checkpoint import CHECKPOINT_FOLDER, load_run_weights
+from debeton.nets.checkpoint import CHECKPOINT_FOLDER, copy_weights, load_run_weights
 from debeton.nets.describe import describe_network
 from debeton.nets.models import make_model, place_network
 from debeton.nets.transfer import check_transfer, transferred
@@ -110,7 +110,7 @@ class Run:
         """Return a network to train: with the weights of `start`, or those of model.checkpoint, or as new."""
         model, checkpoint = self.fresh_network(), self.config.model.checkpoint
         if self.start is not None:
-            model.load_state_dict(self.start.weights)
+            copy_weights(model, self.start.weights)
         elif checkpoint is not None and self.config.model.transfer == "NONE":
             expected = describe_network(self.config, self.views["train"].spec)
             load_run_weights(model, Path(checkpoint), expected, "model.checkpoint")

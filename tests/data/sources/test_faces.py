@@ -179,11 +179,12 @@ def test_celeba_survives_a_round_trip_and_a_view_takes_other_columns(celeba, tmp
     assert all(file.read_bytes() in stored for file in sorted((celeba / "img_align_celeba").iterdir())[:8])
 
 
-def test_a_metadata_csv_replaces_the_official_split(celeba):
+@pytest.mark.parametrize("header", [",filename,y,split,a", "img_id,img_filename,y,split,place"])
+def test_a_metadata_csv_of_scale_or_dfr_replaces_the_official_split(celeba, header):
     bits = bits_of(12)
     chosen = [(11, 0), (3, 2), (5, 0), (0, 1)]  # row, split
     lines = [f"{k},img_align_celeba/{FILES[r]},{bits[r, BLOND]},{s},{bits[r, MALE]}" for k, (r, s) in enumerate(chosen)]
-    (celeba / "metadata_celeba.csv").write_text(",filename,y,split,a\n" + "\n".join(lines) + "\n")
+    (celeba / "metadata_celeba.csv").write_text("\n".join([header, *lines]) + "\n")
     dataset = load("celeba", celeba, metadata=Path("metadata_celeba.csv"))
     assert dataset.splits["train"].names == ["img_align_celeba/000012.jpg", "img_align_celeba/000006.jpg"]
     assert dataset.splits["val"].names == ["img_align_celeba/000001.jpg"]

@@ -48,6 +48,17 @@ def read_csv(path: Path, required: Sequence[str], defaults: Mapping[str, str] | 
     return records
 
 
+def read_header(path: Path) -> list[str]:
+    """Return the column names of a CSV file. MissingDataError if there is none, DataError if it is no CSV."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+    except FileNotFoundError:
+        raise MissingDataError(f"there is no {path}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
+
+
 def read_fields(path: Path, width: int | None = None, skip: int = 0) -> list[list[str]]:
     """Return the blank-separated fields of every non-empty line after the first `skip` lines.
 

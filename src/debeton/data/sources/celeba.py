@@ -11,8 +11,8 @@ the images in `Img/`, as on the owners' drive:
 - `list_eval_partition.txt`: `NNNNNN.jpg 0` with 0, 1, 2 for train, val, test; or `list_eval_partition.csv` with the
   columns image_id and partition.
 
-`--metadata CSV` replaces the partition by the rows and splits of a `metadata_celeba.csv` as DFR and SCALE use it.
-Its columns are filename, split (0, 1, 2), y (blond) and a (male).
+`--metadata CSV` replaces the partition by the rows and splits of a metadata file. SCALE's has the columns filename,
+split (0, 1, 2), y (blond) and a (male). DFR's calls them img_filename, split, y and place.
 
 The beton of each split holds all 40 attributes as 0/1 columns, so one set of betons serves every task. The label and
 the attribute of the beton are `--label` and `--attribute`. The alignment of these pairs is known:
@@ -42,7 +42,7 @@ from debeton.data.raw.faces import (
 from debeton.data.raw.image_files import ImageTree
 from debeton.data.raw.layout import find_part, folders_around
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import read_csv, read_fields, require_unique
+from debeton.data.raw.tables import read_csv, read_fields, read_header, require_unique
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError
 
@@ -64,7 +64,12 @@ GROUPS = {
     "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, into RAW",
     (
         *task_options("Blond_Hair", "Male"),
-        Option("metadata", Path, None, "metadata_celeba.csv with filename, split, y, a instead of the official split"),
+        Option(
+            "metadata",
+            Path,
+            None,
+            "metadata file of SCALE or DFR, whose rows and splits replace the official ones",
+        ),
     ),
 )
 def load(request: Request) -> Dataset:
@@ -121,20 +126,23 @@ def _official_splits(where: Sequence[Path], table: AttributeTable, table_path: P
 def _metadata_splits(path: Path, table: AttributeTable) -> dict[str, Ints]:
     """Return the rows of the table by split, as a metadata CSV divides them.
 
-    DataError unless its columns y and a equal the table's Blond_Hair and Male.
+    DataError unless its columns for blond and male equal the table's Blond_Hair and Male.
     """
-    records = read_csv(path, ("filename", "split", "y", "a"))
-    files = [record["filename"].rpartition("/")[2] for record in records]
+    columns = read_header(path)
+    file_column = "img_filename" if "img_filename" in columns and "filename" not in columns else "filename"
+    male_column = "place" if "place" in columns and "a" not in columns else "a"
+    records = read_csv(path, (file_column, "split", "y", male_column))
+    files = [record[file_column].rpartition("/")[2] for record in records]
     splits = _by_split(table, files, [record["split"] for record in records], path)
     row_of = {file: row for row, file in enumerate(table.files)}
     rows = np.array([row_of[file] for file in files])
-    for column, name in (("y", "Blond_Hair"), ("a", "Male")):
+    for column, name in (("y", "Blond_Hair"), (male_column, "Male")):
         own = table.values[rows, table.names.index(name)]
         differ = np.flatnonzero(np.array([record[column] for record in records]) != own.astype(str))
         if len(differ):
             record = records[int(differ[0])]
             raise DataError(
-                f"{path}, line {record['line']}: {column} of {record['filename']} is {record[column]} but its "
+                f"{path}, line {record['line']}: {column} of {record[file_column]} is {record[column]} but its "
                 f"{name} is {own[differ[0]]} in the list of attributes; {len(differ)} of {len(records)} rows differ"
             )
     return splits

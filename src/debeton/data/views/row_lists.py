@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from debeton.data.raw.tables import read_csv
+from debeton.data.raw.tables import read_csv, read_header
 from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.plain_files import load_plain
 
 TRAINING = ("0", "train")  # values of the column 'split' that mark training rows
 # of this project, of Waterbirds' metadata.csv, of SCALE's metadata files
@@ -33,7 +32,7 @@ def read_index_lists(path: Path) -> dict[str, Ints]:
     try:
         content = _read_lists(path)
         lists = {str(key): np.asarray(values) for key, values in content.items() if str(key).endswith("_indices")}
-    except (ValueError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as index lists: {error}") from None
     if not lists:
         raise DataError(f"{path} holds {sorted(map(str, content))[:8]}; expected train_indices, test_indices, ...")
@@ -50,9 +49,7 @@ def _read_lists(path: Path) -> Mapping[str, Any]:
         with np.load(path, allow_pickle=False) as arrays:
             content = dict(arrays)
     else:
-        parts: list[Any] = [np.ndarray, np.dtype, np.ndarray.__reduce__(np.zeros(0))[0], type(np.dtype("int64"))]
-        with torch.serialization.safe_globals(parts):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path, "index lists")
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     return content
@@ -127,8 +124,7 @@ def read_columns(path: Path, view: View, columns: Sequence[str]) -> dict[str, li
     of splits other than 0 are skipped. DataError if a row of the view is not in the file or is there twice, or if the
     file names a path that the view's beton does not have.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        header = [name.strip() for name in file.readline().split(",")]
+    header = read_header(path)
     key = next((name for name in PATH_COLUMNS if name in header), PATH_COLUMNS[0])
     for column in columns:
         if column not in header:

@@ -1,0 +1,61 @@
+"""Files of torch.save, read without running any code from them: tensors, arrays, numbers and plain values."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core import multiarray as _multiarray
+
+from debeton.system.errors import DataError
+
+# Types beside tensors that other programs store: arrays of every number type, and argparse's values. Making one of them
+# runs no code.
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    SimpleNamespace,
+    np.dtype,
+    np.ndarray,
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+    *(
+        (getattr(_multiarray, name), f"numpy.{module}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for module in ("core", "_core")
+    ),
+]
+
+
+def load_plain(path: Path, kind: str, device: torch.device | str = "cpu") -> Any:
+    """Read a file of torch.save that holds nothing but data.
+
+    path: an existing file.
+    kind: the word for its content in messages, such as 'a checkpoint'.
+    device: the place of its tensors.
+
+    DataError if the file is damaged or holds more than tensors, numbers, arrays and plain values.
+    """
+    try:
+        with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of other pickle protocols; the errors below are enough
+            return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as {kind} ({_reason(error)}); it is damaged or was not made by this program"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file, without torch's advice to read it in a way that runs its code."""
+    if name := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no file of tensors and plain values, and nothing of it is run"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
