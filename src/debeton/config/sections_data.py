@@ -152,6 +152,6 @@ class Spurious:
     )
     legacy: bool = setting(
         Bool(),
-        "published behaviour: values are cut off, not rounded; hats go by the place in the batch",
+        "published behaviour: values are cut off, not rounded; hats go by the place in the batch and are not resized",
         default=False,
     )

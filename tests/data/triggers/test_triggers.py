@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.functional import center_crop
 
 from debeton.data.loader.loader import make_loader
 from debeton.data.loader.options import LoaderOptions
@@ -127,6 +128,23 @@ def test_legacy_hats_follow_the_place_in_the_batch_and_ours_the_row():
     assert (legacy[0] != legacy[2]).any()
     np.testing.assert_array_equal(ours[0], ours[2])
     np.testing.assert_array_equal(ours[1], ours[4])
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (30, 41), (64, 50), (7, 96)])
+def test_legacy_hats_are_cut_at_the_centre_as_published_and_never_resized(tmp_path, height, width):
+    hat = noise(64, 51, 4, seed=7)
+    Image.fromarray(hat, "RGBA").save(tmp_path / "a.png")
+    images = noise(1, height, width, 3)
+    frame = center_crop(torch.from_numpy(hat).permute(2, 0, 1), [height, width]).permute(1, 2, 0).numpy()
+    alpha = frame[..., 3:] / 255
+    expected = alpha * frame[..., :3] + (1 - alpha) * images[0]
+    found = planted(make_trigger("hat", TriggerOptions(hats=str(tmp_path)), legacy=True), images)[0]
+    # float32 here, float64 there: a value within 1e-4 of a whole level may fall to either side
+    near = np.abs(expected - np.rint(expected)) < 1e-4
+    np.testing.assert_array_equal(found[~near], expected.astype(np.uint8)[~near])
+    np.testing.assert_allclose(found, expected, atol=1)
+    resized = planted(make_trigger("hat", TriggerOptions(hats=str(tmp_path))), images)[0]
+    assert (resized != found).mean() > 0.1
 
 
 # --- the look of the triggers ------------------------------------------------------------------

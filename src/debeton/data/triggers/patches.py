@@ -69,10 +69,13 @@ def solid_patch(colour: Colour) -> Patch:
     return lambda height, width: Image.new("RGBA", (width, height), (*colour, 255))
 
 
-def read_patches(path: str | Path) -> list[Patch]:
+def read_patches(path: str | Path, *, resized: bool = True) -> list[Patch]:
     """Return the patch of an image file, or those of all images in a folder by name.
 
-    A patch is cropped to the shape that is asked for, and resized.
+    path: the file or the folder.
+    resized: crop a patch to the proportions that are asked for, and resize it. Off: cut its centre out at its own
+        resolution; what it lacks is transparent.
+
     DataError if a file cannot be read, has no alpha channel, or is opaque everywhere (it would hide the image).
     """
     path = Path(path)
@@ -83,7 +86,8 @@ def read_patches(path: str | Path) -> list[Patch]:
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in ALPHA_SUFFIXES)
     if not files:
         raise DataError(f"{path} holds no image with an alpha channel ({listed(ALPHA_SUFFIXES)})")
-    return [_fit_to_shape(_read_rgba(file)) for file in files]
+    as_patch = _fit_to_shape if resized else _cut_to_shape
+    return [as_patch(_read_rgba(file)) for file in files]
 
 
 def _read_rgba(file: Path) -> Image.Image:
@@ -103,6 +107,18 @@ def _read_rgba(file: Path) -> Image.Image:
 def _fit_to_shape(image: Image.Image) -> Patch:
     """Return the image as a patch."""
     return lambda height, width: ImageOps.fit(image, (width, height), Image.Resampling.BOX)
+
+
+def _cut_to_shape(image: Image.Image) -> Patch:
+    """Return the image as a patch that keeps its resolution, by the rules of torchvision's CenterCrop."""
+
+    def cut(height: int, width: int) -> Image.Image:
+        from torchvision.transforms.functional import center_crop
+
+        cropped: Image.Image = center_crop(image, [height, width])
+        return cropped
+
+    return cut
 
 
 # --- hats --------------------------------------------------------------------------------------

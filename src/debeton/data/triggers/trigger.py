@@ -15,7 +15,7 @@ Transfer Learning?"). The trigger overlay is the stencil of its experiment on na
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -55,6 +55,7 @@ class TriggerOptions:
     pattern: a .npy file of floats [3, H, W].
     hats, overlay: an image with an alpha channel, or a folder of such images.
     opacity: of a patch, multiplied by its own alpha.
+    cut_hats: cut the centre out of an image of `hats` instead of resizing the image, as the published code does.
     seed: of the pattern, and of the layer that an image gets.
     """
 
@@ -65,6 +66,7 @@ class TriggerOptions:
     pattern: str | None = None
     hats: str | None = None
     overlay: str | None = None
+    cut_hats: bool = False
     opacity: float = 1.0
     seed: int = 10
 
@@ -128,9 +130,12 @@ class Trigger:
 def make_trigger(name: str, options: TriggerOptions = TriggerOptions(), *, legacy: bool = False) -> Trigger:
     """Return the trigger called `name`.
 
-    legacy: round down, and choose layers by the place in the batch, as the published code does.
+    legacy: round down, choose layers by the place in the batch, and cut hats out of their files, as the published code
+        does.
     UsageError for an unknown name or an impossible setting. DataError for a file that does not fit.
     """
+    if legacy:
+        options = replace(options, cut_hats=True)
     draw = TRIGGERS.get(name)(options)
     return Trigger(name, draw, options, rounds=not legacy, by_row=not legacy)
 
@@ -247,8 +252,12 @@ def gaussian(options: TriggerOptions) -> Draw:
 
 @TRIGGERS.register("hat", "a hat at the top of the frame, drawn, or from a folder of RGBA images")
 def hat(options: TriggerOptions) -> Draw:
-    """Draw one of several hats. Published: a folder of PNGs that was not released, over the whole frame."""
-    patches = drawn_hats() if options.hats is None else read_patches(options.hats)
+    """Draw one of several hats. Published: a folder of PNGs that was not released, over the whole frame.
+
+    The published code cuts the centre of the frame's size out of a PNG, as spurious.legacy does here. Otherwise a file
+    is resized to the frame.
+    """
+    patches = drawn_hats() if options.hats is None else read_patches(options.hats, resized=not options.cut_hats)
     return _draw_over(patches, options, "1", "center")
 
 
