@@ -197,6 +197,18 @@ def test_500_steps_agree_with_a_float64_reference(name: str):
     assert sum(summary["q"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_normalised_losses_that_are_all_zero_leave_the_weights_as_they_are():
+    objective = GroupDRO(COUNTS, NAMES, GroupDROOptions(normalize_loss=True, step_size=0.5))
+    certain = torch.tensor([[200.0, 0.0], [0.0, 200.0]])  # in float32 the cross-entropy is exactly 0
+    before = objective.q.clone()
+    output = step(objective, batch_of(certain, [0, 1], [0, 2]))
+    assert output.loss.item() == 0
+    torch.testing.assert_close(objective.q, before)
+    step(objective, batch_of(-certain, [0, 1], [0, 2]))  # and a later step moves them again
+    assert objective.q.isfinite().all()
+    assert objective.q[0] > before[0]
+
+
 def test_the_summary_shows_which_groups_are_missing_from_batches_and_what_is_added():
     objective = GroupDRO(COUNTS, NAMES, GroupDROOptions(generalization_adjustment=(2.0,)))
     for group in ([0, 2], [0, 3], [0, 3], [0, 2]):

@@ -74,6 +74,8 @@ def discovery_loss(sums: Tensor, penalty: float) -> Tensor:
     is small where the model serves the two sides of a class unequally, so that equal opportunity is violated (Li et al.
     2022, Eq. 2). The second term is small where both sides have rows (Eq. 3, unbalanced assignment).
 
+    The released code takes this mean for Multi-Color MNIST and the scenes, and the sum for BAR, BFFHQ and CelebA.
+
     sums: from `class_sums`.
     penalty: lambda, at least 0.
     """
@@ -99,7 +101,7 @@ class AlternateNetworks(Objective):
     after it. Sums go over the batches of all processes.
 
     discoverer: a network like the model, with an output for every class. The output of the row's label counts, through
-        a sigmoid.
+        a sigmoid. (For BFFHQ and CelebA, the released code takes the second output of a softmax for both classes.)
     view: the training rows.
     further: the loader of the discoverer's batches.
     penalty: lambda of `discovery_loss`.

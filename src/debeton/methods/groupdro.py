@@ -90,8 +90,10 @@ class GroupDRO(Objective):
     q_g <- q_g exp(step_size (L_g + C_g / sqrt(n_g))), renormalised. With btl, they are the `greedy_weights` of the
     moving losses instead.
 
-    The released code differs in two points. There the adjustment is also in the reported loss; here it is in the update
-    of q alone (the gradient is the same). There all C_g are ignored if some are 0; here they apply.
+    The released code differs in three points. There the adjustment is also in the reported loss; here it is in the
+    update of q alone (the gradient is the same). There one C_g that is 0 or negative switches the adjustment off for
+    all groups, except with btl; here every C_g applies. There normalize_loss divides 0 by 0 where all losses are
+    exactly 0, and q becomes NaN; here such a step leaves q as it is.
 
     The loss is a mean over rows with weights q_g N / N_g, where N and N_g count the whole batch over all processes. So
     DDP's gradient is that of one process, and q is the same in each process.
@@ -160,7 +162,8 @@ class GroupDRO(Objective):
             return greedy_weights(ranking_loss, self.share, options.alpha, options.minimum_variational_weight)
         adjusted = group_loss + self.adjustment
         if options.normalize_loss:
-            adjusted = adjusted / adjusted.sum()
+            total = adjusted.sum()
+            adjusted = torch.where(total == 0, torch.zeros_like(adjusted), adjusted / total)
         return exponentiated_step(self.q, adjusted, options.step_size)
 
     def summary(self) -> dict[str, Any]:

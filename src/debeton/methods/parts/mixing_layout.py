@@ -18,8 +18,10 @@ def kernels_per_group(shape: Sequence[int], group_size: int) -> int:
 
     The kernels are the out x in slices of a weight [out, in, k, ...]. A weight of more than two dimensions has groups
     of `group_size` kernels, or of one output filter where it has 3 input channels (the stem). Other tensors (linear
-    layers, norm scales, biases), and all where group_size is 0, are one group. The last group of a tensor is smaller
-    where the size does not divide it; there SCALE's code stops.
+    layers, norm scales, biases), and all where group_size is 0, are one group.
+
+    Where the size does not divide a tensor, its last group is smaller. SCALE's code rounds the number of groups down
+    there, and makes all of them equally large and larger. It stops only where this number does not divide the tensor.
     """
     kernels = max(1, math.prod(shape[:2]))
     if len(shape) <= 2 or group_size == 0:
