@@ -150,6 +150,19 @@ def test_legacy_permutes_the_same_positions_for_every_data_seed(load):
     assert cells(data_seed=1) != cells(data_seed=2)
 
 
+@pytest.mark.parametrize(
+    ("legacy", "per_class", "permuted"),
+    # (1 - 0.9) 200 is 19.999999999999996 in float64. For these seeds no permuted position stays as it is.
+    [(True, 30, 19), (False, 20, 10)],
+)
+def test_legacy_permutes_one_position_fewer_where_the_share_is_not_exact(load, legacy, per_class, permuted):
+    options = {"per_class": per_class, "val_target_size": 100, "legacy": legacy}
+    whole, moved = (load(spurious_strength=s, **options).splits["train"] for s in (1.0, 0.9))
+    stays = dict(zip(whole.columns["top_index"], whole.columns["bottom_index"]))
+    pairs = zip(moved.columns["top_index"], moved.columns["bottom_index"])
+    assert sum(stays[top] != bottom for top, bottom in pairs) == permuted
+
+
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(load, dominoes):
     again, other = load(spurious_strength=0.95), load(spurious_strength=0.95, data_seed=1)
     for split in dominoes.splits:

@@ -20,9 +20,10 @@ A class with fewer than `per-class` images is cut in the same proportion and eac
 
 Draws come from np.random.default_rng, one named stream for each purpose (`make_rng(data_seed, ...)`): every strength
 has the same pool, and a larger pool contains a smaller one. They are not the draws of SCALE's legacy global seeds.
-`legacy` repeats two faults of SCALE, only for comparing with its published table:
+`legacy` repeats three faults of SCALE, only for comparing with its published table:
 - test attributes as if every digit had count/10 test images (646 of 10,000 are wrong with MNIST);
-- the same draw of permuted positions for every data seed.
+- the same draw of permuted positions for every data seed;
+- int((1-s) N) permuted positions in float64: one fewer where 1-s is not exact (3,999 of 40,000 for s = 0.9).
 """
 
 from __future__ import annotations
@@ -49,7 +50,12 @@ LEGACY_NOISE_SEED = 10  # SCALE always seeds Python's generator, which draws the
         Option("per-class", int, 5000, "images of each class to use, pool and train together"),
         Option("top-classes", str, "", "classes of the upper image: names, numbers or ranges; default all"),
         Option("bottom-classes", str, "", "classes of the lower image, as in 'automobile,truck'; default all"),
-        Option("legacy", bool, False, "SCALE's wrong test digits and fixed permutation, to compare with its table"),
+        Option(
+            "legacy",
+            bool,
+            False,
+            "SCALE's three faults, to compare with its table",
+        ),
     ),
 )
 def load(request: Request) -> Dataset:
@@ -107,7 +113,8 @@ def _learning_splits(request: Request, top: Rows, bottom: Rows, num_classes: int
     pool_top, train_top = _divide(top, num_classes, per_class, in_pool, _stream(request, "order top"))
     pool_bottom, train_bottom = _divide(bottom, num_classes, per_class, in_pool, _stream(request, "order bottom"))
 
-    permuted = int(np.floor((1 - options["spurious_strength"]) * len(train_bottom) + 0.5))
+    exact = (1 - options["spurious_strength"]) * len(train_bottom)
+    permuted = int(exact) if options["legacy"] else int(np.floor(exact + 0.5))
     noise_seed = LEGACY_NOISE_SEED if options["legacy"] else None
     at = _stream(request, "noise at", noise_seed).permutation(len(train_bottom))[:permuted]
     train_bottom[at] = train_bottom[at][_stream(request, "noise", noise_seed).permutation(permuted)]
