@@ -96,7 +96,7 @@ def test_check_counts_and_writes_nothing(pets, tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == before
     out = capsys.readouterr().out
     assert "folder/train: 12 rows\n  classes: cat 6 · dog 6\n  groups: cat, indoors 5" in out
-    assert "bias-aligned: 10 (83.33%)\n  every image decodes" in out
+    assert "bias-aligned: 10 (83.33%)\n  all 12 images decode" in out
 
 
 def test_check_lists_every_bad_image_and_fails(pets, capsys):
@@ -130,6 +130,79 @@ def test_a_second_run_replaces_the_betons(pets, tmp_path):
     assert open_beton(tmp_path / "folder_train.beton").sidecar["image"]["mode"] == "raw"
 
 
+# --- splits, left-out files, sequence of the rows ------------------------------------------------------------------
+
+
+def class_folders(root: Path, names: list[str]) -> Path:
+    for k, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (k, 2 * k, 255 - k)).save(root / name)
+    return root
+
+
+def test_writing_says_which_words_are_splits_and_what_is_left_out(tmp_path, capsys):
+    names = [f"{split}/{c}/1.png" for split in ("Train", "validation", "val_out_of_domain") for c in "ab"]
+    raw = class_folders(tmp_path / "raw", [*names, "Train/a/2.gif", "Train/3.png"])
+    assert command("--dataset", "folder", "--raw", raw, "--out", tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.beton")) == [
+        "folder_test_val_out_of_domain.beton",
+        "folder_train.beton",
+        "folder_val.beton",
+    ]
+    captured = capsys.readouterr()
+    assert f"folder: 'validation' in {raw} is the split 'val'\n" in captured.out
+    assert "left out, which may be a mistake:" in captured.err
+    assert "images that lie in no class folder: 1 (Train/3.png)" in captured.err
+    sidecar = json.loads((tmp_path / "out/folder_val.beton.json").read_text())
+    assert sidecar["left_out"][0] == {
+        "reason": "images that lie in no class folder",
+        "count": 1,
+        "examples": ["Train/3.png"],
+    }
+    assert [entry["count"] for entry in sidecar["left_out"]] == [1, 1]
+    assert command("--dataset", "folder", "--raw", raw, "--check") == 1
+
+
+def test_a_split_that_training_does_not_look_for_is_written_only_when_it_is_named(tmp_path, capsys):
+    raw = class_folders(tmp_path / "raw", [f"{split}/{c}/1.png" for split in ("train", "holdout") for c in "ab"])
+    argv = ("--dataset", "folder", "--raw", raw, "--out", tmp_path / "out")
+    assert command(*argv) == 1
+    assert "training does not look for the split 'holdout'; known: train, val, test" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert command("--dataset", "folder", "--raw", raw, "--check") == 1
+    assert "'holdout' is no split that training looks for" in capsys.readouterr().out
+    assert command(*argv, "--splits", "holdout") == 0
+    assert "warning: training does not look for folder_holdout.beton" in capsys.readouterr().err
+    assert command(*argv, "--splits", "train") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_table_with_splits_of_other_words_is_mapped_or_refused(pets, tmp_path, capsys):
+    table = (pets / "metadata.csv").read_text()
+    (pets / "metadata.csv").write_text(table.replace(",test", ",Testing"))
+    argv = ("--dataset", "folder", "--raw", pets, "--out", tmp_path / "out")
+    assert command(*argv) == 0
+    assert "'Testing' in" in capsys.readouterr().out
+    assert (tmp_path / "out/folder_test.beton").exists()
+    (pets / "metadata.csv").write_text(table.replace(",test", ",../../later"))
+    assert command(*argv) == 1
+    assert "training does not look for the split '../../later'" in capsys.readouterr().err
+    assert command(*argv, "--splits", "../../later") == 1  # is no part of a file name
+
+
+def test_synthetic_images_that_are_left_out_are_counted(pets, tmp_path, capsys):
+    made = class_folders(tmp_path / "made", ["cat/indoors/1.png", "dog/2.png", "dgo/3.png", "cat/indors/4.png"])
+    argv = ("--dataset", "folder", "--raw", pets, "--aligned", ALIGNED, "--synthetic", made)
+    assert command(*argv, "--out", tmp_path / "out") == 0
+    reason = "synthetic images in folders that are no cell of the set: 2 (cat/indors/4.png, dgo/3.png)"
+    assert reason in capsys.readouterr().err
+    records = [{"path": "dog/2.png", "label": "dog", "attribute": None}]
+    records += [{"path": f"x/{k}.png", "label": "dog", "attribute": None, "verdict": "blank"} for k in range(3)]
+    (made / "manifest.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    assert command(*argv, "--check") == 0
+    assert "the manifest rejects: 3 (x/0.png: blank, x/1.png: blank, x/2.png: blank)" in capsys.readouterr().out
+
+
 # --- missing files, published counts, generated images, merges ---------------------------------------------------
 
 
@@ -138,7 +211,7 @@ def test_check_lists_missing_files_before_any_image_is_decoded_or_written(pets, 
         (pets / f"{i}.png").unlink()
     assert command("--dataset", "folder", "--raw", pets, "--aligned", ALIGNED, "--check") == 1
     out = capsys.readouterr().out
-    assert "  2 of 12 files are missing:\n    2.png\n    3.png\n  every image that is there decodes" in out
+    assert "  2 of 12 files are missing:\n    2.png\n    3.png\n  all 10 images that are there decode" in out
     assert "  1 of 4 files are missing:\n    13.png" in out
     assert command("--dataset", "folder", "--raw", pets, "--out", tmp_path / "out") == 1
     assert "2 of 12" in capsys.readouterr().err

@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from debeton.data.beton.ffcv_format import WRITE_MODES
-from debeton.data.raw.check import check_split, count_differences, missing_files
+from debeton.data.left_out import describe_left_out
+from debeton.data.raw.check import check_set, check_split, count_differences, missing_files
 from debeton.data.raw.corruptions import corrupt_rows
 from debeton.data.raw.fetch import fetch, unfinished_files_note
 from debeton.data.raw.image_files import MissingDataError
-from debeton.data.raw.synthetic_images import append_synthetic, read_synthetic_rows
+from debeton.data.raw.other_files import files_beside_rows
+from debeton.data.raw.synthetic_images import append_synthetic, read_synthetic_rows, synthetic_left_out
 from debeton.data.sources import SOURCES, Dataset, Request, Source
 from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.split_names import KNOWN, refuse_unknown_splits, unknown_splits
 from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.log import set_up_logging
@@ -130,7 +133,10 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError("--severity corrupts generated images, and there are none; name them with --synthetic DIR")
         options = {**options, "severity": args.severity}
     dataset = replace(dataset, splits=choose_splits(args.splits, dataset))
-    return check(dataset, args) if args.check else write(dataset, args, options)
+    if args.check:
+        return check(dataset, args)
+    refuse_unknown_splits(dataset.splits, dataset.spec.name, named=args.splits is not None)
+    return write(dataset, args, options)
 
 
 def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -> Dataset:
@@ -153,12 +159,16 @@ def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -
             raise UsageError("--download needs --raw, the folder to fetch into")
         fetch(source.archives, args.raw, mirror=args.mirror, progress=sys.stderr.isatty())
         dataset = load_raw(source, request)
+    if dataset.left_out is None:
+        dataset = replace(dataset, left_out=files_beside_rows(dataset.splits))
     if not args.synthetic:
         return dataset
     if "train" not in dataset.splits:
         raise UsageError(f"--synthetic adds to the split 'train', and {source.name} has {', '.join(dataset.splits)}")
-    train = append_synthetic(dataset.splits["train"], synthetic_rows(args, dataset.spec))
-    return replace(dataset, splits={**dataset.splits, "train": train})
+    synthetic = synthetic_rows(args, dataset.spec)
+    train = append_synthetic(dataset.splits["train"], synthetic)
+    left = (*(dataset.left_out or ()), *synthetic_left_out(args.synthetic, synthetic))
+    return replace(dataset, splits={**dataset.splits, "train": train}, left_out=left)
 
 
 def load_raw(source: Source, request: Request) -> Dataset:
@@ -185,7 +195,8 @@ def generated_dataset(args: argparse.Namespace) -> Dataset:
     if not args.like.exists():
         raise DataError(f"--like {args.like} does not exist; it names a beton written before")
     spec = DatasetSpec.from_dict(read_sidecar(args.like)["spec"])
-    return Dataset(spec, {"synthetic": synthetic_rows(args, spec)})
+    rows = synthetic_rows(args, spec)
+    return Dataset(spec, {"synthetic": rows}, left_out=synthetic_left_out(args.synthetic, rows))
 
 
 def synthetic_rows(args: argparse.Namespace, spec: DatasetSpec) -> Rows:
@@ -225,7 +236,9 @@ def check(dataset: Dataset, args: argparse.Namespace) -> int:
         lines, split_problems = check_split(split, dataset.spec, rows, expected, args.num_workers, sys.stderr.isatty())
         print("\n".join(lines))
         problems += split_problems
-    return 1 if problems else 0
+    lines, set_problems = check_set(dataset, args.num_workers)
+    print("\n".join(lines))
+    return 1 if problems + set_problems else 0
 
 
 def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]) -> int:
@@ -240,17 +253,42 @@ def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]
         num_workers=args.num_workers,
         skip_bad=args.skip_bad,
     )
+    report(dataset)
     recorded = {key: value for key, value in options.items() if value is not None and _is_plain(value)}
     spec = dataset.spec
     for split, rows in dataset.splits.items():
         path = args.out / f"{spec.name}_{split}.beton"
         if split in dataset.expected and (differing := count_differences(spec, rows, dataset.expected[split])):
             print(f"warning: {spec.name}/{split}: {differing[0]}; see --check", file=sys.stderr)
-        sidecar = write_beton(path, rows, spec, split, how, dataset_options=recorded, progress=sys.stderr.isatty())
+        sidecar = write_beton(
+            path,
+            rows,
+            spec,
+            split,
+            how,
+            dataset_options=recorded,
+            left_out=dataset.left_out or (),
+            progress=sys.stderr.isatty(),
+        )
         counts = _shown(sidecar["group_counts"])
         skipped = f", {len(sidecar['skipped'])} skipped" if sidecar["skipped"] else ""
         print(f"{path}: {sidecar['n']} rows{skipped}, {path.stat().st_size / 1e6:.1f} MB; {counts}")
     return 0
+
+
+def report(dataset: Dataset) -> None:
+    """Print how the files were understood, and on stderr what is left out and which betons training will not use."""
+    name = dataset.spec.name
+    for note in dataset.notes:
+        print(f"{name}: {note}")
+    for line in describe_left_out(dataset.left_out or ()):
+        print(f"{name}: {line}", file=sys.stderr)
+    for split in unknown_splits(dataset.splits):
+        print(
+            f"warning: training does not look for {name}_{split}.beton (known splits: {KNOWN}); name it in a setting, "
+            f"such as --data.test_path {name}_{split}.beton",
+            file=sys.stderr,
+        )
 
 
 def _shown(group_counts: Mapping[str, int]) -> str:

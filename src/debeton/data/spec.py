@@ -159,6 +159,7 @@ class Rows:
         Columns that `DatasetSpec.columns` names hold integer codes.
     source: 0 real, 1 synthetic; int64 [N], or None if all rows are real.
     absent: returns the row numbers whose file does not exist, without reading a file. None if there are no files.
+    tree: the `ImageTree` in which `names` are paths, for the report on its other files. None if there is none.
     """
 
     label: Ints
@@ -168,6 +169,7 @@ class Rows:
     columns: Mapping[str, Sequence[Any] | NDArray[Any]] = field(default_factory=dict)
     source: Ints | None = None
     absent: Callable[[], Ints] | None = None
+    tree: object | None = None
 
     def __len__(self) -> int:
         return len(self.label)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from debeton.data.raw.check import check_split, count_differences
-from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.check import check_set, check_split, count_differences
+from debeton.data.raw.image_files import ImageTree, array_rows, file_rows
+from debeton.data.raw.other_files import UNKNOWN_SUFFIX
+from debeton.data.raw.shared_images import shared_images
+from debeton.data.sources import SOURCES, Dataset
 from debeton.data.spec import DatasetSpec
 
 SPEC = DatasetSpec("birds", ("land", "water"), ("forest", "sea"), aligned=((0,), (1,)))
@@ -31,7 +35,7 @@ def test_a_complete_split_has_no_problem(tmp_path: Path) -> None:
         "  classes: land 2 · water 2",
         "  groups: land, forest 1 · land, sea 1 · water, sea 2",
         "  bias-aligned: 3 (75.00%)",
-        "  every image decodes",
+        "  all 4 images decode",
     ]
 
 
@@ -64,3 +68,80 @@ def test_synthetic_rows_do_not_count_against_published_counts(tmp_path: Path) ->
     rows.__dict__["source"] = np.array([0, 0, 1, 1])
     assert count_differences(SPEC, rows, 2) == []
     assert count_differences(SPEC, rows, (2, 0, 0, 0)) == []
+
+
+def folder_set(root: Path, names: list[str]) -> Dataset:
+    """Return the data set of class folders, each image of its own colour."""
+    for k, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (k, 2 * k, 3 * k)).save(root / name)
+    source = SOURCES.get("folder")
+    return source.load(source.request(root))
+
+
+def test_check_names_what_is_left_out_and_counts_each_possible_mistake(tmp_path: Path) -> None:
+    names = ["Train/a/1.png", "Train/b/1.png", "Train/2.png", "Train/a/3.gif", "holdout/a/4.png"]
+    folder_set(tmp_path, names)
+    (tmp_path / "Train/a/notes.txt").touch()
+    source = SOURCES.get("folder")
+    lines, problems = check_set(source.load(source.request(tmp_path)), 1)
+    assert problems == 3  # the stray image, the GIF and the split
+    assert lines == [
+        f"folder: 'Train' in {tmp_path} is the split 'train'",
+        "  'holdout' is no split that training looks for; known: train, val, test, target, synthetic and test_NAME",
+        "  left out, which may be a mistake:",
+        "    images that lie in no class folder: 1 (Train/2.png)",
+        f"    {UNKNOWN_SUFFIX}: 1 (Train/a/3.gif)",
+        "  left out:",
+        "    files that are no images: 1 (Train/a/notes.txt)",
+        "  no image is in two splits, by the bytes of the files",
+    ]
+
+
+def test_images_that_are_in_two_splits_are_named_and_those_of_two_tests_are_not(tmp_path: Path) -> None:
+    names = [f"{split}/{c}/{i}.png" for split in ("train", "val", "test", "test_b") for c in "ab" for i in (1, 2)]
+    folder_set(tmp_path, names)
+    for copy in ("test/b/x.png", "test/b/y.png", "val/a/z.png", "test_b/a/z.png"):
+        (tmp_path / copy).write_bytes((tmp_path / "train/a/1.png").read_bytes())
+    (tmp_path / "test_b/a/w.png").write_bytes((tmp_path / "test/a/1.png").read_bytes())
+    source = SOURCES.get("folder")
+    assert shared_images(source.load(source.request(tmp_path)).splits, 1) == [
+        "images that are in train and in val: 1 (train/a/1.png = val/a/z.png)",
+        "images that are in train and in test: 1 (train/a/1.png = test/b/x.png)",
+        "images that are in train and in test_b: 1 (train/a/1.png = test_b/a/z.png)",
+        "images that are in val and in test: 1 (val/a/z.png = test/b/x.png)",
+        "images that are in val and in test_b: 1 (val/a/z.png = test_b/a/z.png)",
+    ]
+
+
+def test_files_of_a_size_that_no_other_split_has_are_not_read(tmp_path: Path, monkeypatch) -> None:
+    for name, size in (("train/a/1.png", 10), ("train/b/1.png", 20), ("test/a/1.png", 20), ("test/b/1.png", 30)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    read = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.parent.parent.name), read_bytes(path))[1])
+    source = SOURCES.get("folder")
+    (line,) = shared_images(source.load(source.request(tmp_path)).splits, 1)
+    assert line == "images that are in train and in test: 1 (train/b/1.png = test/a/1.png)"
+    assert sorted(read) == ["test", "train"]
+
+
+def test_arrays_and_members_of_a_zip_are_compared_too(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4), np.uint8)
+    images[5] = images[1]
+    splits = {"train": array_rows(images[:3], [0, 1, 0], "a"), "test": array_rows(images[3:], [0, 1, 0], "b")}
+    assert shared_images(splits) == ["images that are in train and in test: 1 (a[1] = b[2])"]
+    folder_set(tmp_path / "set", ["train/a/1.png", "train/b/1.png", "val/b/1.png"])
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("train/a/1.png", "train/b/1.png"):
+            archive.write(tmp_path / "set" / name, name)
+        archive.write(tmp_path / "set/train/a/1.png", "val/b/1.png")
+    source = SOURCES.get("folder")
+    packed = source.load(source.request(tmp_path / "set.zip")).splits
+    assert shared_images(packed, 1) == ["images that are in train and in val: 1 (train/a/1.png = val/b/1.png)"]
+
+
+def test_missing_files_are_no_shared_images(tmp_path: Path) -> None:
+    splits = {split: file_rows(ImageTree(tmp_path), [f"{split}.jpg"], [0]) for split in ("train", "test")}
+    assert shared_images(splits, 1) == []

@@ -17,6 +17,7 @@ from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import write_beton
 from debeton.data.raw.faces import eighty_ten_ten, read_attributes, rows_after_base_bias
 from debeton.data.raw.image_files import MissingDataError
+from debeton.data.raw.other_files import UNKNOWN_SUFFIX
 from debeton.data.sources import Dataset
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
@@ -439,6 +440,28 @@ def test_utkface_reads_sex_age_and_race_from_the_names(tmp_path):
                 assert age <= 5 or 20 <= age <= 50
         ages = [int(name.split("_")[0]) for name in utk_names()]
         assert len(seen) == sum(age <= 5 or 20 <= age <= 50 for age in ages)
+
+
+def test_utkface_counts_and_names_every_face_that_it_leaves_out(tmp_path):
+    names = [
+        f"{age}_{sex}_0_{k}.jpg" for k, (age, sex) in enumerate([(3, 0)] * 90 + [(30, 0)] * 60 + [(30, 1), (2, 1)] * 40)
+    ]
+    odd = ["61_1_2017.jpg", "30_3_0_1.jpg", "x.jpg", "7_0_0_1.jpg", "19_1_1_1.jpg", "70_1_1_1.jpg", "51_1_1_1.jpg"]
+    dataset = load("utkface", write_faces(tmp_path / "UTKFace", [*names, *odd, "30_1_0_1.gif", "notes.txt"]))
+    left = {entry.reason: (entry.count, entry.fault) for entry in dataset.left_out}
+    rows = sum(sizes(dataset).values())
+    assert rows < len(names)
+    assert left == {
+        "faces whose name is not AGE_SEX_RACE_DATE": (3, False),
+        "faces of other ages than 0 to 5 and 20 to 50": (4, False),
+        "faces that --base-bias leaves out": (len(names) - rows, False),
+        UNKNOWN_SUFFIX: (1, True),
+        "files that are no images": (1, False),
+    }
+    assert dataset.left_out[0].examples == ("30_3_0_1.jpg", "61_1_2017.jpg", "x.jpg")
+    whole = load("utkface", tmp_path, base_bias=0.0)
+    assert sum(sizes(whole).values()) == len(names)
+    assert "faces that --base-bias leaves out" not in {entry.reason for entry in whole.left_out}
 
 
 def test_utkface_is_split_before_ages_are_left_out_and_evenly(tmp_path):

@@ -22,6 +22,7 @@ from debeton.data.beton.columns import Column, as_column, values_at
 from debeton.data.beton.ffcv_format import JPG, RAW, WRITE_MODES
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton
 from debeton.data.beton.images import BadImage, Encoded, check_storable, encode
+from debeton.data.left_out import LeftOut
 from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
@@ -91,6 +92,7 @@ def write_beton(
     options: WriteOptions = WriteOptions(),
     *,
     dataset_options: Mapping[str, Any] | None = None,
+    left_out: Sequence[LeftOut] = (),
     progress: bool = False,
 ) -> dict[str, Any]:
     """Write rows to `path` with sidecar and columns, and return the sidecar.
@@ -103,6 +105,7 @@ def write_beton(
     split: the name of the split.
     options: the way in which images are stored.
     dataset_options: the options of the data set, for the sidecar.
+    left_out: what the data set leaves out of its folder, for the sidecar.
     progress: whether to draw progress bars.
 
     DataError in these cases:
@@ -134,6 +137,7 @@ def write_beton(
                 "skipped": [rows.names[row] for row, _ in bad],
                 "image": {k: v for k, v in asdict(options).items() if k in ("mode", "quality", "max_resolution")},
                 "dataset_options": dict(dataset_options or {}),
+                "left_out": [entry.to_dict() for entry in left_out],
             },
             progress=progress,
         )

@@ -3,6 +3,9 @@
 - source.py: the interface of a data set. Each module of data/sources registers with it.
 - layout.py: the places where the files of a set may lie, and its owner's lists as splits.
 - image_files.py: image files of a folder or a zip, and arrays, as rows.
+- class_folders.py: SPLIT/CLASS/* folders, as torchvision's ImageFolder reads them.
+- other_files.py: the files among the images of a set that are none of its rows.
+- shared_images.py: images that are in two splits.
 - tables.py: label files (CSV, text), and names turned into codes.
 - faces.py: attribute tables and base bias of the face sets.
 - stacked.py: two sets, one image above the other (dominoes, mnist_cifar).

@@ -6,7 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from debeton.data.left_out import describe_left_out
+from debeton.data.raw.shared_images import shared_images
+from debeton.data.raw.source import Dataset
 from debeton.data.spec import DatasetSpec, Ints, Rows
+from debeton.data.split_names import KNOWN, unknown_splits
 
 MAX_SHOWN = 20  # missing files, and broken files, that are named
 
@@ -81,5 +85,25 @@ def check_split(
         lines += [f"  {len(bad)} of {len(rows)} images cannot be decoded:"]
         lines += first_lines([f"row {row}: {rows.names[row]} {problem}" for row, problem in bad])
     elif len(missing) < len(rows):
-        lines.append("  every image decodes" if not missing else "  every image that is there decodes")
+        lines.append(f"  all {len(rows) - len(missing)} images{' that are there' if missing else ''} decode")
     return lines, len(differing) + len(missing) + len(bad)
+
+
+def check_set(dataset: Dataset, num_workers: int) -> tuple[list[str], int]:
+    """Check what concerns a set as a whole, and return (lines of the report, number of problems).
+
+    These are files that are left out, images that are in two splits, and splits that training does not look for.
+
+    num_workers: reading threads, 0 for all cores.
+    """
+    entries = dataset.left_out or ()
+    shared = shared_images(dataset.splits, num_workers)
+    unknown = [
+        f"'{split}' is no split that training looks for; known: {KNOWN}" for split in unknown_splits(dataset.splits)
+    ]
+    lines = [*dataset.notes, *unknown, *describe_left_out(entries), *shared]
+    if len(dataset.splits) > 1 and not shared:
+        lines.append("no image is in two splits, by the bytes of the files")
+    return [f"{dataset.spec.name}: {lines[0]}", *(f"  {line}" for line in lines[1:])] if lines else [], (
+        sum(entry.fault for entry in entries) + len(shared) + len(unknown)
+    )

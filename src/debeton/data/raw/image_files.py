@@ -6,8 +6,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from debeton.data.beton.images import BadImage
 from debeton.data.image_names import is_image
 from debeton.data.spec import Ints, RawImage, Rows
+from debeton.data.split_names import is_split_word
 from debeton.system.errors import DataError
 
 
@@ -62,7 +64,21 @@ def file_rows(
 
     codes = np.asarray(label, np.int64)
     second = np.asarray(attribute, np.int64) if len(attribute) else np.zeros_like(codes)
-    return Rows(codes, second, read, files, columns or {}, absent=lambda: np.flatnonzero(~tree.has(files)))
+    return Rows(codes, second, read, files, columns or {}, absent=lambda: np.flatnonzero(~tree.has(files)), tree=tree)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything below a folder of a tree, by its path with '/'.
+
+    files: folder by folder in sorted order, as ImageFolder goes through them; also hidden files.
+    folders: sorted. A hidden folder is listed, its content is not.
+    loops: links to a folder that they lie in. Their content is not listed.
+    """
+
+    files: list[str]
+    folders: list[str]
+    loops: list[str]
 
 
 class ImageTree:
@@ -74,7 +90,8 @@ class ImageTree:
     def __init__(self, root: Path):
         self.root = root
         self._open: tuple[int, zipfile.ZipFile] | None = None
-        self._members = _zip_members(self._zip()) if root.is_file() else {}
+        self._prefix = _zip_prefix(self._zip()) if root.is_file() else ""
+        self._members = _zip_members(self._zip(), self._prefix) if root.is_file() else {}
 
     def files(self, pattern: str) -> list[str]:
         """Return the sorted paths of the images that match `pattern` level by level, as in 'train/*/*'.
@@ -91,6 +108,22 @@ class ImageTree:
                 if len(levels) == len(wanted) and all(map(fnmatchcase, levels, wanted))
             ]
         return sorted(path for path in paths if _is_visible_image(path))
+
+    def listing(self, folder: str = "", *, nested: bool = True) -> Listing:
+        """Return everything below a folder of the tree, or directly in it. Links to folders are followed.
+
+        DataError for a folder that cannot be listed.
+        """
+        if self.root.is_dir():
+            return _list_folder(self.root, folder, nested=nested)
+        start = f"{folder}/" if folder else ""
+        names = [name.removeprefix(self._prefix) for name in self._zip().namelist() if name.startswith(self._prefix)]
+        files = [name for name in names if not name.endswith("/")]
+        folders = {name.rstrip("/") for name in names if name.endswith("/")}
+        folders |= {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}
+        below = [[path for path in paths if path.startswith(start)] for paths in (files, folders)]
+        files, found = ([path for path in paths if nested or "/" not in path[len(start) :]] for paths in below)
+        return Listing(sorted(files, key=by_folder), sorted(found), [])
 
     def has(self, paths: Sequence[str]) -> NDArray[np.bool_]:
         """Return for each path if it exists, bool [n]. Every folder is listed once, and no file is opened."""
@@ -138,18 +171,59 @@ def zip_text(path: Path, name: str) -> str | None:
             raise DataError(f"{path}: {member} cannot be read ({error}); fetch it again") from None
 
 
+def by_folder(path: str) -> tuple[str, str]:
+    """Return (folder, name) of a path with '/': the key of the order in which ImageFolder goes through files."""
+    folder, _, name = path.rpartition("/")
+    return folder, name
+
+
+def is_hidden(path: str) -> bool:
+    """Return True if a part of a path with '/' is hidden, or macOS added the file to a zip."""
+    return path.startswith("__MACOSX/") or any(part.startswith(".") for part in path.split("/"))
+
+
 def _is_visible_image(path: str) -> bool:
     """Return True if a path with '/' names an image and no part of it is hidden."""
-    return is_image(path) and not any(part.startswith(".") for part in path.split("/"))
+    return is_image(path) and not is_hidden(path)
+
+
+def _list_folder(root: Path, folder: str, *, nested: bool) -> Listing:
+    """Return everything below a folder on the disk. A link to a folder around it would never end."""
+    listing = Listing([], [], [])
+    pending = [(folder, frozenset({os.path.realpath(root / folder)}))]
+    while pending:
+        path, around = pending.pop()
+        try:
+            entries = list(os.scandir(root / path))
+        except OSError as error:
+            raise DataError(f"{root / path} cannot be listed ({error.strerror}); make it readable") from None
+        for entry in entries:
+            name = f"{path}/{entry.name}" if path else entry.name
+            if not entry.is_dir():
+                listing.files.append(name)
+                continue
+            real = os.path.realpath(entry.path)
+            if real in around:
+                listing.loops.append(name)
+                continue
+            listing.folders.append(name)
+            if nested and not entry.name.startswith("."):
+                pending.append((name, around | {real}))
+    return Listing(sorted(listing.files, key=by_folder), sorted(listing.folders), sorted(listing.loops))
 
 
 def _names_in(folder: Path) -> set[str]:
     return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
 
 
-def _zip_members(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Return the member names by our path: without the one folder that holds everything, if there is one."""
-    names = [name for name in archive.namelist() if _is_visible_image(name) and not name.startswith("__MACOSX/")]
+def _zip_prefix(archive: zipfile.ZipFile) -> str:
+    """Return 'FOLDER/' if one folder holds every image of a zip and is no split, else ''."""
+    names = [name for name in archive.namelist() if _is_visible_image(name)]
     tops = {name.split("/")[0] for name in names}
-    wrapped = len(tops) == 1 and not tops & {"train", "val", "test"} and all(name.count("/") >= 2 for name in names)
-    return {name.split("/", 1)[1] if wrapped else name: name for name in names}
+    wrapped = len(tops) == 1 and not any(map(is_split_word, tops)) and all(name.count("/") >= 2 for name in names)
+    return f"{tops.pop()}/" if wrapped else ""
+
+
+def _zip_members(archive: zipfile.ZipFile, prefix: str) -> dict[str, str]:
+    """Return the member names of the images by our path, which leaves out the prefix."""
+    return {name.removeprefix(prefix): name for name in archive.namelist() if _is_visible_image(name)}

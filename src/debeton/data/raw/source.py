@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from debeton.data.left_out import LeftOut
 from debeton.data.raw.fetch import Archive
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.registry import Registry
@@ -50,11 +51,16 @@ class Dataset:
     splits: rows by split name: 'train', 'val', 'test', further tests 'test_...'.
     expected: published counts by split: rows in all, or rows by group. They come from the owners, or from the papers
         that made the split. `--check` names the differences. A split that is not in it is not checked.
+    left_out: what the source leaves out of the files that it read; None if it does not say. Then the other files in
+        the folders of its images are counted.
+    notes: sentences on how the files were understood, for the person who writes the set.
     """
 
     spec: DatasetSpec
     splits: Mapping[str, Rows]
     expected: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.left_out import LeftOut, left_out
 from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.other_files import other_files, visible_images
 from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, nearest
 
@@ -52,6 +54,19 @@ def read_synthetic_rows(folder: Path, spec: DatasetSpec) -> Rows:
     own = {spec.label_name: rows.label, spec.attribute_name: rows.attribute}
     columns = {**{name: own.get(name, unknown) for name in spec.columns}, **rows.columns}
     return replace(rows, names=[f"{folder.resolve().name}/{name}" for name in rows.names], columns=columns)
+
+
+def synthetic_left_out(folder: Path, rows: Rows) -> tuple[LeftOut, ...]:
+    """Return what `read_synthetic_rows` leaves out of `folder`, whose rows are `rows`."""
+    if manifest_files(folder):
+        rejected = [f"{path}: {verdict}" for path, verdict in _rejected(folder)]
+        return left_out("synthetic images that the manifest rejects", rejected, fault=False)
+    if not isinstance(rows.tree, ImageTree):
+        return ()
+    listing = rows.tree.listing()
+    used = {name.partition("/")[2] for name in rows.names}
+    others = [path for path in visible_images(listing) if path not in used]
+    return (*left_out("synthetic images in folders that are no cell of the set", others), *other_files(listing))
 
 
 def append_synthetic(real: Rows, synthetic: Rows) -> Rows:
@@ -137,7 +152,7 @@ def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]
                 "it needs path, label and attribute"
             ) from None
         if verdict != ACCEPTED:
-            continue
+            continue  # is counted by `synthetic_left_out`
         attribute = record.get("attribute")
         codes = {
             "label": _code(label, spec.classes, "class", f"{where}, line {number}"),
@@ -147,6 +162,14 @@ def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]
         }
         details = {name: record[name] for name in ("prompt", "seed", "sha256") if record.get(name) is not None}
         yield {"path": str(path), **codes, **details}
+
+
+def _rejected(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield (path, verdict) of the images that the manifests reject. The lines are known to be sound."""
+    for where in manifest_files(folder):
+        for line in where.read_text(encoding="utf-8").splitlines():
+            if line.endswith("}") and (record := json.loads(line)).get("verdict", ACCEPTED) != ACCEPTED:
+                yield str(record["path"]), str(record["verdict"])
 
 
 def _code(value: str | int, names: Sequence[str], kind: str, where: str) -> int:

@@ -7,7 +7,8 @@ Layouts. RAW is the folder itself or the folder around it:
 - `101_ObjectCategories/CLASS/image_0001.jpg`, also in `caltech-101/` or `caltech101/`. There are 101 classes; the
   folder BACKGROUND_Google is no class.
 - `256_ObjectCategories/001.ak47/001_0001.jpg`, also in `caltech256/`. There are 257 classes, the last is clutter. The
-  official archive also holds an empty folder tree in 056.dog and a stray file in 198.spider; both are ignored.
+  official archive also holds an empty folder tree in 056.dog and a stray file in 198.spider; they are left out
+  and reported.
 
 There is no official split. As in the transfer-learning literature, the first 30 files (of Caltech-256 the first 60) of
 each class by name are train and the others test: 3,030 + 5,647 and 15,420 + 15,187. Classes are numbered in sorted
@@ -19,9 +20,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from debeton.data.left_out import left_out
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.layout import find_root
+from debeton.data.raw.other_files import files_beside_rows
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError
@@ -117,7 +120,7 @@ def _load(variant: Variant, request: Request) -> Dataset:
     by_class: dict[str, list[str]] = {}
     for path in tree.files("*/*"):
         by_class.setdefault(path.split("/")[0], []).append(path)
-    by_class.pop(variant.background, None)
+    background = by_class.pop(variant.background, [])
     folders = sorted(by_class)
     if len(folders) != variant.num_classes:
         raise DataError(
@@ -131,8 +134,13 @@ def _load(variant: Variant, request: Request) -> Dataset:
             parts[split][0].extend(part)
             parts[split][1].extend([code] * len(part))
     classes = tuple(re.sub(r"^\d{3}\.", "", folder) for folder in folders)
+    rows = {split: file_rows(tree, files, label) for split, (files, label) in parts.items()}
     return Dataset(
         DatasetSpec(variant.name, classes, metric="mean_per_class"),
-        {split: file_rows(tree, files, label) for split, (files, label) in parts.items()},
+        rows,
         expected=dict(zip(("train", "test"), variant.expected, strict=True)),
+        left_out=(
+            *left_out(f"images of {variant.background}, which is no class", background, fault=False),
+            *files_beside_rows(rows),
+        ),
     )

@@ -1,12 +1,17 @@
 """Your own photos: class folders, or a CSV with labels, spurious attributes and splits.
 
 Licence: yours. Layouts. RAW is the folder; class folders may also lie in a .zip:
-- `SPLIT/CLASS/*.jpg` if there is a `train/`, else `CLASS/*.jpg`, all of it train. Classes are the folder names of train
-  in sorted order.
+- `SPLIT/CLASS/` if there is a `train/`, else `CLASS/`, all of it train. As in torchvision's ImageFolder, the images of
+  a class lie at any depth below its folder, and classes are the folder names of train in sorted order. A folder below a
+  class is no attribute. Files that are left out are counted and named.
 - A CSV, `metadata.csv` in RAW or the file of `--csv`, with the columns path (relative to RAW) and label. The columns
   attribute and split are optional. A split is a name, or 0, 1, 2 for train, val, test; without the column all is train.
   Labels and attributes are names, numbered in sorted order or as `--classes` and `--attributes` list them, or whole
   numbers from 0.
+
+Splits are train, val, test and test_NAME. Other words for them are understood and reported: `validation` is val,
+`Train` is train, `val_out_of_domain` is test_val_out_of_domain (data/split_names.py has the list). A split of any other
+name is written only if `--splits` lists it, because training does not look for it.
 
 Without an attribute column every row has the one attribute 'any'. `--aligned` names the attribute that goes with
 each class in training, so that results hold bias-aligned and bias-conflicting accuracy.
@@ -17,15 +22,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from debeton.data.raw.class_folders import read_class_folders
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.tables import Record, parse_codes, read_csv, require_unique
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
+from debeton.data.split_names import first_in_order, name_splits
 from debeton.system.errors import DataError, UsageError
-
-SPLIT_NUMBERS = {"0": "train", "1": "val", "2": "test"}
 
 
 @register_source(
@@ -63,27 +69,17 @@ def _from_class_folders(request: Request, raw: Path) -> Dataset:
                 f"--{option} needs attributes, and class folders have none; write a metadata.csv with that column"
             )
     tree = ImageTree(raw)
-    files: dict[str, list[str]] = {}
-    for path in tree.files("*/*/*"):
-        files.setdefault(path.split("/")[0], []).append(path)
-    if "train" not in files:
-        if raw.is_dir() and (raw / "train").is_dir():
-            raise DataError(f"folder: no image under {raw / 'train'}/CLASS/; expected train/CLASS/*.jpg")
-        files = {"train": tree.files("*/*")}
-    elif raw.is_dir():
-        splits = [part.name for part in raw.iterdir() if part.is_dir() and not part.name.startswith(".")]
-        empty = sorted(set(splits) - set(files))
-        if empty:
-            raise DataError(f"folder: split {empty[0]} is empty: no image under {raw / empty[0]}/CLASS/")
-    if not files["train"]:
+    given = _names(request.options["classes"])
+    found = read_class_folders(tree, given)
+    if not found.files["train"]:
         raise DataError(f"folder: {raw} holds neither metadata.csv, SPLIT/CLASS/* nor CLASS/* images")
-    labels = {split: [path.split("/")[-2] for path in paths] for split, paths in files.items()}
-    classes = _names(request.options["classes"]) or tuple(sorted(set(labels["train"])))
-    splits_rows = {}
-    for split, names in labels.items():
-        label = parse_codes(names, classes, "class", f"{raw}, split {split}", files[split])
-        splits_rows[split] = file_rows(tree, files[split], label)
-    return _dataset(DatasetSpec(request.options["name"], classes), splits_rows, raw)
+    classes = given or tuple(sorted(set(found.labels["train"])))
+    rows = {}
+    for split, names in found.labels.items():
+        label = parse_codes(names, classes, "class", f"{raw}, split {split}", found.files[split])
+        rows[split] = file_rows(tree, found.files[split], label)
+    dataset = _dataset(DatasetSpec(request.options["name"], classes), rows, raw)
+    return replace(dataset, left_out=found.left_out, notes=found.notes)
 
 
 def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
@@ -96,10 +92,13 @@ def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
     spec = DatasetSpec(
         request.options["name"], classes, attributes, parse_aligned(request.options["aligned"], classes, attributes)
     )
+    split_of, notes = name_splits((record["split"] for record in records), str(table), numbers=True)
     parts: dict[str, list[Record]] = {}
     for record in records:
-        parts.setdefault(SPLIT_NUMBERS.get(record["split"], record["split"]), []).append(record)
-    return _dataset(spec, {name: _csv_rows(part, raw, spec, table) for name, part in parts.items()}, table)
+        parts.setdefault(split_of[record["split"]], []).append(record)
+    tree = ImageTree(raw)
+    dataset = _dataset(spec, {name: _csv_rows(part, tree, spec, table) for name, part in parts.items()}, table)
+    return replace(dataset, notes=tuple(notes))
 
 
 def _names_in_table(records: Sequence[Record], column: str, table: Path) -> tuple[str, ...]:
@@ -121,13 +120,13 @@ def _names_in_table(records: Sequence[Record], column: str, table: Path) -> tupl
     return tuple(str(number) for number in sorted(numbers))
 
 
-def _csv_rows(records: Sequence[Record], raw: Path, spec: DatasetSpec, table: Path) -> Rows:
+def _csv_rows(records: Sequence[Record], tree: ImageTree, spec: DatasetSpec, table: Path) -> Rows:
     lines = [f"line {record['line']}" for record in records]
     label = parse_codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
     attribute = parse_codes(
         [record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines
     )
-    return file_rows(ImageTree(raw), [record["path"] for record in records], label, attribute)
+    return file_rows(tree, [record["path"] for record in records], label, attribute)
 
 
 def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path) -> Dataset:
@@ -141,8 +140,7 @@ def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path) -> Dataset
                 f"{where}: split {split} has the class '{spec.classes[unknown[0]]}', which train lacks; "
                 "a model cannot learn it: give the class the same name in every split, or leave it out"
             )
-    order = [*(name for name in SPLIT_NUMBERS.values() if name in splits), *sorted(splits)]
-    return Dataset(spec, {name: splits[name] for name in dict.fromkeys(order)})
+    return Dataset(spec, {name: splits[name] for name in first_in_order(splits)})
 
 
 def _names(text: str) -> tuple[str, ...]:

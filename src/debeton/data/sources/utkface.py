@@ -14,7 +14,8 @@ Layouts. RAW is the folder of images or the folder around it:
 AGE is in years, SEX 0 male or 1 female, RACE 0 to 4: White, Black, Asian, Indian, Others. A few names lack a field.
 
 Class: Male or Female. Attribute: the age band, 'old' from 20 to 50, 'young' up to 5 (FFR's code). All other ages
-are left out, and names without exactly these four fields. The sidecar has age, race, gender and age_band.
+are left out, and names without exactly these four fields; both are counted and named when the set is written. The
+sidecar has age, race, gender and age_band.
 
 Splits as in FFR's code: of all names, before any is left out, the first 80 % are train, the next 10 val, the last
 10 test. FFR takes the order in which its file system lists them, which is as good as random. Sorted names cannot
@@ -34,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from debeton.data.left_out import LeftOut, left_out
 from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
@@ -44,9 +46,10 @@ from debeton.data.raw.faces import (
 )
 from debeton.data.raw.image_files import ImageTree
 from debeton.data.raw.layout import folders_around, missing_part_error
+from debeton.data.raw.other_files import files_beside_rows
 from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
 from debeton.data.raw.source import Dataset, Request, register_source
-from debeton.data.spec import DatasetSpec, Ints
+from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError
 from debeton.system.seed import make_rng
 
@@ -98,7 +101,24 @@ def load(request: Request) -> Dataset:
         split: task_rows(tree, [files[row] for row in numbers], _columns_of(columns, numbers), SPEC)
         for split, numbers in splits.items()
     }
-    return Dataset(SPEC, rows, expected)
+    return Dataset(SPEC, rows, expected, left_out=_left_out(files, columns, rows, options))
+
+
+def _left_out(
+    files: Sequence[str], columns: Mapping[str, Ints], rows: Mapping[str, Rows], options: Mapping[str, Any]
+) -> tuple[LeftOut, ...]:
+    """Return what is no row: names without the four fields, other ages, and the rest of the files."""
+    used = {name for part in rows.values() for name in part.names}
+    malformed = [files[row] for row in np.flatnonzero(columns["gender"] < 0)]
+    ages = [files[row] for row in np.flatnonzero((columns["gender"] >= 0) & (columns["age_band"] < 0))]
+    others = sorted(set(files) - used - set(malformed) - set(ages))
+    reason = "that --base-bias leaves out" if options["ffr_splits"] is None else "that are in no file of --ffr-splits"
+    return (
+        *left_out("faces whose name is not AGE_SEX_RACE_DATE", malformed, fault=False),
+        *left_out("faces of other ages than 0 to 5 and 20 to 50", ages, fault=False),
+        *left_out(f"faces {reason}", others, fault=False),
+        *files_beside_rows(rows, set(files)),
+    )
 
 
 def _listing(request: Request) -> tuple[ImageTree, list[str]]:
