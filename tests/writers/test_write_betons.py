@@ -203,6 +203,38 @@ def test_synthetic_images_that_are_left_out_are_counted(pets, tmp_path, capsys):
     assert "the manifest rejects: 3 (x/0.png: blank, x/1.png: blank, x/2.png: blank)" in capsys.readouterr().out
 
 
+def test_a_shuffle_seed_stores_whole_rows_in_another_sequence_and_the_sidecar_says_so(pets, tmp_path):
+    argv = ("--dataset", "folder", "--raw", pets, "--mode", "raw", "--out")
+    assert command(*argv, tmp_path / "listed") == 0
+    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+        assert command(*argv, tmp_path / name, "--shuffle-seed", seed) == 0
+    listed, one, again, two = (
+        open_beton(tmp_path / name / "folder_train.beton") for name in ("listed", "one", "again", "two")
+    )
+    assert [beton.sidecar["shuffle_seed"] for beton in (listed, one, two)] == [None, 1, 2]
+    paths = [beton.extra["path"].tolist() for beton in (listed, one, again, two)]
+    assert paths[1] == paths[2] != paths[3] != paths[0] != paths[1]
+    assert sorted(paths[1]) == sorted(paths[0])
+    row_of = {path: row for row, path in enumerate(paths[0])}
+    there = [row_of[path] for path in paths[1]]
+    assert one.label.tolist() == listed.label[there].tolist()
+    assert one.attribute.tolist() == listed.attribute[there].tolist()
+    assert one.widths.tolist() == listed.widths[there].tolist()
+    assert (np.diff(one.offsets) > 0).all()  # the file has the same sequence as the rows
+
+
+def test_a_shuffle_seed_keeps_the_numbers_of_bad_rows_and_the_sequence_of_the_others(pets, tmp_path, capsys):
+    argv = ("--dataset", "folder", "--raw", pets, "--shuffle-seed", 5, "--splits", "train", "--out")
+    assert command(*argv, tmp_path / "whole") == 0
+    (pets / "3.png").write_bytes(b"not an image")
+    (pets / "4.png").unlink()
+    assert command(*argv, tmp_path / "rest") == 1
+    assert "row 4: 4.png the file does not exist" in capsys.readouterr().err
+    assert command(*argv, tmp_path / "rest", "--skip-bad") == 0
+    whole, rest = (open_beton(tmp_path / name / "folder_train.beton").extra["path"] for name in ("whole", "rest"))
+    assert rest.tolist() == [path for path in whole.tolist() if path not in ("3.png", "4.png")]
+
+
 # --- missing files, published counts, generated images, merges ---------------------------------------------------
 
 

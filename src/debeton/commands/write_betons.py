@@ -78,6 +78,12 @@ def make_parser(source: Source | None) -> Parser:
     add("--merge", type=Path, nargs="+", metavar="BETON", help="copy these betons into one, without a second encode")
     add("--check", action="store_true", help="say what is missing, differs in count or does not decode; write nothing")
     add("--skip-bad", action="store_true", help="leave out images that cannot be decoded instead of stopping")
+    add(
+        "--shuffle-seed",
+        type=int,
+        metavar="N",
+        help="store the rows in a random sequence (default: as they are listed)",
+    )
     add("--mode", type=_mode, default="jpg", help="how images are stored: jpg, raw or proportion (default: jpg)")
     add("--quality", type=int, default=90, help="of JPEG, 1 to 100 (default: 90)")
     add("--max-resolution", type=int, metavar="PIXELS", help="shrink images whose longer side is longer than this")
@@ -252,6 +258,7 @@ def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]
         compress_probability=args.compress_probability,
         num_workers=args.num_workers,
         skip_bad=args.skip_bad,
+        shuffle_seed=args.shuffle_seed,
     )
     report(dataset)
     recorded = {key: value for key, value in options.items() if value is not None and _is_plain(value)}

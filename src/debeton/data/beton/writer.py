@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +43,8 @@ class WriteOptions:
     compress_probability: the share of JPEGs in mode 'proportion', 0 to 1.
     num_workers: encoding threads, None for all cores.
     skip_bad: leave out rows that cannot be decoded, instead of stopping.
+    shuffle_seed: the rows are stored in a random sequence that depends on this seed, the data set and the split; None
+        keeps their sequence.
     """
 
     mode: str = "jpg"
@@ -51,6 +53,7 @@ class WriteOptions:
     compress_probability: float = 0.5
     num_workers: int | None = None
     skip_bad: bool = False
+    shuffle_seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in WRITE_MODES:
@@ -117,7 +120,7 @@ def write_beton(
     columns = _checked_columns(rows, spec, where)
     bad: Problems = [(row, NO_FILE) for row in sorted(_absent_rows(rows))]
     _raise_if_bad(bad, rows, where, skip_bad=options.skip_bad)  # before anything is encoded
-    present = np.setdiff1d(np.arange(len(rows)), [row for row, _ in bad])
+    present = _sequence(len(rows), {row for row, _ in bad}, options.shuffle_seed, where)
     path = Path(path)
     with replacing(*beton_files(path)) as partials:
         with BetonFile(partials[-1], len(present)) as file:
@@ -134,6 +137,7 @@ def write_beton(
             [rows.names[row] for row in stored],
             {name: values_at(column, stored) for name, column in columns.items()},
             {
+                "shuffle_seed": options.shuffle_seed,
                 "skipped": [rows.names[row] for row, _ in bad],
                 "image": {k: v for k, v in asdict(options).items() if k in ("mode", "quality", "max_resolution")},
                 "dataset_options": dict(dataset_options or {}),
@@ -141,6 +145,15 @@ def write_beton(
             },
             progress=progress,
         )
+
+
+def _sequence(num_rows: int, absent: Set[int], shuffle_seed: int | None, where: str) -> Ints:
+    """Return the rows that are there, in the sequence in which they are stored.
+
+    A missing file does not change the sequence of the other rows.
+    """
+    order = np.arange(num_rows) if shuffle_seed is None else make_rng(shuffle_seed, "rows", where).permutation(num_rows)
+    return order[[row not in absent for row in order.tolist()]]
 
 
 def _absent_rows(rows: Rows) -> set[int]:
