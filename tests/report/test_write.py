@@ -218,6 +218,70 @@ def test_the_same_seed_twice_counts_once_and_is_noted(tmp_path):
     settings = settings_of(tmp_path)
     assert summary_table(settings).loc[0, ["n", "worst-group"]].tolist() == [1, "70.0"]
     assert any("Not counted" in note and "version_9" in note for note in notes(settings))
+    (note,) = [note for note in notes(settings) if "Not counted" in note]
+    assert "s0/version_0 (counted: waterbirds-erm-0.95-s0/version_10)" in note
+
+
+BY_HAND = [
+    {"training.device": f"cuda:{k}", "training.num_workers": 2**k, "training.log_every": 10 + k,
+     "training.eval_batch_size": 64 + k, "loader.residency": ("disk", "ram", "device")[k], "loader.later_key": k,
+     "dist.backend": ("auto", "nccl", "gloo")[k], "logging.wandb": f"project{k}",
+     "training.disable_logging": k == 1, "training.data_root": f"/machine{k}/betons",
+     "data.train_path": (None, "waterbirds_train.beton", "/machine2/betons/waterbirds_train.beton")[k],
+     "data.dataset": "waterbirds"}
+    for k in range(3)
+]  # fmt: skip
+
+
+def test_seeds_run_by_hand_on_three_devices_are_one_setting_of_three(tmp_path):
+    for seed, config in enumerate(BY_HAND):
+        make_run(tmp_path / f"machine{seed}", seed=seed, config=config)
+    (setting,) = settings_of(tmp_path)
+    assert (len(setting.runs), setting.repeats, setting.label) == (3, (), "erm")
+    assert setting.stat("worst_group_accuracy", "test").std == pytest.approx(1.0)
+
+
+def test_runs_of_one_configuration_and_seed_on_two_devices_count_once(tmp_path):
+    for k, config in enumerate(BY_HAND[:2]):
+        make_run(tmp_path / f"machine{k}", seed=0, worst=0.2 + 0.2 * k, config=config)
+    (setting,) = settings_of(tmp_path)
+    assert (len(setting.runs), len(setting.repeats)) == (1, 1)
+    (note,) = [note for note in notes([setting]) if "Not counted" in note]
+    assert re.search(r"machine0/\S+version_0 \(counted: \S+machine1/\S+version_0\)", note)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"training.lr": 0.1}, {"training.lr": 0.2}),
+        ({"dist.sync_bn": False}, {"dist.sync_bn": True}),
+        ({"data.train_path": "a/x.beton"}, {"data.train_path": "b/x.beton"}),
+        ({"data.train_path": "x.beton"}, {"data.train_path": "/elsewhere/x.beton"}),
+        ({"spurious.seed": 10}, {"spurious.seed": 11}),
+        ({"future.key": 1}, {"future.key": 2}),
+    ],
+)
+def test_settings_that_may_change_results_keep_runs_apart(tmp_path, one, other):
+    make_run(tmp_path / "one", config=one)
+    make_run(tmp_path / "other", config=other)
+    assert len(settings_of(tmp_path)) == 2
+
+
+def test_a_setting_that_an_older_run_does_not_have_is_its_default(tmp_path):
+    make_run(tmp_path / "old", seed=0)
+    make_run(tmp_path / "new", seed=1, config={"training.drop_last": False, "training.lr_milestones": []})
+    make_run(tmp_path / "other", seed=2, config={"training.drop_last": True})
+    assert [len(s.runs) for s in settings_of(tmp_path)] == [2, 1]
+
+
+def test_betons_of_two_seeds_are_two_draws_and_no_repeat(tmp_path):
+    for seed in (0, 1):
+        folder = make_run(tmp_path / str(seed), seed=0)
+        results = json.loads((folder / "results.json").read_text())
+        results["dataset_options"]["seed"] = seed
+        (folder / "results.json").write_text(json.dumps(results))
+    (setting,) = settings_of(tmp_path)
+    assert (len(setting.runs), setting.repeats) == (2, ())
 
 
 def test_unfinished_runs_are_listed_and_not_averaged(birds):

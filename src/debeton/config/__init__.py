@@ -1,13 +1,13 @@
 """Settings: typed sections, files, overrides and checkers."""
 
 from debeton.config.help import section_text, sections_text
-from debeton.config.loading import IMPLIED, NOT_IDENTITY, Config, as_of_now, imply, load
+from debeton.config.identity import run_seeds, setting_identity
+from debeton.config.loading import IMPLIED, Config, as_of_now, imply, load
 from debeton.config.phases import PhaseSettings, phase_setting, phase_settings
 from debeton.config.section import declared, section, setting
 
 __all__ = [
     "IMPLIED",
-    "NOT_IDENTITY",
     "Config",
     "PhaseSettings",
     "as_of_now",
@@ -16,8 +16,10 @@ __all__ = [
     "load",
     "phase_setting",
     "phase_settings",
+    "run_seeds",
     "section",
     "section_text",
     "sections_text",
     "setting",
+    "setting_identity",
 ]

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import yaml
 
 from debeton.config.checkers import OrNull
+from debeton.config.identity import run_identity
 from debeton.config.old_names import OLD_NAMES, without_old_names
 from debeton.config.section import Setting, check_value, declared, hand_to_fastargs, nearest_key, section_name
 from debeton.config.sections import Dist, Loader, Logging, Model, Resolution, Training
@@ -30,18 +31,6 @@ from debeton.system.errors import UsageError, nearest
 
 S = TypeVar("S")
 
-# Where a run is stored and how it is watched do not change its results, so they do not change its identity.
-NOT_IDENTITY = (
-    "training.outdir",
-    "training.exp_name",
-    "training.num_workers",
-    "training.eval_batch_size",
-    "training.log_every",
-    "training.device",
-    "loader.",
-    "logging.",
-    "dist.backend",
-)
 COMMAND_LINE = "the command line"
 
 
@@ -117,8 +106,7 @@ class Config:
 
     def identity_hash(self) -> str:
         """Return 12 hex digits that change exactly when a setting changes that may change the results."""
-        identity = {key: value for key, value in self.values.items() if not key.startswith(NOT_IDENTITY)}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(run_identity(self.values), sort_keys=True).encode()).hexdigest()[:12]
 
     def dump(self) -> str:
         """Return YAML that `--config-file` reads back to this configuration."""

@@ -37,7 +37,7 @@ def phase_setting(name: str, phase: str, *, default: Any = None, otherwise: str 
     # A phase without the value of `otherwise` is asked for by 0, where that value may be null.
     none = "; 0: none" if isinstance(base.checker, OrNull) else ""
     help = f"{text} (phase '{phase}'){none}; null: {otherwise}"
-    return declared_field(Setting(checker, help, checker.check(default), replaces=name))
+    return declared_field(Setting(checker, help, checker.check(default), replaces=name, identity=base.identity))
 
 
 def phase_settings(config: Config, own: object = None) -> PhaseSettings:

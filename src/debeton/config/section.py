@@ -12,8 +12,8 @@ is an int for mypy and at run time. A module outside the package declares its se
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from fastargs import Param, Section
 from fastargs.config import Config as FastargsConfig
@@ -25,6 +25,13 @@ from debeton.system.errors import UsageError, nearest
 T = TypeVar("T")
 S = TypeVar("S")
 
+# The part of a value in the identity of a run (identity.py has the rules):
+# setting: the value may change the results; runs that differ in it are different settings.
+# seed: the value may change the results; runs that differ in seeds alone repeat one setting.
+# place: the folder of the data; another folder makes another run, of the same setting.
+# none: the value changes no result; it says where a run is stored, how fast it is, or how it is watched.
+Identity = Literal["setting", "seed", "place", "none"]
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -32,35 +39,39 @@ class Setting:
 
     checker, help, default: as `setting` takes them.
     replaces: the field of `PhaseSettings` that the value stands for in that phase; empty for every other setting.
+    identity: part of the value in the identity of a run; None: as the section says.
     """
 
     checker: Checker[Any]
     help: str
     default: Any
     replaces: str = ""
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A declared section: its dataclass, a line of help, and its settings by name."""
+    """A declared section: its dataclass, a line of help, its settings by name, and their part in a run's identity."""
 
     cls: type[Any]
     help: str
     settings: dict[str, Setting]
+    identity: Identity = "setting"
 
 
 SECTIONS: dict[str, Declared] = {}
 _NAMES: dict[type[Any], str] = {}
 
 
-def setting(checker: Checker[T], help: str, *, default: T) -> T:
+def setting(checker: Checker[T], help: str, *, default: T, identity: Identity | None = None) -> T:
     """Declare a field of a section.
 
     checker: what the value may be.
     help: a noun phrase with range and unit, and the meaning of null where it may be null.
     default: a value that the checker accepts.
+    identity: part of the value in the identity of a run; None: as the section says.
     """
-    return declared_field(Setting(checker, help, checker.check(default)))  # type: ignore[no-any-return]
+    return declared_field(Setting(checker, help, checker.check(default), identity=identity))  # type: ignore[no-any-return]
 
 
 def declared_field(declaration: Setting) -> Any:
@@ -68,14 +79,20 @@ def declared_field(declaration: Setting) -> Any:
     return field(default=declaration.default, metadata={Setting.__name__: declaration})
 
 
-def section(name: str, help: str) -> Callable[[type[S]], type[S]]:
+def section(name: str, help: str, *, identity: Identity = "setting") -> Callable[[type[S]], type[S]]:
     """Return a decorator that declares a frozen dataclass as the section `name` of the configuration.
+
+    name: name of the section.
+    help: a line about it.
+    identity: part of the section's values in the identity of a run, for settings that do not say so themselves.
 
     Raises: TypeError where the class is no frozen dataclass of settings, UsageError where the name is taken.
     """
 
     def declare(cls: type[S]) -> type[S]:
-        settings = _settings_of(cls, name)
+        settings = {
+            key: replace(one, identity=one.identity or identity) for key, one in _settings_of(cls, name).items()
+        }
         other = SECTIONS.get(name)
         if other is not None and _place(other.cls) != _place(cls):
             raise UsageError(
@@ -84,7 +101,7 @@ def section(name: str, help: str) -> Callable[[type[S]], type[S]]:
             )
         params = {key: Param(one.checker, one.help, default=one.default) for key, one in settings.items()}
         Section(name, help).params(**params)
-        SECTIONS[name], _NAMES[cls] = Declared(cls, help, settings), name
+        SECTIONS[name], _NAMES[cls] = Declared(cls, help, settings, identity), name
         return cls
 
     return declare

@@ -18,13 +18,14 @@ class Training:
     """The settings of section 'training'."""
 
     method: str = setting(Text(), "name of the method (--list methods)", default="erm")
-    seed: int = setting(Int(0), "seed of weights, order and augmentation", default=0)
+    seed: int = setting(Int(0), "seed of weights, order and augmentation", default=0, identity="seed")
     epochs: int = setting(Int(0), "number of passes over the training rows", default=60)
     batch_size: int = setting(Int(1), "rows of one step, over all processes", default=512)
     eval_batch_size: int | None = setting(
         OrNull(Int(1), 0),
         "rows of one batch of an evaluation; null: batch_size on a CPU, four times batch_size on a GPU",
         default=None,
+        identity="none",
     )
     optimizer: str = setting(OneOf("sgd", "adam", "adamw"), "name of the optimizer", default="sgd")
     lr: float = setting(Float(0), "peak learning rate", default=0.1)
@@ -63,7 +64,9 @@ class Training:
     deterministic: bool = setting(
         Bool(), "deterministic GPU kernels where torch has them; a warning names the others", default=False
     )
-    device: str = setting(Text(), "auto, cpu, cuda or cuda:K; auto: a GPU where there is one", default="auto")
+    device: str = setting(
+        Text(), "auto, cpu, cuda or cuda:K; auto: a GPU where there is one", default="auto", identity="none"
+    )
     selection: str = setting(
         OneOf("worst_group", "mean_group", "minority", "worst_class", "mean_class", "average", "loss", "last"),
         "metric of the validation split that selects the epoch; ties go by mean_group",
@@ -101,14 +104,17 @@ class Training:
         Text(), "augmentations in order, such as 'flip,pad_crop:4,cutout:8'; none: no augmentation", default="flip"
     )
     num_workers: int | None = setting(
-        OrNull(Int(1), 0), "decoding threads of a process; null: one for every core", default=None
+        OrNull(Int(1), 0), "decoding threads of a process; null: one for every core", default=None, identity="none"
     )
-    data_root: str = setting(Text(), "folder of the betons", default="data")
-    outdir: str = setting(Text(), "folder of the runs", default="runs")
+    data_root: str = setting(Text(), "folder of the betons", default="data", identity="place")
+    outdir: str = setting(Text(), "folder of the runs", default="runs", identity="none")
     exp_name: str | None = setting(
-        OrNull(Text()), "name of the run; null: made of data set, method, seed and a hash", default=None
+        OrNull(Text()),
+        "name of the run; null: made of data set, method, seed and a hash",
+        default=None,
+        identity="none",
     )
-    log_every: int = setting(Int(1), "steps between two checks of the loss", default=50)
+    log_every: int = setting(Int(1), "steps between two checks of the loss", default=50, identity="none")
 
 
 @section("model", "the network and the weights that it starts from")
@@ -161,7 +167,7 @@ class Resolution:
     prog_resizing: bool = setting(Bool(), "raise the training resolution from min_res to max_res", default=False)
 
 
-@section("loader", "the reading of betons; no setting here changes a pixel")
+@section("loader", "the reading of betons; no setting here changes a pixel", identity="none")
 @dataclass(frozen=True)
 class Loader:
     """The settings of section 'loader'."""
@@ -184,12 +190,15 @@ class Dist:
     """The settings of section 'dist'."""
 
     backend: str = setting(
-        OneOf("auto", "nccl", "gloo"), "backend of torch.distributed; auto: nccl on GPUs, gloo on CPUs", default="auto"
+        OneOf("auto", "nccl", "gloo"),
+        "backend of torch.distributed; auto: nccl on GPUs, gloo on CPUs",
+        default="auto",
+        identity="none",
     )
     sync_bn: bool = setting(Bool(), "batch-norm statistics over the rows of all processes (GPUs only)", default=False)
 
 
-@section("logging", "copies of the results for other programs, and progress bars")
+@section("logging", "copies of the results for other programs, and progress bars", identity="none")
 @dataclass(frozen=True)
 class Logging:
     """The settings of section 'logging'."""

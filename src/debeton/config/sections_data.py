@@ -79,7 +79,7 @@ class Data:
         default=None,
     )
     pseudo_column: str = setting(Text(), "name of the column of 0 and 1 in pseudo_groups", default="ddb")
-    seed: int = setting(Int(0), "seed of splits and subsets, and of nothing else", default=0)
+    seed: int = setting(Int(0), "seed of splits and subsets, and of nothing else", default=0, identity="seed")
 
 
 @section("synthetic", "generated images beside real ones")

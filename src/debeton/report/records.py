@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from debeton.config import as_of_now
+from debeton.config import as_of_now, run_seeds, setting_identity
 from debeton.system.errors import DataError
 
 FRACTIONS = (
@@ -25,17 +25,8 @@ FRACTIONS = (
     "bias_conflicting_accuracy",
 )
 OPTION = "dataset_options."
-# Keys, and prefixes of keys, that may differ between the seeds of one setting.
-SEED_KEYS = (
-    "training.seed",
-    "data.seed",
-    "training.exp_name",
-    "training.outdir",
-    "training.data_root",
-    OPTION + "seed",
-    OPTION + "data_seed",
-)
-SEED_PREFIXES = ("logging.",)
+OPTION_SEEDS = (OPTION + "seed", OPTION + "data_seed")  # seeds that a beton was written with
+BETON_PATHS = {f"data.{split}_path": split for split in ("train", "val", "test", "target", "synthetic")}
 # The part of a run's name, in a path, that differs between seeds: axes and draw of a study, seed, and hash.
 RUN_IN_PATH = re.compile(r"(_[\w.]+=[^_/]+)*(_draw\d+)?_seed\d+(_[0-9a-f]{12})?")
 
@@ -71,9 +62,16 @@ class RunRecord:
         return self.results["seed"] if self.results else self.config.get("training.seed")
 
     @property
-    def seeds(self) -> tuple[Any, Any]:
-        """Return (training seed, data seed), which differ between the runs of one setting."""
-        return self.seed, self.config.get("data.seed")
+    def seeds(self) -> tuple[Any, ...]:
+        """Return the training seed, then the other seeds that differ between the runs of one setting."""
+        others = {k: v for k, v in run_seeds(self.config).items() if k != "training.seed"}
+        others |= {k: v for k, v in self._options.items() if k in OPTION_SEEDS}
+        return self.seed, *(others[key] for key in sorted(others))
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """Return the options that the training beton was written with, by 'dataset_options.NAME'."""
+        return flatten({OPTION[:-1]: (self.results or {}).get("dataset_options") or {}})
 
     @property
     def last_epoch(self) -> int:
@@ -103,21 +101,36 @@ class RunRecord:
         return {self.method, *(self.results or {}).get("method_sections", ())}
 
     def identity(self, sections: Iterable[str] = ()) -> dict[str, Any]:
-        """Return the settings that identify this run, by dotted key.
+        """Return the settings that identify this run among others, by dotted key: data set, options, configuration.
 
-        Left out are seeds, names, paths of outputs, logging, and the sections of other methods. If the run's own
-        section names another method (dfr.base), the section of that method stays.
+        Left out are the settings that `setting_identity` leaves out, the seeds of the betons, and the sections of other
+        methods. If the run's own section names another method (dfr.base), the section of that method stays.
 
         sections: names of all sections that belong to methods.
         """
         results = self.results or {}
-        keys = {"dataset": results.get("dataset"), "selection": results.get("selection"), **self.config}
-        keys |= flatten({OPTION[:-1]: results.get("dataset_options") or {}})
+        keys = {"dataset": results.get("dataset"), "selection": results.get("selection")}
+        keys |= setting_identity(self.config)
+        keys |= {key: self._beton_name(split) for key, split in BETON_PATHS.items()}
+        keys |= {key: value for key, value in self._options.items() if key not in OPTION_SEEDS}
         keys["training.method"] = results.get("method")
         own = self.sections | {str(v) for k, v in keys.items() if k.startswith(f"{self.method}.")}
-        left_out = (*SEED_PREFIXES, *(f"{section}." for section in sections if section not in own))
-        settings = {k: v for k, v in keys.items() if k not in SEED_KEYS and not k.startswith(left_out)}
+        left_out = tuple(f"{section}." for section in sections if section not in own)
+        settings = {k: v for k, v in keys.items() if not k.startswith(left_out)}
         return {k: RUN_IN_PATH.sub("", v) if isinstance(v, str) and "/" in v else v for k, v in settings.items()}
+
+    def _beton_name(self, split: str) -> str | None:
+        """Return the path of a split's beton below the folder of betons; None for the name by the data set.
+
+        Machines keep the same betons in different folders. A path outside of the folder stays as it is.
+        """
+        given = self.config.get(f"data.{split}_path")
+        if not given:
+            return None
+        root = os.path.normpath(str(self.config.get("training.data_root") or ""))
+        path = os.path.normpath(str(given))
+        path = path.removeprefix(root + os.sep) if os.path.isabs(root) else path
+        return None if path == f"{self.config.get('data.dataset')}_{split}.beton" else path
 
 
 def load_runs(paths: Iterable[str | Path]) -> list[RunRecord]:

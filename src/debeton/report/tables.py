@@ -135,9 +135,8 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     lines = [UNITS]
     rules = dict.fromkeys(s.selection for s in settings)
     lines.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
-    repeats = [run.name for s in settings for run in s.repeats]
-    if repeats:
-        lines.append(f"Not counted, because a later run has the same setting and seeds: {', '.join(repeats)}.")
+    if repeats := [text for s in settings for text in _repeats(s)]:
+        lines.append(f"Not counted, because another run has the same setting and seeds: {', '.join(repeats)}.")
     seeds = {tuple(run.seeds for run in s.runs) for s in settings}
     if len(seeds) > 1:
         lines.append("The settings were not run with the same seeds.")
@@ -152,6 +151,17 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         more = f" and {len(unnamed) - 6} more" if len(unnamed) > 6 else ""
         lines.append(f"The settings also differ in {', '.join(unnamed[:6])}{more}.")
     return lines
+
+
+def _repeats(setting: Setting) -> list[str]:
+    """Return the runs that do not count, each with the run that counts in its place."""
+    counted = {run.seeds: run for run in setting.runs}
+    pairs = [(run, counted[run.seeds]) for run in setting.repeats]
+    return [
+        f"{left.name if left.name != right.name else left.folder} (counted: "
+        f"{right.name if left.name != right.name else right.folder})"
+        for left, right in pairs
+    ]
 
 
 def group_table(setting: Setting, split: str = "test") -> pd.DataFrame:

@@ -200,7 +200,7 @@ def _group_cells(family: Sequence[Setting], split: str) -> tuple[list[str], list
 def _run_cells(runs: Sequence[RunRecord], settings: Sequence[Setting], out: Path) -> list[list[Cell]]:
     """Return one row per run, with links relative to `out`."""
     labels = {id(run): s.label for s in settings for run in s.runs}
-    labels |= {id(run): f"{s.label} (same seeds as a later run; not counted)" for s in settings for run in s.repeats}
+    labels |= {id(run): f"{s.label} (same seeds as another run; not counted)" for s in settings for run in s.repeats}
     rows = []
     for run in runs:
         folder = Path(os.path.relpath(run.folder.resolve(), out.resolve()))
