@@ -75,6 +75,30 @@ def test_aligned_and_conflicting_follow_the_spec():
     assert plain["bias_aligned_accuracy"] is None
 
 
+def test_conflicting_rows_and_conflicting_groups_have_an_accuracy_each():
+    # The counts of CelebA's test rows; (not blond, female) and (blond, male) are bias-conflicting.
+    spec = DatasetSpec("celeba", ("not blond", "blond"), ("female", "male"), aligned=((1,), (0,)))
+    total, correct = np.array([9767, 7535, 2480, 180]), np.array([7591, 7500, 2400, 80])
+    metrics = group_metrics(correct, total, np.zeros(4), spec)
+    assert metrics["bias_conflicting_accuracy"] == pytest.approx(7671 / 9947)
+    assert metrics["mean_conflicting_group_accuracy"] == pytest.approx((7591 / 9767 + 80 / 180) / 2)
+    assert metrics["bias_aligned_accuracy"] == pytest.approx(9900 / 10015)
+    assert metrics["mean_aligned_group_accuracy"] == pytest.approx((7500 / 7535 + 2400 / 2480) / 2)
+    assert (round(100 * metrics["bias_conflicting_accuracy"], 1), metrics["mean_conflicting_group_accuracy"]) == (
+        77.1,
+        pytest.approx(0.6108, abs=1e-4),
+    )
+
+
+def test_means_over_groups_leave_out_groups_without_rows_and_sets_without_pairs():
+    metrics = metrics_of([0, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1])
+    assert metrics["mean_aligned_group_accuracy"] == metrics["mean_conflicting_group_accuracy"] == 1.0
+    only_aligned = metrics_of([0], [0], [0])
+    assert only_aligned["mean_aligned_group_accuracy"] == 1.0
+    assert only_aligned["mean_conflicting_group_accuracy"] is None
+    assert metrics_of([0], [0], [0], DatasetSpec("plain", ("a", "b")))["mean_conflicting_group_accuracy"] is None
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 200), st.integers(0, 2**31 - 1))
 def test_group_accuracy_agrees_with_fairlearn(n, seed):

@@ -42,7 +42,10 @@ def run_seeds(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(key: str) -> Identity:
-    """Return the part of a key in the identity. An unknown key may change the results, unless its section says no."""
+    """Return the part of a key in the identity.
+
+    An unknown key may change the results, unless its section says no.
+    """
     name, _, one = key.partition(".")
     entry = SECTIONS.get(name)
     if entry is None:

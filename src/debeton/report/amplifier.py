@@ -30,6 +30,7 @@ NOTE_NAMES = {
 ACCURACIES = {
     "aligned": "bias_aligned_accuracy",
     "conflicting": "bias_conflicting_accuracy",
+    "mean-conflicting": "mean_conflicting_group_accuracy",
     "worst group": "worst_group_accuracy",
     "average": "accuracy",
 }
@@ -42,7 +43,8 @@ NOTE = (
     "Percent; mean ± sample standard deviation over n seeds. Images aligned: share of the synthetic images that are "
     "bias-aligned, by an oracle of the attribute. Copies: share of the synthetic images that are nearer to a training "
     "image than 99 % of the training images are to each other. Recall, precision: of the training rows that the method "
-    "calls bias-conflicting. AUROC: of the amplifier's losses. The other columns are accuracies on the test split."
+    "calls bias-conflicting. AUROC: of the amplifier's losses. The other columns are accuracies on the test split. "
+    "Conflicting: over the rows of the bias-conflicting groups. Mean-conflicting: the mean over these groups."
 )
 
 

@@ -18,6 +18,7 @@ from debeton.report.tables import (
     group_table,
     notes,
     report_split,
+    shown_columns,
     stat_text,
     summary_table,
     worst_group,
@@ -40,10 +41,11 @@ def print_tables(settings: Sequence[Setting], console: Console | None = None) ->
     narrow = console.width < 70 + max(len(setting.label) for setting in settings)
     table = Table(**LAYOUT)
     table.add_column("setting", overflow="fold", vertical="bottom")
-    for column in ("n", *COLUMNS.values()):
+    columns = shown_columns(settings, split)
+    for column in ("n", *columns.values()):
         table.add_column(column.replace("-", "\n") if narrow else column, justify="right", no_wrap=True)
     for row in summary.itertuples(index=False):
-        numbers = [str(v).replace(" ± ", "±") if narrow else str(v) for v in row[1 : 2 + len(COLUMNS)]]
+        numbers = [str(v).replace(" ± ", "±") if narrow else str(v) for v in row[1 : 2 + len(columns)]]
         table.add_row(escape(row[0]), *numbers)
     console.print(table)
     for note in notes(settings):
@@ -74,7 +76,8 @@ def _rich_groups(setting: Setting, split: str) -> tuple[Table, str]:
         for row in part:
             table.add_row(*map(escape, row))
         table.add_section()
-    for metric in ("bias_aligned_accuracy", "bias_conflicting_accuracy", "mean_group_accuracy"):
+    metrics = ("bias_aligned_accuracy", "bias_conflicting_accuracy", "mean_group_accuracy")
+    for metric in (*metrics, *(m for m in shown_columns([setting], split) if m.startswith("mean_conflicting"))):
         table.add_row(f"all, {COLUMNS[metric]}", "", "", stat_text(setting, setting.stat(metric, split)))
     empty = len(groups) - len(scored)
     remark = f"the worst {WORST} and best {BEST} of {len(groups)} groups"

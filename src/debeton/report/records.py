@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from debeton.config import as_of_now, run_seeds, setting_identity
+from debeton.report.older_results import with_group_means
 from debeton.system.errors import DataError
 
 FRACTIONS = (
@@ -23,6 +24,8 @@ FRACTIONS = (
     "worst_group_accuracy",
     "bias_aligned_accuracy",
     "bias_conflicting_accuracy",
+    "mean_aligned_group_accuracy",
+    "mean_conflicting_group_accuracy",
 )
 OPTION = "dataset_options."
 OPTION_SEEDS = (OPTION + "seed", OPTION + "data_seed")  # seeds that a beton was written with
@@ -188,6 +191,8 @@ def _read_run(folder: Path) -> RunRecord:
             raise DataError(f"{results_file}: train_groups is not counts by group name")
         for split in ("val", "test"):
             _check_metrics(results.get(split), f"{results_file}: {split}")
+            if results.get(split):
+                results[split] = with_group_means(results[split], results.get("train_groups") or {})
     return RunRecord(folder, as_of_now(flatten(config)), results, tuple(_read_curve(curve_file)))
 
 

@@ -9,15 +9,23 @@ from typing import Any
 
 import pandas as pd
 
-from debeton.report.records import FRACTIONS, flatten
+from debeton.report.records import FRACTIONS, RunRecord, flatten
 from debeton.report.runs import Setting, Stat, differing_keys, make_stat
 
 COLUMNS = {
     "accuracy": "average",
+    "adjusted_accuracy": "adjusted",
     "worst_group_accuracy": "worst-group",
     "mean_group_accuracy": "mean-group",
     "bias_aligned_accuracy": "aligned",
     "bias_conflicting_accuracy": "conflicting",
+    "mean_conflicting_group_accuracy": "mean-conflicting",
+}
+MEANINGS = {
+    "adjusted_accuracy": "Adjusted: groups weigh as in the training rows (the average that papers print for "
+    "Waterbirds); average: over the rows of the split.",
+    "mean_conflicting_group_accuracy": "Conflicting: over the rows of the bias-conflicting groups; mean-conflicting: "
+    "the mean over these groups ('bias-conflicting' in LfF, EnD and LDD, whose 'unbiased' is mean-group).",
 }
 DASH = "–"
 MAX_ROWS = 16  # largest number of groups or rows that a table shows unfolded
@@ -29,14 +37,46 @@ def report_split(settings: Sequence[Setting]) -> str:
     return "test" if any(run.metrics("test") for s in settings for run in s.runs) else "val"
 
 
+def shown_columns(settings: Sequence[Setting], split: str) -> dict[str, str]:
+    """Return the accuracies of the summary and their titles.
+
+    The adjusted accuracy is shown where the groups have other shares in training than in the split. The mean over the
+    bias-conflicting groups is shown where it differs from the accuracy over their rows.
+    """
+    runs = [run for setting in settings for run in setting.runs]
+    left_out = set()
+    if not any(_has_other_shares(run, split) for run in runs):
+        left_out.add("adjusted_accuracy")
+    if not any(_differ(run, split, "mean_conflicting_group_accuracy", "bias_conflicting_accuracy") for run in runs):
+        left_out.add("mean_conflicting_group_accuracy")
+    return {metric: title for metric, title in COLUMNS.items() if metric not in left_out}
+
+
+def _has_other_shares(run: RunRecord, split: str) -> bool:
+    """Return whether a run has an adjusted accuracy that is defined otherwise than its accuracy."""
+    if run.metrics(split).get("adjusted_accuracy") is None:
+        return False
+    rows = [(run.results or {}).get("train_groups") or {}, run.metrics(split).get("group_count") or {}]
+    totals = [sum(counts.values()) or 1 for counts in rows]
+    # Synthetic rows and pseudo-groups count in train_groups, but do not weigh: then only the numbers tell.
+    same = all(rows[0].get(g, 0) * totals[1] == rows[1].get(g, 0) * totals[0] for g in {*rows[0], *rows[1]})
+    return not same or _differ(run, split, "adjusted_accuracy", "accuracy")
+
+
+def _differ(run: RunRecord, split: str, one: str, other: str) -> bool:
+    """Return whether two accuracies of a run are known and differ."""
+    a, b = (run.metrics(split).get(metric) for metric in (one, other))
+    return a is not None and b is not None and abs(a - b) > 1e-9
+
+
 def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
     """Return one row of text per setting: n, accuracies, worst group and the rule that selected the epoch."""
-    rows = []
+    rows, columns = [], shown_columns(settings, split)
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label, "n": len(setting.runs)}
-        row |= {title: stat_text(setting, setting.stat(metric, split)) for metric, title in COLUMNS.items()}
+        row |= {title: stat_text(setting, setting.stat(metric, split)) for metric, title in columns.items()}
         rows.append(row | {"worst group": worst_group(setting, split), "selection": setting.selection})
-    return pd.DataFrame(rows, columns=["setting", "n", *COLUMNS.values(), "worst group", "selection"])
+    return pd.DataFrame(rows, columns=["setting", "n", *columns.values(), "worst group", "selection"])
 
 
 def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
@@ -132,7 +172,8 @@ def findings_table(settings: Sequence[Setting]) -> pd.DataFrame:
 
 def notes(settings: Sequence[Setting]) -> list[str]:
     """Return notes on the numbers: units, selection rules, repeated runs, differences that the labels do not show."""
-    lines = [UNITS]
+    columns = shown_columns(settings, report_split(settings))
+    lines = [UNITS, *(text for metric, text in MEANINGS.items() if metric in columns)]
     rules = dict.fromkeys(s.selection for s in settings)
     lines.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
     if repeats := [text for s in settings for text in _repeats(s)]:

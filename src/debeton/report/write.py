@@ -18,7 +18,6 @@ from debeton.report.page import Cell, Page, html_comparison, html_list, html_plo
 from debeton.report.records import RunRecord, load_runs
 from debeton.report.runs import Setting, differing_keys, format_value, group_settings
 from debeton.report.tables import (
-    COLUMNS,
     DASH,
     MAX_ROWS,
     UNITS,
@@ -28,6 +27,7 @@ from debeton.report.tables import (
     oracle_table,
     report_split,
     shortcut_table,
+    shown_columns,
     stat_text,
     summary_numbers,
     summary_table,
@@ -166,7 +166,7 @@ def _summary_cells(settings: Sequence[Setting], summary: pd.DataFrame, split: st
     """Return the cells of the summary, with means as sort keys."""
     rows = []
     for setting, row in zip(settings, summary.itertuples(index=False), strict=True):
-        stats = [setting.stat(metric, split) for metric in COLUMNS]
+        stats = [setting.stat(metric, split) for metric in shown_columns(settings, split)]
         keys = [None, (len(setting.runs),), *((s.mean if s else None,) for s in stats)]
         keys += [None] * (len(row) - len(keys))
         rows.append([Cell(str(value), key) for value, key in zip(row, keys, strict=True)])

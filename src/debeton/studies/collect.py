@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from debeton.report.runs import make_stat
-from debeton.report.tables import to_markdown
+from debeton.report.tables import COLUMNS, to_markdown
 from debeton.report.write import PicturePlotter, write_report
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published, compare_with_published
@@ -104,7 +104,8 @@ def _best_row(job_states: JobStates, best: Sequence[Job], compared: int) -> dict
     first = best[0]
     row: dict[str, object] = {"variant": first.variant, **first.point, **first.setting, "of": compared, "n": len(best)}
     for split in ("val", "test"):
-        for metric, title in (("worst_group_accuracy", "worst-group"), ("bias_conflicting_accuracy", "conflicting")):
-            values = [r[split][metric] for r in results if r and r.get(split) and r[split][metric] is not None]
-            row[f"{split} {title}"] = str(make_stat([100 * value for value in values]) or "–")
+        for metric in ("worst_group_accuracy", "bias_conflicting_accuracy", "mean_conflicting_group_accuracy"):
+            values = [r[split].get(metric) for r in results if r and r.get(split)]
+            values = [value for value in values if value is not None]
+            row[f"{split} {COLUMNS[metric]}"] = str(make_stat([100 * value for value in values]) or "–")
     return row

@@ -107,6 +107,7 @@ def group_metrics(
         (Sagawa et al. 2020, Waterbirds).
     mean_class_accuracy, worst_class_accuracy: over classes with rows.
     bias_aligned_accuracy, bias_conflicting_accuracy: over all rows of those groups.
+    mean_aligned_group_accuracy, mean_conflicting_group_accuracy: over those groups with rows, each counted once (LfF).
     loss: mean cross-entropy in nats.
     shortcut_gaps: only for a data set with several shortcuts; see `shortcut_gaps`.
     """
@@ -127,7 +128,7 @@ def group_metrics(
         "worst_class_accuracy": _over_classes(*by_class, np.min),
         "worst_group_accuracy": None if worst is None else float(accuracy[worst]),
         "worst_group": None if worst is None else names[worst],
-        **_bias_accuracies(correct, total, spec),
+        **_bias_accuracies(correct, total, accuracy, spec),
         "group_accuracy": {names[g]: float(accuracy[g]) if present[g] else None for g in shown},
         "group_count": {names[g]: int(total[g]) for g in shown},
         "loss": _ratio(loss.sum(), total.sum()),
@@ -190,14 +191,16 @@ def _over_classes(correct: Ints, total: Ints, reduce: Callable[[Floats], np.floa
     return float(reduce(correct[present] / total[present])) if present.any() else None
 
 
-def _bias_accuracies(correct: Ints, total: Ints, spec: DatasetSpec) -> dict[str, float | None]:
+def _bias_accuracies(correct: Ints, total: Ints, accuracy: Floats, spec: DatasetSpec) -> dict[str, float | None]:
+    """Return the accuracies of bias-aligned and of bias-conflicting groups, over their rows and over the groups."""
     aligned = spec.aligned_groups()
-    if aligned is None:
-        return {"bias_aligned_accuracy": None, "bias_conflicting_accuracy": None}
-    return {
-        "bias_aligned_accuracy": _ratio(correct[aligned].sum(), total[aligned].sum()),
-        "bias_conflicting_accuracy": _ratio(correct[~aligned].sum(), total[~aligned].sum()),
-    }
+    over: dict[str, float | None] = {}
+    for kind, chosen in (("aligned", aligned), ("conflicting", None if aligned is None else ~aligned)):
+        members = None if chosen is None else chosen & (total > 0)
+        is_empty = members is None or not members.any()
+        over[f"bias_{kind}_accuracy"] = None if is_empty else float(correct[members].sum() / total[members].sum())
+        over[f"mean_{kind}_group_accuracy"] = None if is_empty else float(accuracy[members].mean())
+    return over
 
 
 SELECTION_RULES = {

@@ -26,6 +26,8 @@ _SCALARS = (
     "adjusted_accuracy",
     "bias_aligned_accuracy",
     "bias_conflicting_accuracy",
+    "mean_aligned_group_accuracy",
+    "mean_conflicting_group_accuracy",
     "loss",
 )
 
