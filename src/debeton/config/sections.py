@@ -104,7 +104,10 @@ class Training:
         Text(), "augmentations in order, such as 'flip,pad_crop:4,cutout:8'; none: no augmentation", default="flip"
     )
     num_workers: int | None = setting(
-        OrNull(Int(1), 0), "decoding threads of a process; null: one for every core", default=None, identity="none"
+        OrNull(Int(1), 0),
+        "decoding threads of a process; null: one for every core that the process may use",
+        default=None,
+        identity="none",
     )
     data_root: str = setting(Text(), "folder of the betons", default="data", identity="place")
     outdir: str = setting(Text(), "folder of the runs", default="runs", identity="none")

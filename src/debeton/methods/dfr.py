@@ -40,7 +40,7 @@ from debeton.nets.describe import describe_inputs, describe_network
 from debeton.nets.heads import install_head, normalised
 from debeton.nets.models import make_model, named_head
 from debeton.system import distributed
-from debeton.system.cores import usable_cores
+from debeton.system.cores import cores_of_process
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
@@ -251,7 +251,7 @@ def _fit_head(
 ) -> dict[str, Any]:
     """Choose C, refit, average, and put the result into the model. Return plain values for the notes."""
     settings, seed = run.config.section(DfrSettings), run.config.data.seed
-    workers = run.config.training.num_workers or usable_cores()
+    workers = run.config.training.num_workers or cores_of_process()
     solver = Solver(settings.penalty, settings.max_iter, seed, workers)
     scaled = {role: FeatureSet(scaling(d.x), d.label, d.group, d.spec) for role, d in data.items()}
     chosen, tuning = _choose(run, scaled, candidates, solver)

@@ -11,5 +11,6 @@
 - pool.py: work on many items by threads, with results in order.
 - cores.py: cores that this process may use.
 - memory.py: memory that this process may still use.
+- cgroups.py and slurm_limits.py: the limits of control groups and of SLURM.
 - jit.py and tbb.py: threads of numba's parallel kernels.
 """

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from debeton.system.cores import cores_of_process
 from debeton.system.errors import UsageError
 
 
@@ -33,7 +34,13 @@ def is_main() -> bool:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called auto, cpu, cuda or cuda:K. Each process of a node gets its own GPU."""
+    """Return the device called auto, cpu, cuda or cuda:K. Each process of a node gets its own GPU.
+
+    torch also gets no more threads than this process has cores. By itself it does not know of quotas, and threads
+    beyond a quota hold up the others. OMP_NUM_THREADS wins where it is set.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), cores_of_process()))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import threading
 
 import numba
 
+from debeton.system.cores import cores_of_process
 from debeton.system.tbb import load_packaged_tbb
 
 
@@ -29,12 +31,14 @@ KERNEL_GUARD = _kernel_guard()
 
 
 def threads_for(num_threads: int | None) -> int:
-    """Return the number of threads for a setting, at most the cores that numba may use.
+    """Return the number of threads for a setting, at most the number that numba has.
 
-    None and 0 stand for all of them. NUMBA_NUM_THREADS sets their number.
+    None and 0 stand for this process's share of the usable cores, or for the variable NUMBA_NUM_THREADS if it is set.
     """
     available = int(numba.config.NUMBA_NUM_THREADS)
-    return min(num_threads, available) if num_threads is not None and num_threads > 0 else available
+    if not num_threads:
+        num_threads = available if "NUMBA_NUM_THREADS" in os.environ else cores_of_process()
+    return min(num_threads, available)
 
 
 def use_threads(num_threads: int | None) -> None:

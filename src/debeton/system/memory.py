@@ -1,42 +1,94 @@
-"""Memory that this process may still use, of the machine and of its control groups."""
+"""Memory that this process may still use: of the machine, of its control groups, and of its SLURM job."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+from debeton.system.cgroups import CGROUPS, PROC, ControlGroup, control_groups, whole_number
+from debeton.system.slurm_limits import slurm_memory
 
 
-def memory_left(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+@dataclass(frozen=True)
+class MemoryLimit:
+    """A limit on the memory of this process.
+
+    origin: of the limit, for messages.
+    limit: bytes in all.
+    left: bytes of them that this process may still take; below 0 if more than the limit is in use.
+    """
+
+    origin: str
+    limit: int
+    left: int
+
+
+def memory_left(proc: Path = PROC, cgroups: Path = CGROUPS, environ: Mapping[str, str] | None = None) -> int:
     """Return the bytes that this process can get without swapping; 0 if the system does not say.
 
-    This is the least of the machine's available memory and the rest of each control group's limit. Control groups of
-    version 2 are read, as Slurm and containers set them. Cached files count as free, because they give way.
+    This is the least that any of the `memory_limits` leaves.
     """
-    try:
-        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
-        left = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        return 0
-    return max(0, min([left, *_left_of_groups(proc, cgroups)]))
+    limits = memory_limits(proc, cgroups, environ)
+    return max(0, min(limit.left for limit in limits)) if limits else 0
 
 
-def _left_of_groups(proc: Path, cgroups: Path) -> list[int]:
-    """Return the rest of the limit of each control group above this process, in bytes."""
-    try:
-        (name,) = (line[3:] for line in (proc / "self" / "cgroup").read_text().splitlines() if line.startswith("0::"))
-    except (OSError, ValueError):
+def memory_limits(
+    proc: Path = PROC, cgroups: Path = CGROUPS, environ: Mapping[str, str] | None = None
+) -> list[MemoryLimit]:
+    """Return the limits on this process's memory: of the machine, of each control group, and of SLURM.
+
+    The list is empty if the system does not say how much memory the machine has.
+
+    proc: the folder /proc.
+    cgroups: the folder /sys/fs/cgroup; the groups may be of version 1 or 2.
+    environ: environment variables; None for those of this process.
+    """
+    machine = _numbers(proc / "meminfo")
+    if not {"MemTotal", "MemAvailable"} <= machine.keys():
         return []
-    group = cgroups / name.strip("/")
-    return [left for folder in (group, *group.parents) if (left := _left_of(folder)) is not None]
+    limits = [MemoryLimit("the machine", machine["MemTotal"] * 1024, machine["MemAvailable"] * 1024)]
+    for group in control_groups("memory", proc, cgroups):
+        limits += _limits_of(group)
+    of_job = slurm_memory(os.environ if environ is None else environ)
+    if of_job is not None:
+        own = _numbers(proc / "self" / "status").get("VmRSS", 0) * 1024
+        limits.append(MemoryLimit("the SLURM job", of_job, of_job - own))
+    return limits
 
 
-def _left_of(group: Path) -> int | None:
-    """Return the rest of a control group's limit in bytes, or None if it has no limit."""
+def _limits_of(group: ControlGroup) -> Iterator[MemoryLimit]:
+    """Yield the limits of a control group.
+
+    File pages that were not used lately (inactive_file) count as free: the system drops these first, and at no cost.
+    Above memory.high the system slows a process down, so it counts as a limit. Version 1 says 'no limit' by a huge
+    number; hierarchical_memory_limit is the least of the groups above, also of those that cannot be seen.
+    """
+    statistics = _numbers_in(group.read("memory.stat") or "")
+    if group.version == 2:
+        used, limits = group.number("memory.current"), {n: group.number(n) for n in ("memory.max", "memory.high")}
+        free = statistics.get("inactive_file", 0)
+    else:
+        name = "memory.limit_in_bytes"
+        used, limits = group.number("memory.usage_in_bytes"), {name: group.number(name)}
+        limits["hierarchical_memory_limit"] = statistics.get("hierarchical_memory_limit")
+        free = statistics.get("total_inactive_file", statistics.get("inactive_file", 0))
+    for name, limit in limits.items():
+        if limit is not None and used is not None:
+            yield MemoryLimit(f"{name} of the control group {group.folder}", limit, limit - used + free)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Return the numbers in a file such as /proc/meminfo, by name; empty if the file cannot be read."""
     try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines()).get("file", "0")
-        return limit - used + int(files)
-    except (OSError, ValueError):
-        return None
+        return _numbers_in(path.read_text())
+    except OSError:
+        return {}
+
+
+def _numbers_in(text: str) -> dict[str, int]:
+    """Return the numbers in lines such as 'MemTotal:  9000 kB' or 'inactive_file 4096', by name."""
+    words = [line.replace(":", " ").split() for line in text.splitlines()]
+    values = {line[0]: whole_number(line[1]) for line in words if len(line) > 1}
+    return {name: value for name, value in values.items() if value is not None}

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from debeton.system.cores import usable_cores
+from debeton.system.cores import core_limits
+from debeton.system.memory import memory_limits
 from debeton.system.project import PACKAGE, checkout, presets_folder
 from debeton.system.tbb import load_packaged_tbb
 
@@ -232,10 +233,15 @@ def check_platform() -> Check:
 
 
 def check_hardware() -> Check:
-    """Show the cores that this process may use, and the machine's memory."""
-    cores = usable_cores()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    return Check("cores and memory", True, f"{cores} cores, {memory:.0f} GiB")
+    """Show the cores and the memory that this process may use, and the origin of each limit."""
+    fewest = min(core_limits(), key=lambda limit: limit.cores)
+    parts = [f"{fewest.cores} cores ({fewest.origin})"]
+    if limits := memory_limits():
+        lowest, least = min(limits, key=lambda limit: limit.limit), min(limits, key=lambda limit: limit.left)
+        parts.append(f"{lowest.limit / GIB:.1f} GiB ({lowest.origin})")
+        of_other = "" if least.origin == lowest.origin else f" ({least.origin})"
+        parts.append(f"{max(0, least.left) / GIB:.1f} GiB of memory left{of_other}")
+    return Check("cores and memory", True, ", ".join(parts))
 
 
 def check_torch() -> tuple[Check, bool]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from debeton.data.loader.residency import DeviceImages, HostImages, choose_resid
 from debeton.data.triggers.trigger import PlantedTrigger, make_trigger
 from debeton.data.views.view import View
 from debeton.system.errors import UsageError
-from debeton.system.memory import memory_left
 
 CPU = torch.device("cpu")
 
@@ -158,26 +156,24 @@ def test_memory_that_is_wanted_and_not_left_gives_one_sentence(fresh, monkeypatc
         kind(fresh, "device")
 
 
-def test_memory_left_is_the_least_of_the_machine_s_and_every_control_group_s(tmp_path: Path):
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    assert memory_left(proc, groups) == 0
-    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
-    assert memory_left(proc, groups) == 4000 * 1024
-    (proc / "self/cgroup").write_text("0::/slurm/job_1\n")
-    job = groups / "slurm/job_1"
-    job.mkdir(parents=True)
-    (job / "memory.max").write_text("max\n")
-    (groups / "slurm/memory.max").write_text("3000000\n")
-    (groups / "slurm/memory.current").write_text("2500000\n")
-    (groups / "slurm/memory.stat").write_text("anon 1\nfile 400000\n")
-    assert memory_left(proc, groups) == 900000
-    (groups / "slurm/memory.current").write_text("9500000\n")
-    assert memory_left(proc, groups) == 0
+def test_processes_of_one_machine_share_its_memory(fresh, monkeypatch):
+    needed = 70 * 24 * 24 * 3
+    monkeypatch.setattr(resident, "memory_left", lambda: 8 * needed)
+    decoder, size = make_decoder("resized"), (24, 24)
+    for sharers, place in ((2, "ram"), (3, "disk")):
+        assert place == choose_residency(
+            fresh.beton, fresh.rows, decoder, size, "auto", device=CPU, moves_only=True, sharers=sharers
+        )
 
 
-def test_this_machine_reports_its_memory():
-    assert memory_left() > 2**20
+def test_a_loader_counts_the_processes_of_its_machine(fresh, monkeypatch):
+    needed = 70 * 24 * 24 * 3
+    monkeypatch.setattr(resident, "memory_left", lambda: 8 * needed)
+    options = LoaderOptions(decoder="resized", resolution=24, residency="auto", world=8)  # on several machines
+    for processes, stores in (("3", 0), ("2", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        with make_loader(fresh, 35, options=options).epoch(0):
+            assert len(fresh.beton.decoded) == stores
 
 
 # --- on the device -------------------------------------------------------------------------------

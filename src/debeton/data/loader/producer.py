@@ -31,6 +31,7 @@ from debeton.data.loader.residency import (
 from debeton.data.spec import Ints
 from debeton.data.triggers.trigger import Trigger
 from debeton.data.views.view import View
+from debeton.system.cores import local_processes
 from debeton.system.jit import KERNEL_GUARD, use_threads
 
 
@@ -120,7 +121,7 @@ class Producer:
             options.residency,
             device=options.device,
             moves_only=self._untriggered and options.normalise and are_moves(plan.ops, plan.size),
-            world=options.world,
+            sharers=local_processes(),
         )
         if residency == "disk":
             return None

@@ -190,7 +190,7 @@ def choose_residency(
     *,
     device: torch.device,
     moves_only: bool,
-    world: int = 1,
+    sharers: int = 1,
 ) -> Residency:
     """Return where decoded images of a loader's rows stay: 'disk', 'ram' or 'device'.
 
@@ -200,7 +200,7 @@ def choose_residency(
     decoder: one that keeps a new box in every epoch always reads the file.
     moves_only: all work on the images is one `Moves` and normalisation. Else they cannot stay on the device, and stay
         in memory.
-    world: processes that share the memory.
+    sharers: processes on this machine that share the memory.
     UsageError if 'ram' or 'device' is wanted and cannot be.
     """
     if wanted == "device" and device.type != "cuda":
@@ -215,7 +215,7 @@ def choose_residency(
             return "device"
     store = beton.decoded.get(store_key(decoder, size, None))
     new_images = int((~store.wanted[distinct]).sum()) if store else len(distinct)
-    left = (memory_left() - sum(other.bytes_to_come for other in _OPEN_STORES)) // world
+    left = (memory_left() - sum(other.bytes_to_come for other in _OPEN_STORES)) // sharers
     has_final_size = (beton.heights[distinct] == size[0]) & (beton.widths[distinct] == size[1])
     saves_work = bool((beton.modes[distinct] == JPG).any() or not has_final_size.all())
     if wanted == "auto" and not saves_work:
