@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
+import yaml
 
 from debeton.config import declared, load, section_text
-from debeton.system.errors import UsageError
+from debeton.config.old_names import WITHOUT_EFFECT
+from debeton.config.yaml_files import parse_yaml
+from debeton.system.errors import UsageError, nearest
 
 
 def write(path: Path, text: str) -> Path:
@@ -145,3 +149,83 @@ def test_help_names_every_key_with_its_default():
     for key in declared():
         assert f"--{key} " in text
     assert "default 0.1" in text
+
+
+def test_all_unknown_names_of_a_file_are_in_one_error(tmp_path):
+    text = "training: {epcohs: 3, lr: 0.1, hue: red}\ntrianing: {epochs: 3, lr: 1}\nlr: 0.1\nnowhere: {x: 1, y: 2}"
+    with pytest.raises(UsageError) as error:
+        load([write(tmp_path / "a.yaml", text)])
+    assert str(error.value) == (
+        f"{tmp_path / 'a.yaml'}: 2 unknown sections: 'trianing' (did you mean 'training'?), 'nowhere'; 3 unknown keys: "
+        "'training.epcohs' (did you mean 'training.epochs'?), 'training.hue', 'lr' (did you mean 'training.lr'?); "
+        "see --help all"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("logging.do_if_finished", ";"),
+        ("training.xyz", ";"),
+        ("training.momentun", "; did you mean 'training.momentum'?"),
+        ("training.weight", "; did you mean 'training.weight_decay'?"),
+        ("training.LR", "; did you mean 'training.lr'?"),
+        ("training.rl", "; did you mean 'training.lr'?"),
+        ("training.q", ";"),
+    ],
+)
+def test_a_hint_is_a_name_that_a_slip_of_the_keys_explains(name, hint):
+    assert nearest(name, declared()) == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "training: {lr: 0.1, epochs: 1,\n lr: 0.5}",
+            "key 'training.lr' is given twice, on line 1 (0.1) and on line 2",
+        ),
+        (
+            "training:\n  lr: 0.1\nmodel: {}\ntraining: {lr: 0.5}",
+            "'training' is given twice, on line 1 (keys and values)",
+        ),
+        ("data: {folds: [1, {a: 1, a: [2]}]}", "'data.folds.a' is given twice, on line 1 (1) and on line 1 (a list)"),
+        ("data: {1: a, 1.0: b}", "the key 'data.1.0' is given twice, on line 1 (a) and on line 1 (b)"),
+        ('{"training": {"lr": 1, "lr": 2}}', "the key 'training.lr' is given twice"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_an_error_with_both_values(tmp_path, text, message):
+    with pytest.raises(UsageError) as error:
+        load([write(tmp_path / "a.yaml", text)])
+    assert message in str(error.value)
+    assert "a.yaml is not valid YAML: the key" in str(error.value)
+
+
+def test_anchors_and_merge_keys_may_give_a_value_that_the_mapping_replaces(tmp_path):
+    text = "model: &m {arch: resnet18}\nresolution: {val_res: 64}\ntraining: &t {lr: 0.1, epochs: 3}\n"
+    assert parse_yaml(text + "other: {<<: [*t, *m], lr: 0.5}\nsame: *t")["other"] == {
+        "arch": "resnet18",
+        "lr": 0.5,
+        "epochs": 3,
+    }
+    with pytest.raises(yaml.YAMLError, match=r"key 'other\.lr' is given twice"):
+        parse_yaml(text + "other: {<<: *t, lr: 0.5, lr: 0.6}")
+
+
+def test_keys_of_the_published_files_without_an_effect_are_accepted_with_a_note(tmp_path, caplog, monkeypatch):
+    """The files of MadryLab/bias-transfer have them, and its code reads none of them."""
+    text = "logging: {do_if_complete: False, mmap_logdir: ''}\ndata: {num_classes: 2, upsample: True}\n"
+    path = write(tmp_path / "celeba.yaml", text + "training: {lr: 0.25}")
+    monkeypatch.setattr(logging.getLogger("debeton"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="debeton"):
+        config = load([path])
+    assert caplog.messages == [
+        f"{path}: without effect, as in the published bias-transfer code: "
+        "logging.do_if_complete, logging.mmap_logdir, data.num_classes, data.upsample"
+    ]
+    assert config.training.lr == 0.25
+    assert config.values.keys() == declared().keys()
+    assert config.identity_hash() == load(overrides=["--training.lr", "0.25"]).identity_hash()
+    assert not set(WITHOUT_EFFECT) & declared().keys()
+    with pytest.raises(UsageError, match=r"unknown key 'data\.num_class'; see"):
+        load([write(tmp_path / "b.yaml", text.replace("classes", "class"))])

@@ -22,12 +22,12 @@ import yaml
 
 from debeton.config.checkers import OrNull
 from debeton.config.identity import run_identity
-from debeton.config.old_names import OLD_NAMES, without_old_names
+from debeton.config.old_names import OLD_NAMES, without_leftovers, without_old_names
 from debeton.config.section import Setting, check_value, declared, hand_to_fastargs, nearest_key, section_name
 from debeton.config.sections import Dist, Loader, Logging, Model, Resolution, Training
 from debeton.config.sections_data import Data, Spurious, Synthetic
 from debeton.config.yaml_files import read_mapping
-from debeton.system.errors import UsageError, nearest
+from debeton.system.errors import UsageError, nearest, unknown_names
 
 S = TypeVar("S")
 
@@ -131,14 +131,37 @@ def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Con
     places: dict[str, str] = {}
     given = [(str(file), _flatten(Path(file), settings)) for file in files]
     for where, pairs in [*given, (COMMAND_LINE, _parse_overrides(overrides, settings))]:
-        for key, _ in pairs:
-            if key not in settings and key not in OLD_NAMES:
-                raise UsageError(f"{where}: unknown key '{key}'{nearest_key(key, settings)} see --help all")
+        pairs = without_leftovers(pairs, where)
+        check_names([key for key, _ in pairs], settings, where)
         for key, value in without_old_names(pairs, settings, where, is_whole=_is_whole(pairs, settings)):
             values[key], places[key] = check_value(settings[key], key, value, where), where
     _add_implied(values, places)
     hand_to_fastargs(values)
     return Config(values)
+
+
+def check_names(keys: Sequence[str], settings: Mapping[str, Setting], where: str) -> None:
+    """Raise UsageError with all keys that are no settings, each with the nearest known one.
+
+    A section that does not exist is named once, in place of its keys.
+
+    keys: dotted keys, or names without a dot.
+    settings: every declared setting.
+    where: the place of the keys, for the message.
+    """
+    sections = sorted({key.split(".")[0] for key in settings})
+    found: dict[str, dict[str, str]] = {"section": {}, "key": {}}
+    for key in keys:
+        section, dot, _ = key.partition(".")
+        if key in settings or key in OLD_NAMES or section in found["section"]:
+            continue
+        if dot and section not in sections:
+            hint = nearest(section, sections)
+            found["section"][section] = nearest_key(key, settings) if hint == ";" else hint
+        else:
+            found["key"][key] = nearest_key(key, settings)
+    if parts := [unknown_names(kind, hints) for kind, hints in found.items() if hints]:
+        raise UsageError(f"{where}: {' '.join(parts)} see --help all")
 
 
 def as_of_now(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,15 +197,14 @@ def _add_implied(values: dict[str, Any], given: Mapping[str, str]) -> None:
 
 
 def _flatten(path: Path, settings: Mapping[str, Setting]) -> list[tuple[str, Any]]:
-    """Return the dotted keys of one YAML or JSON file with their values."""
+    """Return the dotted keys of one YAML or JSON file with their values; an unknown section may be a key itself."""
     content = read_mapping(path, "config file", "sections such as 'training:'")
     pairs: list[tuple[str, Any]] = []
-    sections = sorted({key.split(".")[0] for key in settings})
+    sections = {key.split(".")[0] for key in settings}
     for name, entries in content.items():
-        if name not in sections:
-            raise UsageError(
-                f"{path}: unknown section '{name}'{nearest(str(name), sections)} known: {', '.join(sections)}"
-            )
+        if name not in sections and not (isinstance(entries, dict) and entries):
+            pairs.append((str(name), entries))  # `load` refuses it, with all other unknown names of the file
+            continue
         if entries is None:
             continue
         if not isinstance(entries, dict):

@@ -1,4 +1,4 @@
-"""Old names of settings. Each is read as the settings that took its place, with a line in the log."""
+"""Old names of settings, each read as the settings that took its place, and keys that never had an effect."""
 
 from __future__ import annotations
 
@@ -38,6 +38,24 @@ OLD_NAMES: dict[str, OldName] = {
         },
     ),
 }
+
+# Keys in the YAML files of MadryLab/bias-transfer that its own code does not read. The betons say how many classes
+# there are, and the decoders resize every image.
+WITHOUT_EFFECT = ("logging.do_if_complete", "logging.mmap_logdir", "data.num_classes", "data.upsample")
+
+
+def without_leftovers(given: Sequence[tuple[str, Any]], where: str) -> list[tuple[str, Any]]:
+    """Return the keys and values of one place without those that have no effect; a note in the log names these."""
+    leftovers = [key for key, _ in given if key in WITHOUT_EFFECT]
+    if leftovers:
+        _note_leftovers(where, ", ".join(leftovers))
+    return [(key, value) for key, value in given if key not in WITHOUT_EFFECT]
+
+
+@functools.cache
+def _note_leftovers(where: str, keys: str) -> None:
+    """Say once in a process that keys have no effect."""
+    logger.info("%s: without effect, as in the published bias-transfer code: %s", where, keys)
 
 
 def without_old_names(

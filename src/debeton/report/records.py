@@ -14,6 +14,7 @@ import yaml
 
 from debeton.config import as_of_now, run_seeds, setting_identity
 from debeton.report.older_results import with_group_means
+from debeton.config.yaml_files import parse_yaml
 from debeton.system.errors import DataError
 
 FRACTIONS = (
@@ -176,7 +177,7 @@ def _read_run(folder: Path) -> RunRecord:
     if not config_file.is_file():
         raise DataError(f"{folder} has a results.json but no config.yaml; a run folder has both: leave it out of RUNS")
     try:
-        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        config = parse_yaml(config_file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{config_file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, Mapping):

@@ -5,9 +5,9 @@ Every message says what was found, where, what was expected and what to do.
 
 from __future__ import annotations
 
-import difflib
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 
 class UsageError(ValueError):
@@ -21,10 +21,55 @@ class DataError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the middle of a message: `; did you mean 'x'?` if a known name is close, else `;`.
 
-    It stands between the wrong name and the list of known names.
+    It stands between the wrong name and the list of known names. A name is close if each of its parts, which dots
+    separate, is close: see `_is_close`.
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ";"
+    parts = name.lower().split(".")
+    slips = {}
+    for other in known:
+        pairs = list(zip(parts, other.lower().split(".")))
+        if len(parts) == other.count(".") + 1 and all(_is_close(*pair) for pair in pairs):
+            slips[other] = sum(_slips(*pair) for pair in pairs)
+    return f"; did you mean '{min(slips, key=lambda other: slips[other])}'?" if slips else ";"
+
+
+def _is_close(name: str, other: str) -> bool:
+    """Return whether a name may be meant as another one.
+
+    At most a third of its letters are wrong, and one of a short name. Or both begin alike: by four letters or more, and
+    by three quarters of the shorter name.
+    """
+    shorter, longer = sorted((len(name), len(other)))
+    if _slips(name, other) <= min(max(1, longer // 3), max(0, shorter - 1)):
+        return True
+    alike = len(os.path.commonprefix([name, other]))
+    return alike >= 4 and 4 * alike >= 3 * shorter
+
+
+def _slips(name: str, other: str) -> int:
+    """Return the number of slips between two names: letters left out, put in, replaced, or two exchanged."""
+    before, row = list[int](), list(range(len(other) + 1))
+    for i, letter in enumerate(name):
+        older, before, row = before, row, [i + 1]
+        for j, wanted in enumerate(other):
+            least = min(before[j + 1] + 1, row[j] + 1, before[j] + (letter != wanted))
+            if i and j and letter == other[j - 1] and name[i - 1] == wanted:
+                least = min(least, older[j - 1] + 1)
+            row.append(least)
+    return row[-1]
+
+
+def unknown_names(kind: str, hints: Mapping[str, str]) -> str:
+    """Return the part of a message that names unknown keys or sections, and ends with `;` or `?`.
+
+    kind: the word for such a name, in the singular.
+    hints: what `nearest` says to each name, by name.
+    """
+    if len(hints) == 1:
+        ((name, hint),) = hints.items()
+        return f"unknown {kind} '{name}'{hint}"
+    named = [f"'{name}'{f' ({hint[2:]})' if len(hint) > 1 else ''}" for name, hint in hints.items()]
+    return f"{len(named)} unknown {kind}s: {', '.join(named)};"
 
 
 def run_command(command: Callable[[], int | None]) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from debeton.config import Config
+from debeton.config.yaml_files import parse_yaml
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.data.triggers.trigger import (
     TRIGGERS,
@@ -128,7 +129,7 @@ def _read_classes(path: Path) -> Sequence[object]:
         elif path.suffix == ".json":
             classes = json.loads(path.read_text())
         elif path.suffix in (".yaml", ".yml"):
-            classes = yaml.safe_load(path.read_text())
+            classes = parse_yaml(path.read_text())
         else:
             classes = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except FileNotFoundError:
