@@ -216,7 +216,8 @@ def test_keys_of_the_published_files_without_an_effect_are_accepted_with_a_note(
     """The files of MadryLab/bias-transfer have them, and its code reads none of them."""
     text = "logging: {do_if_complete: False, mmap_logdir: ''}\ndata: {num_classes: 2, upsample: True}\n"
     path = write(tmp_path / "celeba.yaml", text + "training: {lr: 0.25}")
-    monkeypatch.setattr(logging.getLogger("debeton"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("debeton"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("debeton"), "propagate", False)
     with caplog.at_level(logging.INFO, logger="debeton"):
         config = load([path])
     assert caplog.messages == [

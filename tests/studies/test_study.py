@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 import threading
@@ -211,6 +212,110 @@ def test_a_setting_that_a_run_would_refuse_is_refused_before_the_first_run(tmp_p
     job_states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
     with pytest.raises(UsageError, match=message):
         job_states.check(jobs)
+
+
+def listed(path: Path, *words: str) -> int:
+    return command("list", path, "--raw", "/raw", *words)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "lr=0.5",
+            "--set lr would change nothing: a setting has a section (section.key), and no text of the study has "
+            "{lr}; did you mean 'training.lr'? placeholders of the study: raw",
+        ),
+        ("strenght=0.5", "no text of the study has {strenght}; did you mean 'strength'?"),
+        ("strength=0.5", "--set strength would change nothing: it is an axis of the study, which gives its values"),
+        ("seed=3", "--set seed would change nothing: --seeds gives the seeds"),
+        ("training.lrr=0.5", "--set: unknown key 'training.lrr'; did you mean 'training.lr'?"),
+        ("training.epochs=many", "--set: training.epochs is 'many'; expected a whole number"),
+        ("training.seed=3", "--set gives training.seed, which comes from elsewhere; use 'seeds' of the study"),
+        ("training.outdir=x", "--set gives training.outdir, which comes from elsewhere; use --runs"),
+        ("training.data_root=x", "--set gives training.data_root, which comes from elsewhere; use 'betons' of the"),
+        ("training.momentum=0.5 training.momentum=0.6", "--set gives training.momentum twice, as 0.5 and as 0.6"),
+    ],
+)
+def test_a_setting_of_the_command_line_that_would_change_nothing_is_refused(tmp_path, capsys, given, message):
+    variants = {name: values for name, values in STUDY["variants"].items() if name == "scale"}
+    path = write(tmp_path / "s.yaml", variants=variants, seeds=[0])
+    words = [word for text in given.split() for word in ("--set", text)]
+    assert listed(path, *words) == 2
+    assert message in capsys.readouterr().err
+    assert listed(path, "--set", "training.momentum=0.5", "--set", "raw=/data") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"axes": {"strength": [0.9, 1, 1.0]}},
+            r"axis strength is .*expected a list of|has 1 and 1\.0, and both read '1'",
+        ),
+        ({"axes": {"strength": ["0.9", 0.9]}}, r"has '0\.9' and 0\.9, and both read '0\.9' in the names of jobs"),
+        (
+            {"axes": {"strength": ["a/b", "a-b"]}},
+            r"two jobs have the name scale_strength=a-b_mapping=linear_seed0: "
+            r"variant 'scale' with strength 'a/b', scale\.mapping 'linear', seed 0, and .* 'a-b'",
+        ),
+        ({"seeds": [0, 0]}, "two jobs have the name scale_strength=0.9_mapping=linear_seed0"),
+        ({"variants": {"a/b": {}, "a-b": {}}}, "two jobs have the name a-b_strength=0.9_seed0: variant 'a/b'"),
+        ({"variants": {1: {}, "1": {}}}, "two jobs have the name 1_strength=0.9_seed0"),
+        ({"settings": {"training.seed": 5}}, "the file gives training.seed, which comes from elsewhere; use 'seeds'"),
+    ],
+)
+def test_jobs_that_would_share_a_name_are_refused(tmp_path, changes, message):
+    variants = {"scale": STUDY["variants"]["scale"]}
+    with pytest.raises(UsageError, match=message):
+        load_study(write(tmp_path / "s.yaml", **{"variants": variants, **changes})).jobs({"raw": "/raw"})
+
+
+def test_close_values_of_an_axis_keep_their_digits_in_names_and_commands(tmp_path):
+    axes = {"strength": [0.1234567, 0.1234568]}
+    jobs = load_study(write(tmp_path / "s.yaml", axes=axes, variants={"erm": {}}, seeds=[0])).jobs({"raw": "/raw"})
+    assert [job.name for job in jobs] == ["erm_strength=0.1234567_seed0", "erm_strength=0.1234568_seed0"]
+    assert "--spurious-strength 0.1234567 " in jobs[0].betons[0]
+    assert len({job.data for job in jobs}) == 2
+
+
+def test_a_key_given_twice_in_a_study_is_refused(tmp_path):
+    path = write(tmp_path / "s.yaml")
+    path.write_text(path.read_text() + "  erm:\n    settings: {training.lr: 0.5}\n")
+    with pytest.raises(UsageError, match=r"the key 'variants\.erm' is given twice, on line \d+ \(keys and values\)"):
+        load_study(path)
+
+
+def test_variants_with_equal_settings_are_named_in_a_warning(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("debeton"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("debeton"), "propagate", False)
+    variants = {"erm": {}, "again": {"settings": {"training.lr": 0.1}}, "other": {"settings": {"training.lr": 0.2}}}
+    path = write(tmp_path / "s.yaml", variants=variants, axes=None, betons=None, seeds=[0], configs=None)
+    JobStates(jobs := load_study(path).jobs(), StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data")).check(jobs)
+    (text,) = caplog.messages
+    assert text.startswith("warning: 1 settings are in more than one variant, first in erm_seed0 and again_seed0;")
+
+
+def test_a_failed_job_runs_again_by_itself_once_the_study_describes_it_otherwise(job_states, tmp_path, capsys):
+    job = next(job for job in job_states.jobs if job.variant == "scale")
+    job_states.record_error(job, "error: no space")
+    assert job_states.state(job).kind == "failed"
+    for settings, minutes, kind in (
+        ({}, 0, "failed"),
+        ({"training.momentum": "0.5"}, 0, "missing"),
+        ({"training.eval_batch_size": "8"}, 0, "missing"),  # no part of the identity, and mends a full memory
+        ({}, 30, "missing"),
+    ):
+        path = write(tmp_path / "t.yaml", limits={"minutes": minutes} if minutes else None)
+        jobs = load_study(path, settings).jobs({"raw": "/raw"})
+        same = next(other for other in jobs if other.name == job.name)
+        assert JobStates(jobs, job_states.folders).state(same).kind == kind, (settings, minutes)
+    words = ("--raw", "/raw", "--runs", tmp_path / "runs", "--data", tmp_path / "data", "--only", "scale")
+    command("status", write(tmp_path / "t.yaml"), *words)
+    assert "1 job failed: 'retry' runs failed jobs again" in capsys.readouterr().out.splitlines()[-1]
+    path = job_states.folders.error_file(job)
+    path.write_text(json.dumps({"error": "of an earlier version"}))
+    assert job_states.state(job).kind == "failed"
 
 
 def test_a_placeholder_without_a_value_gives_an_error_that_says_how_to_set_it(tmp_path):

@@ -23,7 +23,7 @@ from debeton.system.project import find_preset, presets_folder, project_root
 
 if TYPE_CHECKING:
     from debeton.studies.jobs import Job
-    from debeton.studies.state import JobStates
+    from debeton.studies.state import JobStates, State
 
 ACTIONS = {
     "list": "the study's jobs with their numbers, and what they take of others; without STUDY, the project's studies",
@@ -156,7 +156,9 @@ def run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespac
     runner = Runner(job_states, arguments.workers, lambda line: print(line, flush=True))
     with runner.stopping_on_signals():
         finished = runner.run(jobs, retry=arguments.retry or arguments.action == "retry")
-    print(count_states([job_states.state(job) for job in jobs]))
+    states = [job_states.state(job) for job in jobs]
+    print(count_states(states))
+    _print_failed(states)
     if runner.stopped and not finished:
         return 128 + signal.SIGTERM
     return 0 if finished else 1
@@ -177,7 +179,18 @@ def submit(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Names
         job_states, arguments.name, jobs, submission, only_print=arguments.only_print, published=arguments.published
     )
     print("\n".join(commands) or "nothing to submit: every job is finished, queued or has failed ('--retry')")
+    if not arguments.retry:
+        _print_failed([job_states.state(job) for job in jobs])
     return 0
+
+
+def _print_failed(states: Sequence[State]) -> None:
+    """Say how many jobs failed, and the command that runs them again; nothing where none did."""
+    if failed := sum(state.kind == "failed" for state in states):
+        print(
+            f"{_count(failed, 'job')} failed: 'retry' runs failed jobs again, as they are or continued; a job whose "
+            "settings or betons you change in the study runs again without it"
+        )
 
 
 def status(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
@@ -189,6 +202,7 @@ def status(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Names
     for job, state in zip(jobs, states):
         print(f"{state.kind:<10} {job.name}" + (f"  {state.note}" if state.note else ""))
     print(count_states(states))
+    _print_failed(states)
     return 0
 
 
@@ -207,7 +221,7 @@ def _board(arguments: argparse.Namespace) -> JobStates:
     """Return the study's jobs and their folders. Sets its name and SLURM options in `arguments`."""
     from debeton.studies.manifest import load_manifest
     from debeton.studies.state import JobStates, StudyFolders
-    from debeton.studies.study_file import load_study
+    from debeton.studies.study_file import check_given, load_study
 
     if arguments.study.suffix == ".json":
         if given := [name for name in OF_STUDY if getattr(arguments, name)]:
@@ -218,20 +232,16 @@ def _board(arguments: argparse.Namespace) -> JobStates:
         manifest = load_manifest(arguments.study)
         arguments.name, arguments.slurm, arguments.published = manifest.study, {}, manifest.published
         return JobStates(manifest.jobs, manifest.folders)
-    settings, values = _given(arguments)
+    given = _pairs("--set", arguments.settings)
+    settings = {key: value for key, value in given.items() if "." in key}
+    values = {key: value for key, value in given.items() if "." not in key}
     study = load_study(find_preset(arguments.study, kind="study", below="studies"), settings, _seeds(arguments.seeds))
+    check_given(study, settings, values)
+    if arguments.raw:
+        values["raw"] = str(Path(arguments.raw).resolve())
     runs, data = arguments.runs or Path("runs") / study.name, arguments.data or Path("data") / study.name
     arguments.name, arguments.slurm, arguments.published = study.name, dict(study.slurm), study.published
     return JobStates(study.jobs(values), StudyFolders(project_root(), runs.resolve(), data.resolve()))
-
-
-def _given(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
-    """Return (settings, values of placeholders) from --set and --raw."""
-    given = _pairs("--set", arguments.settings)
-    values = {key: value for key, value in given.items() if "." not in key}
-    if arguments.raw:
-        values["raw"] = str(Path(arguments.raw).resolve())
-    return {key: value for key, value in given.items() if "." in key}, values
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -241,6 +251,8 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"{option} {text}: expected KEY=VALUE")
+        if given.get(key, value) != value:
+            raise UsageError(f"{option} gives {key} twice, as {given[key]} and as {value}; give it once")
         given[key] = value
     return given
 

@@ -197,7 +197,7 @@ def _add_implied(values: dict[str, Any], given: Mapping[str, str]) -> None:
 
 
 def _flatten(path: Path, settings: Mapping[str, Setting]) -> list[tuple[str, Any]]:
-    """Return the dotted keys of one YAML or JSON file with their values; an unknown section may be a key itself."""
+    """Return the dotted keys of one YAML or JSON file with their values."""
     content = read_mapping(path, "config file", "sections such as 'training:'")
     pairs: list[tuple[str, Any]] = []
     sections = {key.split(".")[0] for key in settings}

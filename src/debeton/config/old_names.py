@@ -45,7 +45,7 @@ WITHOUT_EFFECT = ("logging.do_if_complete", "logging.mmap_logdir", "data.num_cla
 
 
 def without_leftovers(given: Sequence[tuple[str, Any]], where: str) -> list[tuple[str, Any]]:
-    """Return the keys and values of one place without those that have no effect; a note in the log names these."""
+    """Return the keys and values of one place without WITHOUT_EFFECT, which a note in the log names."""
     leftovers = [key for key, _ in given if key in WITHOUT_EFFECT]
     if leftovers:
         _note_leftovers(where, ", ".join(leftovers))

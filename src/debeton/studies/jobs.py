@@ -64,10 +64,21 @@ class Job:
 
 
 def axis_text(value: Any) -> str:
-    """Return the value of an axis as text, as it stands in the names of jobs."""
+    """Return the value of an axis as text, as it stands in the names of jobs and in commands.
+
+    A whole number reads the same with and without its point, as in 1 and 1.0. Other numbers keep every digit.
+    """
     if value is None:
         return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
+
+
+def axis_piece(key: str, value: Any) -> str:
+    """Return the piece of a job's name for one axis, such as 'mapping=step'."""
+    return f"{key.rsplit('.', 1)[-1]}={axis_text(value)}".replace("/", "-")
 
 
 def variants_named_in(values: Iterable[Any]) -> list[str]:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from debeton.config.yaml_files import check_keys
 from debeton.report.runs import make_stat
-from debeton.studies.jobs import axis_text
+from debeton.studies.jobs import axis_piece, axis_text
 from debeton.system.errors import UsageError, nearest
 
 KEYS = ("source", "metric", "values")
@@ -61,10 +61,11 @@ def _read(given: Any, axes_of: Mapping[str, Axes], where: str) -> Published:
     if missing := [key for key in KEYS if not given.get(key)]:
         raise UsageError(f"{where} has no '{missing[0]}'")
     values: dict[str, str] = {}
-    for variant, content in given["values"].items():
+    for name, content in given["values"].items():
+        variant = str(name)
         if variant not in axes_of:
             raise UsageError(f"{where}: the study has no variant '{variant}'{nearest(variant, axes_of)} see 'list'")
-        values |= _flatten(variant, content, axes_of[variant], where)
+        values |= _flatten(variant.replace("/", "-"), content, axes_of[variant], where)
     return Published(str(given["source"]), str(given["metric"]), values)
 
 
@@ -91,7 +92,7 @@ def _flatten(label: str, content: Any, axes: Axes, where: str) -> dict[str, str]
             f"{where}: {label} has {content!r}; expected a mapping by the values of {name} ({', '.join(axis_values)}), "
             "or a list in their order"
         )
-    inner = (_flatten(f"{label}_{name}={value}", part, rest, where) for value, part in pairs)
+    inner = (_flatten(f"{label}_{axis_piece(name, value)}", part, rest, where) for value, part in pairs)
     return {key: text for values in inner for key, text in values.items()}
 
 

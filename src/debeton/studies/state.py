@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from debeton.studies.jobs import PLACEHOLDER, Job, Point, split_placeholder
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.locks import is_locked
+from debeton.system.log import logger
 from debeton.system.project import find_preset
 from debeton.train.metrics import selection_score
 from debeton.train.run_folder import experiment_name, find_folder
@@ -76,12 +78,27 @@ class JobStates:
         self._configs: dict[str, Config] = {}
 
     def check(self, jobs: Iterable[Job]) -> None:
-        """Check the settings of jobs, also of waiting jobs. UsageError, naming the job, where main.py would refuse."""
+        """Check the settings of jobs, also of waiting jobs.
+
+        Log a warning where jobs of two variants are the same run.
+
+        UsageError: main.py would refuse a job, which the message names.
+        """
+        runs: dict[tuple[str, str, tuple[str, ...]], list[Job]] = {}
         for job in jobs:
             try:
-                self._load(job, self._words(job, job.settings))
+                config = self._load(job, self._words(job, job.settings))
             except UsageError as error:
                 raise UsageError(f"job {job.name}: {error}") from None
+            runs.setdefault((config.identity_hash(), job.data, job.betons), []).append(job)
+        same = [members for members in runs.values() if len({job.variant for job in members}) > 1]
+        if same:
+            logger.warning(
+                "warning: %d settings are in more than one variant, first in %s; each runs, and the table of settings "
+                "counts one of them",
+                len(same),
+                " and ".join(job.name for job in same[0]),
+            )
 
     def arguments(self, job: Job) -> list[str] | None:
         """Return the arguments of main.py for a job; None while a variant that it needs is not finished."""
@@ -131,8 +148,22 @@ class JobStates:
             return State("running", folder)
         failure = self.folders.error_file(job)
         if failure.exists():
-            return State("failed", folder, json.loads(failure.read_text())["error"])
+            stored = json.loads(failure.read_text())
+            if stored.get("fingerprint", self.fingerprint(job)) == self.fingerprint(job):
+                return State("failed", folder, stored["error"])
         return State("unfinished", folder) if folder is not None else State("missing", note=_note_other_runs(config))
+
+    def fingerprint(self, job: Job) -> str | None:
+        """Return a hash of all that the study says about a job: settings, commands of its betons, and time limit.
+
+        Unlike the identity of a configuration, it changes with settings that change no result, because a job may have
+        failed for their sake. None while the job waits for another variant.
+        """
+        config = self.config(job)
+        if config is None:
+            return None
+        content = [config.nested(), job.betons, job.minutes]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def results(self, job: Job) -> dict[str, Any] | None:
         """Return the content of results.json with the run folder under 'folder'; None if the job is not finished."""
@@ -185,10 +216,13 @@ class JobStates:
         return self.state(same_seed).folder
 
     def record_error(self, job: Job, error: str) -> None:
-        """Store the last error of a job; an empty text removes it."""
+        """Store the last error of a job and what the job was; an empty text removes it.
+
+        A job that the study describes otherwise by now has not failed: `state` compares the fingerprints.
+        """
         path = self.folders.error_file(job)
         if error:
-            write_text(path, json.dumps({"error": error}))
+            write_text(path, json.dumps({"error": error, "fingerprint": self.fingerprint(job)}))
         else:
             path.unlink(missing_ok=True)
 

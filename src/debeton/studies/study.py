@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from debeton.studies.jobs import PLACEHOLDER, Job, Point, axis_text, fill_placeholders
+from debeton.studies.jobs import PLACEHOLDER, Job, Point, axis_piece, axis_text, fill_placeholders
 from debeton.studies.published import Published
 from debeton.studies.search import draw
 from debeton.system.errors import UsageError
@@ -63,6 +63,7 @@ class Study:
         """
         known = {**self.values, **values}
         jobs = [job for variant in self.variants for job in _variant_jobs(self, variant, known)]
+        _check_names(self, jobs)
         limit = self.limits.get("jobs", len(jobs))
         if len(jobs) > limit:
             raise UsageError(
@@ -70,6 +71,33 @@ class Study:
                 "draws or seeds, or raise the limit"
             )
         return jobs
+
+
+def _check_names(study: Study, jobs: Sequence[Job]) -> None:
+    """Raise UsageError for two jobs of one name, and for two sets of betons in one folder.
+
+    A job's run folder, its log and its state have its name. So one of two such jobs would count as the other.
+    """
+    named: dict[str, Job] = {}
+    writing: dict[str, Job] = {}
+    for job in jobs:
+        if other := named.get(job.name):
+            raise UsageError(
+                f"study '{study.name}': two jobs have the name {job.name}: {_described(other)}, and {_described(job)}; "
+                "remove one, or give the variants or values names that differ without '/'"
+            )
+        if (other := writing.get(job.data)) and other.betons != job.betons:
+            raise UsageError(
+                f"study '{study.name}': the betons of {other.name} and {job.name} would share the folder {job.data}, "
+                "and other commands write them; give the values of the axes names that differ without '/'"
+            )
+        named[job.name], writing[job.data] = job, job
+
+
+def _described(job: Job) -> str:
+    """Return the variant of a job, the values that distinguish it, and its seed, for a message."""
+    values = ", ".join(f"{key} {value!r}" for key, value in {**job.point, **job.setting}.items())
+    return f"variant {job.variant!r}{f' with {values}' if values else ''}, seed {job.seed}"
 
 
 def _variant_jobs(study: Study, variant: StudyVariant, values: Mapping[str, str]) -> Iterator[Job]:
@@ -107,12 +135,12 @@ def _job(
     for key, axis in {**study.axes, **variant.axes}.items():
         settings |= axis[varied[key]] if isinstance(axis, Mapping) else {}
     on_axes = {**point, **own}
-    pieces = [variant.name, *(f"{key.rsplit('.', 1)[-1]}={axis_text(value)}" for key, value in on_axes.items())]
+    pieces = [variant.name.replace("/", "-"), *(axis_piece(key, value) for key, value in on_axes.items())]
     pieces += [] if number is None else [f"draw{number}"]
     in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
     varied_in_commands = [name for name in in_commands if name in {*varied, *study.values, "seed"}]
     return Job(
-        name="_".join([*pieces, f"seed{seed}"]).replace("/", "-"),
+        name="_".join([*pieces, f"seed{seed}"]),
         variant=variant.name,
         configs=(*study.configs, *variant.configs),
         settings={key: fill_placeholders(v, known, where) if isinstance(v, str) else v for key, v in settings.items()},
@@ -120,7 +148,7 @@ def _job(
         setting={**own, **drawn},
         seed=seed,
         betons=tuple(fill_placeholders(command, {**known, "betons": "{betons}"}, where) for command in study.betons),
-        data="_".join(f"{name}={known[name]}" for name in varied_in_commands) or "all",
+        data="_".join(f"{name}={known[name]}".replace("/", "-") for name in varied_in_commands) or "all",
         draw=number,
         searched=tuple(drawn),
         minutes=float(study.limits.get("minutes", 0)),

@@ -45,12 +45,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from debeton.config import declared
+from debeton.config.loading import check_names
+from debeton.config.section import check_value, nearest_key
 from debeton.config.yaml_files import check_keys, check_kinds, read_mapping
-from debeton.studies.jobs import Point, axis_text, variants_named_in
+from debeton.studies.jobs import PLACEHOLDER, Point, axis_text, split_placeholder, variants_named_in
 from debeton.studies.published import read_published
 from debeton.studies.search import check_range
 from debeton.studies.study import Axis, Study, StudyVariant
-from debeton.system.errors import UsageError
+from debeton.system.errors import UsageError, nearest
 
 STUDY_KEYS: dict[str, tuple[type, ...]] = {
     "name": (str, int),
@@ -102,13 +105,54 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         limits=_limits(content.get("limits") or {}, f"study {path}, limits"),
         slurm={str(key): str(value) for key, value in (content.get("slurm") or {}).items()},
         variants=tuple(
-            _variant(path, name, {} if values is None else values, settings)
+            _variant(path, str(name), {} if values is None else values, settings)
             for name, values in content["variants"].items()
         ),
     )
     _check(path, study, settings)
     axes_of = {variant.name: _axis_texts({**study.axes, **variant.axes}) for variant in study.variants}
     return replace(study, published=read_published(content.get("published"), axes_of, f"study {path}"))
+
+
+def check_given(study: Study, settings: Mapping[str, str], values: Mapping[str, str]) -> None:
+    """Check KEY=VALUE texts of the command line as main.py checks its settings, before any job runs.
+
+    settings: values by a key with a dot, as main.py knows it.
+    values: values of placeholders, by a name without a dot.
+
+    UsageError: a setting is unknown or has a wrong value, or a placeholder is in no text of the study.
+    """
+    known = declared()
+    check_names(list(settings), known, "--set")
+    for key, value in settings.items():
+        if key in known and not PLACEHOLDER.search(value):
+            check_value(known[key], key, value, "--set")
+    placeholders = _placeholders(study)
+    axes = {key for one in (study, *study.variants) for key in one.axes}
+    for name in values:
+        if name in axes or name in ("seed", "betons"):
+            source = {"seed": "--seeds gives the seeds", "betons": "--data gives the folder of the betons"}
+            reason = source.get(name, "it is an axis of the study, which gives its values")
+            raise UsageError(f"--set {name} would change nothing: {reason}")
+        if name not in placeholders:
+            hint = nearest_key(name, known)
+            hint = hint if hint != ";" else nearest(name, placeholders | axes)
+            raise UsageError(
+                f"--set {name} would change nothing: a setting has a section (section.key), and no text of the study "
+                f"has {{{name}}}{hint} placeholders of the study: {', '.join(sorted(placeholders)) or 'none'}"
+            )
+
+
+def _placeholders(study: Study) -> set[str]:
+    """Return the names of the placeholders in the texts of a study that the command line may give values to."""
+    texts = [*study.betons, *map(str, study.settings.values())]
+    for variant in study.variants:
+        texts += map(str, variant.settings.values())
+        texts += [str(value) for _, value in _implied({**study.axes, **variant.axes})]
+    return {name for text in texts for name in PLACEHOLDER.findall(text) if not split_placeholder(name)[1]} - {
+        "seed",
+        "betons",
+    }
 
 
 def _axis_texts(axes: Mapping[str, Axis]) -> list[tuple[str, list[str]]]:
@@ -162,6 +206,7 @@ def _check(path: Path, study: Study, given: Point) -> None:
     for number, variant in enumerate(study.variants):
         where = f"study {path}, variant '{variant.name}'"
         _check_overlaps(study, variant, given, where)
+        _check_owned(study, variant, given, where)
         texts = [*study.betons, *(str(value) for value in {**study.settings, **variant.settings}.values())]
         texts += [str(value) for _, value in _implied({**study.axes, **variant.axes})]
         for key, values in {**study.axes, **variant.axes}.items():
@@ -172,6 +217,13 @@ def _check(path: Path, study: Study, given: Point) -> None:
                     f"{where}: axis {key} is {values!r}; expected a list of different values, or, of a name without a "
                     "dot, the settings of each value"
                 )
+            texts_of = [axis_text(value) for value in values]
+            if twice := [value for k, value in enumerate(values) if texts_of[k] in texts_of[:k]]:
+                first = values[texts_of.index(axis_text(twice[0]))]
+                raise UsageError(
+                    f"{where}: axis {key} has {first!r} and {twice[0]!r}, and both read '{axis_text(first)}' in the "
+                    "names of jobs; remove one of them"
+                )
             if "." not in key and not any(f"{{{key}}}" in text for text in texts):
                 raise UsageError(
                     f"{where}: axis '{key}' changes nothing: it is no setting (section.key), and no text has {{{key}}}"
@@ -181,6 +233,23 @@ def _check(path: Path, study: Study, given: Point) -> None:
             if needed not in earlier:
                 raise UsageError(f"{where} depends on '{needed}', which is no variant before it; put that one first")
             _check_seeds(study, variant, earlier[needed], where)
+
+
+OWNED = {
+    "training.seed": "'seeds' of the study, or --seeds",
+    "training.outdir": "--runs",
+    "training.exp_name": "the names of the variants",
+}
+
+
+def _check_owned(study: Study, variant: StudyVariant, given: Point, where: str) -> None:
+    """Check that no setting is given that the study itself gives to every job, because it would have no effect."""
+    owned = {**OWNED, **({"training.data_root": "'betons' of the study, or --data"} if study.betons else {})}
+    axes = {**study.axes, **variant.axes}
+    keys = {*study.settings, *variant.settings, *variant.search, *axes, *(key for key, _ in _implied(axes))}
+    if both := sorted(keys & set(owned)):
+        source = "--set gives" if both[0] in given else "the file gives"
+        raise UsageError(f"{where}: {source} {both[0]}, which comes from elsewhere; use {owned[both[0]]}")
 
 
 def _check_seeds(study: Study, variant: StudyVariant, needed: StudyVariant, where: str) -> None:

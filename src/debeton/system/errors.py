@@ -5,7 +5,7 @@ Every message says what was found, where, what was expected and what to do.
 
 from __future__ import annotations
 
-import os
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
@@ -42,7 +42,7 @@ def _is_close(name: str, other: str) -> bool:
     shorter, longer = sorted((len(name), len(other)))
     if _slips(name, other) <= min(max(1, longer // 3), max(0, shorter - 1)):
         return True
-    alike = len(os.path.commonprefix([name, other]))
+    alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(name, other)))
     return alike >= 4 and 4 * alike >= 3 * shorter
 
 
