@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from debeton.commands import captions as program
-from debeton.generate.captions import Captioner, captions_for, keywords, read_captions
+from debeton.generate.captions import Caption, Captioner, captions_for, keywords, read_captions
 from debeton.generate.image_set import spec_from_folder
 from debeton.system.errors import DataError, UsageError, run_command
 
@@ -104,7 +106,7 @@ def test_captions_are_looked_up_with_or_without_the_name_of_the_set(images):
     from debeton.data.raw.synthetic_images import read_synthetic_rows
 
     rows = read_synthetic_rows(images, spec_from_folder(images))
-    assert captions_for(rows, dict.fromkeys(rows.names, "x"), Path("c")) == ["x"] * 6
+    assert captions_for(rows, dict.fromkeys(rows.names, Caption("x")), Path("c")) == ["x"] * 6
     with pytest.raises(DataError, match=r"has no caption of set/land\.npy\[0\]"):
         captions_for(rows, {}, Path("c"))
 
@@ -190,6 +192,48 @@ def test_a_model_captions_every_image_once_and_continues_after_a_stop(tiny_blip,
     assert run(*command) == 0
     assert asked == [2]
     assert [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()] == lines
+
+
+def test_captions_of_other_images_or_another_model_are_made_anew(tiny_blip, images, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    words = (images, "--out", out, "--batch-size", 6, "--device", "cpu", "--min-support", 1)
+    asked: list[int] = []
+    real = Captioner.caption
+    monkeypatch.setattr(Captioner, "caption", lambda self, batch: asked.append(len(batch)) or real(self, batch))
+    assert run(*words, "--model", tiny_blip) == 0
+    moved = shutil.copytree(tiny_blip, tmp_path / "moved")
+    assert run(*words, "--model", moved) == 0
+    assert asked == [6]  # the same weights in another folder
+
+    drawn = np.load(images / "land.npy")
+    drawn[1] = 90
+    np.save(images / "land.npy", drawn)
+    assert run(*words, "--captions-file", out / "captions.jsonl") == 1
+    message = "the caption of set/land.npy[1] was made of another image of that name"
+    assert message in capsys.readouterr().err
+    assert run(*words, "--model", tiny_blip) == 0
+    assert asked == [6, 1]
+
+    weights = load_file(moved / "model.safetensors")
+    weights = {name: value + 1 if name.endswith("norm.bias") else value for name, value in weights.items()}
+    save_file(weights, moved / "model.safetensors", {"format": "pt"})
+    assert run(*words, "--model", moved) == 0
+    assert asked == [6, 1, 6]
+    lines = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+    assert len({line["model"] for line in lines}) == 1
+    assert len(lines) == 6
+
+    for line in lines:  # a file of an earlier version does not say what it was made of
+        del line["image"], line["model"]
+    (out / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(*words, "--model", moved) == 0
+    assert asked == [6, 1, 6, 6]
+
+
+def test_an_image_with_two_captions_is_refused(tmp_path):
+    (tmp_path / "c.csv").write_text("path,caption\na.png,a bird\na.png,a tree\n")
+    with pytest.raises(DataError, match=r"has two captions of a\.png, 'a bird' and 'a tree'; keep one"):
+        read_captions(tmp_path / "c.csv")
 
 
 def test_a_folder_without_a_captioning_model_gives_a_clear_error(images, tmp_path, capsys):

@@ -7,6 +7,7 @@ word follows Kim et al. 2024, "Discovering and Mitigating Visual Biases through 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from tqdm import tqdm
 
 from debeton.data.beton.images import to_rgb
 from debeton.data.spec import Rows
-from debeton.generate.generators.generator import DTYPES, local_model
+from debeton.generate.generators.generator import DTYPES, folder_hash, local_model
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.log import logger
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
+MAX_WORDS = 30  # largest number of tokens of a caption
 TOKEN = r"(?u)\b[^\W\d_]{3,}\b"  # words of at least three letters
 
 
@@ -127,6 +130,7 @@ class Captioner:
     model: an id on the Hugging Face hub, or a folder written by save_pretrained.
     device: auto, cpu, cuda or cuda:K.
     dtype: fp32, fp16 or bf16; None: fp16 on a GPU, fp32 on a CPU.
+    identity: text that names the weights and the number type; a caption keeps it.
 
     UsageError: `model` is a path without a model.
     DataError: the model cannot be loaded.
@@ -137,11 +141,11 @@ class Captioner:
 
         self.device = pick_device(device)
         dtype = dtype or ("fp16" if self.device.type == "cuda" else "fp32")
-        is_folder = local_model(model, "config.json", "captioning model", DEFAULT_MODEL) is not None
+        folder = local_model(model, "config.json", "captioning model", DEFAULT_MODEL)
         try:
-            self.processor = AutoProcessor.from_pretrained(model, local_files_only=is_folder)
+            self.processor = AutoProcessor.from_pretrained(model, local_files_only=folder is not None)
             network = AutoModelForImageTextToText.from_pretrained(
-                model, dtype=DTYPES[dtype], local_files_only=is_folder
+                model, dtype=DTYPES[dtype], local_files_only=folder is not None
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -151,19 +155,39 @@ class Captioner:
             ) from None
         self.network: Any = network.eval()
         self.network.to(self.device)
+        revision = getattr(network.config, "_commit_hash", None) if folder is None else folder_hash(folder)
+        self.identity = " ".join([*([model] if folder is None else []), str(revision), dtype])
 
     @torch.inference_mode()
-    def caption(self, images: Sequence[NDArray[np.uint8]], max_words: int = 30) -> list[str]:
-        """Return one caption per image.
+    def caption(self, images: Sequence[NDArray[np.uint8]]) -> list[str]:
+        """Return one caption of at most MAX_WORDS tokens per image.
 
         Decoding is greedy, so the same image always gets the same caption.
 
         images: uint8 [H, W, 3] each.
-        max_words: largest number of new tokens in a caption.
         """
         inputs = self.processor(images=list(images), return_tensors="pt").to(self.device, self.network.dtype)
-        tokens = self.network.generate(**inputs, max_new_tokens=max_words, do_sample=False, num_beams=1)
+        tokens = self.network.generate(**inputs, max_new_tokens=MAX_WORDS, do_sample=False, num_beams=1)
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and what it was made of.
+
+    text: the caption.
+    image: `image_hash` of its image; '' where the file does not say it.
+    model: `Captioner.identity` of the model that wrote it; '' where the file does not say it.
+    """
+
+    text: str
+    image: str = ""
+    model: str = ""
+
+
+def image_hash(image: NDArray[np.uint8]) -> str:
+    """Return 16 hex digits of the pixels and the shape of an image."""
+    return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
 def caption_rows(
@@ -171,64 +195,105 @@ def caption_rows(
 ) -> list[str]:
     """Return the captions of all rows, in order; the file at `path` stores them.
 
-    A row whose caption is already in the file is not captioned again.
+    A row is not captioned again if the file has a caption of the same pixels by the same model. Other captions are
+    replaced, and a warning says how many.
 
     captioner: the captioning model.
     rows: the images.
-    path: JSON-lines file of {"path": ..., "caption": ...}, rewritten after every batch.
+    path: JSON-lines file of {"path", "caption", "image", "model"}, rewritten after every batch.
     batch_size: images per call of the model.
     progress: show a progress bar.
     """
-    known = read_captions(path) if path.exists() else {}
+    stored = read_captions(path) if path.exists() else {}
+    hashes = [image_hash(to_rgb(rows.image(i))) for i in range(len(rows))]
+    known = {
+        name: stored[name]
+        for name, of_image in zip(rows.names, hashes)
+        if name in stored and (stored[name].image, stored[name].model) == (of_image, captioner.identity)
+    }
+    if replaced := len(stored) - len(known):
+        logger.warning(
+            "warning: %d of %d captions in %s are of other images or of another model than this one; they are left "
+            "out, and missing ones are made anew",
+            replaced,
+            len(stored),
+            path,
+        )
     missing = [i for i, name in enumerate(rows.names) if name not in known]
     with tqdm(total=len(missing), desc="captions", unit="image", disable=not progress) as bar:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
-            captions = captioner.caption([to_rgb(rows.image(i)) for i in batch])
-            known |= {rows.names[i]: text for i, text in zip(batch, captions, strict=True)}
-            write_text(path, "".join(json.dumps({"path": k, "caption": v}) + "\n" for k, v in known.items()))
+            texts = captioner.caption([to_rgb(rows.image(i)) for i in batch])
+            known |= {
+                rows.names[i]: Caption(text, hashes[i], captioner.identity)
+                for i, text in zip(batch, texts, strict=True)
+            }
+            write_text(path, "".join(_line(name, known[name]) for name in rows.names if name in known))
             bar.update(len(batch))
-    return [known[name] for name in rows.names]
+    return [known[name].text for name in rows.names]
 
 
-def read_captions(path: Path) -> dict[str, str]:
+def _line(name: str, caption: Caption) -> str:
+    content = {"path": name, "caption": caption.text, "image": caption.image, "model": caption.model}
+    return json.dumps(content) + "\n"
+
+
+def read_captions(path: Path) -> dict[str, Caption]:
     """Read captions by image path, from JSON lines {"path": ..., "caption": ...} or a CSV with these columns.
 
+    The keys or columns "image" and "model" may say what a caption was made of.
+
     UsageError: there is no such file.
-    DataError: a column is missing, or a line is not such an object.
+    DataError: a column is missing, a line is not such an object, or an image has two captions.
     """
     if not path.is_file():
         raise UsageError(f"there is no captions file {path}")
+    records: list[Mapping[str, Any]] = []
     if path.suffix == ".csv":
         import pandas as pd
 
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if absent := {"path", "caption"} - set(table.columns):
             raise DataError(f"{path} lacks the column {sorted(absent)[0]}; it has {list(table.columns)}")
-        return dict(zip(table["path"], table["caption"], strict=True))
-    captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record: Mapping[str, Any] = json.loads(line)
-            captions[str(record["path"])] = str(record["caption"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number} is no caption ({error}); expected path and caption") from None
+        records = table.to_dict("records")
+    else:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                _ = record["path"], record["caption"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path}, line {number} is no caption ({error}); expected path and caption") from None
+            records.append(record)
+    captions: dict[str, Caption] = {}
+    for record in records:
+        name = str(record["path"])
+        caption = Caption(str(record["caption"]), str(record.get("image", "")), str(record.get("model", "")))
+        if captions.get(name, caption) != caption:
+            raise DataError(
+                f"{path} has two captions of {name}, '{captions[name].text}' and '{caption.text}'; keep one"
+            )
+        captions[name] = caption
     return captions
 
 
-def captions_for(rows: Rows, captions: Mapping[str, str], where: Path) -> list[str]:
+def captions_for(rows: Rows, captions: Mapping[str, Caption], where: Path) -> list[str]:
     """Return the caption of every row, in order.
 
     rows: the images.
     captions: captions by image path, with or without the set's folder in front.
     where: name of the captions file, for the error message.
 
-    DataError: a row has no caption; the message names the first such row.
+    DataError: a row has no caption, or one of other pixels; the message names the first such row.
     """
     row_captions = []
-    for name in rows.names:
-        text = captions.get(name, captions.get(name.partition("/")[2]))
-        if text is None:
+    for i, name in enumerate(rows.names):
+        caption = captions.get(name, captions.get(name.partition("/")[2]))
+        if caption is None:
             raise DataError(f"{where} has no caption of {name} (and maybe of others); it needs one for every image")
-        row_captions.append(text)
+        if caption.image and caption.image != image_hash(to_rgb(rows.image(i))):
+            raise DataError(
+                f"{where}: the caption of {name} was made of another image of that name (and maybe those of others): "
+                "the images were drawn anew; caption them again with --model"
+            )
+        row_captions.append(caption.text)
     return row_captions
