@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tests.generate.sets import command, images_of, kept_of
 from tests.running import ROOT, folder_of, lines_of, run
 from tests.toy import TOY_SPEC, toy_rows
@@ -74,6 +76,19 @@ def trained(betons, tmp_path_factory) -> Path:
     args += ["--training.epochs", "9", "--training.lr", "5e-3", "--training.ema", "0.9", "--cdpm.condition", "group"]
     assert run(args) == 0
     return folder_of(outdir)
+
+
+def test_a_model_that_draws_nan_gives_an_error_and_no_image(trained, betons, tmp_path, capsys):
+    model = shutil.copytree(trained / "cdpm", tmp_path / "cdpm")
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_out.bias"].fill_(float("nan"))
+    save_file(weights, file, {"format": "pt"})
+    words = ("--like", betons / "toy_train.beton", "--generator", "cdpm", "--model", model, "--per-cell", 1)
+    assert command(*words, "--device", "cpu", "--steps", 2, "--out", tmp_path / "set") == 1
+    message = f"4 of 4 images of {model} have pixels that are NaN; it ran in fp32 (torch.float32), so its weights are"
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "set").rglob("*.png"))
 
 
 def test_a_run_reports_losses_and_no_accuracy(trained):

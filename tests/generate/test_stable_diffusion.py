@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,92 @@ def test_the_prompt_changes_the_image_only_with_guidance(tiny_model):
     assert np.abs(cat - again).max() <= 1
     assert np.abs(cat - dog).max() > 3
     assert np.abs(np.subtract(*sample(0.0, "a cat", "a dog running in the rain"))).max() < np.abs(cat - dog).max()
+
+
+@pytest.fixture
+def with_checker(tiny_model, tmp_path) -> Path:
+    """Save the tiny model with a safety checker of random weights, in the layout of real ones; return its folder."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(vision_config={**size, "image_size": 32, "patch_size": 16}, text_config=size, projection_dim=8)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        str(tiny_model),
+        safety_checker=StableDiffusionSafetyChecker(config),
+        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+    )
+    pipeline.save_pretrained(tmp_path / "checked")
+    return tmp_path / "checked"
+
+
+def set_thresholds(folder: Path, threshold: float) -> None:
+    """Let the safety checker call every image unsafe (-10), or none (10)."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "safety_checker" / "model.safetensors"
+    weights = load_file(file)
+    weights["concept_embeds_weights"].fill_(threshold)
+    weights["special_care_embeds_weights"].fill_(10)
+    save_file(weights, file, {"format": "pt"})
+
+
+def test_a_safety_checker_that_turns_all_images_black_is_named_at_once(with_checker, tmp_path, capsys):
+    set_thresholds(with_checker, -10)
+    words = (*SD, "--model", with_checker, "--per-cell", 3, "--batch-size", 2, "--out", tmp_path / "set")
+    assert command(*words) == 1
+    error = capsys.readouterr().err
+    assert f"the safety checker of the model {with_checker} turned 4 of the first 4 images black" in error
+    assert "--no-safety-checker" in error
+    assert kept_of(tmp_path / "set") == {}  # with the filter 'none' too
+    shutil.rmtree(tmp_path / "set")
+    assert command(*words, "--no-safety-checker") == 0
+    assert len(kept_of(tmp_path / "set")) == 12
+    assert min(image.max() for image in map(np.asarray, map(Image.open, (tmp_path / "set").rglob("*/0*.png")))) > 0
+    set_thresholds(with_checker, 10)
+    assert command(*words[:-1], tmp_path / "other") == 0
+
+
+def test_an_image_that_the_safety_checker_turns_black_is_made_again(with_checker, tmp_path, capsys, monkeypatch):
+    from debeton.generate.generators.stable_diffusion import StableDiffusion
+
+    set_thresholds(with_checker, 10)
+    real = StableDiffusion.sample
+
+    def first_black(self, requests):
+        images = real(self, requests)
+        self.rejected = ["safety checker" if request.number == 0 else "" for request in requests]
+        return images
+
+    monkeypatch.setattr(StableDiffusion, "sample", first_black)
+    words = (*SD, "--model", with_checker, "--per-cell", 2, "--out", tmp_path / "set", "--attempts", 2)
+    assert command(*words) == 1
+    error = capsys.readouterr().err
+    assert "was rejected 2 times, last as 'safety checker'" in error
+    assert "the safety checker of the model turned it black" in error
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        ("fp32", "it ran in fp32 (torch.float32), so its weights are damaged, or its training diverged"),
+        ("bf16", "it ran in bf16 (torch.bfloat16), so its weights are damaged, or its training diverged"),
+        ("fp16", "it ran in fp16 (torch.float16), whose largest number is 65504: use --dtype bf16 or --dtype fp32"),
+    ],
+)
+def test_images_of_nan_are_an_error_that_names_the_number_type(tiny_model, tmp_path, capsys, dtype, words):
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    file = model / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["decoder.conv_in.bias"].fill_(1e5 if dtype == "fp16" else float("nan"))
+    save_file(weights, file, {"format": "pt"})
+    assert command(*SD, "--model", model, "--out", tmp_path / "set", "--per-cell", 2, "--dtype", dtype) == 1
+    error = capsys.readouterr().err
+    assert f"8 of 8 images of {model} have pixels that are NaN; {words}" in error
+    assert not list((tmp_path / "set").rglob("*.png"))
 
 
 @pytest.fixture(scope="session")

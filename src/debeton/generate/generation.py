@@ -16,6 +16,7 @@ from tqdm import tqdm
 from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.generate.filters import Filter
 from debeton.generate.generators import Generator, ImageRequest
+from debeton.generate.generators.generator import SAFETY
 from debeton.generate.image_set import ImageSet, Slot
 from debeton.generate.prompts import Condition, PromptSet
 from debeton.system.errors import DataError
@@ -66,10 +67,11 @@ def generate_missing(
                 requests = [_image_request(slot, name, prompts) for slot in batch]
                 images = generator.sample(requests)
                 image_count += len(images)
+                rejected = getattr(generator, "rejected", None) or [""] * len(images)
                 waiting.append(
                     [
-                        (slot, request, pool.submit(_filter_and_write, image_set, keep, slot, request, image))
-                        for slot, request, image in zip(batch, requests, images, strict=True)
+                        (slot, request, pool.submit(_filter_and_write, image_set, keep, slot, request, image, reason))
+                        for slot, request, image, reason in zip(batch, requests, images, rejected, strict=True)
                     ]
                 )
             elif waiting:
@@ -93,10 +95,13 @@ def _image_request(slot: Slot, name: str, prompts: PromptSet) -> ImageRequest:
 
 
 def _filter_and_write(
-    image_set: ImageSet, keep: Filter, slot: Slot, request: ImageRequest, image: NDArray[np.uint8]
+    image_set: ImageSet, keep: Filter, slot: Slot, request: ImageRequest, image: NDArray[np.uint8], rejected: str
 ) -> dict[str, Any]:
-    """Filter one image, write it if it is kept, and return its line of the manifest."""
-    verdict = keep(image)
+    """Filter one image, write it if it is kept, and return its line of the manifest.
+
+    rejected: the reason why the generator itself rejects the image, or ''.
+    """
+    verdict = rejected or keep(image)
     return {
         "path": slot.path,
         "label": slot.condition.label,
@@ -129,10 +134,15 @@ def _finish(
         if line["verdict"] == ACCEPTED:
             continue
         if slot.attempt + 1 >= generator.attempts:
+            remedy = "look at the generator's images with --filter none, or raise --attempts"
+            if line["verdict"] == SAFETY:
+                remedy = (
+                    "the safety checker of the model turned it black: choose other prompts, raise --attempts, or leave "
+                    "the checker out with --no-safety-checker"
+                )
             raise DataError(
                 f"image {slot.number} of '{slot.condition}' was rejected {generator.attempts} times, last as "
-                f"'{line['verdict']}' (prompt: {request.prompt}); look at the generator's images with --filter none, "
-                "or raise --attempts"
+                f"'{line['verdict']}' (prompt: {request.prompt}); {remedy}"
             )
         retries.append(Slot(slot.condition, slot.number, slot.attempt + 1))
     return retries

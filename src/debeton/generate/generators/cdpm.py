@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from debeton.diffusion.model import load_model, model_folder
 from debeton.diffusion.sampling import SAMPLERS, sample, steps_of
-from debeton.generate.generators.generator import DTYPES, GENERATORS, GeneratorFactory, ImageRequest, folder_hash
+from debeton.generate.generators.generator import (
+    DTYPES,
+    GENERATORS,
+    GeneratorFactory,
+    ImageRequest,
+    check_finite,
+    folder_hash,
+)
 from debeton.system.distributed import pick_device
 from debeton.system.errors import UsageError
 
@@ -81,11 +88,17 @@ class CdpmGenerator:
         }
 
     def sample(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
-        """Return images, uint8 [N, H, W, 3]. UsageError for a cell that the model was not trained on."""
+        """Return images, uint8 [N, H, W, 3].
+
+        UsageError: the model was not trained on a cell.
+        DataError: the model draws NaN.
+        """
         codes = self.conditions.codes([(request.condition.label, request.condition.attribute) for request in requests])
         condition = torch.tensor(codes, device=self.device)
         seeds = [request.seed for request in requests]
         images = sample(self.network, self.schedule, condition, seeds, **self.sampling_options)
+        finite = images.isfinite().flatten(1).all(1).cpu().numpy()
+        check_finite(finite, str(self.identity["model"]), str(self.identity["dtype"]))
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 

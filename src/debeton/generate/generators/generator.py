@@ -14,11 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from debeton.generate.prompts import Condition
-from debeton.system.errors import UsageError
+from debeton.system.errors import DataError, UsageError
 from debeton.system.registry import Registry
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAMPLES, PIECE = 64, 1 << 16  # number of pieces of each file that `folder_hash` reads, and the bytes of one piece
+
+
+# Verdict on an image that the safety checker of a model turned black. It is no verdict of a filter: the pixels alone do
+# not tell why an image is black, and the filter 'none' would keep it.
+SAFETY = "safety checker"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Generator(Protocol):
 
     identity: plain values that decide the images, for generator.json.
     attempts: number of attempts at an image, each with another seed, before a rejection is an error.
+
+    A generator may have `rejected`, a list of one text per image of its last batch: '' or the reason why the image
+    cannot be used, such as SAFETY.
     """
 
     identity: dict[str, Any]
@@ -50,6 +58,28 @@ class Generator(Protocol):
     def sample(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
         """Return one image per request, uint8 [N, H, W, 3]. The same request gives the same image."""
         ...
+
+
+def check_finite(finite: NDArray[np.bool_], model: str, dtype: str) -> None:
+    """Raise DataError where an image has pixels that are no finite numbers, before they are made whole numbers.
+
+    finite: whether all pixels of an image are finite, bool [N].
+    model: name of the model, for the message.
+    dtype: number type that the model ran in, one of DTYPES.
+    """
+    if finite.all():
+        return
+    count = f"{int((~finite).sum())} of {len(finite)} images of {model} have pixels that are NaN; it ran in {dtype}"
+    if dtype == "fp16":
+        raise DataError(
+            f"{count} ({DTYPES[dtype]}), whose largest number is 65504: use --dtype bf16 or --dtype fp32, or a model "
+            "whose decoder (VAE) is made for fp16"
+        )
+    more = "" if dtype == "fp32" else "; or draw the images with debeton generate --dtype fp32"
+    raise DataError(
+        f"{count} ({DTYPES[dtype]}), so its weights are damaged, or its training diverged: download or train it again, "
+        f"with a lower learning rate{more}"
+    )
 
 
 @dataclass(frozen=True)
