@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from debeton.config import as_of_now, run_seeds, setting_identity
-from debeton.report.older_results import with_group_means
 from debeton.config.yaml_files import parse_yaml
+from debeton.report.older_results import with_group_means
 from debeton.system.errors import DataError
 
 FRACTIONS = (
