@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from debeton.data.views.view import View
 from debeton.methods import METHODS
 from debeton.nets.models import MODELS
 from debeton.system import plugins
+from debeton.system.log import logger
 
 # Fixtures that take more than ten seconds: two processes, a Slurm of one machine, a set of images made and resumed.
 SLOW_FIXTURES = {"two_processes", "slurm", "killed"}
@@ -51,6 +53,15 @@ TORCH_THREADS = torch.get_num_threads()
 def _torch_threads() -> None:
     """Stock FFCV's loader changes torch's threads for the whole process, and with them the order of its sums."""
     torch.set_num_threads(TORCH_THREADS)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logging() -> Iterator[None]:
+    """Take the handlers of a command away after its test. They write to the captured streams, which are closed then."""
+    yield
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture(scope="session")
