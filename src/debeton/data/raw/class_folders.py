@@ -48,9 +48,10 @@ def read_class_folders(tree: ImageTree, classes: Sequence[str] = ()) -> ClassFol
     listing = tree.listing()
     images = visible_images(listing)
     tops = [path for path in listing.folders if "/" not in path and not is_hidden(path)]
+    notes: list[str] = []
     if set(tops) == set(classes) or not any(map(is_train_name, tops)):
         _check_no_splits(tree, tops, classes)
-        parts, notes = {"train": ""}, []
+        parts = {"train": ""}
     else:
         _check_train(tree, images, tops)
         split_of, notes = name_splits([top for top in tops if _has_classes(images, top)], str(tree.root))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def shared_images(splits: Mapping[str, Rows], num_workers: int = 0) -> list[str]
     real = {split: rows for split, rows in splits.items() if split != "synthetic"}
     keys = _keys(real, num_workers)
     rows_of = {split: _row_by_key(values) for split, values in keys.items()}
-    lines = []
+    lines: list[str] = []
     for first, second in combinations(real, 2):
         if all(split == "test" or split.startswith(TEST_PREFIX) for split in (first, second)):
             continue
@@ -58,7 +59,7 @@ def _keys(splits: Mapping[str, Rows], num_workers: int) -> dict[str, list[Key | 
     for split, rows in splits.items():
         elsewhere = set().union(*(sizes[other] for other in splits if other != split))
         unread = [row for row, key in enumerate(keys[split]) if key and not key[1] and key[0] in elsewhere]
-        with closing(in_order(lambda row, rows=rows: _read(rows, row), unread, num_workers, "hash")) as hashed:
+        with closing(in_order(partial(_read, rows), unread, num_workers, "hash")) as hashed:
             for row, key in zip(unread, hashed, strict=True):
                 keys[split][row] = key
     return keys

@@ -109,8 +109,8 @@ def _left_out(
 ) -> tuple[LeftOut, ...]:
     """Return what is no row: names without the four fields, other ages, and the rest of the files."""
     used = {name for part in rows.values() for name in part.names}
-    malformed = [files[row] for row in np.flatnonzero(columns["gender"] < 0)]
-    ages = [files[row] for row in np.flatnonzero((columns["gender"] >= 0) & (columns["age_band"] < 0))]
+    malformed = [files[row] for row in np.flatnonzero(columns["gender"] < 0).tolist()]
+    ages = [files[row] for row in np.flatnonzero((columns["gender"] >= 0) & (columns["age_band"] < 0)).tolist()]
     others = sorted(set(files) - used - set(malformed) - set(ages))
     reason = "that --base-bias leaves out" if options["ffr_splits"] is None else "that are in no file of --ffr-splits"
     return (
