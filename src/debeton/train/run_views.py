@@ -8,7 +8,8 @@ from pathlib import Path
 
 from debeton.config import Config
 from debeton.config.sections_data import Data
-from debeton.data.views.splits import ViewOptions, find_betons, open_views, with_normalisation
+from debeton.data.split_names import KNOWN
+from debeton.data.views.splits import ViewOptions, find_betons, open_views, unused_betons, with_normalisation
 from debeton.data.views.view import View
 from debeton.nets.models import architecture
 from debeton.nets.transfer import source_normalisation
@@ -58,7 +59,18 @@ def view_options(config: Config) -> ViewOptions:
 def prepare_views(config: Config) -> dict[str, View]:
     """Open the views that the configuration describes, with its normalisation and its trigger."""
     data, training = config.data, config.training
-    paths = find_betons(data.dataset, Path(training.data_root), beton_paths(data))
+    root = Path(training.data_root)
+    paths = find_betons(data.dataset, root, beton_paths(data))
+    unused = unused_betons(data.dataset, root, paths)
+    if unused:
+        logger.info(
+            "note: this run does not use %s of %s, which %s no split by name (known: %s); rename the betons, or give "
+            "one in a setting, such as --data.test_path",
+            ", ".join(path.name for path in unused),
+            root,
+            "is" if len(unused) == 1 else "are",
+            KNOWN,
+        )
     views = plant(open_views(paths, view_options(config)), config)
     if training.order == "quasi_random":
         views["train"] = replace(views["train"], order="quasi_random")

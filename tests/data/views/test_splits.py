@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.views.splits import ViewOptions, evaluated, find_betons, open_views, with_normalisation
+from debeton.data.views.splits import ViewOptions, evaluated, find_betons, open_views, unused_betons, with_normalisation
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 
@@ -66,6 +66,26 @@ def test_a_missing_training_beton_is_named_with_the_command_that_writes_it(tmp_p
 def test_a_given_path_must_exist(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no beton for ab/val at .*/nope\.beton"):
         find_betons("ab", root, {**ABSENT, "val": "nope.beton"})
+
+
+def test_betons_of_a_split_that_training_does_not_know_are_named(tmp_path: Path, make_rows: MakeRows) -> None:
+    images = [np.zeros((2, 2, 3), np.uint8)] * 4
+
+    def write(dataset: str, split: str) -> Path:
+        path = tmp_path / f"{dataset}_{split}.beton"
+        write_beton(path, make_rows(images), replace(SPEC, name=dataset), split, WriteOptions(mode="raw"))
+        return path
+
+    for split in ("train", "test", "test_art", "synthetic"):
+        write("ab", split)
+    unused = [write("ab", split) for split in ("extra", "id_val")]
+    by_setting = write("ab", "other")
+    write("ab_cd", "train")  # of another set
+    (tmp_path / "ab_cd_val.beton").touch()  # likewise, without a sidecar
+    (tmp_path / "ab_loose.beton").touch()
+    used = find_betons("ab", tmp_path, {**ABSENT, "val": "ab_other.beton"})
+    assert used["val"] == by_setting
+    assert unused_betons("ab", tmp_path, used) == [*unused, tmp_path / "ab_loose.beton"]
 
 
 # --- views -----------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from debeton.data.beton.reading import open_beton
+from debeton.data.beton.reading import open_beton, read_sidecar
 from debeton.data.spec import DatasetSpec
+from debeton.data.split_names import TEST_PREFIX, is_known_split
 from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, select_rows
 from debeton.data.views.subsets import balanced, biased, fold, mini, scale_split
 from debeton.data.views.synthetic_modes import MODES, Amount, synthetic_view
@@ -77,9 +78,39 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str | None]) -> di
         if beton.exists():
             paths[split] = beton
     prefix = f"{dataset}_"
-    for other_test in sorted(root.glob(f"{glob.escape(prefix)}test_*.beton")):
+    for other_test in sorted(root.glob(f"{glob.escape(prefix)}{TEST_PREFIX}*.beton")):
         paths[other_test.stem.removeprefix(prefix)] = other_test
     return paths
+
+
+def unused_betons(dataset: str, root: Path, used: Mapping[str, Path]) -> list[Path]:
+    """Return the betons {root}/{dataset}_NAME.beton that are no split of a run, because training knows no such split.
+
+    Betons of another set whose name begins alike, as 'mnist_cifar' beside 'mnist', are not returned.
+
+    used: the beton of each split, as `find_betons` returns them.
+    """
+    taken = {path.resolve() for path in used.values()}
+    found = sorted(root.glob(f"{glob.escape(dataset)}_*.beton"))
+    return [
+        path
+        for path in found
+        if path.resolve() not in taken
+        and not is_known_split(path.stem.removeprefix(f"{dataset}_"))
+        and _data_set_of(path, dataset) == dataset
+    ]
+
+
+def _data_set_of(path: Path, dataset: str) -> str:
+    """Return the data set of a beton by its sidecar.
+
+    Without one, a name that ends in a split is taken for that of another set.
+    """
+    try:
+        return str(read_sidecar(path)["dataset"])
+    except DataError:
+        ends = path.stem.removeprefix(f"{dataset}_").rpartition("_")
+        return f"{dataset}_{ends[0]}" if ends[0] and is_known_split(ends[2]) else dataset
 
 
 def open_views(paths: Mapping[str, Path], options: ViewOptions = ViewOptions()) -> Views:
