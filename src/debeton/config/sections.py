@@ -89,7 +89,8 @@ class Training:
     drop_last: bool = setting(Bool(), "leave out the last batch of an epoch where it is not full", default=False)
     order: str = setting(
         OneOf("random", "quasi_random"),
-        "order of the training rows; quasi_random reads neighbouring rows together, for slow shared disks",
+        "order of the training rows; quasi_random reads neighbouring rows together, for slow shared disks; a beton "
+        "sorted by class then needs write_betons --shuffle-seed",
         default="random",
     )
     decoder_train: str = setting(

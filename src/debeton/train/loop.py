@@ -17,8 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from debeton.data.loader.loader import EpochIterator, Loader
+from debeton.data.loader.order import warning_of_few_classes
 from debeton.system import distributed
 from debeton.system.errors import DataError
+from debeton.system.log import logger
 from debeton.system.seed import restore_rng_state, rng_state
 from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import Objective, Precision
@@ -155,6 +157,10 @@ def train_epochs(
     own = [p for p in state.objective.parameters() if p.requires_grad]
     recent: list[tuple[Tensor, Tensor]] = []  # (loss, rows) of the steps since the last look
     scaler = state.precision.scaler
+    if not (state.epoch or state.batch) and distributed.is_main():
+        warning = warning_of_few_classes(loader.view, loader.batch_size, loader.seed)
+        if warning:
+            logger.warning(warning)
     while state.epoch < options.epochs:
         if options.resolution is not None:
             loader.resolution = options.resolution(state.epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from debeton.data.loader.order import ORDERS, QUASI_RANDOM_BLOCK, QUASI_RANDOM_WINDOW, epoch_order
+from debeton.data.loader.order import (
+    ORDERS,
+    QUASI_RANDOM_BLOCK,
+    QUASI_RANDOM_WINDOW,
+    effective_number,
+    epoch_order,
+    warning_of_few_classes,
+)
+from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 
@@ -85,6 +94,57 @@ def test_quasi_random_blocks_are_neighbours_in_the_file_not_in_the_view(paper_vi
     view = paper_view(np.zeros(n)).subset(shuffled)
     order = epoch_order(view, "quasi_random", 0, 0)[: QUASI_RANDOM_BLOCK * QUASI_RANDOM_WINDOW]
     assert len(np.unique(view.rows[order] // QUASI_RANDOM_BLOCK)) == QUASI_RANDOM_WINDOW
+
+
+# --- batches of a few classes ----------------------------------------------------------------------------------
+
+
+def spec_of(num_classes: int, num_attributes: int = 1) -> DatasetSpec:
+    return DatasetSpec("many", tuple(map(str, range(num_classes))), tuple(map(str, range(num_attributes))))
+
+
+def test_the_effective_number_of_classes_is_that_of_the_entropy() -> None:
+    codes = np.array([0, 0, 1, 1, 2, 2, 2, 2, 9])  # the last batch is partial
+    assert effective_number(codes, 4) == pytest.approx(math.exp((math.log(2) + 0) / 2))
+    assert effective_number(codes[:2], 4) == pytest.approx(1)
+    assert effective_number(np.arange(12), 6) == pytest.approx(6)
+
+
+def test_a_quasi_random_order_of_rows_sorted_by_class_is_warned_of(paper_view: PaperView) -> None:
+    label = np.repeat(np.arange(200), 60)
+    view = replace(paper_view(label, spec=spec_of(200)), order="quasi_random")
+    warning = warning_of_few_classes(view, 256, 0)
+    assert warning is not None
+    found, random = (float(part) for part in re.findall(r"(?:holds|order) (\d+\.\d)", warning))
+    rows = view.label[epoch_order(view, "quasi_random", 0, 0)]
+    assert found == pytest.approx(effective_number(rows, 256), abs=0.05)
+    assert found < 0.8 * random
+    assert "classes" in warning
+    assert "--shuffle-seed 0" in warning
+    assert "training.order random" in warning
+
+
+@pytest.mark.parametrize("order", ["quasi_random", "sequential"])
+def test_rows_in_a_random_sequence_give_no_warning(order: str, paper_view: PaperView) -> None:
+    label = np.random.default_rng(0).permutation(np.repeat(np.arange(200), 60))
+    assert warning_of_few_classes(replace(paper_view(label, spec=spec_of(200)), order=order), 256, 0) is None
+
+
+def test_a_random_order_and_a_shuffled_small_set_give_no_warning(paper_view: PaperView) -> None:
+    label = np.repeat(np.arange(200), 60)
+    view = paper_view(label, spec=spec_of(200))
+    assert warning_of_few_classes(view, 256, 0) is None
+    small = replace(view.subset(np.arange(4000)), order="quasi_random")  # one window: all rows are shuffled
+    assert all(warning_of_few_classes(small, 16, seed) is None for seed in range(4))
+
+
+def test_a_sequential_order_of_sorted_groups_is_warned_of(paper_view: PaperView) -> None:
+    label, attribute = np.tile([0, 1], 600), np.repeat([0, 1, 2], 400)  # classes are mixed, attributes are not
+    view = replace(paper_view(label, attribute, spec=spec_of(2, 3)), order="sequential")
+    warning = warning_of_few_classes(view, 50, 0)
+    assert warning is not None
+    assert "holds 2.0 groups" in warning
+    assert warning_of_few_classes(replace(view, order="group_balanced"), 50, 0) is None
 
 
 # --- weighted --------------------------------------------------------------------------------------------------
