@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from debeton.data.sources import SOURCES, Dataset
 from debeton.system.errors import DataError, UsageError
@@ -345,3 +346,15 @@ def test_real_dominoes_have_the_published_sizes():
         "test": 10000,
     }
     assert dataset.splits["train"].image(0).std() > 10
+
+
+def test_what_the_halves_leave_out_is_named_by_half(load, tmp_path):
+    names = [f"{split}/{c}/{i}.png" for split in ("train", "validation", "test") for c in "ab" for i in range(20)]
+    for name in [*names, "train/stray.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    options = {"top": "folder", "top_raw": tmp_path, "top_classes": "a,b", "bottom_classes": "0,1"}
+    dataset = load("mnist_cifar", **options)
+    (entry,) = dataset.left_out
+    assert (entry.reason, entry.examples) == ("top: images that lie in no class folder", ("train/stray.png",))
+    assert dataset.notes == (f"top: 'validation' in {tmp_path} is the split 'val'",)

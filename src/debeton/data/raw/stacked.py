@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from debeton.data.beton.images import BadImage, to_rgb
 from debeton.data.raw.fetch import fetch, unfinished_files_note
 from debeton.data.raw.image_files import MissingDataError
+from debeton.data.raw.other_files import files_beside_rows
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request
-from debeton.data.spec import Ints, Rows
+from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError, nearest
 
 SIDE = 32
@@ -43,7 +44,18 @@ def load_part(request: Request, role: str) -> Dataset:
             square_pixels(part.splits[split], 0)
         except BadImage as error:
             raise DataError(f"--{role} {part.spec.name}: {error}") from None
-    return part
+    left = files_beside_rows(part.splits) if part.left_out is None else part.left_out
+    return replace(
+        part,
+        left_out=tuple(replace(entry, reason=f"{role}: {entry.reason}") for entry in left),
+        notes=tuple(f"{role}: {note}" for note in part.notes),
+    )
+
+
+def stacked_dataset(spec: DatasetSpec, splits: Mapping[str, Rows], top: Dataset, bottom: Dataset) -> Dataset:
+    """Return the data set of two halves, with what each half leaves out of its own files."""
+    left = (*(top.left_out or ()), *(bottom.left_out or ()))
+    return Dataset(spec, splits, left_out=left, notes=(*top.notes, *bottom.notes))
 
 
 def _load_from_places(request: Request, role: str) -> Dataset:
@@ -111,7 +123,7 @@ def with_set_labels(part: Dataset, sets: ClassSets) -> Dataset:
     for k, codes in enumerate(sets):
         number[list(codes)] = k
     splits = {split: replace(rows, label=number[rows.label]) for split, rows in part.splits.items()}
-    return Dataset(replace(part.spec, classes=names, aligned=()), splits)
+    return replace(part, spec=replace(part.spec, classes=names, aligned=()), splits=splits)
 
 
 def square_pixels(rows: Rows, row: int) -> NDArray[np.uint8]:

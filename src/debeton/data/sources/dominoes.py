@@ -31,7 +31,14 @@ from __future__ import annotations
 import numpy as np
 
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.stacked import PART_OPTIONS, load_part, parse_class_sets, stack_rows, with_set_labels
+from debeton.data.raw.stacked import (
+    PART_OPTIONS,
+    load_part,
+    parse_class_sets,
+    stack_rows,
+    stacked_dataset,
+    with_set_labels,
+)
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
@@ -73,7 +80,7 @@ def load(request: Request) -> Dataset:
     )
     splits = _learning_splits(request, top.splits["train"], bottom.splits["train"], len(classes))
     splits["test"] = _test_split(request, top.splits["test"], bottom.splits["test"], len(classes))
-    return Dataset(spec, splits)
+    return stacked_dataset(spec, splits, top, bottom)
 
 
 def _part(request: Request, role: str) -> Dataset:

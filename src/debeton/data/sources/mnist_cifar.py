@@ -19,7 +19,14 @@ from __future__ import annotations
 import numpy as np
 
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.stacked import PART_OPTIONS, load_part, parse_class_sets, stack_rows, with_set_labels
+from debeton.data.raw.stacked import (
+    PART_OPTIONS,
+    load_part,
+    parse_class_sets,
+    stack_rows,
+    stacked_dataset,
+    with_set_labels,
+)
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
@@ -43,9 +50,8 @@ def load(request: Request) -> Dataset:
         **_test_splits(request, (top.splits["test"], bottom.splits["test"])),
     }
     classes, attributes = bottom.spec.classes, top.spec.classes
-    return Dataset(
-        DatasetSpec("mnist_cifar", classes, attributes, ((0,), (1,)), mean=CIFAR_MEAN, std=CIFAR_STD), splits
-    )
+    spec = DatasetSpec("mnist_cifar", classes, attributes, ((0,), (1,)), mean=CIFAR_MEAN, std=CIFAR_STD)
+    return stacked_dataset(spec, splits, top, bottom)
 
 
 def _two_sets(request: Request, part: Dataset, role: str) -> Dataset:
