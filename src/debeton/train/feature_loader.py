@@ -141,6 +141,7 @@ class FeatureLoader(Loader):
             loader.batch_size,
             seed=loader.seed,
             tail=loader.tail,
+            least_rows=loader.least_rows,
             options=loader.options,
             triggers=loader.triggers,
         )

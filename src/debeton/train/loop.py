@@ -187,7 +187,8 @@ def train_epochs(
                     state.meter.update(output.logits, batch.label, batch.group)
                 state.step += 1
                 state.batch += 1
-                recent.append((output.loss, batch.row))
+                # A process without rows of this batch has no loss: the mean of no values is not a number.
+                recent.append((output.loss if len(batch) else torch.zeros_like(output.loss), batch.row))
                 if state.step % options.log_every == 0:
                     _check_finite(recent, state, loader, options)
                 if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):

@@ -229,16 +229,22 @@ def test_ranks_partition_every_batch_and_their_shares_average_to_one(
         return
     loaders = [build() for build in make]
     full, rest = divmod(n, batch_size)
-    expected = full + {"share": rest >= world, "keep": rest > 0, "drop": False}[tail]
+    joins = tail == "share" and full > 0 and rest == 1  # the same for any number of processes
+    expected = full + (rest > 0 and tail != "drop" and not joins)
     assert {len(loader) for loader in loaders} == {expected}
+    assert {loader.joined_rows for loader in loaders} == {int(joins)}
+    ends = [*range(batch_size, expected * batch_size, batch_size), n if tail != "drop" else full * batch_size]
+    assert {loader.smallest_batch for loader in loaders} == {min(np.diff([0, *ends]))}
     whole = view.rows[np.concatenate([p for p, _, _ in make_positions(view, batch_size)])]
     ranks = [loader.planned_batches(3) for loader in loaders]
-    if tail != "keep":
+    if tail == "keep":
+        assert all(len(rows) for batches in ranks for _, rows, _ in batches)
+    else:
         assert {len(batches) for batches in ranks} == {expected}  # every process takes every step
     for step in range(expected):
         parts = [batches[step] for batches in ranks if step < len(batches)]
         merged = sorted(row for _, rows, _ in parts for row in rows)
-        assert merged == sorted(whole[step * batch_size : (step + 1) * batch_size])
+        assert merged == sorted(whole[[0, *ends][step] : ends[step]])
         assert sum(share for _, _, share in parts) == pytest.approx(world)
         sizes = [len(rows) for _, rows, _ in parts]
         assert max(sizes) - min(sizes) <= 1
@@ -248,6 +254,36 @@ def test_ranks_partition_every_batch_and_their_shares_average_to_one(
 def make_positions(view: View, batch_size: int) -> list:
     loader = make_loader(view, batch_size, seed=5, tail="keep", options=LoaderOptions(decoder="resized"))
     return [(rows, rows, share) for _, rows, share in loader.planned_batches(3)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_last_batch_of_too_few_rows_joins_the_batch_before(jpg_view: View, world: int) -> None:
+    def sizes(rows: int, batch_size: int, **least: int) -> list[int]:
+        view = jpg_view.subset(np.arange(rows))
+        options = [replace(AUGMENTED, rank=rank, world=world) for rank in range(world)]
+        loaders = [make_loader(view, batch_size, options=one, **least) for one in options]
+        epochs = [list(loader.epoch(0)) for loader in loaders]
+        assert all(len(epoch) == len(loaders[0]) for epoch in epochs)
+        seen = sorted(row for epoch in epochs for row in rows_of(epoch))
+        assert seen == list(range(rows))
+        assert_same_batches(loaders[0].epoch(0, start=len(loaders[0]) - 1), epochs[0][-1:])
+        return [sum(map(len, batches)) for batches in zip(*epochs, strict=True)]
+
+    assert sizes(13, 4) == [4, 4, 5]
+    assert sizes(14, 4) == [4, 4, 4, 2]
+    assert sizes(5, 4) == [5]
+    assert sizes(14, 4, least_rows=3) == [4, 4, 6]
+    assert sizes(3, 8) == [3]  # there is no batch before
+
+
+def test_a_process_without_rows_of_a_batch_gets_an_empty_one(jpg_view: View) -> None:
+    options = replace(AUGMENTED, rank=2, world=3, channels_last=False, dtype=torch.float16)
+    *_, last = make_loader(jpg_view.subset(np.arange(14)), 4, options=options).epoch(0)
+    assert (last.share, len(last), last.image.shape, last.image.dtype) == (0.0, 0, (0, 3, 24, 24), torch.float16)
+    assert {len(column) for column in (last.label, last.attribute, last.group, last.source)} == {0}
+    assert last.label.dtype == torch.int64
+    start_at_it = make_loader(jpg_view.subset(np.arange(14)), 4, options=replace(options, dtype=torch.float32))
+    assert [len(batch) for batch in start_at_it.epoch(0, start=3)] == [0]
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -15,7 +15,8 @@ class Batch:
     row: int64 [B], row numbers of the beton.
     label, attribute, group, source: int64 [B].
     share: rows of this process divided by the global batch's rows, times the number of processes; 1.0 in a single
-        process. A loss averaged over unequal shares is multiplied by it.
+        process. A loss averaged over unequal shares is multiplied by it. It is 0.0 where this process has no row of the
+        batch: then all tensors are empty, and only the sums over processes are still taken.
     triggered: the same images with each of the loader's triggers in all of them, each like `image`.
     """
 

@@ -95,6 +95,14 @@ class Delivery:
         image = image.permute(0, 3, 1, 2) if self.layout.channels_last else image
         return image.to(self.layout.dtype), torch.from_numpy(rows)
 
+    def no_rows(self, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the tensors of `deliver` for a batch without rows. size: (height, width) in pixels."""
+        layout = self.layout
+        memory = torch.channels_last if layout.channels_last else torch.contiguous_format
+        dtype = layout.dtype if layout.normalise else torch.uint8
+        image = torch.empty((0, 3, *size), dtype=dtype, device=layout.device, memory_format=memory)
+        return image, torch.empty(0, dtype=torch.int64, device=layout.device)
+
     def hand_over(self, *tensors: Tensor) -> None:
         """Let the caller's stream use tensors that were made in another thread."""
         if self._uploader is not None:

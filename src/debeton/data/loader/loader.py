@@ -24,7 +24,7 @@ from debeton.data.loader.augment import make_ops
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.decoders import make_decoder
 from debeton.data.loader.delivery import BatchMemory
-from debeton.data.loader.options import DEFAULT_OPTIONS, LoaderOptions, Tail
+from debeton.data.loader.options import DEFAULT_OPTIONS, LEAST_ROWS, LoaderOptions, Tail
 from debeton.data.loader.order import epoch_order
 from debeton.data.loader.producer import EpochPlan, LoadedBatch, PlannedBatch, Producer
 from debeton.data.triggers.trigger import Trigger
@@ -38,6 +38,7 @@ def make_loader(
     *,
     seed: int = 0,
     tail: Tail = "share",
+    least_rows: int = LEAST_ROWS,
     options: LoaderOptions = DEFAULT_OPTIONS,
     triggers: Sequence[Trigger] = (),
 ) -> Loader:
@@ -45,13 +46,14 @@ def make_loader(
 
     batch_size: rows of a global batch over all processes.
     seed: seed of order and augmentation; epoch k is a function of (view, seed, k) alone.
-    tail: treatment of a last partial batch. 'share' keeps it, unless it has fewer rows than there are processes:
-        then some process would have no step to take. 'keep' always keeps it; some processes may get none of it
-        (for evaluation). 'drop' leaves it out.
+    tail: treatment of a last partial batch. 'share' is for training: a last batch of fewer than `least_rows` rows joins
+        the batch before. Every process takes every step, with no row of it if there are fewer rows than processes.
+        'keep' always keeps it, and a process without rows skips it (for evaluation). 'drop' leaves it out.
+    least_rows: of a last batch of its own, with 'share'.
     triggers: each image is also given with each of these, from one decoding, as `Batch.triggered`. Only for views
         without a trigger of their own.
     """
-    return Loader(view, batch_size, seed=seed, tail=tail, options=options, triggers=triggers)
+    return Loader(view, batch_size, seed=seed, tail=tail, least_rows=least_rows, options=options, triggers=triggers)
 
 
 class Loader:
@@ -70,6 +72,7 @@ class Loader:
         tail: Tail,
         options: LoaderOptions,
         triggers: Sequence[Trigger] = (),
+        least_rows: int = LEAST_ROWS,
     ):
         if not len(view):
             raise DataError(f"view '{view.name}' of {view.beton.path} is empty; there is nothing to load")
@@ -81,6 +84,7 @@ class Loader:
                 "last partial batch leaves nothing; use a smaller --training.batch_size"
             )
         self.view, self.batch_size, self.seed, self.tail, self.options = view, batch_size, seed, tail, options
+        self.least_rows = least_rows
         if triggers and view.planted is not None:
             raise ValueError(f"view '{view.name}' has a trigger already; others cannot be shown beside clean images")
         self.triggers = tuple(triggers)
@@ -97,7 +101,24 @@ class Loader:
     def __len__(self) -> int:
         """Return the number of global batches of an epoch."""
         full, rest = divmod(self.view.epoch_size, self.batch_size)
-        return full + int(rest >= {"share": self.options.world, "keep": 1, "drop": self.batch_size}[self.tail])
+        return full + int(rest > 0 and self.tail != "drop" and not self.joined_rows)
+
+    @property
+    def joined_rows(self) -> int:
+        """Return the rows at the end of an epoch that join the batch before; 0 for none."""
+        full, rest = divmod(self.view.epoch_size, self.batch_size)
+        return rest if self.tail == "share" and full and rest < self.least_rows else 0
+
+    @property
+    def smallest_batch(self) -> int:
+        """Return the rows of the smallest global batch of an epoch."""
+        return min(stop - start for start, stop in self._bounds())
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        """Return the first position of each global batch of an epoch, and the position after its last one."""
+        starts = [step * self.batch_size for step in range(len(self))]
+        end = len(self) * self.batch_size if self.tail == "drop" else self.view.epoch_size
+        return list(zip(starts, [*starts[1:], end], strict=True))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -150,11 +171,10 @@ class Loader:
         """Return the batches of this process in epoch `epoch`."""
         rows = self.view.rows[epoch_order(self.view, self.view.order, self.seed, epoch)]
         rank, world, batches = self.options.rank, self.options.world, []
-        for step in range(len(self)):
-            positions = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(rows)))
-            mine = positions[rank::world]
-            if len(mine):
-                batches.append(PlannedBatch(mine, rows[mine], len(mine) * world / len(positions)))
+        for start, stop in self._bounds():
+            mine = np.arange(start + rank, stop, world)
+            if len(mine) or self.tail == "share":
+                batches.append(PlannedBatch(mine, rows[mine], len(mine) * world / (stop - start)))
         return batches
 
 

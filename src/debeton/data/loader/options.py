@@ -10,6 +10,7 @@ import torch
 from debeton.data.loader.residency import Residency
 
 Tail = Literal["share", "keep", "drop"]  # treatment of a last partial batch; see `make_loader`
+LEAST_ROWS = 2  # of a batch: batch norm cannot train on one
 
 
 @dataclass(frozen=True)

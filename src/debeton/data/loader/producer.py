@@ -136,7 +136,8 @@ class Producer:
             reader = self._open_reader()
             for positions, rows, share in self.plan.batches:
                 keys = sample_keys(self.plan.seed, self.plan.epoch, positions)
-                images, row_tensors = zip(*self.batch_tensors(reader, keys, rows), strict=True)
+                tensors = self.batch_tensors(reader, keys, rows) if len(rows) else self._no_rows()
+                images, row_tensors = zip(*tensors, strict=True)
                 if not self._put(LoadedBatch(list(images), row_tensors[0], share)):
                     return
             self._put(None)
@@ -170,6 +171,11 @@ class Producer:
             except queue.Full:
                 continue
         return False
+
+    def _no_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the tensors of a batch of which this process has no row, as `batch_tensors` does."""
+        for _ in range(1 + len(self.plan.triggers)):
+            yield self.delivery.no_rows(self.plan.size)
 
     def batch_tensors(self, reader: Reader, keys: Keys, rows: Ints) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the tensors (images, row numbers) of a batch, then those of the same images with each trigger.
