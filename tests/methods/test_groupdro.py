@@ -372,7 +372,7 @@ def train():
     for name, objective in objectives():
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
-        forward = distributed.parallel(model, CPU, sync_bn=False)
+        forward = distributed.parallel(model, CPU)
         rng = np.random.default_rng(1)
         for size in [16] * 20 + [13, 3] * 5:
             image = torch.from_numpy(rng.normal(0, 2, (size, 3)).astype(np.float32))

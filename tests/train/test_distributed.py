@@ -35,15 +35,13 @@ def test_two_processes_train_count_measure_and_predict_as_one(toy_betons, write_
         "model.arch": "small_resnet",
         "training.epochs": 2,
         "training.batch_size": 64,
-        "training.lr": 0.05,
+        "training.lr": 0.02,
         "training.lr_scheduler": "cosine",
         "training.decoder_train": "simple",
         "training.decoder_val": "simple",
         "training.augment": "pad_crop:2",
         "training.device": "cpu",
         "logging.tensorboard": "false",
-        # Batch statistics are per process by design; frozen ones make the two runs comparable.
-        "model.bn_mode": "eval",
         "training.method": "resample",
     }
     args = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
@@ -84,7 +82,6 @@ TINY = {
     "training.augment": "none",
     "training.device": "cpu",
     "logging.tensorboard": "false",
-    "model.bn_mode": "eval",
     "training.selection": "last",
 }
 DIFFUSION = {

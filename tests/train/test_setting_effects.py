@@ -13,18 +13,18 @@ import torch
 import torch.distributed as dist
 from tests.running import folder_of, lines_of, run
 from tests.toy import TOY_SPEC, toy_rows
-from torch import nn
 
-from debeton.config import load
+from debeton.config import load, phase_settings
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.loader.augment import OPS
 from debeton.data.spec import Rows
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.nets.models import make_model
 from debeton.system import distributed
-from debeton.system.errors import UsageError
 from debeton.system.registry import Entry
 from debeton.system.seed import seed_everything
+from debeton.train import training
+from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run, open_run
 from debeton.train.training import train_loader
 
@@ -140,38 +140,19 @@ def test_the_processes_meet_over_the_backend(toy_args, monkeypatch, backend, ask
     assert joined == [asked, "left"]
 
 
-@pytest.fixture
-def one_of_one(tmp_path) -> Iterator[None]:
-    """A process group of this process alone."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("value", [True, False])
-def test_sync_bn_shares_the_batch_norm_statistics_of_gpus(one_of_one, value):
-    sync_bn = load([], ["--dist.sync_bn", str(value)]).dist.sync_bn
-    model = make_model("small_resnet", 2)
-    shared = distributed.parallel(model, torch.device("cuda", 0), sync_bn=sync_bn, average_gradients=False)
-    norms = [module for module in shared.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    assert norms
-    assert all(isinstance(norm, nn.SyncBatchNorm) is value for norm in norms)
-
-
-def test_sync_bn_on_cpus_is_refused(one_of_one):
-    with pytest.raises(UsageError, match=r"dist\.sync_bn needs GPUs, and this run is on a CPU; leave it out"):
-        distributed.parallel(make_model("small_resnet", 2), CPU, sync_bn=True)
-
-
-@pytest.mark.gpu
-def test_shared_statistics_of_one_process_are_those_of_batch_norm(one_of_one):
-    device = torch.device("cuda", 0)
-    model = make_model("small_resnet", 2).to(device)
-    twin = make_model("small_resnet", 2).to(device)
-    twin.load_state_dict(model.state_dict())
-    shared = distributed.parallel(twin, device, sync_bn=True, average_gradients=False)
-    images = torch.randn(32, 3, 16, 16, device=device)
-    torch.testing.assert_close(shared(images), model(images), rtol=1e-4, atol=1e-4)
+def test_sync_bn_shares_the_batch_norm_statistics_of_several_processes(toy_args, monkeypatch, value):
+    shared = []
+    monkeypatch.setattr(training, "share_statistics", shared.append)
+    monkeypatch.setattr(distributed, "parallel", lambda model, device, **_: model)
+    words = [*toy_args, "--dist.sync_bn", str(value)]
+    for processes, expected in ((1, 0), (2, 2)):  # the model, and the networks of its objective
+        shared.clear()
+        with opened(*words) as opened_run, monkeypatch.context() as patched:
+            patched.setattr(distributed, "world_size", lambda processes=processes: processes)
+            objective, settings = CrossEntropy(), phase_settings(opened_run.config)
+            training._forward(opened_run, opened_run.network(), objective, "train", settings)
+        assert len(shared) == (expected if value else 0)
 
 
 # --- the image model -----------------------------------------------------------------------------

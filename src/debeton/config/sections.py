@@ -199,7 +199,12 @@ class Dist:
         default="auto",
         identity="none",
     )
-    sync_bn: bool = setting(Bool(), "batch-norm statistics over the rows of all processes (GPUs only)", default=False)
+    sync_bn: bool = setting(
+        Bool(),
+        "batch-norm statistics over the rows of all processes, so that their number changes no result; false: each "
+        "process uses those of its own rows, and a run must keep its number of processes",
+        default=True,
+    )
 
 
 @section("logging", "copies of the results for other programs, and progress bars", identity="none")

@@ -30,9 +30,10 @@ from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.system.seed import derive_seed
+from debeton.train.batch_rows import check_smallest_batch
 from debeton.train.objective import CrossEntropy, Objective, Precision, StepOutput
 from debeton.train.run import Run
-from debeton.train.training import fit, train_loader
+from debeton.train.training import fit, hold_frozen, train_loader
 
 
 @section("scale", "SCALE: gradients of a train and a target set, mixed by parameter group")
@@ -183,10 +184,11 @@ def scale(run: Run) -> nn.Module:
     steps = len(train_loader(run, train))
     seed = derive_seed(config.training.seed, "target")
     of_target = replace(phase_settings(config), batch_size=size, seed=seed)
-    model = run.network()
+    model, target_loader = run.network(), train_loader(run, target.in_draws(steps, size), of_target)
+    check_smallest_batch(model, target_loader, "train", shared=config.dist.sync_bn, hold=hold_frozen(run))
     objective = MixedGradients(
         model,
-        train_loader(run, target.in_draws(steps, size), of_target),
+        target_loader,
         group_size=settings.group_size,
         mapping=settings.mapping,
         combine=settings.combine,

@@ -85,6 +85,18 @@ def max_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def stack_over_processes(values: Tensor) -> Tensor:
+    """Return the values of all processes, [P, ...], in the sequence of the processes.
+
+    One sum gathers the values, and it is exact.
+
+    values: [...], of one shape in all processes.
+    """
+    stacked = values.new_zeros(world_size(), *values.shape)
+    stacked[rank()] = values
+    return sum_over_processes(stacked)
+
+
 def gather_rows(values: Tensor, share: float) -> Tensor:
     """Return the values of all processes for the rows of a batch, [B, ...], in the sequence of the batch.
 
@@ -93,10 +105,14 @@ def gather_rows(values: Tensor, share: float) -> Tensor:
     Row i of process r is row i P + r of the batch, with P processes (`data/loader/loader.py`). One sum gathers the
     rows, and it is exact in the dtype of the values. A single process returns its values unchanged.
     """
-    if world_size() == 1:
+    processes = world_size()
+    if processes == 1:
         return values
-    whole = values.new_zeros(round(len(values) * world_size() / share), *values.shape[1:])
-    whole[rank() :: world_size()] = values
+    rows = round(len(values) * processes / share) if share else 0
+    if rows < processes:  # a process without rows cannot know their number
+        rows = int(max_over_processes(torch.tensor(rows, device=values.device)).item())
+    whole = values.new_zeros(rows, *values.shape[1:])
+    whole[rank() :: processes] = values
     return sum_over_processes(whole)
 
 
@@ -138,19 +154,12 @@ def sync_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def parallel(model: nn.Module, device: torch.device, *, sync_bn: bool, average_gradients: bool = True) -> nn.Module:
+def parallel(model: nn.Module, device: torch.device, *, average_gradients: bool = True) -> nn.Module:
     """Return the model under DDP.
 
     The model itself is returned in a single process, without parameters to train, or if the caller averages gradients.
-    sync_bn: batch norm uses the batches of all processes.
     average_gradients: False if the caller averages gradients itself.
     """
-    if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
-        return model
-    if sync_bn and device.type == "cpu":
-        raise UsageError("dist.sync_bn needs GPUs, and this run is on a CPU; leave it out")
-    if sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if not average_gradients:
+    if not (dist.is_initialized() and average_gradients and any(p.requires_grad for p in model.parameters())):
         return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

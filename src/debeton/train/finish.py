@@ -23,6 +23,7 @@ from debeton.train.attack import attack_metrics, rates_by
 from debeton.train.evaluation import CLEAN, Evaluation, Presentation, evaluate, evaluate_presentations
 from debeton.train.metrics import selection_score
 from debeton.train.planting import evaluation_triggers
+from debeton.train.processes import described
 from debeton.train.results import prediction_result, versions
 from debeton.train.run import Run
 from debeton.train.run_folder import experiment_name
@@ -63,6 +64,8 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         "selection": run.selection_rule,
         "selected_epoch": run.selected_epoch,
         "config_hash": config.identity_hash(),
+        "processes": described(run.processes),
+        "sync_bn": config.dist.sync_bn,
         "dataset_options": train.beton.sidecar["dataset_options"],
         "versions": versions(),
         "source": describe_source(config),

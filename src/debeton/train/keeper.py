@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.train.loop import TrainState
 from debeton.train.metrics import Metrics, selection_score
+from debeton.train.processes import joined
 from debeton.train.results import ResultLog
 
 
@@ -34,6 +35,8 @@ class PhaseKeeper:
     save_every: epochs between saves of the whole state; the last is always saved.
     lead: the metric that the console leads with.
     oracle: model -> test metrics; logged, and never used to select.
+    processes: the numbers of processes that have trained the phase, in their sequence; the present one is the last.
+    check_processes: called with those of a checkpoint before it is used; raises an error if it cannot be continued.
     """
 
     name: str
@@ -48,6 +51,8 @@ class PhaseKeeper:
     save_every: int = 1
     lead: str = "accuracy"
     oracle: Callable[[nn.Module], Metrics] | None = None
+    processes: tuple[int, ...] = (1,)
+    check_processes: Callable[[Sequence[int]], None] = lambda earlier: None
 
     @property
     def latest(self) -> Path:
@@ -59,11 +64,18 @@ class PhaseKeeper:
         """The checkpoint of the best epoch so far."""
         return self.folder / BEST_NAME
 
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"phase": self.name, **self.identity, "processes": list(self.processes)}
+
     def restore(self, device: torch.device) -> bool:
         """Continue from this phase's latest checkpoint and forget later log lines. Return False if there is none."""
         content = load_checkpoint(self.latest, device) if self.latest.exists() else {"phase": ""}
         is_ours = content["phase"] == self.name
         if is_ours:
+            earlier = content.get("processes", ())
+            self.check_processes(earlier)
+            self.processes = joined(earlier, self.processes)
             self.state.load_state_dict(content)
         if distributed.is_main():
             self.log.rewind(self.name, self.state.epoch)
@@ -72,7 +84,7 @@ class PhaseKeeper:
     def save(self) -> None:
         """Write the whole state as the latest checkpoint."""
         if distributed.is_main():
-            save_checkpoint(self.latest, {"phase": self.name, **self.identity, **self.state.state_dict()})
+            save_checkpoint(self.latest, {**self._identity, **self.state.state_dict()})
         distributed.barrier()
 
     def after_epoch(self, train: Metrics, lr: float) -> None:
@@ -106,7 +118,7 @@ class PhaseKeeper:
 
     def _save_best(self) -> None:
         if distributed.is_main():
-            content = {"phase": self.name, **self.identity, **self.state.best}
+            content = {**self._identity, **self.state.best}
             save_checkpoint(self.best, {**content, "state_dict": self.state.evaluated.state_dict()})
         distributed.barrier()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class PhaseRecord:
     images: training images that were seen; 0 for a phase that takes no training step.
     data_wait: share of the seconds spent waiting for batches, in [0, 1]; None for a phase without batches.
     notes: plain values that a method wants in results.json.
+    processes: the numbers of processes that did the work, in their sequence (processes.py); empty if not known.
     features: the cached features that the phase trained on, if any. Kept in memory only.
     """
 
@@ -36,12 +37,13 @@ class PhaseRecord:
     images: int = 0
     data_wait: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    processes: Sequence[int] = ()
     features: FeatureStore | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain values."""
         plain = {name: getattr(self, name) for name in ("selected_epoch", "seconds", "images", "data_wait")}
-        return {**plain, "notes": dict(self.notes)}
+        return {**plain, "notes": dict(self.notes), "processes": list(self.processes)}
 
 
 class PhaseFiles:

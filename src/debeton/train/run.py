@@ -26,6 +26,7 @@ from debeton.system import distributed
 from debeton.system.log import log_to_file, logger, show_progress
 from debeton.system.seed import seed_everything
 from debeton.train.phase import PhaseFiles, PhaseRecord
+from debeton.train.processes import joined
 from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.train.run_folder import claim_folder, locked
 from debeton.train.run_views import check_selection, prepare_views
@@ -90,6 +91,11 @@ class Run:
         epochs = [record.selected_epoch for record in self.phases.values() if record.selected_epoch is not None]
         return epochs[-1] if epochs else None
 
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The numbers of processes that did the finished phases, in their sequence."""
+        return joined(*(record.processes for record in self.phases.values()))
+
     def beginning_with(self, start: InitialWeights) -> Run:
         """Return the same run, whose networks begin with these weights."""
         return replace(self, start=start)
@@ -127,6 +133,7 @@ class Run:
         record = files.take_over(name, model, self.device)
         if record is None:
             done = work()
+            done = replace(done, processes=done.processes or (distributed.world_size(),))
             files.finish(name, done)
             self.leave_if_asked()
             recorded = files.take_over(name, model, self.device)  # the main process's record and weights, in all

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from debeton.data.views.view import View
 from debeton.nets.checkpoint import LATEST_NAME
 from debeton.nets.describe import describe_inputs, describe_network
 from debeton.nets.models import freeze_batch_norm
+from debeton.nets.shared_statistics import share_statistics, trained_batch_norms
 from debeton.nets.transfer import body_is_still, describe_training, hold_body
 from debeton.system import distributed
 from debeton.system.log import logger
+from debeton.train.batch_rows import check_smallest_batch, least_rows
 from debeton.train.evaluation import evaluate_view
 from debeton.train.feature_loader import FeatureStore, HeadOnly, reason_against_cache, refuse_cache
 from debeton.train.graphs import graphed
@@ -33,6 +36,7 @@ from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import Objective, Precision
 from debeton.train.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
 from debeton.train.phase import PhaseRecord
+from debeton.train.processes import check_processes
 from debeton.train.run import Run
 from debeton.train.run_loaders import loader_options
 
@@ -80,7 +84,17 @@ def train_loader(run: Run, view: View, training: PhaseSettings | None = None) ->
         given = training.batch_size
         logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, len(view), batch_size, given)
     tail: Tail = "drop" if training.drop_last else "share"
-    return make_loader(view, batch_size, seed=training.seed, tail=tail, options=_train_options(run, training))
+    least, options = least_rows(run.config), _train_options(run, training)
+    loader = make_loader(view, batch_size, seed=training.seed, tail=tail, least_rows=least, options=options)
+    if loader.joined_rows:
+        logger.info(
+            "view '%s': the last %d of the %d rows of an epoch join the batch before, because batch norm needs %d rows",
+            view.name,
+            loader.joined_rows,
+            view.epoch_size,
+            least,
+        )
+    return loader
 
 
 def _train_options(run: Run, training: PhaseSettings) -> LoaderOptions:
@@ -108,8 +122,13 @@ def _train(
     features = None if arch else _feature_store(run, model, objective, training)
     if features is not None:
         loader, model = features.training(loader), HeadOnly(model)
+    elif objective.classifies:
+        check_smallest_batch(
+            model, loader, phase, shared=run.config.dist.sync_bn, hold=None if arch else hold_frozen(run)
+        )
     state = _initial_state(run, view, objective, model, training)
     keeper = _keeper(run, view, state, phase, training, arch, val, features)
+    keeper.check_processes(run.processes)
     if keeper.restore(run.device):
         logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
     train_epochs(
@@ -126,6 +145,7 @@ def _train(
         selected_epoch=keeper.select(),
         images=state.step * loader.batch_size,
         data_wait=state.data_wait,
+        processes=keeper.processes,
         features=features,
     )
 
@@ -181,6 +201,8 @@ def _keeper(
     def accuracy_on(view: View) -> Callable[[nn.Module], Metrics]:
         return lambda model: evaluate_view(run, model, view, features=features).metrics
 
+    hold = None if arch else hold_frozen(run)
+    own_statistics = not run.config.dist.sync_bn and bool(trained_batch_norms(state.model, hold))
     measures_test = state.objective.classifies and training.oracle
     return PhaseKeeper(
         name=phase,
@@ -195,6 +217,8 @@ def _keeper(
         lead=leading_metric(run),
         save_every=EPOCHS_OF_FEATURES_SAVED_AT_ONCE if features else 1,
         oracle=accuracy_on(run.views["test"]) if measures_test else None,
+        processes=(distributed.world_size(),),
+        check_processes=partial(check_processes, own_statistics=own_statistics),
     )
 
 
@@ -238,14 +262,14 @@ def _fit_options(run: Run, training: PhaseSettings, steps_per_epoch: int, *, con
         lr=lambda step: training.lr * schedule(step, spec),
         resolution=(lambda epoch: ramped_resolution(epoch, **ramp)) if res.prog_resizing and configured else None,
         clip_grad=training.clip_grad,
-        hold=_hold(run) if configured else None,
+        hold=hold_frozen(run) if configured else None,
         log_every=training.log_every,
         progress=run.progress,
         checkpoint=str(run.checkpoints / LATEST_NAME),
     )
 
 
-def _hold(run: Run) -> Callable[[nn.Module], None] | None:
+def hold_frozen(run: Run) -> Callable[[nn.Module], None] | None:
     """Return the function that puts the frozen part of a network back into evaluation mode; None if none is frozen."""
     if body_is_still(run.config):
         return hold_body
@@ -255,9 +279,10 @@ def _hold(run: Run) -> Callable[[nn.Module], None] | None:
 
 def _forward(run: Run, model: nn.Module, objective: Objective, phase: str, training: PhaseSettings) -> nn.Module:
     """Return the model as the objective calls it: over all processes, compiled, or as a CUDA graph."""
-    forward = distributed.parallel(
-        model, run.device, sync_bn=run.config.dist.sync_bn, average_gradients=not objective.averages_gradients
-    )
+    if distributed.world_size() > 1 and run.config.dist.sync_bn:
+        for network in (model, objective):  # an objective may have networks of its own
+            share_statistics(network)
+    forward = distributed.parallel(model, run.device, average_gradients=not objective.averages_gradients)
     if training.compile:
         forward = torch.compile(forward)  # type: ignore[assignment]
     if training.cuda_graphs:
