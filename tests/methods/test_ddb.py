@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.running import folder_of, lines_of, run
 from torch import nn
+from torchvision.models._api import WeightsEnum
 
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
@@ -381,6 +382,47 @@ def test_changed_scores_of_a_stopped_run_are_refused(amplified, toy_args, tmp_pa
 def test_wrong_settings_end_with_a_sentence_and_status_2(toy_args, capsys, extra, words):
     assert run([*toy_args, *given({**TINY, "training.method": "ddb1", **extra})]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+def no_network(*args: object, **kwargs: object) -> None:
+    raise OSError("no route to host")
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("extra", "status", "words"),
+    [
+        ({"amplifier.arch": "densenet121", "amplifier.pretrained": "true"}, 1, "weights of densenet121 could not be"),
+        ({"amplifier.arch": "densnet121"}, 2, "unknown model 'densnet121'; did you mean 'densenet121'?"),
+        ({"amplifier.pretrained": "true"}, 2, "small_resnet has no published weights"),
+        ({"amplifier.decoder_train": "centre"}, 2, "centre"),
+        ({"amplifier.augment": "flop"}, 2, "'flop'; did you mean 'flip'?"),
+        ({"ddb.steps": 2000}, 2, "2000 sampling steps are more than the 1000"),
+        ({"ddb.oracle": __file__}, 1, "cannot be read as a checkpoint"),
+        ({"ddb.amplifier": __file__}, 1, "cannot be read as a checkpoint"),
+        ({"ddb.pseudo_labels": __file__}, 1, "test_ddb.py"),
+        ({"model.arch": "resnet_18"}, 2, "unknown model 'resnet_18'; did you mean 'resnet18'?"),
+        ({"model.pretrained": "true", "model.arch": "resnet18"}, 1, "the weights of resnet18 could not be downloaded"),
+        ({"model.checkpoint": __file__}, 1, "cannot be read as a checkpoint"),
+        ({"training.decoder_train": "centre"}, 2, "centre"),
+        ({"spurious.eval_types": "squre"}, 2, "'squre'; did you mean 'square'?"),
+    ],
+)
+def test_needs_of_later_phases_are_looked_up_before_the_first_one(
+    toy_args, capsys, monkeypatch, tmp_path, extra, status, words, dry
+):
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", no_network)
+    monkeypatch.setattr("debeton.methods.ddb.train_diffusion", lambda *args: pytest.fail("a phase began"))
+    args = [*toy_args, *given({**TINY, "training.method": "ddb1", **extra}), *(["--dry-run"] if dry else [])]
+    assert run(args) == status
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "runs").rglob("*.pt"))
+
+
+def test_a_dry_run_of_settings_that_fit_writes_nothing(toy_args, tmp_path, capsys):
+    assert run([*toy_args, *given({**TINY, "training.method": "ddb2"}), "--dry-run"]) == 0
+    assert "view train: 512 rows" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
 
 
 def test_too_few_images_of_a_class_are_named(toy_args, capsys, tmp_path):

@@ -476,3 +476,10 @@ def test_an_empty_group_is_named_with_its_count(toy_args, write_toy, tmp_path, c
     assert not list((tmp_path / "runs").rglob("phase_train.pt"))  # said before training
     assert run([*args, "--training.empty_groups", "ignore"]) == 0
     assert set(results(tmp_path / "runs")[0]["notes"]["dfr"]["rows_of_a_refit"]) == {"left, dark", "right, light"}
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_trained(toy_args, tmp_path, capsys, dry):
+    words = ["--training.method", "dfr", "--dfr.checkpoint", tmp_path / "none.pt", *(["--dry-run"] if dry else [])]
+    assert run([*toy_args, *words]) == 1
+    assert f"no checkpoint at {tmp_path / 'none.pt'}" in capsys.readouterr().err

@@ -25,7 +25,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="YAML or JSON, or the name of a preset such as dominoes; may be repeated, later ones win",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print configuration, group counts and a batch's shapes; train nothing"
+        "--dry-run",
+        action="store_true",
+        help="check what every phase needs; print configuration, group counts and a batch's shapes; train nothing",
     )
     parser.add_argument("--list", choices=list(KINDS), help="print what there is, one a line")
     parser.add_argument("--doctor", action="store_true", help="print versions and what is missing")
@@ -66,15 +68,18 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load([find_preset(file) for file in args.config_file], overrides)
     METHODS.get(config.training.method)  # an unknown name, before any data is opened
     if args.dry_run:
-        from debeton.train.dry_run import describe
+        from debeton.methods import check
+        from debeton.train.dry_run import describe, prepare
 
-        print(describe(config))
+        run = prepare(config)
+        check(run)
+        print(describe(run))
         return 0
-    with open_run(config) as run:
-        if run is None:
+    with open_run(config) as opened:
+        if opened is None:
             return 0
         try:
-            finish(run, train_method(run), METHODS.get(config.training.method).sections)
+            finish(opened, train_method(opened), METHODS.get(config.training.method).sections)
         except Preempted as stop:
             logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
             return 128 + stop.signum
@@ -83,8 +88,8 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
             from debeton.report.records import load_runs
             from debeton.report.runs import group_settings
 
-            print_tables(group_settings(load_runs([run.folder])))
-            logger.info("results in %s", run.folder)
+            print_tables(group_settings(load_runs([opened.folder])))
+            logger.info("results in %s", opened.folder)
     return 0
 
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from debeton.data.views.row_lists import by_marks, read_columns, read_marks
 from debeton.data.views.view import View
-from debeton.diffusion.model import model_folder
 from debeton.methods.cdpm import CdpmSettings, train_diffusion
 from debeton.methods.groupdro import train_groupdro
 from debeton.methods.method import register_method
 from debeton.methods.parts.amplifier import (
     Scores,
+    check_amplifier,
     describe_scores,
     load_amplifier,
     score_rows,
@@ -34,7 +34,14 @@ from debeton.methods.parts.ddb_settings import DdbSettings
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.second_network import check_plain_losses
-from debeton.methods.parts.synthetic_set import describe_images, draw_images, synthetic_view
+from debeton.methods.parts.synthetic_set import (
+    check_drawing,
+    check_images,
+    check_oracle,
+    describe_images,
+    draw_images,
+    synthetic_view,
+)
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.train.run import Run
@@ -45,29 +52,49 @@ SCORES, COLUMN = "amplifier_scores.csv", "ddb"
 
 
 def check_ddb1(run: Run) -> None:
-    """Raise UsageError for settings that do not fit, before hours of training."""
-    settings = run.config.section(DdbSettings)
+    """Check what every phase needs, before hours of training.
+
+    UsageError or DataError: settings do not fit together, a given file or folder does not fit the data set, or the
+    amplifier's weights cannot be had.
+    """
+    settings, train = run.config.section(DdbSettings), run.views["train"]
     files = {"amplifier": settings.amplifier, "pseudo_labels": settings.pseudo_labels, "oracle": settings.oracle}
     for name, path in files.items():
         if path is not None and not Path(path).is_file():
             raise UsageError(f"ddb.{name}: there is no file {path}")
-    if settings.images is not None and not Path(settings.images).is_dir():
-        raise UsageError(f"ddb.images: there is no folder {settings.images}")
-    if settings.cdpm is not None:
-        model_folder(Path(settings.cdpm))
     if run.config.section(CdpmSettings).condition != "label":
         raise UsageError(
             "cdpm.condition is 'group', and images of groups would not be biased; Diffusing DeBias asks for classes: "
             "use --cdpm.condition label"
         )
+    if settings.pseudo_labels is not None:
+        read_marks(Path(settings.pseudo_labels), train, run.config.data.pseudo_column)
+        return
+    check_amplifier(run, None if settings.amplifier is None else Path(settings.amplifier))
+    if settings.amplifier is None and settings.amplifier_data == "synthetic":
+        check_image_source(run)
+
+
+def check_image_source(run: Run) -> None:
+    """Check that the images that train the amplifier are there, or can be drawn; and the oracle that measures them."""
+    settings = run.config.section(DdbSettings)
+    if settings.oracle is not None:
+        check_oracle(run, Path(settings.oracle))
+    if settings.images is not None:
+        check_images(run, Path(settings.images))
+    elif settings.cdpm is not None:
+        check_drawing(run, Path(settings.cdpm))
+    else:
+        check_rows_of_classes(run.views["train"])
+        check_drawing(run, None)
 
 
 def check_ddb2(run: Run) -> None:
-    """Raise UsageError for settings that do not fit recipe II, before hours of training."""
-    check_ddb1(run)
+    """Check what every phase of recipe II needs, before hours of training. Errors as in `check_ddb1`."""
     if run.config.section(DdbSettings).pseudo_labels:
         raise UsageError("ddb.pseudo_labels are groups, and ddb2 needs losses; give ddb.amplifier, or take ddb1")
     check_plain_losses(run)
+    check_ddb1(run)
 
 
 @register_method(
@@ -128,8 +155,7 @@ def amplifier_images(run: Run) -> View | None:
     """Return the rows that the amplifier learns from; None if the amplifier is given (ddb.amplifier).
 
     They are the training rows (ddb.amplifier_data real), the images of a folder (ddb.images), or images drawn from a
-    diffusion model: one of another run (ddb.cdpm), or the one that phase 'cdpm' trains. Raise DataError where a class
-    has fewer than FEWEST training rows for that phase.
+    diffusion model: one of another run (ddb.cdpm), or the one that phase 'cdpm' trains.
     """
     settings, train = run.config.section(DdbSettings), run.views["train"]
     if settings.amplifier is not None:
@@ -141,7 +167,6 @@ def amplifier_images(run: Run) -> View | None:
     elif settings.cdpm is not None:
         folder = draw_images(run, Path(settings.cdpm))
     else:
-        check_rows_of_classes(train)
         train_diffusion(run, train)
         folder = draw_images(run, run.folder)
     synthetic = synthetic_view(run, folder)

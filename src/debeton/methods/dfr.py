@@ -107,6 +107,8 @@ def check_dfr(run: Run) -> None:
     _check_groups(run, views["fit"], halved="tune" not in views and len(head_candidates(run)) > 1)
     with torch.device("meta"):  # raises for a head that cannot be replaced
         install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
+    if (checkpoint := run.config.section(DfrSettings).checkpoint) is not None:
+        _load_base(run, Path(checkpoint))
     base = base_method(run)
     if base is not None:
         base.check(run)
@@ -204,6 +206,7 @@ def base_method(run: Run) -> Method | None:
 def base_model(run: Run) -> nn.Module:
     """Return the network whose features are used: from a checkpoint, trained here, or with published weights."""
     if (checkpoint := run.config.section(DfrSettings).checkpoint) is not None:
+        logger.info("features of %s", checkpoint)
         return _load_base(run, Path(checkpoint))
     base, run = base_method(run), begin(run)
     model = run.network() if base is None else base.run(run)
@@ -215,7 +218,6 @@ def _load_base(run: Run, path: Path) -> nn.Module:
     """Return the network of a checkpoint."""
     model, expected = run.fresh_network(), describe_network(run.config, run.views["train"].spec)
     load_run_weights(model, path, expected, "dfr.checkpoint")
-    logger.info("features of %s", path)
     return model
 
 

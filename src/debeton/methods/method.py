@@ -15,6 +15,7 @@ from debeton.config import imply
 from debeton.methods.parts.first_phase import begin
 from debeton.system.errors import UsageError
 from debeton.system.registry import Registry
+from debeton.train.checks import check_classifier
 from debeton.train.run import Run
 
 
@@ -77,10 +78,11 @@ def register_method(
     return decorate
 
 
-def train(run: Run) -> nn.Module | None:
-    """Train the configured method and return its model; None for a method that trains no classifier.
+def check(run: Run) -> None:
+    """Check, before the first phase, whatever any phase of the configured method needs.
 
-    Where synthetic.mode asks for a first phase on synthetic rows, the method's networks begin with its weights.
+    UsageError or DataError: the method cannot train the run; or the weights of a network, a file of a setting, or
+    images of another run cannot be had.
     """
     method = METHODS.get(run.config.training.method)
     if "first" in run.views and not method.classifies:
@@ -89,4 +91,15 @@ def train(run: Run) -> nn.Module | None:
             "trains none; use --synthetic.mode none, usb, asb or only"
         )
     method.check(run)
+    if method.classifies:
+        check_classifier(run)
+
+
+def train(run: Run) -> nn.Module | None:
+    """Train the configured method and return its model; None for a method that trains no classifier.
+
+    Where synthetic.mode asks for a first phase on synthetic rows, the method's networks begin with its weights.
+    """
+    method = METHODS.get(run.config.training.method)
+    check(run)
     return method.run(run if method.begins_itself else begin(run))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from debeton.config import Config
 from debeton.data.loader.loader import first_shapes, make_loader
 from debeton.data.loader.options import LoaderOptions
 from debeton.data.views.view import View
 from debeton.nets.transfer import check_transfer
+from debeton.system import distributed
+from debeton.train.results import ResultLog
+from debeton.train.run import Run
 from debeton.train.run_views import check_selection, prepare_views
+from debeton.train.stop import StopRequest
 
 
-def describe(config: Config) -> str:
-    """Return the text of --dry-run. Open the betons and decode one batch; train nothing and write nothing."""
+def prepare(config: Config) -> Run:
+    """Return the run of a configuration as its method's check sees it: with views, and without a folder on disk."""
     check_transfer(config)
     views = prepare_views(config)
     check_selection(config, views)
+    device, folder = distributed.pick_device(config.training.device), Path(config.training.outdir)
+    return Run(config, folder, device, views, ResultLog(folder / "results.jsonl"), StopRequest())
+
+
+def describe(run: Run) -> str:
+    """Return the text of --dry-run. Decode one batch; train nothing and write nothing."""
+    config, views = run.config, run.views
     parts = [config.dump()]
     parts += [_describe_view(view) for view in views.values()]
     training = config.training

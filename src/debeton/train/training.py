@@ -84,7 +84,7 @@ def train_loader(run: Run, view: View, training: PhaseSettings | None = None) ->
         given = training.batch_size
         logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, len(view), batch_size, given)
     tail: Tail = "drop" if training.drop_last else "share"
-    least, options = least_rows(run.config), _train_options(run, training)
+    least, options = least_rows(run.config), train_options(run, training)
     loader = make_loader(view, batch_size, seed=training.seed, tail=tail, least_rows=least, options=options)
     if loader.joined_rows:
         logger.info(
@@ -97,7 +97,8 @@ def train_loader(run: Run, view: View, training: PhaseSettings | None = None) ->
     return loader
 
 
-def _train_options(run: Run, training: PhaseSettings) -> LoaderOptions:
+def train_options(run: Run, training: PhaseSettings) -> LoaderOptions:
+    """Return the loader options of training batches by the settings of a phase."""
     return replace(
         loader_options(run.config, run.device),
         decoder=training.decoder_train,
@@ -157,7 +158,7 @@ def _feature_store(run: Run, model: nn.Module, objective: Objective, training: P
         return None
     prog_resizing = run.config.resolution.prog_resizing
     reason = reason_against_cache(
-        model, _train_options(run, training), prog_resizing=prog_resizing, ema=training.ema, tta=training.tta
+        model, train_options(run, training), prog_resizing=prog_resizing, ema=training.ema, tta=training.tta
     )
     if reason and wanted == "on":
         raise refuse_cache(reason)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from debeton.config import phase_setting, phase_settings, section, setting
+from debeton.config import PhaseSettings, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Bool, Float, Int, OrNull, Text
 from debeton.data.spec import Ints
 from debeton.data.views.view import View
@@ -26,6 +26,7 @@ from debeton.nets.models import make_model, place_network
 from debeton.nets.networks import Coarsened
 from debeton.system.log import logger
 from debeton.system.seed import seed_everything
+from debeton.train.checks import check_phase
 from debeton.train.evaluation import evaluate_view
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
@@ -93,6 +94,28 @@ def make_amplifier(run: Run) -> nn.Module:
     return place_network(model, run.device, channels_last=run.config.training.channels_last)
 
 
+def amplifier_settings(run: Run) -> PhaseSettings:
+    """Return the settings of phase 'amplifier', whose last epoch is kept."""
+    settings = run.config.section(AmplifierSettings)
+    # By default the amplifier sees synthetic images as it will see the real ones.
+    decoder = run.config.training.decoder_val if settings.decoder_train is None else settings.decoder_train
+    return replace(phase_settings(run.config, settings), decoder_train=decoder, selection="last", oracle=False)
+
+
+def check_amplifier(run: Run, path: Path | None) -> None:
+    """Check, before any phase, that the amplifier can be built and trained, or read.
+
+    Its network is built with its weights and dropped, so that weights which cannot be had are an error now.
+
+    path: the checkpoint of ddb.amplifier; None where phase 'amplifier' trains one.
+    """
+    if path is not None:
+        load_amplifier(run, path)
+        return
+    make_amplifier(run)
+    check_phase(run, run.views["train"], amplifier_settings(run))
+
+
 def train_amplifier(run: Run, synthetic: View) -> nn.Module:
     """Train by ERM through phase 'amplifier', measure on held-out rows, and return the network of the last epoch.
 
@@ -102,9 +125,7 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
     train, held_out = synthetic, None
     if settings.holdout > 0:
         train, held_out = synthetic.hold_out(settings.holdout, run.config.data.seed, "holdout")
-    # By default the amplifier sees synthetic images as it will see the real ones.
-    decoder = run.config.training.decoder_val if settings.decoder_train is None else settings.decoder_train
-    own = replace(phase_settings(run.config, settings), decoder_train=decoder, selection="last", oracle=False)
+    own = amplifier_settings(run)
     objective, model = CrossEntropy(settings.label_smoothing), make_amplifier(run)
     return fit(run, train, objective, phase=PHASE, model=model, settings=own, arch=settings.arch, val=held_out)
 

@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.raw.synthetic_images import read_synthetic_rows
-from debeton.data.spec import DatasetSpec
+from debeton.data.spec import DatasetSpec, Ints
 from debeton.data.views.view import View
 from debeton.diffusion.copies import copy_check
+from debeton.diffusion.model import load_model, make_schedule, model_folder
+from debeton.diffusion.sampling import steps_of
 from debeton.generate.contact_sheets import write_contact_sheets
 from debeton.generate.filters import FILTERS
 from debeton.generate.generation import generate_missing
 from debeton.generate.generators.cdpm import CdpmGenerator
 from debeton.generate.image_set import ImageSet, Shard
 from debeton.generate.prompts import prompts_from_names
+from debeton.methods.cdpm import CdpmSettings
 from debeton.methods.parts.ddb_settings import DdbSettings
 from debeton.nets.checkpoint import load_weights
 from debeton.nets.models import make_model
-from debeton.nets.transfer import read_source
+from debeton.nets.transfer import Source, read_source
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
@@ -90,14 +94,26 @@ def synthetic_view(run: Run, folder: Path) -> View:
     folder: of any layout that `data/raw/synthetic_images.py` reads.
     """
     spec, path = _own_spec(run), run.folder / BETON
-    if not folder.is_dir():
-        raise UsageError(f"ddb.images: there is no folder {folder}")
     if distributed.is_main() and not path.exists():
         options = WriteOptions(mode="raw", num_workers=run.config.training.num_workers)
         write_beton(path, read_synthetic_rows(folder, spec), spec, "synthetic", options, progress=run.progress)
     distributed.barrier()
     view = View.whole(open_beton(path), "synthetic")
-    counts = np.bincount(view.label, minlength=spec.num_classes)
+    _check_counts(folder, view.label, spec)
+    return replace(view, spec=spec)
+
+
+def check_images(run: Run, folder: Path) -> None:
+    """Raise DataError where the images of a given folder cannot train an amplifier; UsageError without the folder."""
+    if not folder.is_dir():
+        raise UsageError(f"ddb.images: there is no folder {folder}")
+    spec = _own_spec(run)
+    _check_counts(folder, read_synthetic_rows(folder, spec).label, spec)
+
+
+def _check_counts(folder: Path, label: Ints, spec: DatasetSpec) -> None:
+    """Raise DataError where a class has fewer than two images. label: code of each image, [N]."""
+    counts = np.bincount(label, minlength=spec.num_classes)
     few = [f"{name} has {n}" for name, n in zip(spec.classes, counts.tolist(), strict=True) if n < 2]
     if few:
         raise DataError(
@@ -105,7 +121,23 @@ def synthetic_view(run: Run, folder: Path) -> View:
             "some hundred images of every class, and at least two. Draw more with "
             "writers/generate_images.py --generator cdpm --blind --per-cell 1000"
         )
-    return replace(view, spec=spec)
+
+
+def check_drawing(run: Run, model: Path | None) -> None:
+    """Check that the images of section 'ddb' can be drawn from a diffusion model.
+
+    model: as of `draw_images`; None where phase 'cdpm' trains it.
+
+    UsageError: the sampler has more steps than the model, or the model does not know a class.
+    """
+    settings, spec = run.config.section(DdbSettings), _own_spec(run)
+    if model is None:
+        own = run.config.section(CdpmSettings)
+        schedule = make_schedule(own.prediction, own.steps)
+    else:
+        _, schedule, conditions = load_model(model_folder(model))
+        conditions.codes([(label, None) for label in spec.classes])
+    steps_of(schedule, settings.sampler, settings.steps)
 
 
 def describe_images(run: Run, synthetic: View) -> dict[str, Any]:
@@ -133,18 +165,10 @@ def describe_images(run: Run, synthetic: View) -> dict[str, Any]:
 def aligned_share(run: Run, synthetic: View, path: Path) -> dict[str, Any]:
     """Return the share of the synthetic rows that are bias-aligned by an oracle's attribute: of all, and by class.
 
-    The oracle is the checkpoint of a run with the attribute as its label. Raise UsageError where it does not fit the
-    data set.
+    The oracle is the checkpoint of a run with the attribute as its label. Errors as in `read_oracle`.
     """
-    source, spec = read_source(path), synthetic.spec
-    if not spec.aligned or source.num_classes != len(spec.attributes):
-        raise UsageError(
-            f"ddb.oracle {path} tells {source.num_classes} values apart, and {spec.name} has {len(spec.attributes)} "
-            f"attributes{'' if spec.aligned else ', none of which is said to go with a class'}; train the oracle with "
-            f"--data.label {spec.attribute_name}"
-        )
-    network = make_model(source.arch, source.num_classes, blurpool=source.blurpool)
-    load_weights(network, source.weights, path, source.arch)
+    network, source = read_oracle(path, synthetic.spec)
+    spec = synthetic.spec
     view = synthetic.with_task(spec.attribute_name, spec.label_name)  # the oracle predicts the attribute
     view = replace(view, spec=replace(view.spec, mean=source.mean, std=source.std))
     attribute = evaluate_view(run, network.to(run.device), view).predicted.numpy()
@@ -153,6 +177,25 @@ def aligned_share(run: Run, synthetic: View, path: Path) -> dict[str, Any]:
     by_class = {name: float(aligned[synthetic.label == k].mean()) for k, name in enumerate(spec.classes)}
     logger.info("oracle: %.1f %% of the images are bias-aligned", 100 * aligned.mean())
     return {"aligned_share": float(aligned.mean()), "aligned_share_by_class": by_class}
+
+
+def check_oracle(run: Run, path: Path) -> None:
+    """Check that the oracle can be read and fits the data set. Errors as in `read_oracle`."""
+    read_oracle(path, _own_spec(run))
+
+
+def read_oracle(path: Path, spec: DatasetSpec) -> tuple[nn.Module, Source]:
+    """Return the oracle's network and what it was trained from. UsageError where it does not fit the data set."""
+    source = read_source(path)
+    if not spec.aligned or source.num_classes != len(spec.attributes):
+        raise UsageError(
+            f"ddb.oracle {path} tells {source.num_classes} values apart, and {spec.name} has {len(spec.attributes)} "
+            f"attributes{'' if spec.aligned else ', none of which is said to go with a class'}; train the oracle with "
+            f"--data.label {spec.attribute_name}"
+        )
+    network = make_model(source.arch, source.num_classes, blurpool=source.blurpool)
+    load_weights(network, source.weights, path, source.arch)
+    return network, source
 
 
 def _own_spec(run: Run) -> DatasetSpec:
