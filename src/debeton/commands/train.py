@@ -66,20 +66,20 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
 
     set_up_logging(is_main=int(os.environ.get("RANK", 0)) == 0)
     config = load([find_preset(file) for file in args.config_file], overrides)
-    METHODS.get(config.training.method)  # an unknown name, before any data is opened
+    method = METHODS.get(config.training.method)  # an unknown name, before any data is opened
     if args.dry_run:
         from debeton.methods import check
         from debeton.train.dry_run import describe, prepare
 
         run = prepare(config)
         check(run)
-        print(describe(run))
+        print(describe(run, selects=method.classifies))
         return 0
     with open_run(config) as opened:
         if opened is None:
             return 0
         try:
-            finish(opened, train_method(opened), METHODS.get(config.training.method).sections)
+            finish(opened, train_method(opened), method.sections)
         except Preempted as stop:
             logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
             return 128 + stop.signum

@@ -78,7 +78,10 @@ class Training:
         default=False,
     )
     empty_groups: str = setting(
-        OneOf("error", "ignore"), "answer of a balancing method to a group without training rows", default="error"
+        OneOf("error", "ignore"),
+        "answer of a balancing method to a group without training rows, and of the selection rule to one without "
+        "validation rows; ignore: the other groups serve, and tables say so",
+        default="error",
     )
     granularity: str = setting(
         OneOf("auto", "global", "per_class"),

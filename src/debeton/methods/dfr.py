@@ -47,8 +47,10 @@ from debeton.system.seed import make_rng
 from debeton.train.features import cached_features, extract_features, feature_size
 from debeton.train.objective import Precision
 from debeton.train.phase import PhaseRecord
+from debeton.train.remarks import FITTED, TUNED
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
+from debeton.train.selection import Selection, check_rows
 
 PHASE = "dfr"
 PRETRAINED = "pretrained"
@@ -104,7 +106,10 @@ class DfrSettings:
 def check_dfr(run: Run) -> None:
     """Raise UsageError or DataError for problems that would otherwise appear after hours of training the features."""
     views = head_views(run)
-    _check_groups(run, views["fit"], halved="tune" not in views and len(head_candidates(run)) > 1)
+    chooses = len(head_candidates(run)) > 1
+    _check_groups(run, views["fit"], halved="tune" not in views and chooses)
+    if chooses:
+        criterion_of(run, views)
     with torch.device("meta"):  # raises for a head that cannot be replaced
         install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
     if (checkpoint := run.config.section(DfrSettings).checkpoint) is not None:
@@ -130,7 +135,17 @@ def dfr(run: Run) -> nn.Module:
     )
     record = run.phase(PHASE, model, lambda: refit(run, model))
     run.notes["dfr"] = dict(record.notes)
+    _note_val(run, record.notes)
     return model
+
+
+def _note_val(run: Run, notes: Mapping[str, Any]) -> None:
+    """Note the uses of validation rows, and a criterion that is not the one that was asked for."""
+    run.val_uses.extend([FITTED] if notes["fitted_on"] == "val" else [])
+    run.val_uses.extend([TUNED] if notes["tuned_on"] in ("val", "half of val") else [])
+    chosen_by = notes.get("chosen_by") or run.config.section(DfrSettings).criterion
+    if chosen_by != run.config.section(DfrSettings).criterion:
+        run.remarks.append(f"dfr chose C by {chosen_by}")
 
 
 def head_candidates(run: Run) -> list[Candidate]:
@@ -156,6 +171,18 @@ def head_views(run: Run) -> dict[str, View]:
             "class; say it with --data.aligned 'class:attribute,...', or choose by worst_group"
         )
     return views
+
+
+def criterion_of(run: Run, views: Mapping[str, View]) -> Selection:
+    """Return the accuracy that chooses C on the rows for it. UsageError where a group of dfr.criterion has no row."""
+    settings = run.config.section(DfrSettings)
+    return check_rows(
+        views.get("tune", views["fit"]),
+        settings.criterion,
+        "dfr.criterion",
+        empty_groups=run.config.training.empty_groups,
+        at_least=1 if "tune" in views else 2,  # of two halves of a group, the second chooses
+    )
 
 
 def _check_groups(run: Run, view: View, *, halved: bool) -> None:
@@ -279,6 +306,7 @@ def _fit_head(
     return {
         "base": settings.checkpoint or settings.base,
         "fitted_on": settings.data,
+        "chosen_by": criterion_of(run, head_views(run)).text if tuning else None,
         "tuned_on": None if not tuning else "val" if settings.tune == "val" else f"half of {settings.data}",
         "refits": refits,
         "rows_of_a_refit": {name: int(n) for name, n in zip(spec.group_names, counts) if n},
@@ -303,7 +331,7 @@ def _choose(
         fit_on, choose_by = scaled["fit"].halved(make_rng(seed, "dfr halves"))
     if settings.balance:
         fit_on = fit_on.balanced(make_rng(seed, "dfr tune"))
-    return choose(candidates, fit_on, choose_by, settings.criterion, solver)
+    return choose(candidates, fit_on, choose_by, criterion_of(run, head_views(run)).rule, solver)
 
 
 def _save(run: Run, model: nn.Module) -> None:

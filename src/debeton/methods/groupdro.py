@@ -27,6 +27,7 @@ from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.objective import Objective, Precision, StepOutput
+from debeton.train.remarks import ADJUSTED
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
 from debeton.train.training import fit, train_loader
@@ -309,6 +310,7 @@ def train_groupdro(run: Run, view: View, val: View | None = None) -> nn.Module:
     if not settings.automatic_adjustment:
         return fit(run, view, GroupDRO(counts, names, options, smoothing), val=val)
     model = run.network()
+    run.val_uses.append(ADJUSTED)
     objective = AutomaticGroupDRO(
         counts,
         names,

@@ -17,6 +17,7 @@ from debeton.system.errors import UsageError
 from debeton.system.registry import Registry
 from debeton.train.checks import check_classifier
 from debeton.train.run import Run
+from debeton.train.run_views import check_selection_rows
 
 
 def _accept(run: Run) -> None:
@@ -92,6 +93,7 @@ def check(run: Run) -> None:
         )
     method.check(run)
     if method.classifies:
+        check_selection_rows(run.config, run.views)
         check_classifier(run)
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from debeton.report.figures.plots import to_png
 from debeton.report.records import load_runs
 from debeton.report.runs import Setting, group_settings
-from debeton.report.tables import to_latex, to_markdown
+from debeton.report.tables import remark_notes, to_latex, to_markdown
 from debeton.system.errors import DataError
 from debeton.system.files import write_files
 
@@ -38,17 +38,19 @@ class ReportKind:
 
     def text(self, paths: Iterable[str | Path]) -> str:
         """Return the table of the runs at `paths` and the note, as Markdown. DataError if the table is empty."""
-        return self._markdown(self._nonempty_table(group_settings(load_runs(paths))))
+        settings = group_settings(load_runs(paths))
+        return self._markdown(self._nonempty_table(settings), self._notes(settings))
 
     def write(self, paths: Iterable[str | Path], out: str | Path) -> Path:
         """Write STEM.{csv,tex,png,md} to `out`, all or none, and return the path of the Markdown file."""
         settings, out = group_settings(load_runs(paths)), Path(out)
         table, figure = self._nonempty_table(settings), self.figure(settings)
+        notes = self._notes(settings)
         files = {
             f"{self.stem}.csv": table.to_csv(index=False).encode(),
-            f"{self.stem}.tex": to_latex(table, self.note).encode(),
+            f"{self.stem}.tex": to_latex(table, " ".join(notes)).encode(),
             **({f"{self.stem}.png": to_png(figure)} if figure is not None else {}),
-            f"{self.stem}.md": self._markdown(table).encode(),
+            f"{self.stem}.md": self._markdown(table, notes).encode(),
         }
         write_files({out / name: content for name, content in files.items()})
         return out / f"{self.stem}.md"
@@ -60,5 +62,9 @@ class ReportKind:
             raise DataError(self.missing)
         return table
 
-    def _markdown(self, table: pd.DataFrame) -> str:
-        return f"{to_markdown(table)}\n{self.note}\n"
+    def _notes(self, settings: Sequence[Setting]) -> list[str]:
+        """Return the note on the table, and the remarks on its runs."""
+        return [self.note, *remark_notes(settings)]
+
+    def _markdown(self, table: pd.DataFrame, notes: Sequence[str]) -> str:
+        return "\n".join([to_markdown(table), *notes]) + "\n"

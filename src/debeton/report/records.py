@@ -16,6 +16,7 @@ from debeton.config import as_of_now, run_seeds, setting_identity
 from debeton.config.yaml_files import parse_yaml
 from debeton.report.older_results import with_group_means
 from debeton.system.errors import DataError
+from debeton.train.remarks import remarks_of
 
 FRACTIONS = (
     "accuracy",
@@ -87,6 +88,17 @@ class RunRecord:
         return (self.results or {}).get(split) or {}
 
     @property
+    def selection(self) -> str | None:
+        """Return the rule that selected the epoch, and the rule that it stands for or the groups without rows."""
+        results = self.results or {}
+        return (results.get("selected_by") or {}).get("text", results.get("selection"))
+
+    @property
+    def remarks(self) -> list[str]:
+        """Return the remarks on the results that every table repeats."""
+        return remarks_of(self.results or {})
+
+    @property
     def oracle(self) -> Mapping[str, Any] | None:
         """Return 'rule', 'epoch' and 'test' metrics of the epoch that the test split would choose.
 
@@ -113,7 +125,8 @@ class RunRecord:
         sections: names of all sections that belong to methods.
         """
         results = self.results or {}
-        keys = {"dataset": results.get("dataset"), "selection": results.get("selection")}
+        asked = (results.get("selected_by") or {}).get("asked", results.get("selection"))
+        keys = {"dataset": results.get("dataset"), "selection": asked}
         keys |= setting_identity(self.config)
         keys |= {key: self._beton_name(split) for key, split in BETON_PATHS.items()}
         keys |= {key: value for key, value in self._options.items() if key not in OPTION_SEEDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,8 +68,14 @@ class Setting:
 
     @property
     def selection(self) -> str:
-        """Return the rule that selects the epoch."""
-        return str(self.identity["selection"] or "–")
+        """Return the rule that selected the epoch; if seeds disagree, each rule with its number of seeds."""
+        return _by_seeds([run.selection or "–" for run in self.runs])
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Return the remarks on the runs; those that do not hold for all seeds with the number of seeds."""
+        counts = collections.Counter(remark for run in self.runs for remark in dict.fromkeys(run.remarks))
+        return tuple(_of_seeds(remark, count, len(self.runs)) for remark, count in counts.items())
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -95,6 +102,17 @@ class Setting:
         counts = [r.get("train_groups") if split == "train" else (r.get(split) or {}).get("group_count") for r in final]
         known = [c[group] for c in counts if c and c.get(group) is not None]
         return statistics.fmean(known) if known else None
+
+
+def _by_seeds(texts: Sequence[str]) -> str:
+    """Return a text that all runs share, or each text with the number of its runs."""
+    counts = collections.Counter(texts)
+    return "; ".join(_of_seeds(text, count, len(texts)) for text, count in counts.items())
+
+
+def _of_seeds(text: str, count: int, seeds: int) -> str:
+    """Return a text, with the number of seeds for which it holds where that is not all."""
+    return text if count == seeds else f"{text} ({count} of {seeds} seeds)"
 
 
 def _percent(values: Iterable[float | None]) -> Stat | None:

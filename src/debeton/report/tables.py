@@ -75,8 +75,10 @@ def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFr
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label, "n": len(setting.runs)}
         row |= {title: stat_text(setting, setting.stat(metric, split)) for metric, title in columns.items()}
-        rows.append(row | {"worst group": worst_group(setting, split), "selection": setting.selection})
-    return pd.DataFrame(rows, columns=["setting", "n", *columns.values(), "worst group", "selection"])
+        row |= {"worst group": worst_group(setting, split), "selection": setting.selection}
+        rows.append(row | {"remarks": "; ".join(setting.remarks) or DASH})
+    table = pd.DataFrame(rows, columns=["setting", "n", *columns.values(), "worst group", "selection", "remarks"])
+    return table.drop(columns="remarks") if (table["remarks"] == DASH).all() else table
 
 
 def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
@@ -91,7 +93,8 @@ def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.Data
         for metric in FRACTIONS:
             stat = setting.stat(metric, split)
             row |= {f"{metric}_mean": stat.mean if stat else None, f"{metric}_std": stat.std if stat else None}
-        rows.append(row | {"worst_group": worst_group(setting, split), "selection": setting.selection})
+        row |= {"worst_group": worst_group(setting, split), "selection": setting.selection}
+        rows.append(row | {"remarks": "; ".join(setting.remarks)})
     return pd.DataFrame(rows)
 
 
@@ -137,7 +140,7 @@ def oracle_table(settings: Sequence[Setting]) -> pd.DataFrame:
     All columns are worst-group accuracy on the test split, in percent over seeds.
 
     selected by RULE: at the epoch selected on validation.
-    oracle (test split): at the epoch that the test split would choose.
+    oracle (test split): at the epoch that the test split would choose, by the same rule unless the title names another.
     difference: oracle minus selected.
     """
     rows = []
@@ -145,9 +148,12 @@ def oracle_table(settings: Sequence[Setting]) -> pd.DataFrame:
         pairs = [(run.metrics("test"), oracle["test"]) for run in setting.runs if (oracle := run.oracle)]
         values = [(a["worst_group_accuracy"], b["worst_group_accuracy"]) for a, b in pairs]
         if values:
+            oracles = [run.oracle for run in setting.runs if run.oracle]
+            others = sorted({one["rule"] for one in oracles if one["rule"] != one.get("asked", one["rule"])})
+            by = f" by {', '.join(others)}" if others else ""
             columns = {
                 f"selected by {setting.selection}": [a for a, _ in values],
-                "oracle (test split)": [b for _, b in values],
+                f"oracle{by} (test split)": [b for _, b in values],
                 "difference": [b - a for a, b in values],
             }
             stats = {name: str(make_stat([100 * v for v in column])) for name, column in columns.items()}
@@ -176,6 +182,7 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     lines = [UNITS, *(text for metric, text in MEANINGS.items() if metric in columns)]
     rules = dict.fromkeys(s.selection for s in settings)
     lines.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
+    lines += remark_notes(settings)
     if repeats := [text for s in settings for text in _repeats(s)]:
         lines.append(f"Not counted, because another run has the same setting and seeds: {', '.join(repeats)}.")
     seeds = {tuple(run.seeds for run in s.runs) for s in settings}
@@ -192,6 +199,18 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         more = f" and {len(unnamed) - 6} more" if len(unnamed) > 6 else ""
         lines.append(f"The settings also differ in {', '.join(unnamed[:6])}{more}.")
     return lines
+
+
+def remark_notes(settings: Sequence[Setting]) -> list[str]:
+    """Return each remark on the settings as a note, with their labels where it does not hold for all."""
+    labels: dict[str, list[str]] = {}
+    for setting in settings:
+        for remark in setting.remarks:
+            labels.setdefault(remark, []).append(setting.label)
+    return [
+        f"Remark: {remark}." if len(having) == len(settings) else f"Remark: {remark} ({', '.join(having)})."
+        for remark, having in labels.items()
+    ]
 
 
 def _repeats(setting: Setting) -> list[str]:

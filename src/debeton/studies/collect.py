@@ -13,7 +13,7 @@ from debeton.report.write import PicturePlotter, write_report
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published, compare_with_published
 from debeton.studies.runner import count_states
-from debeton.studies.state import JobStates
+from debeton.studies.state import JobStates, rule_of_scores
 from debeton.system.errors import DataError
 from debeton.system.files import write_text
 from debeton.system.log import logger
@@ -51,7 +51,8 @@ def collect(
             finished = [job for job in members if _all_seeds_done(job_states, members, job)]
             selected = job_states.best(finished) or []
             if selected:
-                best_rows.append(_best_row(job_states, selected, len(finished) // len(selected)))
+                rule = rule_of_scores([results for job in finished if (results := job_states.results(job))])
+                best_rows.append(_best_row(job_states, selected, len(finished) // len(selected), rule))
         reported += [job for job in selected if job_states.state(job).kind == "done"]
     if not reported:
         raise DataError(
@@ -94,18 +95,20 @@ def _all_seeds_done(job_states: JobStates, members: Sequence[Job], job: Job) -> 
     return all(job_states.state(other).kind == "done" for other in same_setting)
 
 
-def _best_row(job_states: JobStates, best: Sequence[Job], compared: int) -> dict[str, object]:
+def _best_row(job_states: JobStates, best: Sequence[Job], compared: int, rule: str) -> dict[str, object]:
     """Return the row of chosen.md for one best setting.
 
     best: its jobs, one per seed.
     compared: number of settings that were compared.
+    rule: selection rule whose score on validation is the best.
     """
     results = [job_states.results(job) for job in best]
     first = best[0]
-    row: dict[str, object] = {"variant": first.variant, **first.point, **first.setting, "of": compared, "n": len(best)}
+    row: dict[str, object] = {"variant": first.variant, **first.point, **first.setting}
+    row |= {"of": compared, "n": len(best)}
     for split in ("val", "test"):
         for metric in ("worst_group_accuracy", "bias_conflicting_accuracy", "mean_conflicting_group_accuracy"):
             values = [r[split].get(metric) for r in results if r and r.get(split)]
             values = [value for value in values if value is not None]
             row[f"{split} {COLUMNS[metric]}"] = str(make_stat([100 * value for value in values]) or "–")
-    return row
+    return {**row, "chosen by": rule if compared > 1 else "–"}

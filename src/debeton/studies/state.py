@@ -19,7 +19,7 @@ from debeton.system.files import write_text
 from debeton.system.locks import is_locked
 from debeton.system.log import logger
 from debeton.system.project import find_preset
-from debeton.train.metrics import selection_score
+from debeton.train.metrics import SELECTION_RULES, TIE_BREAK, selection_score
 from debeton.train.run_folder import experiment_name, find_folder
 
 STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queued")
@@ -177,8 +177,9 @@ class JobStates:
     def best(self, jobs: Iterable[Job]) -> list[Job] | None:
         """Return the jobs of the setting with the best validation score, averaged over seeds.
 
-        Among equal scores the mean group accuracy decides, then the order of the study file. Returns None while one of
-        the jobs is not finished.
+        The score is that of the rule by which all runs select their epoch (`rule_of_scores`). Among equal scores the
+        mean group accuracy decides, then the order of the study file. Returns None while one of the jobs is not
+        finished.
 
         jobs: jobs of one variant at one point.
 
@@ -194,7 +195,8 @@ class JobStates:
             return None
         if len(by_setting) == 1:  # with one setting there is no choice, so no validation split is needed
             return [job for members in by_setting.values() for job, _ in members]
-        scores = {name: [_score(results) for _, results in members] for name, members in by_setting.items()}
+        rule = rule_of_scores([results for members in by_setting.values() for _, results in members])
+        scores = {name: [selection_score(r["val"], rule) for _, r in members] for name, members in by_setting.items()}
         best = max(scores, key=lambda name: tuple(sum(part) / len(part) for part in zip(*scores[name])))
         return [job for job, _ in by_setting[best]]
 
@@ -243,11 +245,28 @@ def _setting_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _score(results: Mapping[str, Any]) -> tuple[float, float]:
-    """Return (score, tie breaker) of a finished run on validation, by the run's own selection rule."""
-    if results["val"] is None:
-        raise DataError(
-            f"{results['folder']} has no validation split, so no best setting can be chosen; hold rows out with "
-            "data.val_fraction, or give the study one setting"
-        )
-    return selection_score(results["val"], "worst_group" if results["selection"] == "last" else results["selection"])
+def rule_of_scores(all_results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the selection rule that compares finished runs on validation.
+
+    It is the rule that all of them asked for; worst_group where they asked for several or keep the last epoch; and
+    mean_group where that rule is undefined for one of them.
+
+    all_results: contents of results.json.
+
+    DataError: a run has no validation split, or no rule is defined for all.
+    """
+    for results in all_results:
+        if results["val"] is None:
+            raise DataError(
+                f"{results['folder']} has no validation split, so no best setting can be chosen; hold rows out with "
+                "data.val_fraction, or give the study one setting"
+            )
+    asked = {(results.get("selected_by") or results).get("asked", results["selection"]) for results in all_results}
+    wanted = asked.pop() if len(asked) == 1 else "worst_group"
+    for rule in (wanted if wanted in SELECTION_RULES else "worst_group", TIE_BREAK, "average"):
+        if all(results["val"].get(SELECTION_RULES[rule].metric) is not None for results in all_results):
+            return rule
+    raise DataError(
+        f"the runs of {all_results[0]['folder'].parent} and others have no accuracy on validation that all of them "
+        "define, so no best setting can be chosen; give the study one setting"
+    )

@@ -18,6 +18,7 @@ from debeton.nets.checkpoint import BEST_CHECKPOINT, load_checkpoint
 from debeton.nets.trained import CARD, WEIGHTS, Trained, load_trained
 from debeton.report.tables import to_markdown
 from debeton.system.files import write_files
+from debeton.train.remarks import remarks_of
 
 README = "README.md"
 RUN_RESULTS = (
@@ -25,6 +26,7 @@ RUN_RESULTS = (
     "method",
     "seed",
     "selection",
+    "selected_by",
     "selected_epoch",
     "config_hash",
     "versions",
@@ -77,7 +79,7 @@ def _run(checkpoint: Path) -> dict[str, Any] | None:
     if not results.is_file():
         return None
     content = json.loads(results.read_text(encoding="utf-8"))
-    return {key: content.get(key) for key in RUN_RESULTS}
+    return {**{key: content.get(key) for key in RUN_RESULTS}, "remarks": remarks_of(content)}
 
 
 def describe(trained: Trained, card: Mapping[str, Any]) -> str:
@@ -88,7 +90,8 @@ def describe(trained: Trained, card: Mapping[str, Any]) -> str:
         f"A classifier of {len(trained.classes)} classes ({', '.join(trained.classes[:12])}"
         f"{', ...' if len(trained.classes) > 12 else ''}), trained with debeton"
         + (
-            f" by {run['method']}, seed {run['seed']}, epoch {run['selected_epoch']} selected by {run['selection']}."
+            f" by {run['method']}, seed {run['seed']}, epoch {run['selected_epoch']} selected by "
+            f"{(run['selected_by'] or {}).get('text', run['selection'])}."
             if run
             else "."
         ),
@@ -100,6 +103,7 @@ def describe(trained: Trained, card: Mapping[str, Any]) -> str:
     ]
     if run:
         parts += ["## Results", "Percent.", to_markdown(_accuracies(run)).strip()]
+        parts += [f"Remark: {remark}." for remark in run["remarks"]]
         parts += [
             "## Groups",
             _limits(run),

@@ -10,9 +10,10 @@ from debeton.data.loader.options import LoaderOptions
 from debeton.data.views.view import View
 from debeton.nets.transfer import check_transfer
 from debeton.system import distributed
+from debeton.train.held_out import warn_of_results
 from debeton.train.results import ResultLog
 from debeton.train.run import Run
-from debeton.train.run_views import check_selection, prepare_views
+from debeton.train.run_views import check_selection, check_selection_rows, prepare_views
 from debeton.train.stop import StopRequest
 
 
@@ -25,11 +26,17 @@ def prepare(config: Config) -> Run:
     return Run(config, folder, device, views, ResultLog(folder / "results.jsonl"), StopRequest())
 
 
-def describe(run: Run) -> str:
-    """Return the text of --dry-run. Decode one batch; train nothing and write nothing."""
+def describe(run: Run, *, selects: bool = True) -> str:
+    """Return the text of --dry-run. Decode one batch; train nothing and write nothing.
+
+    selects: the method trains a classifier, of which an epoch is selected.
+    """
     config, views = run.config, run.views
     parts = [config.dump()]
     parts += [_describe_view(view) for view in views.values()]
+    if selects:
+        parts.append(f"epoch selected by {check_selection_rows(config, views).text}")
+    warn_of_results(config, views)
     training = config.training
     options = LoaderOptions(training.decoder_train, training.augment, config.resolution.val_res)
     shapes = first_shapes(make_loader(views["train"], min(training.batch_size, len(views["train"])), options=options))

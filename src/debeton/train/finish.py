@@ -19,14 +19,19 @@ from debeton.nets.checkpoint import save_checkpoint
 from debeton.nets.transfer import describe_source
 from debeton.system import distributed
 from debeton.system.files import write_text
+from debeton.system.log import logger
 from debeton.train.attack import attack_metrics, rates_by
 from debeton.train.evaluation import CLEAN, Evaluation, Presentation, evaluate, evaluate_presentations
-from debeton.train.metrics import selection_score
+from debeton.train.held_out import shared_row_remarks
+from debeton.train.metrics import TIE_BREAK, selection_score
+from debeton.train.phase import PhaseRecord
 from debeton.train.planting import evaluation_triggers
 from debeton.train.processes import described
+from debeton.train.remarks import SELECTED, not_held_out
 from debeton.train.results import prediction_result, versions
 from debeton.train.run import Run
 from debeton.train.run_folder import experiment_name
+from debeton.train.selection import NO_SELECTION, selection_on
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         "method": config.training.method,
         "method_sections": list(method_sections),
         "seed": config.training.seed,
-        "selection": run.selection_rule,
-        "selected_epoch": run.selected_epoch,
+        **describe_selection(run, list(metrics)),
         "config_hash": config.identity_hash(),
         "processes": described(run.processes),
         "sync_bn": config.dist.sync_bn,
@@ -81,6 +85,53 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         _write(run, results, measured)
     distributed.barrier()
     return results
+
+
+def describe_selection(run: Run, reported: Sequence[str]) -> dict[str, Any]:
+    """Return the part of results.json on the selected epoch, the uses of validation rows, and remarks for tables.
+
+    selection: the rule that selected in the last phase with epochs.
+    selected_by: the rule that was asked for, the groups without rows, and the text of tables.
+    selected_on: 'val', or None for the last epoch.
+    val_uses: uses of the validation split in training.
+    reported: the splits that were measured.
+    remarks: short texts on the results.
+    """
+    phases = {
+        name: _selection_of(run, record) for name, record in run.phases.items() if record.selected_epoch is not None
+    }
+    last = list(phases.values())[-1] if phases else {"asked": run.selection_rule, "rule": "none", "text": "no epochs"}
+    if phases and (tie := _tie_of_all_epochs(run, list(phases)[-1], last["rule"])):
+        last["text"] = tie
+        logger.warning("warning: the epoch is selected by %s", tie)
+    selects = any(one["rule"] != NO_SELECTION for one in phases.values())
+    uses = [*([SELECTED] if selects else []), *run.val_uses]
+    return {
+        "selection": last["rule"],
+        "selected_by": last,
+        "selected_epoch": run.selected_epoch,
+        "selected_on": "val" if phases and last["rule"] != NO_SELECTION else None,
+        "val_uses": uses,
+        "reported": list(reported),
+        "remarks": [*not_held_out(uses, reported), *shared_row_remarks(run.views), *run.remarks],
+    }
+
+
+def _selection_of(run: Run, record: PhaseRecord) -> dict[str, Any]:
+    """Return the selection of a phase; for one that an older version trained, that of the configuration."""
+    return dict(record.selection or selection_on(run.views.get("val"), run.selection_rule).to_json())
+
+
+def _tie_of_all_epochs(run: Run, phase: str, rule: str) -> str:
+    """Return the rule that selects where the epochs of a phase agree in `rule`; empty where some differ."""
+    lines = [line for line in run.log.read() if line["phase"] == phase and line["split"] == "val"]
+    if rule == NO_SELECTION or len(lines) < 2:
+        return ""
+    scores = [selection_score(line["metrics"], rule) for line in lines]
+    if len({score for score, _ in scores}) > 1:
+        return ""
+    by = TIE_BREAK if len({tie_break for _, tie_break in scores}) > 1 else "first epoch"
+    return "" if rule == by else f"{by} ({rule} is the same in all epochs)"
 
 
 def timing_of(run: Run) -> dict[str, Any]:
@@ -160,6 +211,7 @@ def _oracle(run: Run) -> dict[str, Any] | None:
     """Return the epoch of the last phase that the selection rule would keep on the test split; None without epochs."""
     phase = list(run.phases)[-1]
     lines = [line for line in run.log.read() if line["phase"] == phase and line["split"] == "test"]
-    rule = run.selection_rule if run.selection_rule != "last" else "worst_group"
+    asked = run.selection_rule if run.selection_rule != NO_SELECTION else "worst_group"
+    rule = selection_on(run.views["test"], asked).rule
     best = max(lines, key=lambda line: selection_score(line["metrics"], rule), default=None)
-    return best and {"rule": rule, "epoch": best["epoch"], "test": best["metrics"]}
+    return best and {"asked": asked, "rule": rule, "epoch": best["epoch"], "test": best["metrics"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ class PhaseKeeper:
 
     def _keep_if_best(self, val: Metrics) -> None:
         score = selection_score(val, self.rule)
+        if math.isinf(score[0]):
+            logger.warning("warning: the validation loss of epoch %d is not a finite number", self.state.epoch)
         if not self.state.best or score > tuple(self.state.best["score"]):
             self.state.best = {"epoch": self.state.epoch, "score": list(score)}
             self._save_best()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.distributed import sum_over_processes
+from debeton.system.errors import DataError
 
 Metrics = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -203,18 +205,40 @@ def _bias_accuracies(correct: Ints, total: Ints, accuracy: Floats, spec: Dataset
     return over
 
 
+@dataclass(frozen=True)
+class SelectionRule:
+    """A rule that selects an epoch by a metric.
+
+    metric: name of the metric.
+    over: 'groups', 'conflicting groups' or 'classes' whose rows the metric needs, or 'rows' for any.
+    """
+
+    metric: str
+    over: str
+
+
 SELECTION_RULES = {
-    "worst_group": "worst_group_accuracy",
-    "mean_group": "mean_group_accuracy",
-    "minority": "bias_conflicting_accuracy",
-    "worst_class": "worst_class_accuracy",
-    "mean_class": "mean_class_accuracy",
-    "average": "accuracy",
-    "loss": "loss",
+    "worst_group": SelectionRule("worst_group_accuracy", "groups"),
+    "mean_group": SelectionRule("mean_group_accuracy", "groups"),
+    "minority": SelectionRule("bias_conflicting_accuracy", "conflicting groups"),
+    "worst_class": SelectionRule("worst_class_accuracy", "classes"),
+    "mean_class": SelectionRule("mean_class_accuracy", "classes"),
+    "average": SelectionRule("accuracy", "rows"),
+    "loss": SelectionRule("loss", "rows"),
 }
+TIE_BREAK = "mean_group"
 
 
 def selection_score(metrics: Metrics, rule: str) -> tuple[float, float]:
-    """Return the score of an epoch, larger is better: the rule's metric, then mean group accuracy to break ties."""
-    value = metrics[SELECTION_RULES[rule]]
-    return (-value if rule == "loss" else value), metrics["mean_group_accuracy"]
+    """Return the score of an epoch, larger is better: the rule's metric, then mean group accuracy to break ties.
+
+    A value that is not a number is worse than every number. DataError where the rule's metric is undefined.
+    """
+    value, tie_break = (metrics[SELECTION_RULES[name].metric] for name in (rule, TIE_BREAK))
+    if value is None:
+        raise DataError(
+            f"the selection rule '{rule}' is undefined: it is over {SELECTION_RULES[rule].over}, and none of them was "
+            "measured; select by another rule"
+        )
+    value = -value if rule == "loss" else value
+    return (-math.inf if math.isnan(value) else value), (-math.inf if tie_break is None else tie_break)

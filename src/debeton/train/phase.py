@@ -29,6 +29,7 @@ class PhaseRecord:
     data_wait: share of the seconds spent waiting for batches, in [0, 1]; None for a phase without batches.
     notes: plain values that a method wants in results.json.
     processes: the numbers of processes that did the work, in their sequence (processes.py); empty if not known.
+    selection: the rule that selected the epoch (`Selection.to_json`); None for a phase without epochs.
     features: the cached features that the phase trained on, if any. Kept in memory only.
     """
 
@@ -38,11 +39,14 @@ class PhaseRecord:
     data_wait: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     processes: Sequence[int] = ()
+    selection: Mapping[str, Any] | None = None
     features: FeatureStore | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain values."""
-        plain = {name: getattr(self, name) for name in ("selected_epoch", "seconds", "images", "data_wait")}
+        plain = {
+            name: getattr(self, name) for name in ("selected_epoch", "seconds", "images", "data_wait", "selection")
+        }
         return {**plain, "notes": dict(self.notes), "processes": list(self.processes)}
 
 

@@ -25,6 +25,7 @@ from debeton.nets.transfer import check_transfer, transferred
 from debeton.system import distributed
 from debeton.system.log import log_to_file, logger, show_progress
 from debeton.system.seed import seed_everything
+from debeton.train.held_out import warn_of_results
 from debeton.train.phase import PhaseFiles, PhaseRecord
 from debeton.train.processes import joined
 from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
@@ -57,6 +58,8 @@ class Run:
     stop: the request of a signal to stop.
     notes: plain values for results.json, by method.
     phases: the records of the finished phases, in their order.
+    val_uses: uses of the validation split that a method has beside the selection of epochs (remarks.py).
+    remarks: short texts on the results that every table repeats.
     start: the weights that networks begin with; None for those that the configuration asks for.
     """
 
@@ -68,6 +71,8 @@ class Run:
     stop: StopRequest
     notes: dict[str, Any] = field(default_factory=dict)
     phases: dict[str, PhaseRecord] = field(default_factory=dict)
+    val_uses: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     start: InitialWeights | None = None
 
     @property
@@ -172,6 +177,7 @@ def open_run(config: Config) -> Iterator[Run | None]:
             log_to_file(folder / "log.txt")
         processes = distributed.world_size()
         logger.info("run folder %s%s", folder, f" of {processes} processes" if processes > 1 else "")
+        warn_of_results(config, views)
         log = ResultLog(folder / "results.jsonl", _sinks(config, folder) if distributed.is_main() else [])
         stack.callback(log.close)
         stop = stack.enter_context(StopRequest().listening())

@@ -16,6 +16,7 @@ from debeton.nets.transfer import source_normalisation
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.planting import plant
+from debeton.train.selection import NO_SELECTION, Selection, check_rows, selection_on
 
 
 def beton_paths(data: Data) -> dict[str, str | None]:
@@ -85,7 +86,7 @@ def prepare_views(config: Config) -> dict[str, View]:
 
 
 def check_selection(config: Config, views: Mapping[str, View]) -> None:
-    """Raise UsageError for a selection rule that the validation split cannot serve; warn of its empty groups."""
+    """Raise UsageError for a selection rule without the splits or the bias-aligned pairs that it needs."""
     rule = config.training.selection
     if config.training.oracle and "test" not in views:
         raise UsageError("training.oracle measures the test split after every epoch, and there is none; leave it out")
@@ -96,16 +97,17 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
                 "out with --data.val_fraction 0.1, or keep the last epoch with --training.selection last"
             )
         return
-    spec, counts = views["val"].spec, views["val"].counts_by_name()
+    spec = views["val"].spec
     if rule == "minority" and not spec.aligned:
         raise UsageError(
             f"training.selection is 'minority', but {spec.name} does not say which attribute goes with each class; "
             "say it with --data.aligned 'class:attribute,...', or select by worst_group"
         )
-    empty = [name for name, count in counts.items() if count == 0]
-    if empty and rule == "worst_group":
-        logger.warning(
-            "warning: no validation row in %d groups (%s); the worst group is that of the others",
-            len(empty),
-            "; ".join(empty[:5]) + ("; ..." if len(empty) > 5 else ""),
-        )
+
+
+def check_selection_rows(config: Config, views: Mapping[str, View]) -> Selection:
+    """Return the rule that selects on the validation split. UsageError where a group or class of it has no row."""
+    training = config.training
+    if "val" not in views or training.selection == NO_SELECTION:
+        return selection_on(None, NO_SELECTION)
+    return check_rows(views["val"], training.selection, "training.selection", empty_groups=training.empty_groups)

@@ -39,6 +39,7 @@ from debeton.train.phase import PhaseRecord
 from debeton.train.processes import check_processes
 from debeton.train.run import Run
 from debeton.train.run_loaders import loader_options
+from debeton.train.selection import selection_on
 
 # An epoch on features takes less time than writing down the whole network after it.
 EPOCHS_OF_FEATURES_SAVED_AT_ONCE = 10
@@ -128,7 +129,10 @@ def _train(
             model, loader, phase, shared=run.config.dist.sync_bn, hold=None if arch else hold_frozen(run)
         )
     state = _initial_state(run, view, objective, model, training)
-    keeper = _keeper(run, view, state, phase, training, arch, val, features)
+    selection = selection_on(val, training.selection)
+    if selection.text != selection.asked and val is not None:
+        logger.warning("warning: the epoch of phase '%s' is selected by %s", phase, selection.text)
+    keeper = _keeper(run, view, state, phase, training, arch, val, features, selection.rule)
     keeper.check_processes(run.processes)
     if keeper.restore(run.device):
         logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
@@ -147,6 +151,7 @@ def _train(
         images=state.step * loader.batch_size,
         data_wait=state.data_wait,
         processes=keeper.processes,
+        selection=selection.to_json(),
         features=features,
     )
 
@@ -198,6 +203,7 @@ def _keeper(
     arch: str,
     val: View | None,
     features: FeatureStore | None,
+    rule: str,
 ) -> PhaseKeeper:
     def accuracy_on(view: View) -> Callable[[nn.Module], Metrics]:
         return lambda model: evaluate_view(run, model, view, features=features).metrics
@@ -212,7 +218,7 @@ def _keeper(
         log=run.log,
         identity=_identity(run, view, training.resolution, arch),
         evaluate=None if val is None else accuracy_on(val),
-        rule="last" if val is None else training.selection,
+        rule=rule,
         epochs=training.epochs,
         eval_epochs=training.eval_epochs,
         lead=leading_metric(run),

@@ -52,6 +52,6 @@ def begin(run: Run) -> Run:
     run.notes["first_phase"] = {"rows": len(view), "epoch": run.phases[PHASE].selected_epoch}
     for split in evaluated(run.views):
         metrics = evaluate(run, model, split).metrics
-        run.notes["first_phase"][split] = {key: metrics[key] for key in SELECTION_RULES.values()}
+        run.notes["first_phase"][split] = {rule.metric: metrics[rule.metric] for rule in SELECTION_RULES.values()}
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return run.beginning_with(InitialWeights(weights, freeze_bn=run.config.section(FfrSettings).freeze_bn))

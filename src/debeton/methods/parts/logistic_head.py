@@ -220,7 +220,7 @@ def choose(
         accuracies(head, choose_by)
         for head in fit_logistic([(fit_on, candidate, "tune") for candidate in candidates], solver)
     ]
-    if metrics[0][SELECTION_RULES[criterion]] is None:
+    if metrics[0][SELECTION_RULES[criterion].metric] is None:
         raise DataError(
             f"dfr.criterion is '{criterion}', undefined on the {len(choose_by.label)} rows that choose C: none is of "
             "a group that it looks at; choose by worst_group, use another split, or give dfr.c_grid one value"
