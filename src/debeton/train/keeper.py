@@ -71,7 +71,7 @@ class PhaseKeeper:
 
     def restore(self, device: torch.device) -> bool:
         """Continue from this phase's latest checkpoint and forget later log lines. Return False if there is none."""
-        content = load_checkpoint(self.latest, device) if self.latest.exists() else {"phase": ""}
+        content: dict[str, Any] = load_checkpoint(self.latest, device) if self.latest.exists() else {"phase": ""}
         is_ours = content["phase"] == self.name
         if is_ours:
             earlier = content.get("processes", ())
