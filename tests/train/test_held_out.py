@@ -27,7 +27,7 @@ def without_test(toy_args, toy_betons, tmp_path) -> list[str]:
     for split in ("train", "val"):
         for file in toy_betons.glob(f"toy_{split}.beton*"):
             shutil.copy(file, tmp_path / file.name)
-    return [*toy_args, "--training.data_root", str(tmp_path), "--training.epochs", "1", "--data.mini_dataset", "0.25"]
+    return [*toy_args, "--training.data_root", str(tmp_path), "--training.epochs", "1", "--data.mini_dataset", "0.3"]
 
 
 def results_in(folder):

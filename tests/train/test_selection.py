@@ -117,7 +117,7 @@ def biased_val(toy_args, toy_betons, tmp_path) -> list[str]:
         for file in toy_betons.glob(f"toy_{split}.beton*"):
             shutil.copy(file, tmp_path / file.name)
     write_beton(tmp_path / "toy_val.beton", toy_rows(32, 1.0, 5), TOY_SPEC, "val", WriteOptions(mode="raw"))
-    return [*toy_args, "--training.data_root", str(tmp_path), "--data.mini_dataset", "0.25"]
+    return [*toy_args, "--training.data_root", str(tmp_path), "--data.mini_dataset", "0.3"]
 
 
 @pytest.mark.parametrize("rule", ["minority", "worst_group", "mean_group"])
@@ -177,7 +177,7 @@ def test_the_oracle_of_a_test_split_without_the_rules_rows_names_its_rule(toy_ar
     for file in [*toy_betons.glob("toy_train.beton*"), *toy_betons.glob("toy_val.beton*")]:
         shutil.copy(file, tmp_path / file.name)
     write_beton(tmp_path / "toy_test.beton", toy_rows(32, 1.0, 5), TOY_SPEC, "test", WriteOptions(mode="raw"))
-    args = [*toy_args, "--training.data_root", str(tmp_path), "--data.mini_dataset", "0.25"]
+    args = [*toy_args, "--training.data_root", str(tmp_path), "--data.mini_dataset", "0.3"]
     assert run([*args, "--training.oracle", "true", "--training.selection", "minority"]) == 0
     settings = group_settings(load_runs([tmp_path / "runs"]))
     assert settings[0].runs[0].oracle["rule"] == "mean_group"
@@ -186,7 +186,7 @@ def test_the_oracle_of_a_test_split_without_the_rules_rows_names_its_rule(toy_ar
 
 def test_epochs_that_all_tie_say_that_the_tie_break_selected(toy_args, tmp_path):
     # With a learning rate of 0 every epoch is the same: the worst group and the mean are those of the first epoch.
-    args = [*toy_args, "--training.lr", "0", "--data.mini_dataset", "0.25", "--model.bn_mode", "eval"]
+    args = [*toy_args, "--training.lr", "0", "--data.mini_dataset", "0.3", "--model.bn_mode", "eval"]
     assert run(args) == 0
     results = json.loads((folder_of(tmp_path / "runs") / "results.json").read_text())
     assert (results["selection"], results["selected_epoch"]) == ("worst_group", 1)
