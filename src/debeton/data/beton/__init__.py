@@ -2,6 +2,7 @@
 
 - ffcv_format.py: FFCV's file format as NumPy types.
 - images.py: one image, from any file or array to RGB pixels or JPEG bytes.
+- jpeg_repair.py, jpeg_segments.py, jpeg_scans.py: sound JPEGs that libjpeg complains of.
 - turbojpeg.py: libjpeg-turbo and FFCV's resizer, called directly.
 - file.py: a beton while it is written, its sidecar, and the check of the bytes on the disk.
 - columns.py: further values per row, in X.beton.columns.npz.

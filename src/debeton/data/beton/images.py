@@ -1,21 +1,18 @@
 """One image on its way into a beton: any file or array to RGB pixels, and RGB pixels to JPEG.
 
-The complaints of libjpeg-turbo decide whether a JPEG is sound. Pillow does not report damage; it paints the damaged
-parts grey. One complaint may be harmless: "N extraneous bytes before marker 0xd9". Some cameras pad the data of the
-picture, and the picture is complete without the padding. But a JPEG with damage in its middle gives the same complaint
-if the damage decodes to fewer blocks than there were. The rest of the picture is then shifted, and its last blocks are
-left over. Up to 8 bytes, or any number of bytes of one value, count as padding and are removed. All else is damage.
+Pillow does not report damage in a JPEG; it paints the damaged parts grey. So libjpeg-turbo decodes every JPEG too, and
+its complaints decide whether the file is sound (jpeg_repair.py).
 """
 
 from __future__ import annotations
 
 import errno
 import io
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,12 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from debeton.data.beton.ffcv_format import MAX_PAGE
+from debeton.data.beton.jpeg_repair import sound_jpeg
 from debeton.data.spec import RawImage
 
 MAX_PIXELS = 89_478_485  # Pillow's bound: 256 MiB as RGB
 MAX_SIDE = 65500  # libjpeg's limit; FFCV stores width and height as uint16
-MAX_PADDING = 8  # bytes of several values before a JPEG's end that can be padding
-PADDING_COMPLAINT = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
 class BadImage(ValueError):
@@ -165,7 +161,10 @@ def _open_image(data: bytes) -> Iterator[Image.Image]:
 def _decode(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     """Return the pixels of an opened file after the check by libjpeg-turbo."""
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L", "CMYK"):
-        _sound_jpeg(data, image.height, image.width, cmyk=image.mode == "CMYK")
+        sound = _sound_jpeg(data, image.height, image.width, cmyk=image.mode == "CMYK")
+        if sound is not data:
+            with _open_image(sound) as repaired:
+                return _pillow_to_rgb(repaired)
     return _pillow_to_rgb(image)
 
 
@@ -212,32 +211,11 @@ def _try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> 
 
 
 def _sound_jpeg(data: bytes, height: int, width: int, *, cmyk: bool = False) -> bytes:
-    """Return the JPEG, without its padding if libjpeg-turbo complains of it. BadImage for any other complaint."""
-    pixels, problem = _try_decode(data, height, width, cmyk=cmyk)
-    if not problem:
-        return data
-    padding = PADDING_COMPLAINT.search(problem)
-    repaired = _without_padding(data, pixels, int(padding[1]), cmyk=cmyk) if padding else None
-    if repaired is None:
+    """Return the JPEG with its harmless faults repaired. BadImage if it is damaged."""
+    sound, problem = sound_jpeg(data, partial(_try_decode, height=height, width=width, cmyk=cmyk))
+    if problem:
         raise BadImage(f"cannot be decoded in full (libjpeg: {problem})")
-    return repaired
-
-
-def _without_padding(data: bytes, pixels: NDArray[np.uint8], count: int, *, cmyk: bool) -> bytes | None:
-    """Return the JPEG without `count` bytes before its end marker. None unless they are padding and cost no pixel.
-
-    libjpeg counts a stuffed 0xff 0x00 as one byte or as two. So several numbers of bytes are tried.
-    """
-    height, width = pixels.shape[:2]
-    for marker in re.finditer(b"\xff\xd9", data):
-        end = marker.start()
-        if count > MAX_PADDING and len(set(data[max(0, end - count) : end])) > 1:
-            continue
-        for start in range(end - count, max(0, end - count - MAX_PADDING), -1):
-            again, problem = _try_decode(data[:start] + data[end:], height, width, cmyk=cmyk)
-            if not problem and np.array_equal(again, pixels):
-                return data[:start] + data[end:]
-    return None
+    return sound
 
 
 def _own_bytes_or_pixels(raw: RawImage, max_resolution: int | None, *, keep_jpeg: bool) -> Encoded | NDArray[np.uint8]:
