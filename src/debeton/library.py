@@ -17,7 +17,7 @@ from torch import nn
 from debeton import methods  # methods declare their settings
 from debeton.config import Config, load
 from debeton.data.loader.loader import Loader
-from debeton.data.spec import DatasetSpec, Ints
+from debeton.data.spec import DatasetSpec, Ints, attribute_codes
 from debeton.system.errors import DataError, UsageError
 from debeton.system.project import find_preset
 from debeton.system.seed import seed_everything
@@ -138,13 +138,20 @@ def measure_predictions(
 ) -> Metrics:
     """Return every accuracy of predictions that were made anywhere, as `group_metrics` names them.
 
-    predicted, label, attribute: whole numbers from 0, [N]; arrays, lists or tensors on the CPU.
+    predicted, label, attribute: whole numbers from 0, [N]; arrays, lists or tensors on the CPU. The attribute is -1,
+        None or NaN where it is not known; such a row counts in the accuracies over all rows and by class.
     spec: the names of classes and attributes, and which go together.
     loss: cross-entropy of each row in nats, [N]; without it the metric 'loss' is None.
     train_counts: as in `evaluate`.
     DataError where lengths differ or a code is out of range.
     """
-    columns = [np.asarray(values).astype(np.int64) for values in (predicted, label, attribute)]
+    columns = [np.asarray(values).astype(np.int64) for values in (predicted, label)]
+    try:
+        columns.append(attribute_codes(attribute))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"the attribute cannot be read ({error}); expected codes, or -1 where it is not known"
+        ) from None
     if len({column.shape for column in columns}) > 1 or columns[0].ndim != 1:
         shapes = ", ".join(str(list(column.shape)) for column in columns)
         raise DataError(f"predicted, label and attribute have the shapes {shapes}; expected [N] of each")

@@ -29,7 +29,7 @@ from debeton.data.raw.image_files import MissingDataError
 from debeton.data.raw.other_files import files_beside_rows
 from debeton.data.raw.synthetic_images import append_synthetic, read_synthetic_rows, synthetic_left_out
 from debeton.data.sources import SOURCES, Dataset, Request, Source
-from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.spec import UNKNOWN_NAME, DatasetSpec, Rows
 from debeton.data.split_names import KNOWN, refuse_unknown_splits, unknown_splits
 from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError, nearest
@@ -302,10 +302,12 @@ def _shown(group_counts: Mapping[str, int]) -> str:
     """Return the counts by name, or their range where there are more than MAX_SHOWN; the sidecar has them all."""
     if len(group_counts) <= MAX_SHOWN:
         return " · ".join(f"{name} {count}" for name, count in group_counts.items())
+    unknown = sum(count for name, count in group_counts.items() if name.endswith(UNKNOWN_NAME))
+    group_counts = {name: count for name, count in group_counts.items() if not name.endswith(UNKNOWN_NAME)}
     smallest, largest = (pick(group_counts, key=lambda name: group_counts[name]) for pick in (min, max))
     return (
         f"{len(group_counts)} groups of {group_counts[smallest]} ({smallest}) "
-        f"to {group_counts[largest]} ({largest}) rows"
+        f"to {group_counts[largest]} ({largest}) rows{f'; {UNKNOWN_NAME} in {unknown} rows' if unknown else ''}"
     )
 
 

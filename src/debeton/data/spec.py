@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from debeton.system.errors import DataError, UsageError, nearest
 
@@ -18,10 +18,38 @@ CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 Ints = NDArray[np.int64]
 
+UNKNOWN = -1  # the attribute of a row for which it is not known, and the group of that row
+UNKNOWN_NAME = "attribute unknown"  # in place of the attribute in the names of counts
+NO_VALUE = ("nan", "<na>", "none", "nat")  # the texts of values with which Python and pandas mark a missing number
+
 
 def group_index(label: Ints, attribute: Ints, num_attributes: int) -> Ints:
-    """Return the group of each row: label * num_attributes + attribute, the same in every split."""
-    return np.asarray(label, np.int64) * num_attributes + np.asarray(attribute, np.int64)
+    """Return the group of each row: label * num_attributes + attribute, and -1 where the attribute is not known."""
+    label, attribute = np.asarray(label, np.int64), np.asarray(attribute, np.int64)
+    return np.where(attribute < 0, UNKNOWN, label * num_attributes + attribute)
+
+
+def count_codes(codes: Ints, size: int) -> Ints:
+    """Return the number of rows of each code from 0, int64 [size]; the code -1 is not counted."""
+    return np.bincount(codes[codes >= 0], minlength=size)
+
+
+def attribute_codes(values: ArrayLike) -> Ints:
+    """Return attributes as codes, int64. None, NaN and pandas' NA become -1, not known.
+
+    ValueError for other values that are not whole numbers.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "O":
+        array = np.array([np.nan if str(value).casefold() in NO_VALUE else value for value in array.flat], np.float64)
+        array = array.reshape(np.shape(values))
+    if array.dtype.kind == "f":
+        array = np.where(np.isnan(array), UNKNOWN, array)
+        if not (array == np.rint(array)).all():
+            raise ValueError(f"{array[array != np.rint(array)].flat[0]:g} is no whole number")
+    elif array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{array.dtype} is no type of whole numbers")
+    return array.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -98,29 +126,68 @@ class DatasetSpec:
         return tuple(f"{c}, {a}" for c in self.classes for a in self.attributes)
 
     @property
+    def num_strata(self) -> int:
+        """Return the number of strata: the groups, and for each class its rows whose attribute is not known."""
+        return self.num_groups + self.num_classes
+
+    @property
+    def stratum_names(self) -> tuple[str, ...]:
+        """Return `group_names`, then 'class, attribute unknown' for each class."""
+        return (*self.group_names, *(f"{name}, {UNKNOWN_NAME}" for name in self.classes))
+
+    def stratum(self, label: Ints, group: Ints) -> Ints:
+        """Return the stratum of each row: its group, or G + label where the attribute is not known."""
+        return np.where(group < 0, self.num_groups + label, group)
+
+    def describe_strata(self) -> tuple[Ints, NDArray[np.bool_]]:
+        """Return the label of each stratum, int64, and whether it is a bias-conflicting group, bool."""
+        label, attribute = np.divmod(np.arange(self.num_groups), len(self.attributes))
+        label = np.concatenate([label, np.arange(self.num_classes)])
+        bias = self.bias_of(label, np.concatenate([attribute, np.full(self.num_classes, UNKNOWN)]))
+        return label, np.zeros(len(label), bool) if bias is None else bias[1]
+
+    @property
     def existing_groups(self) -> list[int]:
         """Return the groups that exist in the set, in order: all but `missing`."""
         return [g for g in range(self.num_groups) if g not in self.missing]
 
     def group(self, label: Ints, attribute: Ints) -> Ints:
-        """Return the group index of each row. Raise DataError that names the first code out of range."""
-        for kind, codes, names in (("label", label, self.classes), ("attribute", attribute, self.attributes)):
-            bad = np.flatnonzero((np.asarray(codes) < 0) | (np.asarray(codes) >= len(names)))
+        """Return the group index of each row, -1 where the attribute is not known (-1).
+
+        Raise DataError that names the first code out of range.
+        """
+        for kind, codes, names, lowest, or_unknown in (
+            ("label", label, self.classes, 0, ""),
+            ("attribute", attribute, self.attributes, UNKNOWN, ", or -1 for not known"),
+        ):
+            bad = np.flatnonzero((np.asarray(codes) < lowest) | (np.asarray(codes) >= len(names)))
             if len(bad):
                 raise DataError(
                     f"{self.name}: {kind} {int(np.asarray(codes)[bad[0]])} of row {int(bad[0])} is out of range; "
-                    f"there are {len(names)} {kind}s (0 to {len(names) - 1}) and {len(bad)} such rows"
+                    f"there are {len(names)} {kind}s (0 to {len(names) - 1}{or_unknown}) and {len(bad)} such rows"
                 )
         return group_index(label, attribute, len(self.attributes))
 
     def is_aligned(self, label: Ints, attribute: Ints) -> NDArray[np.bool_] | None:
-        """Return whether each row is bias-aligned, or None if the set defines no pairs."""
+        """Return whether each row is bias-aligned, or None if the set defines no pairs.
+
+        False where the attribute is not known; such a row is not bias-conflicting either (`bias_of`).
+        """
+        bias = self.bias_of(label, attribute)
+        return None if bias is None else bias[0]
+
+    def bias_of(self, label: Ints, attribute: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+        """Return (bias-aligned, bias-conflicting) of each row; None if the set defines no pairs.
+
+        Both are False where the attribute is not known (-1).
+        """
         if not self.aligned:
             return None
         table = np.zeros((self.num_classes, len(self.attributes)), bool)
-        for class_code, attribute_codes in enumerate(self.aligned):
-            table[class_code, list(attribute_codes)] = True
-        return table[label, attribute]
+        for class_code, codes in enumerate(self.aligned):
+            table[class_code, list(codes)] = True
+        known = np.asarray(attribute) >= 0
+        return table[label, attribute] & known, ~table[label, attribute] & known
 
     def aligned_groups(self) -> NDArray[np.bool_] | None:
         """Return whether each group is bias-aligned, bool [G], or None if the set defines no pairs."""
@@ -152,11 +219,11 @@ RawImage = NDArray[np.uint8] | bytes | Path
 class Rows:
     """One split before it is written: columns, and a function that reads image i.
 
-    label, attribute: int64 [N].
+    label, attribute: int64 [N]. The attribute is -1 where it is not known.
     image: row number -> RawImage; called from several threads.
     names: [N], the name of each row in messages (a relative path or 'train-images[17]'); unique.
     columns: more values per row for the sidecar, each of length N, all text or all numbers.
-        Columns that `DatasetSpec.columns` names hold integer codes.
+        Columns that `DatasetSpec.columns` names hold integer codes, -1 where the value is not known.
     source: 0 real, 1 synthetic; int64 [N], or None if all rows are real.
     absent: returns the row numbers whose file does not exist, without reading a file. None if there are no files.
     tree: the `ImageTree` in which `names` are paths, for the report on its other files. None if there is none.

@@ -504,7 +504,7 @@ HUES = {"hue": ("red", "green", "blue")}
     [
         ({}, ["names the column 'hue'", "have no such column"]),
         ({"hue": [0, 1, 3]}, ["'hue' has the code 3 in row 2 (r2)", "3 values (0 to 2) and 1 such rows"]),
-        ({"hue": [0, -1, -2]}, ["'hue' has the code -1 in row 1 (r1)", "2 such rows"]),
+        ({"hue": [0, -1, -2]}, ["'hue' has the code -2 in row 2 (r2)", "1 such rows"]),
         ({"hue": ["red", "red", "red"]}, ["'hue' must hold whole numbers, the codes of red, green, blue"]),
         ({"hue": [0.0, 1.0, 2.0]}, ["must hold whole numbers"]),
     ],
@@ -520,10 +520,11 @@ def test_a_column_that_the_spec_names_must_be_there_and_hold_its_codes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_synthetic_rows_may_have_an_unknown_value_in_a_named_column(
-    tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
+@pytest.mark.parametrize("source", [None, np.array([0, 1, 1])])
+def test_rows_may_have_an_unknown_value_in_a_named_column(
+    source: np.ndarray | None, tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo
 ) -> None:
-    rows = make_rows([photo(0)] * 3, columns={"hue": [2, -1, 0]}, source=np.array([0, 1, 1]))
+    rows = make_rows([photo(0)] * 3, columns={"hue": [2, -1, 0]}, source=source)
     write_beton(tmp_path / "a.beton", rows, replace(spec, columns=HUES), "train")
     beton = open_beton(tmp_path / "a.beton")
     assert beton.extra["hue"].tolist() == [2, -1, 0]

@@ -46,7 +46,7 @@ def test_alignment_follows_the_table(spec: DatasetSpec) -> None:
     ("label", "attribute", "words"),
     [
         ([0, 2, 9], [0, 0, 0], r"pets: label 2 of row 1 .* 2 labels \(0 to 1\) and 2 such rows"),
-        ([0, 1], [0, -1], r"pets: attribute -1 of row 1 .* 3 attributes \(0 to 2\) and 1 such rows"),
+        ([0, 1], [0, -2], r"pets: attribute -2 of row 1 .* 3 attributes \(0 to 2, or -1 for not known\) and 1 such"),
     ],
 )
 def test_a_code_out_of_range_is_named(label: list[int], attribute: list[int], words: str, spec: DatasetSpec) -> None:

@@ -181,7 +181,7 @@ def finish_beton(
         "split": split,
         "n": len(metadata),
         "spec": spec.to_dict(),
-        "group_counts": group_counts(spec, metadata["f3"]),
+        "group_counts": group_counts(spec, metadata["f1"], metadata["f3"]),
         **entries,
         "image": {**entries["image"], **_describe_images(metadata["f0"])},
         "columns": sorted({"path", *columns}),

@@ -6,7 +6,7 @@ The spec of the first beton is used. The others must name the same classes and a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from debeton.data.beton.columns import Column
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton, read_images
 from debeton.data.beton.reading import Beton, open_beton
-from debeton.data.spec import DatasetSpec, Ints
+from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 
@@ -55,7 +55,7 @@ def merge_betons(inputs: Sequence[Path], output: Path, split: str, *, progress: 
     )
     source = np.concatenate([beton.source for beton in betons])
     columns = _common_columns(betons)
-    spec = _spec_of_all_rows(spec, betons, columns, label, attribute, source)
+    spec = _spec_of_all_rows(spec, betons, label, attribute)
     with replacing(*beton_files(output)) as partials:
         with BetonFile(partials[-1], len(label)) as file:
             for beton in betons:
@@ -175,22 +175,20 @@ def _recode_like(name: str, column: NDArray[Any], beton: Beton, coded: Beton) ->
 def _spec_of_all_rows(
     spec: DatasetSpec,
     betons: Sequence[Beton],
-    columns: Mapping[str, Column],
     label: Ints,
     attribute: Ints,
-    source: Ints,
 ) -> DatasetSpec:
     """Return the spec with everything that is true of all rows together.
 
-    A column keeps the names of its codes only if every real row has one.
+    A column keeps the names of its codes only if every beton with real rows has the column.
     A group that any input has is not listed as missing.
     """
     coded_columns = {
         name: beton.spec.columns[name]
         for name, beton in _first_with_codes(betons).items()
-        if not ((np.asarray(columns[name]) < 0) & (source == 0)).any()
+        if all(name in other.extra for other in betons if (other.source == 0).any())
     }
-    counts = np.bincount(spec.group(label, attribute), minlength=spec.num_groups)
+    counts = count_codes(spec.group(label, attribute), spec.num_groups)
     return replace(spec, columns=coded_columns, missing=tuple(group for group in spec.missing if not counts[group]))
 
 

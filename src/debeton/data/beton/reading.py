@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from debeton.data.beton.columns import Columns
 from debeton.data.beton.ffcv_format import read_tables
-from debeton.data.spec import DatasetSpec, Ints
+from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError
 
 SCHEMA_VERSION = 2
@@ -32,7 +32,7 @@ REQUIRED_KEYS = {"split": str, "spec": dict, "checksum": str, "file_size": int} 
 class Beton:
     """An opened beton. Its scalar columns are in memory, its images on the disk.
 
-    label, attribute, group, source: int64 [N].
+    label, attribute, group, source: int64 [N]. Attribute and group are -1 where the attribute is not known.
     heights, widths: int64 [N] in pixels.
     modes: uint8 [N], 0 JPEG, 1 raw.
     offsets, sizes: uint64 [N], position and size of each image in the file, in bytes.
@@ -92,13 +92,16 @@ def checksum(metadata: NDArray[Any], allocations: NDArray[Any]) -> str:
     return f"{crc:08x}"
 
 
-def group_counts(spec: DatasetSpec, group: Ints) -> dict[str, int]:
-    """Return the number of rows by group name, in group order.
+def group_counts(spec: DatasetSpec, label: Ints, group: Ints) -> dict[str, int]:
+    """Return the number of rows by group name, in group order, and then of 'class, attribute unknown'.
 
-    Groups that the data set does not have are left out.
+    Left out are groups that the data set does not have, and classes of which every attribute is known.
+
+    label, group: int64 [N].
     """
-    counts = np.bincount(group, minlength=spec.num_groups)
-    return {name: int(counts[g]) for g, name in enumerate(spec.group_names) if g not in spec.missing}
+    counts, names = count_codes(spec.stratum(label, group), spec.num_strata), spec.stratum_names
+    shown = [*spec.existing_groups, *(s for s in range(spec.num_groups, spec.num_strata) if counts[s])]
+    return {names[s]: int(counts[s]) for s in shown}
 
 
 def open_beton(path: Path | str) -> Beton:

@@ -23,7 +23,7 @@ from debeton.data.beton.ffcv_format import JPG, RAW, WRITE_MODES
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton
 from debeton.data.beton.images import BadImage, Encoded, check_storable, encode
 from debeton.data.left_out import LeftOut
-from debeton.data.spec import DatasetSpec, Ints, Rows
+from debeton.data.spec import UNKNOWN, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 from debeton.system.pool import in_order
@@ -265,7 +265,7 @@ def _named_column(name: str, values: Sequence[Any] | NDArray[Any], where: str) -
 
 
 def _check_codes(name: str, column: Column | None, values: Sequence[str], rows: Rows, where: str) -> None:
-    """Check that a column named in the spec holds codes of its values. Synthetic rows may hold -1, not known."""
+    """Check that a column named in the spec holds codes of its values, or -1 for not known."""
     if column is None:
         raise DataError(
             f"{where}: the spec names the column '{name}', but the rows have no such column; add it to them"
@@ -274,8 +274,7 @@ def _check_codes(name: str, column: Column | None, values: Sequence[str], rows: 
         raise DataError(
             f"{where}: column '{name}' must hold whole numbers, the codes of {', '.join(values)}; it holds other values"
         )
-    lowest = 0 if rows.source is None else np.where(rows.source == 1, -1, 0)
-    bad = np.flatnonzero((column < lowest) | (column >= len(values)))
+    bad = np.flatnonzero((column < UNKNOWN) | (column >= len(values)))
     if len(bad):
         raise DataError(
             f"{where}: column '{name}' has the code {int(column[bad[0]])} in row {int(bad[0])} "

@@ -9,7 +9,7 @@ import numpy as np
 from debeton.data.left_out import describe_left_out
 from debeton.data.raw.shared_images import shared_images
 from debeton.data.raw.source import Dataset
-from debeton.data.spec import DatasetSpec, Ints, Rows
+from debeton.data.spec import DatasetSpec, Ints, Rows, count_codes
 from debeton.data.split_names import KNOWN, unknown_splits
 
 MAX_SHOWN = 20  # missing files, and broken files, that are named
@@ -19,10 +19,13 @@ def describe_counts(spec: DatasetSpec, rows: Rows) -> Iterator[str]:
     """Yield lines with the number of rows by class and by group, and the share of bias-aligned rows."""
     yield f"  classes: {_counts(spec.classes, rows.label)}"
     if len(spec.attributes) > 1:
-        yield f"  groups: {_counts(spec.group_names, spec.group(rows.label, rows.attribute))}"
-    aligned = spec.is_aligned(rows.label, rows.attribute)
-    if aligned is not None and len(aligned):
-        yield f"  bias-aligned: {int(aligned.sum())} ({aligned.mean():.2%})"
+        strata = spec.stratum(rows.label, spec.group(rows.label, rows.attribute))
+        yield f"  groups: {_counts(spec.stratum_names, strata)}"
+    bias = spec.bias_of(rows.label, rows.attribute)
+    if bias is not None and len(rows):
+        aligned, known = int(bias[0].sum()), int((rows.attribute >= 0).sum())
+        of_known = "" if known == len(rows) else f" of the {known} rows whose attribute is known"
+        yield f"  bias-aligned: {aligned} ({aligned / known:.2%}{of_known})" if known else "  bias-aligned: unknown"
 
 
 def _counts(names: Sequence[str], codes: Ints) -> str:
@@ -43,7 +46,7 @@ def count_differences(spec: DatasetSpec, rows: Rows, expected: int | Sequence[in
     num_rows = int(real.sum())
     sentences = [f"{num_rows} rows, its owners count {total}"] if num_rows != total else []
     if not isinstance(expected, int):
-        counts = np.bincount(spec.group(rows.label, rows.attribute)[real], minlength=spec.num_groups)
+        counts = count_codes(spec.group(rows.label, rows.attribute)[real], spec.num_groups)
         pairs = zip(spec.group_names, counts, expected, strict=True)
         sentences += [f"{name}: {count} rows, expected {wanted}" for name, count, wanted in pairs if count != wanted]
     return sentences

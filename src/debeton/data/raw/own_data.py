@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from debeton.data.spec import Ints, RawImage, Rows
+from debeton.data.spec import UNKNOWN, Ints, RawImage, Rows, attribute_codes
 from debeton.system.errors import DataError
 
 
@@ -32,7 +32,8 @@ def rows_from_arrays(
     """Return Rows of images and codes in memory.
 
     images: uint8 [N, H, W, 3] or [N, H, W], or a sequence of N images as `rows_from_dataset` takes them.
-    label, attribute: whole numbers from 0, [N]; without attribute every row has attribute 0.
+    label, attribute: whole numbers from 0, [N]; without attribute every row has attribute 0. The attribute of a row for
+        which it is not known is -1, None or NaN.
     names: [N], how messages call a row, unique; default: 'image 0', 'image 1', ...
     columns: more values of each row for the sidecar, by name, each [N].
     DataError where lengths differ or codes are no whole numbers; of an image, when it is written.
@@ -40,7 +41,7 @@ def rows_from_arrays(
     count = len(images)
     return Rows(
         _codes(label, count, "label"),
-        np.zeros(count, np.int64) if attribute is None else _codes(attribute, count, "attribute"),
+        np.zeros(count, np.int64) if attribute is None else _attributes(attribute, count),
         lambda row: as_raw_image(images[row], row),
         _names(names, count),
         dict(columns or {}),
@@ -66,8 +67,8 @@ def rows_from_dataset(
 
     Leave random transforms and Normalize out of the data set's transforms.
 
-    label, attribute: [N], in place of what the items say. With label given, no item is read before the beton is
-        written; without it every item is read once more for its codes.
+    label, attribute: [N], in place of what the items say, as in `rows_from_arrays`. With label given, no item is read
+        before the beton is written; without it every item is read once more for its codes.
     names, columns: as in `rows_from_arrays`.
     `write_beton` reads items from several threads; use WriteOptions(num_workers=1) for a data set that allows one.
     """
@@ -75,11 +76,11 @@ def rows_from_dataset(
     if label is None:
         items = [tuple(dataset[row])[1:3] for row in range(count)]
         label = [item[0] for item in items]
-        if attribute is None and items and all(len(item) > 1 for item in items):
-            attribute = [item[1] for item in items]
+        if attribute is None and any(len(item) > 1 for item in items):
+            attribute = [item[1] if len(item) > 1 else UNKNOWN for item in items]
     return Rows(
         _codes(label, count, "label"),
-        np.zeros(count, np.int64) if attribute is None else _codes(attribute, count, "attribute"),
+        np.zeros(count, np.int64) if attribute is None else _attributes(attribute, count),
         lambda row: as_raw_image(dataset[row][0], row),
         _names(names, count),
         dict(columns or {}),
@@ -120,11 +121,29 @@ def as_raw_image(image: Any, row: int) -> RawImage:
 
 def _codes(values: ArrayLike, count: int, kind: str) -> Ints:
     codes = np.asarray(values)
-    if codes.shape != (count,):
-        raise DataError(f"{kind} has shape {list(codes.shape)}; expected [{count}], one for each image")
+    _check_length(codes, count, kind)
     if count and not np.issubdtype(codes.dtype, np.integer):
         raise DataError(f"{kind} is {codes.dtype}; expected whole numbers, the position of each name in the spec")
+    if (codes < 0).any():
+        row = int(np.flatnonzero(codes < 0)[0])
+        raise DataError(f"{kind} of image {row} is {int(codes[row])}; every image needs a {kind}, a number from 0")
     return codes.astype(np.int64)
+
+
+def _attributes(values: ArrayLike, count: int) -> Ints:
+    _check_length(np.asarray(values), count, "attribute")
+    try:
+        return attribute_codes(values)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"the attribute cannot be read ({error}); expected whole numbers, the position of each name in the spec, "
+            "and -1, None or NaN where it is not known"
+        ) from None
+
+
+def _check_length(values: NDArray[Any], count: int, kind: str) -> None:
+    if values.shape != (count,):
+        raise DataError(f"{kind} has shape {list(values.shape)}; expected [{count}], one for each image")
 
 
 def _names(names: Sequence[str] | None, count: int) -> Sequence[str]:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from debeton.data.raw.image_files import MissingDataError
+from debeton.data.spec import UNKNOWN
 from debeton.system.errors import DataError, nearest
 
 Record = dict[str, str]
 LINE = "line"  # the key under which a record keeps its line number, for messages
 
+# Cells, in lower case, that programs write where a value is missing; and further words of people for the same.
+MISSING_CELLS = ("", "nan", "<na>", "#n/a")
+UNKNOWN_CELLS = (*MISSING_CELLS, "na", "n/a", "none", "null", "unknown", "?", "-1", "-1.0")
 
-def read_csv(path: Path, required: Sequence[str], defaults: Mapping[str, str] | None = None) -> list[Record]:
+
+def read_csv(
+    path: Path,
+    required: Sequence[str],
+    defaults: Mapping[str, str] | None = None,
+    blank: Sequence[str] = (),
+) -> list[Record]:
     """Read the rows of a CSV file with a header, with their line number as 'line'. Values are stripped.
 
     path: the file. MissingDataError if there is none.
     required: columns that must be there.
     defaults: columns that may be missing, with the value that all rows then have.
+    blank: columns whose cells may be empty.
 
-    DataError for a missing column, an empty cell, a file without rows, or a file that is no CSV.
+    DataError for a missing column, another empty cell, a file without rows, or a file that is no CSV.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -39,9 +51,10 @@ def read_csv(path: Path, required: Sequence[str], defaults: Mapping[str, str] | 
     records = []
     for line, row in rows:
         record = {name: (row[name] or "").strip() for name in wanted}
-        blank = [name for name in wanted if not record[name]]
-        if blank:
-            raise DataError(f"{path}, line {line}: no {blank[0]}; every row needs {', '.join(wanted)}")
+        lacking = [name for name in wanted if not record[name] and name not in blank]
+        if lacking:
+            needed = ", ".join(name for name in wanted if name not in blank)
+            raise DataError(f"{path}, line {line}: no {lacking[0]}; every row needs {needed}")
         records.append({**(defaults or {}), **record, LINE: str(line)})
     if not records:
         raise DataError(f"{path} has no row below its header")
@@ -82,7 +95,39 @@ def read_fields(path: Path, width: int | None = None, skip: int = 0) -> list[lis
     return rows
 
 
-def parse_codes(values: Sequence[str], names: Sequence[str], kind: str, where: str, rows: Sequence[str]) -> list[int]:
+def with_unknown_blank(records: Sequence[Record], column: str, names: Sequence[str]) -> tuple[list[Record], list[str]]:
+    """Return the records with an empty cell in `column` where its value is unknown, and the words for that.
+
+    Unknown is an empty cell, and one of UNKNOWN_CELLS in any case, unless `names` lists that word as a name. If there
+    is such a cell and all others are whole numbers, '1.0' becomes '1': pandas writes so beside empty cells.
+    """
+    cells = ["" if record[column].casefold() in UNKNOWN_CELLS else record[column] for record in records]
+    cells = [record[column] if record[column] in names else cell for record, cell in zip(records, cells)]
+    words = {record[column] for record, cell in zip(records, cells) if not cell}
+    if words and all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in cells if cell) and not set(cells) & set(names):
+        cells = [cell.partition(".")[0] for cell in cells]
+    return [{**record, column: cell} for record, cell in zip(records, cells)], sorted(words)
+
+
+def require_values(records: Sequence[Record], column: str, names: Sequence[str], where: Path) -> None:
+    """Raise DataError for the first cell that says that the value is missing, unless `names` lists it as a name."""
+    for record in records:
+        if record[column].casefold() in MISSING_CELLS and record[column] not in names:
+            raise DataError(
+                f"{where}, line {record[LINE]}: the {column} is '{record[column]}', a missing value; every row needs a "
+                f"{column}, so write it or leave the row out"
+            )
+
+
+def parse_codes(
+    values: Sequence[str],
+    names: Sequence[str],
+    kind: str,
+    where: str,
+    rows: Sequence[str],
+    *,
+    may_be_unknown: bool = False,
+) -> list[int]:
     """Return the code of each value, which is a name or a number.
 
     DataError gives the first value that is neither, and its row.
@@ -92,8 +137,11 @@ def parse_codes(values: Sequence[str], names: Sequence[str], kind: str, where: s
     kind: the word for a value in messages, 'class' or 'attribute'.
     where: the file.
     rows: the name of each row in messages, [N].
+    may_be_unknown: an empty value gets the code -1, not known.
     """
-    code_of = {**{str(code): code for code in range(len(names))}, **{name: code for code, name in enumerate(names)}}
+    by_number = {str(code): code for code in range(len(names))}
+    by_name = {name: code for code, name in enumerate(names)}
+    code_of = {**({"": UNKNOWN} if may_be_unknown else {}), **by_number, **by_name}
     for value, row in zip(values, rows, strict=True):
         if value not in code_of:
             raise DataError(

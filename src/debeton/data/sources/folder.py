@@ -13,8 +13,9 @@ Splits are train, val, test and test_NAME. Other words for them are understood a
 `Train` is train, `val_out_of_domain` is test_val_out_of_domain (data/split_names.py has the list). A split of any other
 name is written only if `--splits` lists it, because training does not look for it.
 
-Without an attribute column every row has the one attribute 'any'. `--aligned` names the attribute that goes with
-each class in training, so that results hold bias-aligned and bias-conflicting accuracy.
+Without an attribute column every row has the one attribute 'any'. An attribute is unknown (-1) where its cell is empty
+or holds nan, NA, N/A, None, null, unknown, ? or -1, unless `--attributes` lists that word. `--aligned` names the
+attribute that goes with each class in training, so that results hold bias-aligned and bias-conflicting accuracy.
 """
 
 from __future__ import annotations
@@ -28,10 +29,18 @@ from pathlib import Path
 from debeton.data.raw.class_folders import read_class_folders
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import Record, parse_codes, read_csv, require_unique
+from debeton.data.raw.tables import (
+    Record,
+    parse_codes,
+    read_csv,
+    require_unique,
+    require_values,
+    with_unknown_blank,
+)
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
 from debeton.data.split_names import first_in_order, name_splits
 from debeton.system.errors import DataError, UsageError
+from debeton.system.log import logger
 
 
 @register_source(
@@ -84,11 +93,14 @@ def _from_class_folders(request: Request, raw: Path) -> Dataset:
 
 def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
     """Return the data set from a CSV."""
-    records = read_csv(table, ("path", "label"), {"attribute": "any", "split": "train"})
+    records = read_csv(table, ("path", "label"), {"attribute": "any", "split": "train"}, blank=("attribute",))
     paths = [os.path.normpath(record["path"]) for record in records]
     require_unique(paths, table, [f"line {record['line']}" for record in records])
-    classes = _names(request.options["classes"]) or _names_in_table(records, "label", table)
-    attributes = _names(request.options["attributes"]) or _names_in_table(records, "attribute", table)
+    named_classes, named_attributes = (_names(request.options[option]) for option in ("classes", "attributes"))
+    require_values(records, "label", named_classes, table)
+    records = _with_known_attributes(records, named_attributes, table)
+    classes = named_classes or _names_in_table(records, "label", table)
+    attributes = named_attributes or _names_in_table(records, "attribute", table)
     spec = DatasetSpec(
         request.options["name"], classes, attributes, parse_aligned(request.options["aligned"], classes, attributes)
     )
@@ -101,12 +113,33 @@ def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
     return replace(dataset, notes=tuple(notes))
 
 
+def _with_known_attributes(records: list[Record], names: Sequence[str], table: Path) -> list[Record]:
+    """Return the records with an empty attribute where it is unknown. Log their number and the words for it."""
+    records, words = with_unknown_blank(records, "attribute", names)
+    unknown = sum(not record["attribute"] for record in records)
+    if unknown == len(records) and not names:
+        raise DataError(
+            f"{table}: the attribute of every row is unknown; leave the column out, or name the attributes with "
+            "--attributes"
+        )
+    if unknown:
+        shown = ", ".join(f"'{word}'" if word else "an empty cell" for word in words)
+        logger.warning(
+            "warning: %s: the attribute of %d of %d rows is unknown (%s); a word that --attributes lists is a name",
+            table,
+            unknown,
+            len(records),
+            shown,
+        )
+    return records
+
+
 def _names_in_table(records: Sequence[Record], column: str, table: Path) -> tuple[str, ...]:
     """Return the names of a column by code, in sorted order.
 
     Whole numbers must count from 0 to the largest without a gap.
     """
-    values = {record[column] for record in records}
+    values = {record[column] for record in records} - {""}
     if not all(value.lstrip("-").isdecimal() for value in values):
         return tuple(sorted(values))
     numbers = {int(value) for value in values}
@@ -124,7 +157,12 @@ def _csv_rows(records: Sequence[Record], tree: ImageTree, spec: DatasetSpec, tab
     lines = [f"line {record['line']}" for record in records]
     label = parse_codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
     attribute = parse_codes(
-        [record["attribute"] for record in records], spec.attributes, "attribute", str(table), lines
+        [record["attribute"] for record in records],
+        spec.attributes,
+        "attribute",
+        str(table),
+        lines,
+        may_be_unknown=True,
     )
     return file_rows(tree, [record["path"] for record in records], label, attribute)
 
