@@ -74,6 +74,7 @@ def group_balanced(view: View, rng: np.random.Generator) -> Ints:
     Let G be the number of present groups. Any G consecutive draws, from a multiple of G on, hold each group once.
     Within a group, rows are used equally often: the group is shuffled again each time all its rows have been used.
     """
+    view.require_attributes("the order 'group_balanced'")
     group = view.group[view.rows]
     present = np.unique(group)
     rounds = -(-len(view) // len(present))

@@ -25,6 +25,7 @@ class ViewOptions:
 
     label, attribute, aligned: columns and bias-aligned pairs (`View.with_task`).
     custom_indices_path: file with the rows of each split.
+    known_attributes_only: leave out the rows of 'train', 'val' and 'target' whose attribute is not known.
     val_fraction: share of every training group that becomes 'val' if there is no validation beton, in [0, 1).
     folds, fold: with folds, 'val' is this fold of the training rows instead.
     mini_dataset: share of the training rows; None for all.
@@ -42,6 +43,7 @@ class ViewOptions:
     attribute: str | None = None
     aligned: str | None = None
     custom_indices_path: str | None = None
+    known_attributes_only: bool = False
     val_fraction: float = 0.0
     folds: int | None = None
     fold: int = 0
@@ -153,6 +155,21 @@ def _choose_rows(views: Views, options: ViewOptions) -> Views:
     return select_rows(views, read_index_lists(path), path)
 
 
+def _drop_unknown(views: Views, options: ViewOptions) -> Views:
+    """Leave out the rows to train on and to select by whose attribute is not known. Test splits stay whole."""
+    if not options.known_attributes_only:
+        return views
+    chosen = {split: views[split] for split in ("train", "val", "target") if split in views}
+    for split, view in chosen.items():
+        if not view.knows_attribute.any():
+            raise UsageError(
+                f"data.known_attributes_only leaves no row of '{split}': none of its {len(view)} rows in "
+                f"{view.beton.path} has a known attribute; leave the setting out, and use a method that needs no "
+                "attribute (erm, jtt, lff, eiil, ...)"
+            )
+    return {**views, **{split: view.subset(view.knows_attribute) for split, view in chosen.items()}}
+
+
 def _hold_out(views: Views, options: ViewOptions) -> Views:
     """Split 'val' off 'train': a fold, or a share of every group."""
     train = views["train"]
@@ -222,6 +239,7 @@ def _group_anew(views: Views, options: ViewOptions) -> Views:
 STEPS: tuple[Callable[[Views, ViewOptions], Views], ...] = (
     _set_synthetic_apart,
     _choose_rows,
+    _drop_unknown,
     _hold_out,
     _shrink,
     _bias,

@@ -31,11 +31,12 @@ def shuffled_members(codes: Ints, seed: int, *purpose: str) -> dict[int, Ints]:
 def sample_groups(view: View, counts: Mapping[int, int], seed: int, purpose: str, name: str | None = None) -> View:
     """Draw counts[g] rows of each group g at random; the result keeps the sequence of the view.
 
-    counts: rows by group. A smaller group gives all its rows; a group that is not named gives none.
+    counts: rows by group, or by stratum (`View.strata`). A smaller group gives all its rows; a group that is not named
+        gives none.
     seed, purpose: decide the draw. For the same two, fewer rows are a part of more rows.
     name: name of the new view; None keeps the view's own.
     """
-    members = shuffled_members(view.group[view.rows], seed, purpose)
+    members = shuffled_members(view.strata, seed, purpose)
     chosen = [members[g][:count] for g, count in counts.items() if g in members]
     return view.subset(np.sort(np.concatenate([np.empty(0, np.int64), *chosen])), name)
 
@@ -43,8 +44,11 @@ def sample_groups(view: View, counts: Mapping[int, int], seed: int, purpose: str
 def aligned_groups(view: View, setting: str) -> NDArray[np.bool_]:
     """Return whether each group is bias-aligned, bool [G].
 
-    setting: the setting that needs it, for the message of the UsageError raised if the set defines no pairs.
+    UsageError if the set defines no pairs, or if the attribute of a row is not known.
+
+    setting: the setting that needs it, for the message.
     """
+    view.require_attributes(setting)
     spec = view.spec
     aligned = spec.aligned_groups()
     if aligned is None:
@@ -106,6 +110,7 @@ def balanced(view: View, by: str, seed: int) -> View:
     """
     purpose = f"balance {view.name}"
     if by == "group":
+        view.require_attributes(f"cutting '{view.name}' to equal groups")
         members = shuffled_members(view.group[view.rows], seed, purpose)
     else:
         members = shuffled_members(view.label[view.rows], seed, purpose, "class")
@@ -127,7 +132,8 @@ def mini(view: View, fraction: float) -> View:
 def fold(view: View, folds: int, index: int, seed: int) -> tuple[View, View]:
     """Split a view into (the rest, fold `index`) for cross-validation, both in file order.
 
-    folds: number of folds, at least 2; they share every group as evenly as possible.
+    folds: number of folds, at least 2; they share every group as evenly as possible, and also the rows of a class whose
+        attribute is not known.
     index: from 0 to folds - 1.
     Every row is in exactly one fold. The rows of a group are dealt in turn, and each group goes on where the group
     before it stopped.
@@ -138,7 +144,7 @@ def fold(view: View, folds: int, index: int, seed: int) -> tuple[View, View]:
         )
     number = np.empty(len(view), np.int64)
     dealt = 0
-    for members in shuffled_members(view.group[view.rows], seed, f"folds {view.name}").values():
+    for members in shuffled_members(view.strata, seed, f"folds {view.name}").values():
         number[members] = (dealt + np.arange(len(members))) % folds
         dealt += len(members)
     return view.subset(number != index), view.subset(number == index, "val")

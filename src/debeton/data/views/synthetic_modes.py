@@ -92,6 +92,8 @@ def budget(real: View, synthetic: View, amount: Amount) -> int:
     """
     groups = real.spec.existing_groups
     available = synthetic.group_counts()[groups]
+    if amount.per_cell is None:
+        real.require_attributes("the number of synthetic images (synthetic.per_cell gives it otherwise)")
     m = images_per_cell(real.group_counts()[groups], available) if amount.per_cell is None else amount.per_cell
     m = int(amount.share * m)
     if m < 1:
@@ -136,6 +138,7 @@ def none(real: View, synthetic: View, amount: Amount) -> View:
 @_register("usb", "uniform synthetic balancing: synthetic images fill every cell to the size of the largest")
 def usb(real: View, synthetic: View, amount: Amount) -> View:
     """Return the real rows and synthetic ones that fill every cell up to the size of the largest."""
+    real.require_attributes("synthetic.mode usb")
     groups = real.spec.existing_groups
     additions = usb_additions(real.group_counts()[groups], synthetic.group_counts()[groups])
     wanted = (amount.share * additions).astype(np.int64)
@@ -158,6 +161,7 @@ def only(real: View, synthetic: View, amount: Amount) -> View:
 @_register("biased", "control: as many synthetic images as 'only', with the bias of the real ones")
 def biased_like_real(real: View, synthetic: View, amount: Amount) -> View:
     """Return floor(A m P_real(attribute | class)) images of each cell; A is the number of the class's cells."""
+    real.require_attributes("synthetic images with the bias of the real ones")
     m, groups = budget(real, synthetic, amount), real.spec.existing_groups
     num_attributes = len(real.spec.attributes)
     counts = real.group_counts()

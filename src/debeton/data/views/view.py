@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.reading import Beton
-from debeton.data.spec import DatasetSpec, Ints, parse_aligned
+from debeton.data.beton.reading import Beton, group_counts
+from debeton.data.spec import UNKNOWN, DatasetSpec, Ints, count_codes, parse_aligned
 from debeton.data.triggers.trigger import PlantedTrigger
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.seed import make_rng
@@ -22,7 +22,8 @@ class View:
     name: of the split, for messages.
     beton: the file that the rows lie in.
     rows: int64 [M], row numbers of the beton.
-    label, attribute, group: int64 [N] over all rows of the beton, so that a batch gathers them by row number.
+    label, attribute, group: int64 [N] over all rows of the beton, so that a batch gathers them by row number. Attribute
+        and group are -1 where the attribute is not known.
     spec: names of these codes. A method may regroup the rows of one beton under another spec.
     order: name of the rule by which an epoch goes through the rows (`data/loader/order.py`).
     weights: float64 [M], sampling weights of the order 'weighted'.
@@ -83,19 +84,47 @@ class View:
         return replace(self, name=name, rows=rows, weights=weights)
 
     def group_counts(self) -> Ints:
-        """Return the number of rows by group, int64 [G]."""
-        return np.bincount(self.group[self.rows], minlength=self.spec.num_groups)
+        """Return the number of rows by group, int64 [G]; rows whose attribute is not known are in none."""
+        return count_codes(self.group[self.rows], self.spec.num_groups)
 
     def counts_by_name(self) -> dict[str, int]:
-        """Return the number of rows by group name, in group order, without groups that do not exist in the set."""
-        counts = self.group_counts()
-        return {self.spec.group_names[g]: int(counts[g]) for g in self.spec.existing_groups}
+        """Return the number of rows by name: `beton.reading.group_counts` of this view's rows."""
+        return group_counts(self.spec, self.label[self.rows], self.group[self.rows])
+
+    @property
+    def knows_attribute(self) -> NDArray[np.bool_]:
+        """Return whether the attribute of each row is known, bool [M]."""
+        return self.group[self.rows] >= 0
+
+    @property
+    def strata(self) -> Ints:
+        """Return the stratum of each row, int64 [M]: its group, or G + label where the attribute is not known."""
+        return self.spec.stratum(self.label[self.rows], self.group[self.rows])
+
+    def require_attributes(self, needed_by: str) -> None:
+        """Raise UsageError with the number of rows whose attribute is not known.
+
+        needed_by: the method or setting that needs the attribute of every row; the message begins with it.
+        """
+        unknown = int((~self.knows_attribute).sum())
+        if not unknown:
+            return
+        remedies = [
+            "use a method that needs no attribute (erm, jtt, lff, eiil, ...)",
+            "give pseudo-groups of the training rows with --data.pseudo_groups FILE",
+        ]
+        if unknown < len(self):
+            remedies.append("leave such rows out of train, val and target with --data.known_attributes_only true")
+        raise UsageError(
+            f"{needed_by} needs the attribute of every row, and {unknown:,} of {len(self):,} rows of '{self.name}' "
+            f"({self.beton.path}) have none; {', '.join(remedies[:-1])}, or {remedies[-1]}"
+        )
 
     def real_counts(self) -> Ints:
         """Return the number of real rows by group, int64 [G], under the set's own attributes."""
         view = self.true_groups or self
         real = self.rows[self.beton.source[self.rows] == 0]
-        return np.bincount(view.group[real], minlength=view.spec.num_groups)
+        return count_codes(view.group[real], view.spec.num_groups)
 
     def with_task(self, label: str | None = None, attribute: str | None = None, aligned: str | None = None) -> View:
         """Return the same rows with other columns of the beton as label and attribute.
@@ -103,8 +132,9 @@ class View:
         label, attribute: column names; None keeps the beton's own. 'a,b' is the product of two columns.
         aligned: 'class:attribute,...', the attribute that goes with each class. None takes the set's `tasks` for this
             pair of columns; if they do not have it, no pairs are defined.
-        Synthetic rows for which a column has no value (-1) are left out. UsageError names an unknown column and the
-        nearest known one; DataError names a real row without a value.
+        Synthetic rows for which a column has no value (-1) are left out. A real row without a value keeps -1 as its
+        attribute, not known. UsageError names an unknown column and the nearest known one; DataError names a real row
+        without a label.
         """
         spec = self.spec
         label = spec.label_name if label is None else label
@@ -127,14 +157,18 @@ class View:
             attribute_name=attribute,
             factors=factors,
         )
-        known_rows = (label_codes >= 0) & (attribute_codes >= 0)
-        unknown = self.rows[~known_rows[self.rows]]
-        if (self.beton.source[unknown] == 0).any():
-            raise DataError(f"{self.beton.path}: row {int(unknown[0])} has no {label} or no {attribute}")
-        label_codes, attribute_codes = (np.where(known_rows, codes, 0) for codes in (label_codes, attribute_codes))
+        is_real = self.beton.source == 0
+        kept = (is_real | ((label_codes >= 0) & (attribute_codes >= 0)))[self.rows]
+        unlabelled = self.rows[(is_real & (label_codes < 0))[self.rows]]
+        if len(unlabelled):
+            raise DataError(
+                f"{self.beton.path}: {len(unlabelled)} of {len(self)} rows have no {label}, the first is row "
+                f"{int(unlabelled[0])}; every row needs a label, so choose another column with --data.label"
+            )
+        label_codes = np.maximum(label_codes, 0)  # of synthetic rows, which are left out
         group = new.group(label_codes, attribute_codes)
         view = replace(self, label=label_codes, attribute=attribute_codes, group=group, spec=new)
-        return view.subset(known_rows[self.rows]) if len(unknown) else view
+        return view if kept.all() else view.subset(kept)
 
     def _column(self, name: str, role: str) -> tuple[Ints, tuple[str, ...]]:
         """Return a column's codes over all rows of the beton, -1 where unknown, and their names.
@@ -162,7 +196,7 @@ class View:
     def regrouped(self, attribute: Ints, names: Sequence[str], aligned: Sequence[Sequence[int]] = ()) -> View:
         """Return the same rows with other attributes, e.g. pseudo-attributes.
 
-        attribute: int64 [N] over all rows of the beton.
+        attribute: int64 [N] over all rows of the beton; -1 where it is not known.
         names: names of its codes.
         aligned: codes that go with each class; empty defines no pairs.
         """
@@ -179,12 +213,17 @@ class View:
         """
         names = [f"{name} ({kind})" for name in self.spec.attributes for kind in ("real", "synthetic")]
         aligned = [tuple(2 * code + source for code in codes for source in (0, 1)) for codes in self.spec.aligned]
-        view = self.regrouped(2 * self.attribute + self.beton.source, names, aligned)
+        by_source = np.where(self.attribute < 0, UNKNOWN, 2 * self.attribute + self.beton.source)
+        view = self.regrouped(by_source, names, aligned)
         missing = tuple(np.flatnonzero(view.group_counts() == 0).tolist())
         return replace(view, spec=replace(view.spec, missing=missing))
 
     def resampled_by_group(self) -> View:
-        """Return a view that draws with replacement, each present group equally often: weight 1 / group size."""
+        """Return a view that draws with replacement, each present group equally often: weight 1 / group size.
+
+        UsageError if the attribute of a row is not known.
+        """
+        self.require_attributes("drawing groups equally often")
         return self._resampled(self.group)
 
     def resampled_by_class(self) -> View:
@@ -198,13 +237,13 @@ class View:
     def hold_out(self, fraction: float, seed: int, name: str) -> tuple[View, View]:
         """Split a share of every group off at random: (rest, held out), both in file order.
 
-        fraction: in [0, 1). Each group gives round(fraction * n) rows, and keeps at least one.
+        fraction: in [0, 1). Each group gives round(fraction * n) rows, and keeps at least one. The rows of a class
+            whose attribute is not known count as one more group of it.
         seed, name: decide the draw; `name` is also the name of the second view.
         """
         held = np.zeros(len(self), bool)
-        group = self.group[self.rows]
-        rng = make_rng(seed, "hold out", name)
-        for g in np.unique(group):
-            members = rng.permutation(np.flatnonzero(group == g))
+        strata, rng = self.strata, make_rng(seed, "hold out", name)
+        for stratum in np.unique(strata):
+            members = rng.permutation(np.flatnonzero(strata == stratum))
             held[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
         return self.subset(~held), self.subset(held, name)
