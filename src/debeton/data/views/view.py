@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from debeton.data.beton.reading import Beton, group_counts
 from debeton.data.spec import UNKNOWN, DatasetSpec, Ints, count_codes, parse_aligned
 from debeton.data.triggers.trigger import PlantedTrigger
+from debeton.data.views.dealing import held_counts
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.seed import make_rng
 
@@ -237,13 +238,17 @@ class View:
     def hold_out(self, fraction: float, seed: int, name: str) -> tuple[View, View]:
         """Split a share of every group off at random: (rest, held out), both in file order.
 
-        fraction: in [0, 1). Each group gives round(fraction * n) rows, and keeps at least one. The rows of a class
-            whose attribute is not known count as one more group of it.
+        fraction: in [0, 1). Group g of n_g rows gives its share fraction * n_g, rounded up or down by
+            `dealing.held_counts`: the held-out part has the view's bias. A group keeps one row at least. The rows of a
+            class whose attribute is not known count as one more group of it.
         seed, name: decide the draw; `name` is also the name of the second view.
         """
         held = np.zeros(len(self), bool)
         strata, rng = self.strata, make_rng(seed, "hold out", name)
-        for stratum in np.unique(strata):
-            members = rng.permutation(np.flatnonzero(strata == stratum))
-            held[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
+        present, sizes = np.unique(strata, return_counts=True)
+        label, conflicting = self.spec.describe_strata()
+        remainders = make_rng(seed, "hold out", name, "remainders")
+        counts = held_counts(sizes, label[present], conflicting[present], fraction, remainders)
+        for stratum, count in zip(present, counts.tolist(), strict=True):
+            held[rng.permutation(np.flatnonzero(strata == stratum))[:count]] = True
         return self.subset(~held), self.subset(held, name)
