@@ -43,7 +43,7 @@ class Denoising(Objective):
         self.condition, self.dropout, self.min_snr = condition, dropout, min_snr
         abar = schedule.alphas_cumprod.double()
         self.register_buffer("snr", (abar / (1 - abar)).float(), persistent=False)
-        self.register_buffer("seen", torch.zeros(2, spec.num_groups, dtype=torch.float64))  # sum of losses, rows
+        self.register_buffer("seen", torch.zeros(2, spec.num_strata, dtype=torch.float64))  # sum of losses, rows
         self.snr: Tensor
         self.seen: Tensor
 
@@ -63,8 +63,9 @@ class Denoising(Objective):
         is_v = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(clean, noise, t) if is_v else noise
         losses = (guess.float() - target).square().flatten(1).mean(1)
-        self.seen[0].index_add_(0, batch.group, losses.detach().double())
-        self.seen[1].index_add_(0, batch.group, torch.ones_like(losses, dtype=torch.float64))
+        stratum = torch.where(batch.group < 0, self.spec.num_groups + batch.label, batch.group)
+        self.seen[0].index_add_(0, stratum, losses.detach().double())
+        self.seen[1].index_add_(0, stratum, torch.ones_like(losses, dtype=torch.float64))
         return StepOutput((self._weight(t, is_v) * losses).mean(), None)
 
     def _weight(self, t: Tensor, is_v: bool) -> Tensor:
@@ -81,4 +82,6 @@ class Denoising(Objective):
         by_group = {
             self.spec.group_names[g]: float(total[g] / rows[g]) if rows[g] else None for g in self.spec.existing_groups
         }
-        return {"loss": float(total.sum() / rows.sum()) if rows.sum() else None, "loss_by_group": by_group}
+        known, unknown = total[: self.spec.num_groups], total[self.spec.num_groups :]
+        loss = float((known.sum() + unknown.sum()) / rows.sum()) if rows.sum() else None
+        return {"loss": loss, "loss_by_group": by_group}

@@ -80,6 +80,8 @@ def parse_widths(text: str) -> tuple[int, ...]:
 def conditions_of(view: View, kind: str) -> Conditions:
     """Return the names of the view's conditions, and which of them have rows.
 
+    UsageError for groups where the attribute of a row is not known.
+
     kind: 'label' for the classes, 'group' for the cells (label, attribute).
     """
     spec = view.spec
@@ -87,10 +89,16 @@ def conditions_of(view: View, kind: str) -> Conditions:
         cells: list[tuple[str, str | None]] = [(label, None) for label in spec.classes]
         counts = np.bincount(view.label[view.rows], minlength=spec.num_classes)
     else:
+        view.require_attributes("cdpm.condition group")
         cells = [(label, attribute) for label in spec.classes for attribute in spec.attributes]
         counts = view.group_counts()
     trained = tuple(bool(count) for count in counts)
     return Conditions(kind, tuple(cells), trained, spec.name, str(view.beton.sidecar["checksum"]))
+
+
+def check_cdpm(run: Run) -> None:
+    """Raise UsageError where images are to be drawn by group, and the attribute of a training row is not known."""
+    conditions_of(run.views["train"], run.config.section(CdpmSettings).condition)
 
 
 @register_method(
@@ -99,6 +107,7 @@ def conditions_of(view: View, kind: str) -> Conditions:
     paper="Ho et al. 2020 (DDPM), Ho and Salimans 2022 (guidance); Diffusing DeBias",
     needs="label; with cdpm.condition group label, attribute",
     classifies=False,
+    check=check_cdpm,
 )
 def cdpm(run: Run) -> nn.Module | None:
     """Train phase 'cdpm' on the training view and write the model to the run's folder 'cdpm'. Return no classifier."""

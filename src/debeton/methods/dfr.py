@@ -19,8 +19,9 @@ from torch import nn
 
 from debeton.config import section, setting
 from debeton.config.checkers import Bool, FloatList, Int, OneOf, OrNull, Text
+from debeton.data.spec import count_codes
 from debeton.data.views.view import View
-from debeton.methods.method import METHODS, Method, register_method
+from debeton.methods.method import METHODS, Method, check_method, register_method
 from debeton.methods.parts.balance import check_attribute
 from debeton.methods.parts.first_phase import begin
 from debeton.methods.parts.logistic_head import (
@@ -106,9 +107,16 @@ class DfrSettings:
 def check_dfr(run: Run) -> None:
     """Raise UsageError or DataError for problems that would otherwise appear after hours of training the features."""
     views = head_views(run)
-    chooses = len(head_candidates(run)) > 1
-    _check_groups(run, views["fit"], halved="tune" not in views and chooses)
-    if chooses:
+    tuned = len(head_candidates(run)) > 1
+    chooses = views.get("tune", views["fit"])
+    if tuned and not chooses.knows_attribute.any():
+        raise UsageError(
+            f"dfr.criterion is '{run.config.section(DfrSettings).criterion}', but the attribute of no row of "
+            f"'{chooses.name}' ({chooses.beton.path}) is known, so it cannot choose C; use another split, or give "
+            "dfr.c_grid one value"
+        )
+    _check_groups(run, views["fit"], halved="tune" not in views and tuned)
+    if tuned:
         criterion_of(run, views)
     with torch.device("meta"):  # raises for a head that cannot be replaced
         install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
@@ -116,7 +124,7 @@ def check_dfr(run: Run) -> None:
         _load_base(run, Path(checkpoint))
     base = base_method(run)
     if base is not None:
-        base.check(run)
+        check_method(run, run.config.section(DfrSettings).base, base)
 
 
 @register_method(
@@ -302,7 +310,7 @@ def _fit_head(
     logger.info("dfr: C %g, mean of %d fits on %d rows of '%s'", chosen.c, refits, rows_each, settings.data)
     if settings.data == "val":
         logger.info("dfr: validation rows were fitted on, so their accuracy in results.json is not of held-out rows")
-    counts = np.bincount(jobs[0][0].group, minlength=spec.num_groups)
+    counts = count_codes(jobs[0][0].group, spec.num_groups)
     return {
         "base": settings.checkpoint or settings.base,
         "fitted_on": settings.data,

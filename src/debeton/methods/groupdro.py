@@ -26,6 +26,7 @@ from debeton.methods.parts.logits import logits_by_batch
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
+from debeton.train.metrics import add_by_group
 from debeton.train.objective import Objective, Precision, StepOutput
 from debeton.train.remarks import ADJUSTED
 from debeton.train.run import Run
@@ -255,7 +256,7 @@ def validation_losses(run: Run, view: View, model: nn.Module) -> Callable[[Preci
         total = torch.zeros(val.spec.num_groups, dtype=torch.float64, device=run.device)
         for batch, logits in logits_by_batch(model, loader, precision):
             loss = functional.cross_entropy(logits, batch.label, reduction="none")
-            total.index_add_(0, batch.group, loss.double())
+            add_by_group(total, batch.group, loss)
         return distributed.sum_over_processes(total)[index] / rows
 
     return measure

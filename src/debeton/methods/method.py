@@ -30,7 +30,8 @@ class Method:
 
     run: trains through the method's phases; returns the model, or None if the method trains no classifier.
     paper: the publication.
-    needs: the columns of the training rows that the method looks at.
+    needs: the columns of the training rows that the method looks at. A method that needs 'label, attribute' is not
+        called where the attribute of a training row is not known.
     check: raises UsageError or DataError for a run that the method cannot train; called before the first phase.
     classifies: False for a method that trains no classifier.
     sections: sections of settings that belong to the method, beside the one with its name.
@@ -48,6 +49,7 @@ class Method:
 
 Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
 METHODS: Registry[Method] = Registry("method")
+NEEDS_ATTRIBUTE = "label, attribute"  # `needs` of a method that groups every training row
 
 
 def register_method(
@@ -79,8 +81,16 @@ def register_method(
     return decorate
 
 
+def check_method(run: Run, name: str, method: Method) -> None:
+    """Raise UsageError or DataError for a run that the method cannot train."""
+    if method.needs == NEEDS_ATTRIBUTE:
+        run.views["train"].require_attributes(name)
+    method.check(run)
+
+
 def check(run: Run) -> None:
     """Check, before the first phase, whatever any phase of the configured method needs.
+
 
     UsageError or DataError: the method cannot train the run; or the weights of a network, a file of a setting, or
     images of another run cannot be had.
@@ -91,7 +101,7 @@ def check(run: Run) -> None:
             f"synthetic.mode {run.config.synthetic.mode} trains a classifier first, and {run.config.training.method} "
             "trains none; use --synthetic.mode none, usb, asb or only"
         )
-    method.check(run)
+    check_method(run, run.config.training.method, method)
     if method.classifies:
         check_selection_rows(run.config, run.views)
         check_classifier(run)

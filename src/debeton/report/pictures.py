@@ -79,9 +79,9 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
     view = prepare_views(load([folder / "config.yaml"])).get(split)
     if view is None:
         raise DataError(f"{folder} has no {split} split")
-    sample = sample_groups(view, dict.fromkeys(range(view.spec.num_groups), SAMPLED), 0, "pictures")
+    sample = sample_groups(view, dict.fromkeys(range(view.spec.num_strata), SAMPLED), 0, "pictures")
     probability = trained.probabilities(sample, device)
-    label, group = sample.label[sample.rows], sample.group[sample.rows]
+    label, group = sample.label[sample.rows], sample.strata
     wrong = probability.argmax(1) != label
     rates = {g: wrong[group == g].mean() for g in np.unique(group)}
     worst = sorted((g for g in rates if rates[g] > 0), key=lambda g: -rates[g])[:GROUPS]
@@ -123,7 +123,7 @@ def _mistakes(
     spec, answers = view.spec, predicted[surest]
     heat = grad_cam(trained.bare, image, torch.from_numpy(answers).to(device)) if with_heat else None
     return Mistakes(
-        group=spec.group_names[view.group[view.rows[surest[0]]]],
+        group=spec.stratum_names[view.strata[surest[0]]],
         correct=len(members) - len(wrong),
         total=len(members),
         pixels=_pixels(trained, image),

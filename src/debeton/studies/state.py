@@ -248,8 +248,8 @@ def _setting_text(value: Any) -> str:
 def rule_of_scores(all_results: Sequence[Mapping[str, Any]]) -> str:
     """Return the selection rule that compares finished runs on validation.
 
-    It is the rule that all of them asked for; worst_group where they asked for several or keep the last epoch; and
-    mean_group where that rule is undefined for one of them.
+    It is the rule that all of them asked for, or worst_group where they asked for several or keep the last epoch. Where
+    that rule is undefined for one of them, it is mean_group, or else worst_class.
 
     all_results: contents of results.json.
 
@@ -263,7 +263,7 @@ def rule_of_scores(all_results: Sequence[Mapping[str, Any]]) -> str:
             )
     asked = {(results.get("selected_by") or results).get("asked", results["selection"]) for results in all_results}
     wanted = asked.pop() if len(asked) == 1 else "worst_group"
-    for rule in (wanted if wanted in SELECTION_RULES else "worst_group", TIE_BREAK, "average"):
+    for rule in (wanted if wanted in SELECTION_RULES else "worst_group", TIE_BREAK, "worst_class", "average"):
         if all(results["val"].get(SELECTION_RULES[rule].metric) is not None for results in all_results):
             return rule
     raise DataError(

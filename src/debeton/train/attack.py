@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from debeton.data.spec import Ints
+from debeton.data.spec import Ints, count_codes
 
 
 def attack_metrics(label: Ints, clean: Ints, triggered: Ints, classes: Sequence[str]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def rates_by(
 ) -> dict[str, dict[str, float | None]]:
     """Return attack success and flip rate by class or group; None where there is no such row.
 
-    code: int64 [N], indexes names.
+    code: int64 [N], indexes names; -1 for rows of no group.
     label, clean, triggered: as in `attack_metrics`.
     """
     right = clean == label
@@ -58,7 +58,7 @@ def rates_by(
 
 
 def _counts(code: Ints, names: Sequence[str]) -> list[int]:
-    return [int(n) for n in np.bincount(code, minlength=len(names))]
+    return [int(n) for n in count_codes(code, len(names))]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -25,8 +25,23 @@ Metrics = dict[str, Any]
 Floats = NDArray[np.float64]
 
 
+def add_by_group(sums: Tensor, group: Tensor, values: Tensor) -> None:
+    """Add each row's values to the sums of its group.
+
+    Rows of group -1, whose attribute is not known, are left out. No host synchronisation.
+
+    sums: [..., G], changed in place.
+    group: int64 [B].
+    values: [..., B].
+    """
+    sums.index_add_(-1, group.clamp(min=0), torch.where(group >= 0, values, torch.zeros_like(values)).to(sums.dtype))
+
+
 class GroupMeter:
     """A counter of correct predictions and losses by group, and of predictions by class.
+
+    Rows whose attribute is not known (group -1) are counted by class, apart from the groups: the counts are by stratum
+    (`DatasetSpec.stratum`).
 
     Updates are scatter-adds: no host synchronisation, no loop over samples or groups.
 
@@ -36,8 +51,9 @@ class GroupMeter:
     """
 
     def __init__(self, num_groups: int, num_classes: int, device: torch.device | str = "cpu"):
-        self.counts = torch.zeros(2, num_groups, dtype=torch.int64, device=device)  # correct, total
-        self.loss = torch.zeros(num_groups, dtype=torch.float64, device=device)
+        self.num_groups, num_strata = num_groups, num_groups + num_classes
+        self.counts = torch.zeros(2, num_strata, dtype=torch.int64, device=device)  # correct, total
+        self.loss = torch.zeros(num_strata, dtype=torch.float64, device=device)
         self.predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -59,9 +75,10 @@ class GroupMeter:
         loss: float [B], in nats.
         """
         ones = torch.ones_like(group)
-        self.counts[0].index_add_(0, group, (predicted == label).to(torch.int64))
-        self.counts[1].index_add_(0, group, ones)
-        self.loss.index_add_(0, group, loss.double())
+        stratum = torch.where(group < 0, self.num_groups + label, group)
+        self.counts[0].index_add_(0, stratum, (predicted == label).to(torch.int64))
+        self.counts[1].index_add_(0, stratum, ones)
+        self.loss.index_add_(0, stratum, loss.double())
         self.predicted.index_add_(0, predicted, ones)
 
     def reset(self) -> None:
@@ -97,10 +114,14 @@ def group_metrics(
     correct: int64 [G], correct predictions.
     total: int64 [G], rows.
     loss: float64 [G], summed cross-entropy in nats.
+        All three are by group, or [G + C] by stratum: then by class over the rows whose attribute is not known.
     spec: names the groups and says which are bias-aligned.
     train_counts: int64 [G], rows of the training view; None leaves adjusted_accuracy undefined.
 
     The metrics are:
+
+    Metrics over rows, over classes and the loss count the rows whose attribute is not known; metrics of groups and of
+    bias-aligned and bias-conflicting rows leave them out.
 
     accuracy: over all rows.
     mean_group_accuracy, worst_group_accuracy: over groups with rows. Other code bases call the mean 'balanced' or
@@ -112,30 +133,50 @@ def group_metrics(
     mean_aligned_group_accuracy, mean_conflicting_group_accuracy: over those groups with rows, each counted once (LfF).
     loss: mean cross-entropy in nats.
     shortcut_gaps: only for a data set with several shortcuts; see `shortcut_gaps`.
+    attribute_unknown: only if there are such rows; their number 'count' and their 'accuracy'.
     """
+    known, unknown = zip(*(_split_strata(values, spec) for values in (correct, total, loss)))
+    correct, total, loss = known
     present = total > 0
     accuracy = np.divide(correct, total, out=np.full(len(total), np.nan), where=present)
     names = spec.group_names
     worst = int(np.nanargmin(accuracy)) if present.any() else None
-    by_class = (correct.reshape(spec.num_classes, -1).sum(1), total.reshape(spec.num_classes, -1).sum(1))
+    by_class = [known[i].reshape(spec.num_classes, -1).sum(1) + unknown[i] for i in range(2)]
+    correct_rows, rows, loss_of_rows = (known[i].sum() + unknown[i].sum() for i in range(3))
     shares = None if train_counts is None else np.where(present, train_counts, 0)
     shown = [g for g in range(len(total)) if g not in spec.missing]
     return {
-        "accuracy": _ratio(correct.sum(), total.sum()),
+        "accuracy": _ratio(correct_rows, rows),
         "adjusted_accuracy": None
         if shares is None
         else _ratio(np.nansum(shares * np.nan_to_num(accuracy)), shares.sum()),
         "mean_group_accuracy": float(accuracy[present].mean()) if present.any() else None,
-        "mean_class_accuracy": _over_classes(*by_class, np.mean),
-        "worst_class_accuracy": _over_classes(*by_class, np.min),
+        "mean_class_accuracy": _over_classes(by_class[0], by_class[1], np.mean),
+        "worst_class_accuracy": _over_classes(by_class[0], by_class[1], np.min),
         "worst_group_accuracy": None if worst is None else float(accuracy[worst]),
         "worst_group": None if worst is None else names[worst],
         **_bias_accuracies(correct, total, accuracy, spec),
         "group_accuracy": {names[g]: float(accuracy[g]) if present[g] else None for g in shown},
         "group_count": {names[g]: int(total[g]) for g in shown},
-        "loss": _ratio(loss.sum(), total.sum()),
+        "loss": _ratio(loss_of_rows, rows),
         **({"shortcut_gaps": shortcut_gaps(accuracy, spec)} if spec.factors else {}),
+        **(
+            {
+                "attribute_unknown": {
+                    "count": int(unknown[1].sum()),
+                    "accuracy": _ratio(unknown[0].sum(), unknown[1].sum()),
+                }
+            }
+            if unknown[1].any()
+            else {}
+        ),
     }
+
+
+def _split_strata(values: NDArray[Any], spec: DatasetSpec) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the values by group, [G], and those by class of rows whose attribute is not known, [C]."""
+    by_group, by_class = values[: spec.num_groups], values[spec.num_groups :]
+    return by_group, by_class if len(by_class) else np.zeros(spec.num_classes, values.dtype)
 
 
 def shortcut_gaps(accuracy: Floats, spec: DatasetSpec) -> Metrics:
@@ -232,7 +273,8 @@ TIE_BREAK = "mean_group"
 def selection_score(metrics: Metrics, rule: str) -> tuple[float, float]:
     """Return the score of an epoch, larger is better: the rule's metric, then mean group accuracy to break ties.
 
-    A value that is not a number is worse than every number. DataError where the rule's metric is undefined.
+    Where no attribute is known, mean class accuracy breaks ties. A value that is not a number is worse than every
+    number. DataError where the rule's metric is undefined.
     """
     value, tie_break = (metrics[SELECTION_RULES[name].metric] for name in (rule, TIE_BREAK))
     if value is None:
@@ -240,5 +282,7 @@ def selection_score(metrics: Metrics, rule: str) -> tuple[float, float]:
             f"the selection rule '{rule}' is undefined: it is over {SELECTION_RULES[rule].over}, and none of them was "
             "measured; select by another rule"
         )
+    if tie_break is None:
+        tie_break = metrics["mean_class_accuracy"]
     value = -value if rule == "loss" else value
     return (-math.inf if math.isnan(value) else value), (-math.inf if tie_break is None else tie_break)

@@ -212,18 +212,22 @@ def describe_scores(view: View, scores: Scores) -> dict[str, Any]:
     """Return plain values: the accuracy, and how well the losses tell bias-conflicting rows from the others.
 
     accuracy: share of the rows that the amplifier classifies correctly.
-    auroc: area under the ROC curve over all rows; None where the data set does not say which rows are bias-conflicting.
+    auroc: area under the ROC curve over all rows whose attribute is known; None where the data set does not say which
+        rows are bias-conflicting.
     auroc_by_class: the same by class; None also where a class has one kind only.
     """
     from sklearn.metrics import roc_auc_score
 
     true = view.true_groups or view
-    aligned = true.spec.is_aligned(true.label[view.rows], true.attribute[view.rows])
+    bias = true.spec.bias_of(true.label[view.rows], true.attribute[view.rows])
 
     def auroc(rows: Mask) -> float | None:
-        if aligned is None or len(np.unique(aligned[rows])) < 2:
+        if bias is None:
             return None
-        return float(roc_auc_score(~aligned[rows], scores.loss[rows]))
+        rows = rows & (bias[0] | bias[1])
+        if len(np.unique(bias[1][rows])) < 2:
+            return None
+        return float(roc_auc_score(bias[1][rows], scores.loss[rows]))
 
     by_class = {name: auroc(scores.label == k) for k, name in enumerate(true.spec.classes)}
     return {

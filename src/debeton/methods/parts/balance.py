@@ -31,7 +31,8 @@ SHOWN_COUNTS = 8
 
 
 def check_attribute(view: View) -> None:
-    """Raise UsageError where the view's data set has no attribute, so that its groups are its classes."""
+    """Raise UsageError where the attribute of a row is not known, or the data set has no attribute."""
+    view.require_attributes("balancing groups")
     if len(view.spec.attributes) > 1:
         return
     columns = sorted(set(view.spec.columns) - {view.spec.label_name})

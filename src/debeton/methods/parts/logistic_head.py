@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from debeton.data.spec import DatasetSpec, Ints
+from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError
 from debeton.system.seed import derive_seed
 from debeton.train.metrics import SELECTION_RULES, Metrics, group_metrics, selection_score
@@ -33,7 +33,7 @@ class FeatureSet:
     """Features of rows, to fit on or to choose by.
 
     x: float32 [n, D].
-    label, group: int64 [n].
+    label, group: int64 [n]; the group is -1 where the attribute is not known.
     spec: the names of these codes.
     """
 
@@ -198,10 +198,10 @@ def _join_fits(fitted: Sequence[Any], max_iter: int) -> Logistic:
 
 def accuracies(head: Logistic, data: FeatureSet) -> Metrics:
     """Return the metrics of `metrics.group_metrics` on these rows, without a loss."""
-    groups = data.spec.num_groups
-    correct = data.group[head.predict(data.x) == data.label]
-    counts = [np.bincount(group, minlength=groups) for group in (correct, data.group)]
-    return group_metrics(counts[0], counts[1], np.zeros(groups), data.spec)
+    size, strata = data.spec.num_strata, data.spec.stratum(data.label, data.group)
+    correct = strata[head.predict(data.x) == data.label]
+    counts = [count_codes(codes, size) for codes in (correct, strata)]
+    return group_metrics(counts[0], counts[1], np.zeros(size), data.spec)
 
 
 def choose(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.spec import count_codes
 from debeton.data.views.view import View
 from debeton.system import distributed
 from debeton.system.errors import DataError
@@ -22,8 +23,8 @@ Mask = NDArray[np.bool_]
 def write_table(path: Path, view: View, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write a CSV with one line per row of the view: path, label, attribute, and the given columns.
 
-    Label and attribute are names. `--data.pseudo_groups FILE --data.pseudo_column NAME` reads a column of 0 and 1 as
-    pseudo-groups.
+    Label and attribute are names; the attribute is empty where it is not known. `--data.pseudo_groups FILE
+    --data.pseudo_column NAME` reads a column of 0 and 1 as pseudo-groups.
 
     columns: values by column name, [M] each, in the order of the view.
     """
@@ -32,7 +33,8 @@ def write_table(path: Path, view: View, columns: Mapping[str, Sequence[Any]]) ->
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "attribute", *columns])
     for row, *values in zip(view.rows.tolist(), *columns.values(), strict=True):
-        label, attribute = true.spec.classes[true.label[row]], true.spec.attributes[true.attribute[row]]
+        code = true.attribute[row]
+        label, attribute = true.spec.classes[true.label[row]], "" if code < 0 else true.spec.attributes[code]
         writer.writerow([names[row], label, attribute, *values])
     write_text(path, text.getvalue())
 
@@ -69,6 +71,8 @@ def read_or_write_table(
 def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, Any]:
     """Return plain values that compare marked rows with the data set's own groups, for results.json.
 
+    Precision, recall and rates are over rows whose attribute is known.
+
     rows: number of rows of the view.
     errors: number of marked rows.
     precision: share of the marked rows that are bias-conflicting.
@@ -77,6 +81,7 @@ def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, An
     by_class: precision and recall of each class.
     by_group: for each group its rows and errors; error_rate = errors / rows (the recall, for a conflicting group); and
         share, its part of all errors.
+    attribute_unknown: only if there are such rows; their number 'rows' and the number of marks among them.
 
     All shares are in [0, 1], and None where undefined.
 
@@ -85,16 +90,22 @@ def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, An
     """
     true = view.true_groups or view
     groups = true.spec.num_groups
-    rows = np.bincount(true.group[view.rows], minlength=groups)
-    marked_rows = np.bincount(true.group[view.rows[marked]], minlength=groups)
-    aligned = true.spec.is_aligned(true.label[view.rows], true.attribute[view.rows])
+    rows = count_codes(true.group[view.rows], groups)
+    marked_rows = count_codes(true.group[view.rows[marked]], groups)
+    bias = true.spec.bias_of(true.label[view.rows], true.attribute[view.rows])
+    unknown = true.group[view.rows] < 0
     description: dict[str, Any] = {"rows": len(view), f"{kind}s": int(marked.sum())}
     description |= dict.fromkeys(("precision", "recall", f"{kind}_rate_aligned"))
-    if aligned is not None:
-        description["precision"] = share(~aligned[marked])
-        description["recall"], description[f"{kind}_rate_aligned"] = share(marked[~aligned]), share(marked[aligned])
+    if bias is not None:
+        aligned, conflicting = bias
+        known_marks = marked & ~unknown
+        description["precision"] = share(conflicting[known_marks])
+        description["recall"], description[f"{kind}_rate_aligned"] = share(marked[conflicting]), share(marked[aligned])
         description["by_class"] = {
-            name: {"precision": share(~aligned[marked & of_class]), "recall": share(marked[~aligned & of_class])}
+            name: {
+                "precision": share(conflicting[known_marks & of_class]),
+                "recall": share(marked[conflicting & of_class]),
+            }
             for k, name in enumerate(true.spec.classes)
             for of_class in (true.label[view.rows] == k,)
         }
@@ -108,6 +119,8 @@ def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, An
         for g, name in enumerate(true.spec.group_names)
         if g not in true.spec.missing
     }
+    if unknown.any():
+        description["attribute_unknown"] = {"rows": int(unknown.sum()), f"{kind}s": int(marked[unknown].sum())}
     return description
 
 

@@ -12,8 +12,10 @@ from debeton.data.loader.batch import Batch
 from debeton.data.views.view import View
 from debeton.system import distributed
 from debeton.system.log import logger
+from debeton.train.metrics import add_by_group
 
 BINS = 10
+PARTS = ("aligned", "conflicting", "attribute_unknown")
 COLLAPSED = 0.99  # share of the weights in the lowest or the highest bin from which they no longer tell rows apart
 
 
@@ -21,24 +23,26 @@ class RowWeights(nn.Module):
     """Sums of weights in [0, 1] since the last summary, by the data set's own groups (`view.true_groups`).
 
     weights: float64 [2, G], the sum of the weights and the number of rows.
-    spread: int64 [2 BINS], rows by weight: first BINS numbers of bias-aligned rows, then BINS of bias-conflicting ones.
-        Where the data set does not tell them apart, the first part counts all rows.
+    spread: int64 [K BINS], rows by weight: first BINS numbers of bias-aligned rows, then BINS of bias-conflicting ones,
+        then BINS of rows whose attribute is not known, if the view has such rows. Where the data set does not tell
+        aligned from conflicting rows, the first part counts all rows.
     """
 
     def __init__(self, view: View):
         super().__init__()
         true = view.true_groups or view
         self.spec = true.spec
-        conflicting = np.zeros(len(view.beton), np.int64)
-        aligned = self.spec.is_aligned(np.array(true.label), np.array(true.attribute))
-        if aligned is not None:
-            conflicting = (~aligned).astype(np.int64)
+        part, self.parts = np.zeros(len(view.beton), np.int64), 2
+        bias = self.spec.bias_of(np.array(true.label), np.array(true.attribute))
+        if bias is not None:
+            part = np.where(bias[0], 0, np.where(bias[1], 1, 2))
+            self.parts = max(2, int(part[view.rows].max()) + 1)
         self.register_buffer("group", torch.from_numpy(np.array(true.group)), persistent=False)
-        self.register_buffer("conflicting", torch.from_numpy(conflicting), persistent=False)
+        self.register_buffer("part", torch.from_numpy(part), persistent=False)
         self.register_buffer("weights", torch.zeros(2, self.spec.num_groups, dtype=torch.float64))
-        self.register_buffer("spread", torch.zeros(2 * BINS, dtype=torch.int64))
+        self.register_buffer("spread", torch.zeros(self.parts * BINS, dtype=torch.int64))
         self.group: Tensor
-        self.conflicting: Tensor
+        self.part: Tensor
         self.weights: Tensor
         self.spread: Tensor
 
@@ -48,9 +52,8 @@ class RowWeights(nn.Module):
         row: int64 [B], rows of the beton.
         weight: float [B], in [0, 1].
         """
-        self.weights[0].index_add_(0, self.group[row], weight.double())
-        self.weights[1].index_add_(0, self.group[row], torch.ones_like(weight, dtype=torch.float64))
-        bins = (weight * BINS).long().clamp(0, BINS - 1) + BINS * self.conflicting[row]
+        add_by_group(self.weights, self.group[row], torch.stack([weight, torch.ones_like(weight)]).double())
+        bins = (weight * BINS).long().clamp(0, BINS - 1) + BINS * self.part[row]
         self.spread.index_add_(0, bins, torch.ones_like(bins))
 
     def summary(self) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class RowWeights(nn.Module):
         all weights near one end, the training is that of one network or of none.
         """
         total, rows = self.weights.cpu().numpy().copy()  # on a CPU these are the buffer itself
-        spread = self.spread.cpu().numpy().copy().reshape(2, BINS)
+        spread = self.spread.cpu().numpy().copy().reshape(self.parts, BINS)
         self.weights.zero_()
         self.spread.zero_()
         spec = self.spec
@@ -72,7 +75,7 @@ class RowWeights(nn.Module):
         aligned = spec.aligned_groups()
         if aligned is not None:
             summary = {"weight_aligned": mean(aligned), "weight_conflicting": mean(~aligned)}
-            summary["weight_by_tenth"] = {"aligned": spread[0].tolist(), "conflicting": spread[1].tolist()}
+            summary["weight_by_tenth"] = dict(zip(PARTS, spread.tolist()))
         ends = spread.sum(0)[[0, -1]] / max(1, spread.sum())
         if ends.max() >= COLLAPSED:
             logger.warning(
