@@ -22,7 +22,7 @@ from debeton.report.tables import notes, oracle_table, summary_numbers, summary_
 from debeton.report.write import write_report
 from debeton.system.errors import DataError, UsageError
 from debeton.train.metrics import SELECTION_RULES, selection_score
-from debeton.train.selection import check_rows, selection_on
+from debeton.train.selection import check_rows, selection_on, without_rows_anywhere
 
 THREE = DatasetSpec("three", ("a", "b", "c"), ("x", "y"), aligned=((0,), (1,), (0,)))
 
@@ -204,3 +204,14 @@ def test_seeds_that_selected_by_several_rules_are_counted(toy_args):
     (setting,) = group_settings(load_runs([root]))
     assert setting.selection == "minority (2 of 3 seeds); mean_group (minority has no row in val) (1 of 3 seeds)"
     assert any(setting.selection in note for note in notes([setting]))
+
+
+def test_a_group_without_a_row_in_any_split_needs_none_in_validation(tmp_path):
+    three_of_four = {(0, 0): 2, (0, 1): 1, (1, 1): 3}
+    views = [view_of(tmp_path, three_of_four, split=split) for split in ("train", "val")]
+    assert without_rows_anywhere(views) == {"right, dark"}
+    rule = check_rows(views[1], "worst_group", "", empty_groups="error", nowhere=without_rows_anywhere(views))
+    assert rule.text == "worst_group (over 3 of 4 groups)"
+    whole = view_of(tmp_path, {**three_of_four, (1, 0): 1}, split="test")
+    with pytest.raises(UsageError, match="1 of 4 groups have no row"):
+        check_rows(views[1], "worst_group", "", empty_groups="error", nowhere=without_rows_anywhere([*views, whole]))

@@ -47,8 +47,13 @@ class Data:
     custom_indices_path: str | None = setting(
         OrNull(Text()), "file of train_indices, test_indices, ... (.pt, .npz or .json); null: all rows", default=None
     )
+    known_attributes_only: bool = setting(
+        Bool(), "leave out training, validation and target rows whose attribute is not known", default=False
+    )
     val_fraction: float = setting(
-        Float(0, 0.9), "share of each training group that is held out if there is no validation beton", default=0.0
+        Float(0, 0.9),
+        "share of the training rows that is held out, of each group alike, if there is no validation beton",
+        default=0.0,
     )
     mini_dataset: float | None = setting(
         OrNull(Float(), -1), "share of the training rows, evenly spaced; null or 1: all rows", default=None

@@ -13,7 +13,7 @@ from debeton.system import distributed
 from debeton.train.held_out import warn_of_results
 from debeton.train.results import ResultLog
 from debeton.train.run import Run
-from debeton.train.run_views import check_selection, check_selection_rows, prepare_views
+from debeton.train.run_views import check_selection, check_selection_rows, prepare_views, warn_of_views
 from debeton.train.stop import StopRequest
 
 
@@ -32,6 +32,7 @@ def describe(run: Run, *, selects: bool = True) -> str:
     selects: the method trains a classifier, of which an epoch is selected.
     """
     config, views = run.config, run.views
+    warn_of_views(config, views)
     parts = [config.dump()]
     parts += [_describe_view(view) for view in views.values()]
     if selects:

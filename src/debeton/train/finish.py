@@ -31,6 +31,7 @@ from debeton.train.remarks import SELECTED, not_held_out
 from debeton.train.results import prediction_result, versions
 from debeton.train.run import Run
 from debeton.train.run_folder import experiment_name
+from debeton.train.run_views import groups_without_rows
 from debeton.train.selection import NO_SELECTION, selection_on
 
 
@@ -60,6 +61,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
     timing = {**timing_of(run), "final_evaluation_seconds": time.perf_counter() - began}
     config, train = run.config, run.views["train"]
     triggers = {split: describe_triggers(run.views[split], evaluations) for split, evaluations in measured.items()}
+    absent = groups_without_rows(run.views)
     results = {
         "name": experiment_name(config),
         "dataset": config.data.dataset,
@@ -74,6 +76,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         "versions": versions(),
         "source": describe_source(config),
         "train_groups": train.counts_by_name(),
+        **({"groups_without_rows": absent} if absent else {}),
         **{split: metrics.get(split) for split in ("val", "test")},
         "other_tests": {split: values for split, values in metrics.items() if split not in ("val", "test")},
         **({"triggers": triggers} if any(triggers.values()) else {}),

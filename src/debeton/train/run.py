@@ -30,7 +30,7 @@ from debeton.train.phase import PhaseFiles, PhaseRecord
 from debeton.train.processes import joined
 from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.train.run_folder import claim_folder, locked
-from debeton.train.run_views import check_selection, prepare_views
+from debeton.train.run_views import check_selection, prepare_views, warn_of_views
 from debeton.train.stop import Preempted, StopRequest
 
 
@@ -175,6 +175,7 @@ def open_run(config: Config) -> Iterator[Run | None]:
         if distributed.is_main():
             stack.enter_context(locked(folder))
             log_to_file(folder / "log.txt")
+            warn_of_views(config, views)
         processes = distributed.world_size()
         logger.info("run folder %s%s", folder, f" of {processes} processes" if processes > 1 else "")
         warn_of_results(config, views)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from debeton.config import Config
 from debeton.config.sections_data import Data
+from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.data.split_names import KNOWN
-from debeton.data.views.splits import ViewOptions, find_betons, open_views, unused_betons, with_normalisation
+from debeton.data.views.splits import (
+    ViewOptions,
+    evaluated,
+    find_betons,
+    open_views,
+    unused_betons,
+    with_normalisation,
+)
 from debeton.data.views.view import View
 from debeton.nets.models import architecture
 from debeton.nets.transfer import source_normalisation
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.planting import plant
-from debeton.train.selection import NO_SELECTION, Selection, check_rows, selection_on
+from debeton.train.selection import NO_SELECTION, Selection, check_rows, selection_on, without_rows_anywhere
 
 
 def beton_paths(data: Data) -> dict[str, str | None]:
@@ -38,6 +48,7 @@ def view_options(config: Config) -> ViewOptions:
         attribute=data.attribute,
         aligned=data.aligned,
         custom_indices_path=data.custom_indices_path,
+        known_attributes_only=data.known_attributes_only,
         val_fraction=data.val_fraction,
         folds=data.folds,
         fold=data.fold,
@@ -85,6 +96,9 @@ def prepare_views(config: Config) -> dict[str, View]:
     return views if source is None else with_normalisation(views, *source)
 
 
+GROUP_RULES = ("worst_group", "mean_group", "minority")  # need rows whose attribute is known
+
+
 def check_selection(config: Config, views: Mapping[str, View]) -> None:
     """Raise UsageError for a selection rule without the splits or the bias-aligned pairs that it needs."""
     rule = config.training.selection
@@ -103,11 +117,81 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
             f"training.selection is 'minority', but {spec.name} does not say which attribute goes with each class; "
             "say it with --data.aligned 'class:attribute,...', or select by worst_group"
         )
+    if rule in GROUP_RULES and not views["val"].knows_attribute.any():
+        raise UsageError(
+            f"training.selection is '{rule}', but the attribute of no row of 'val' ({views['val'].beton.path}) is "
+            "known; select by worst_class, mean_class, average or loss, or keep the last epoch with "
+            "--training.selection last"
+        )
 
 
 def check_selection_rows(config: Config, views: Mapping[str, View]) -> Selection:
-    """Return the rule that selects on the validation split. UsageError where a group or class of it has no row."""
-    training = config.training
-    if "val" not in views or training.selection == NO_SELECTION:
+    """Return the rule that selects on the validation split.
+
+    UsageError where a group or class of the rule has no row there, and has one in another split.
+    """
+    rule, empty_groups = config.training.selection, config.training.empty_groups
+    if "val" not in views or rule == NO_SELECTION:
         return selection_on(None, NO_SELECTION)
-    return check_rows(views["val"], training.selection, "training.selection", empty_groups=training.empty_groups)
+    nowhere = without_rows_anywhere([view.true_groups or view for view in views.values()])
+    return check_rows(views["val"], rule, "training.selection", empty_groups=empty_groups, nowhere=nowhere)
+
+
+def groups_without_rows(views: Mapping[str, View]) -> dict[str, dict[str, int]]:
+    """Return, for each measured split, the groups of the training rows of which it has no row.
+
+    Each group has its number of training rows, by name. Splits that have all of them, or no known attribute, are left
+    out.
+    """
+    spec, counts = _training_groups(views)
+    absent = {}
+    for split in evaluated(views):
+        view = views[split]
+        if view.spec.group_names == spec.group_names and view.knows_attribute.any():
+            groups = np.flatnonzero((counts > 0) & (view.group_counts() == 0))
+            absent[split] = {spec.group_names[g]: int(counts[g]) for g in groups}
+    return {split: names for split, names in absent.items() if names}
+
+
+def _training_groups(views: Mapping[str, View]) -> tuple[DatasetSpec, Ints]:
+    """Return the data set's own groups and the number of training rows in each, int64 [G]."""
+    train = views["train"].true_groups or views["train"]
+    return train.spec, count_codes(train.group[views["train"].rows], train.spec.num_groups)
+
+
+def warn_of_views(config: Config, views: Mapping[str, View]) -> None:
+    """Warn of measured splits that lack groups, and of rows that group accuracies leave out."""
+    spec, counts = _training_groups(views)
+    for split, absent in groups_without_rows(views).items():
+        logger.warning(
+            "warning: '%s' has no row of %d of the %d groups of the training rows (%s); its worst-group and mean-group "
+            "accuracy are over the other groups",
+            split,
+            len(absent),
+            (counts > 0).sum(),
+            _first([f"'{name}', {count} training rows" for name, count in absent.items()]),
+        )
+    if "val" in views and config.training.selection == "worst_group":
+        trained = dict(zip(spec.group_names, counts.tolist(), strict=True))
+        empty = [name for name, n in views["val"].counts_by_name().items() if n == trained.get(name, 0) == 0]
+        if empty:
+            logger.warning(
+                "warning: no training and no validation row in %d groups (%s); the worst group is that of the others",
+                len(empty),
+                _first(empty),
+            )
+    for split in evaluated(views):
+        unknown = int((~views[split].knows_attribute).sum())
+        if unknown:
+            logger.warning(
+                "warning: the attribute of %d of %d rows of '%s' is not known; accuracies of groups, and of "
+                "bias-aligned and bias-conflicting rows, leave these rows out",
+                unknown,
+                len(views[split]),
+                split,
+            )
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return the first five names, joined."""
+    return "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")

@@ -6,7 +6,7 @@ tie-break would select under its name. So the rows are counted first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,7 +71,9 @@ def selection_on(view: View | None, asked: str, *, at_least: int = 1) -> Selecti
     return Selection(asked, rule, view.name, kind, len(counts), lacking)
 
 
-def check_rows(view: View, asked: str, setting: str, *, empty_groups: str, at_least: int = 1) -> Selection:
+def check_rows(
+    view: View, asked: str, setting: str, *, empty_groups: str, at_least: int = 1, nowhere: Collection[str] = ()
+) -> Selection:
     """Return the rule that selects on a view's rows, where they serve it or the user insists.
 
     Raise UsageError where a group or class of the rule has no row. The accuracy over bias-conflicting rows needs one
@@ -80,12 +82,13 @@ def check_rows(view: View, asked: str, setting: str, *, empty_groups: str, at_le
     view, asked, at_least: as of `selection_on`.
     setting: key of the setting that asks for the rule, for the message.
     empty_groups: 'error', or 'ignore' where the user insists.
+    nowhere: names of the groups and classes of which no split of the run has a row. They need none here.
     """
     selection = selection_on(view, asked, at_least=at_least)
-    is_served = selection.rule == asked and (not selection.without_rows or selection.kind == "conflicting groups")
+    names, size = tuple(name for name in selection.without_rows if name not in nowhere), selection.size
+    is_served = selection.rule == asked and (not names or selection.kind == "conflicting groups")
     if is_served or empty_groups == "ignore":
         return selection
-    names, size = selection.without_rows, selection.size
     lacking = (
         f"{len(names)} of {size} {selection.kind}" if size else "no group of its data set is bias-conflicting, so 0"
     )
@@ -103,6 +106,12 @@ def _served_rules(view: View, at_least: int) -> list[str]:
     """Return the rules that miss no row of a view."""
     selections = [selection_on(view, rule, at_least=at_least) for rule in SELECTION_RULES]
     return [one.asked for one in selections if one.rule == one.asked and not one.without_rows]
+
+
+def without_rows_anywhere(views: Collection[View]) -> set[str]:
+    """Return the names of the groups and classes of which none of the views has a row."""
+    counts = [_row_counts(view, kind) for view in views for kind in ("groups", "classes")]
+    return {name for one in counts for name in one} - {name for one in counts for name, count in one.items() if count}
 
 
 def _row_counts(view: View, kind: str) -> Mapping[str, int]:
