@@ -24,7 +24,7 @@ from debeton.methods.parts.logistic_head import FeatureSet, Logistic, accuracies
 from debeton.methods.parts.marked_rows import describe_marks
 from debeton.methods.parts.row_weights import RowWeights
 from debeton.report.pictures import worst_mistakes
-from debeton.studies.state import _score
+from debeton.studies.state import rule_of_scores
 from debeton.system.errors import DataError, UsageError
 from debeton.train.attack import rates_by
 from debeton.train.metrics import GroupMeter, add_by_group, group_metrics, selection_score
@@ -305,8 +305,11 @@ def test_a_run_warns_once_of_a_test_split_without_a_group_and_results_hold_it(
 
 def test_a_study_compares_last_epochs_by_classes_where_no_validation_attribute_is_known() -> None:
     val = measure_predictions([0, 1, 1], [0, 1, 0], [-1, -1, -1], PETS)
-    results = {"folder": "a", "val": val, "selection": "last"}
-    assert _score(results) == (val["worst_class_accuracy"], val["mean_class_accuracy"])
+    rule = rule_of_scores([{"folder": "a", "val": val, "selection": "last"}])
+    assert (rule, selection_score(val, rule)) == (
+        "worst_class",
+        (val["worst_class_accuracy"], val["mean_class_accuracy"]),
+    )
 
 
 def test_pictures_of_mistakes_name_the_rows_of_unknown_attribute(root: Path, tmp_path: Path) -> None:
