@@ -25,6 +25,7 @@ from debeton.methods.parts.amplifier import Scores, Selector, describe_scores, l
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.row_weights import RowWeights
 from debeton.nets.checkpoint import load_checkpoint
+from debeton.train.keeper import PhaseKeeper
 
 SPEC = DatasetSpec("toy", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
 TINY = {
@@ -349,6 +350,62 @@ def test_a_run_that_is_asked_to_stop_while_it_draws_goes_on_with_the_same_images
         return {line["path"]: line["sha256"] for line in map(json.loads, lines)}
 
     assert drawn(folder_of(tmp_path)) == drawn(amplified)
+
+
+# Changed settings, and the phases that a run then takes over and trains.
+MENDED = {
+    "loss": ({"ddb.gamma": 1.5}, ["cdpm", "amplifier"], ["train"]),
+    "network": ({"training.lr": 0.02, "training.momentum": 0.5}, ["cdpm", "amplifier"], ["train"]),
+    "amplifier": ({"amplifier.lr": 2e-3}, ["cdpm"], ["amplifier", "train"]),
+    "fewer images": ({"ddb.per_class": 11}, ["cdpm"], ["amplifier", "train"]),
+    "more images": ({"ddb.per_class": 13}, ["cdpm"], ["amplifier", "train"]),
+    "diffusion": ({"cdpm.dropout": 0.2}, [], ["cdpm", "amplifier", "train"]),
+}
+
+
+@pytest.mark.parametrize("change", MENDED)
+def test_a_mended_later_phase_keeps_the_earlier_ones_and_gives_the_result_of_a_run_from_scratch(
+    amplified, tmp_path, monkeypatch, change
+):
+    settings, kept, trained = MENDED[change]
+    shutil.copytree(amplified, tmp_path / "mended" / "ddb" / "version_0")
+    steps: list[str] = []
+    real = PhaseKeeper.save
+    monkeypatch.setattr(PhaseKeeper, "save", lambda self: steps.append(self.name) or real(self))
+    drawn: list[int] = []
+    sample = CdpmGenerator.sample
+    monkeypatch.setattr(CdpmGenerator, "sample", lambda self, asked: drawn.append(len(asked)) or sample(self, asked))
+    states = {}
+    for name in ("mended", "scratch"):
+        words = given({**settings, "training.outdir": tmp_path / name, "training.exp_name": "ddb"})
+        assert run(["--config-file", amplified / "config.yaml", *words]) == 0
+        folder = max((tmp_path / name / "ddb").iterdir())
+        records = json.loads((folder / "checkpoints" / "phases.json").read_text())
+        weights = {k: load_checkpoint(folder / "checkpoints" / f"phase_{k}.pt")["state_dict"] for k in records}
+        lines = [(x["phase"], x["epoch"], x["split"], x["metrics"]) for x in lines_of(folder)]
+        states[name] = weights, lines, (folder / SCORES).read_text()
+        if name == "mended":
+            assert [phase for phase, record in records.items() if record["taken_from"]] == kept
+            assert list(dict.fromkeys(steps)) == trained
+            assert sum(drawn) == {"fewer images": 22, "more images": 2, "diffusion": 24}.get(change, 0)
+    (left, *rest), (right, *expected) = states["mended"], states["scratch"]
+    assert rest == expected
+    assert list(right) == ["cdpm", "amplifier", "train"]
+    assert all(torch.equal(left[phase][name], right[phase][name]) for phase in right for name in right[phase])
+
+
+def test_images_that_changed_under_a_stopped_run_are_refused(amplified, toy_args, tmp_path, capsys):
+    images = shutil.copytree(amplified / "synthetic", tmp_path / "images")
+    command = [*toy_args, *given({**TINY, "ddb.images": images, "training.method": "ddb1"})]
+    for status in (0, 0, 1):
+        if status:
+            first, second = sorted(images.rglob("0*.png"))[:2]
+            first.unlink()
+            shutil.copyfile(second, first)
+        capsys.readouterr()
+        assert run(command) == status
+        (folder_of(tmp_path / "runs") / "results.json").unlink(missing_ok=True)
+    assert "was made of other images than those that are in" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

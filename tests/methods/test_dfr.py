@@ -483,3 +483,27 @@ def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_trained(toy_
     words = ["--training.method", "dfr", "--dfr.checkpoint", tmp_path / "none.pt", *(["--dry-run"] if dry else [])]
     assert run([*toy_args, *words]) == 1
     assert f"no checkpoint at {tmp_path / 'none.pt'}" in capsys.readouterr().err
+
+
+def test_changed_settings_of_the_last_layer_keep_the_base_of_an_earlier_run(toy_args, tmp_path):
+    """The second run takes phase 'train' from the first, and ends as a run from scratch does."""
+    args = [*toy_args, "--training.method", "dfr", "--dfr.refits", "2", "--dfr.cache", "false"]
+    weights = {}
+    for out, grids in (("a", ("1.0", "0.1")), ("b", ("0.1",))):
+        for value in grids:
+            assert run([*args, "--training.outdir", tmp_path / out, "--dfr.c_grid", value]) == 0
+    for out in "ab":
+        (folder,) = [f for f in (tmp_path / out).glob("*/version_0") if "- 0.1" in (f / "config.yaml").read_text()]
+        records = json.loads((folder / "checkpoints" / "phases.json").read_text())
+        assert [bool(record["taken_from"]) for record in records.values()] == [out == "a", False]
+        weights[out] = load_checkpoint(folder / "checkpoints" / "checkpoint_best.pt")["state_dict"]
+    assert all(torch.equal(weights["a"][name], weights["b"][name]) for name in weights["b"])
+
+
+def test_a_base_with_another_seed_or_rate_or_rows_is_trained(toy_args, tmp_path):
+    args = [*toy_args, "--training.method", "dfr", "--dfr.refits", "2", "--dfr.c_grid", "1.0"]
+    for changes in ([], ["--training.seed", "1"], ["--training.lr", "0.3"], ["--data.mini_dataset", "0.5"]):
+        assert run([*args, "--training.outdir", tmp_path, "--training.exp_name", "one", *changes]) == 0
+    records = [json.loads(file.read_text())["train"] for file in tmp_path.rglob("phases.json")]
+    assert [record["taken_from"] for record in records] == [""] * 4
+    assert len({record["identity"] for record in records}) == 4

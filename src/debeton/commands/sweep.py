@@ -232,9 +232,9 @@ def _board(arguments: argparse.Namespace) -> JobStates:
         manifest = load_manifest(arguments.study)
         arguments.name, arguments.slurm, arguments.published = manifest.study, {}, manifest.published
         return JobStates(manifest.jobs, manifest.folders)
-    given = _pairs("--set", arguments.settings)
-    settings = {key: value for key, value in given.items() if "." in key}
-    values = {key: value for key, value in given.items() if "." not in key}
+    pairs = _pairs("--set", arguments.settings)
+    settings = {key: value for key, value in pairs.items() if "." in key}
+    values = {key: value for key, value in pairs.items() if "." not in key}
     study = load_study(find_preset(arguments.study, kind="study", below="studies"), settings, _seeds(arguments.seeds))
     check_given(study, settings, values)
     if arguments.raw:
@@ -246,7 +246,7 @@ def _board(arguments: argparse.Namespace) -> JobStates:
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     """Return KEY=VALUE texts as a dictionary."""
-    given = {}
+    given: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:

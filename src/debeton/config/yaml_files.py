@@ -65,7 +65,9 @@ def _refuse_repeated_keys(loader: yaml.SafeLoader, node: yaml.Node, place: str, 
 
 def _shown(node: yaml.Node) -> str:
     """Return a value as an error message shows it."""
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else {"sequence": "a list"}.get(node.id, KINDS[dict])
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    return KINDS[list if isinstance(node, yaml.SequenceNode) else dict]
 
 
 def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[str, Any]:

@@ -133,7 +133,16 @@ def train_diffusion(run: Run, view: View) -> None:
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )
-    fit(run, view, objective, phase=PHASE, model=network, settings=training, arch=type(network).__name__)
+    fit(
+        run,
+        view,
+        objective,
+        phase=PHASE,
+        model=network,
+        settings=training,
+        arch=type(network).__name__,
+        sections=[PHASE],
+    )
     if distributed.is_main():
         save_model(run.folder / IN_RUN, network, schedule, conditions)
     distributed.barrier()

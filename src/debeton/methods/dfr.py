@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,8 @@ def base_model(run: Run) -> nn.Module:
     if (checkpoint := run.config.section(DfrSettings).checkpoint) is not None:
         logger.info("features of %s", checkpoint)
         return _load_base(run, Path(checkpoint))
-    base, run = base_method(run), begin(run)
+    others = {key.split(".")[0] for key in run.config.values} - {PHASE}  # so that dfr's settings keep the base
+    base, run = base_method(run), begin(replace(run, sections=tuple(sorted(others))))
     model = run.network() if base is None else base.run(run)
     assert model is not None
     return model

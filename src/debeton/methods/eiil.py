@@ -148,7 +148,14 @@ def eiil(run: Run) -> nn.Module:
     """
     own, view = run.config.section(EiilSettings), run.views["train"]
     settings = replace(phase_settings(run.config, own), epochs=own.epochs, selection="last")
-    first = fit(run, view, CrossEntropy(run.config.training.label_smoothing), phase=IDENTIFY, settings=settings)
+    first = fit(
+        run,
+        view,
+        CrossEntropy(run.config.training.label_smoothing),
+        phase=IDENTIFY,
+        settings=settings,
+        sections=["model"],
+    )
     conflicting = conflicting_environment(run, first)
     del first  # frees its memory for the second network
     run.notes["eiil"] = description = describe_marks(view, conflicting, "conflicting_row")

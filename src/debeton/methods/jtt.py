@@ -103,7 +103,9 @@ def jtt(run: Run) -> nn.Module:
     """
     config, view = run.config, run.views["train"]
     smoothing = config.training.label_smoothing
-    first = fit(run, view, CrossEntropy(smoothing), phase=IDENTIFY, settings=identify_settings(config))
+    first = fit(
+        run, view, CrossEntropy(smoothing), phase=IDENTIFY, settings=identify_settings(config), sections=["model"]
+    )
     error = error_set(run, first)
     run.notes["jtt"] = report_errors(view, error)
     del first  # frees its memory for the second network

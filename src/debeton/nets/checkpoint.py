@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -96,6 +97,17 @@ def copy_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool =
     metadata = getattr(weights, "_metadata", None) or getattr(model.state_dict(), "_metadata", None)
     state._metadata = metadata  # type: ignore[attr-defined]
     model.load_state_dict(state, strict=strict)
+
+
+def add_weights(digest: hashlib._Hash, module: nn.Module, without: str | None = None) -> None:
+    """Add names, shapes, types and bytes of all weights and statistics of a module to a hash.
+
+    without: name of a part that is left out, such as the head.
+    """
+    for name, value in module.state_dict().items():
+        if without is None or name.rpartition(".")[0] != without:
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -128,7 +128,7 @@ def check_given(study: Study, settings: Mapping[str, str], values: Mapping[str, 
         if key in known and not PLACEHOLDER.search(value):
             check_value(known[key], key, value, "--set")
     placeholders = _placeholders(study)
-    axes = {key for one in (study, *study.variants) for key in one.axes}
+    axes = {*study.axes, *(key for variant in study.variants for key in variant.axes)}
     for name in values:
         if name in axes or name in ("seed", "betons"):
             source = {"seed": "--seeds gives the seeds", "betons": "--data gives the folder of the betons"}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from debeton.data.loader.loader import Loader
 from debeton.data.triggers.trigger import Trigger
 from debeton.data.views.view import View
-from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
+from debeton.nets.checkpoint import add_weights, load_checkpoint, save_checkpoint
 from debeton.nets.models import evaluating, named_head
 from debeton.system import distributed
 from debeton.system.errors import DataError
@@ -142,16 +142,16 @@ def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
     }
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(np.ascontiguousarray(view.rows, np.int64).data)
-    _add_pixels(digest, view)
+    add_pixels(digest, view)
     for trigger in (*loader.triggers, *([] if view.planted is None else [view.planted.trigger])):
-        _add_trigger(digest, trigger, loader.image_size)
+        add_trigger(digest, trigger, loader.image_size)
     if view.planted is not None:
         digest.update(view.planted.mask.data)
     _add_network(digest, model)
     return digest.hexdigest()[:24]
 
 
-def _add_pixels(digest: hashlib._Hash, view: View) -> None:
+def add_pixels(digest: hashlib._Hash, view: View) -> None:
     """Add bytes of some images, because a beton's checksum covers the places of images, not their pixels."""
     chosen = view.rows[np.linspace(0, len(view) - 1, min(len(view), SAMPLED_IMAGES)).round().astype(np.int64)]
     content = np.memmap(view.beton.path, np.uint8, "r")
@@ -159,7 +159,7 @@ def _add_pixels(digest: hashlib._Hash, view: View) -> None:
         digest.update(content[offset : offset + min(size, SAMPLED_BYTES)].data)
 
 
-def _add_trigger(digest: hashlib._Hash, trigger: Trigger, size: tuple[int, int]) -> None:
+def add_trigger(digest: hashlib._Hash, trigger: Trigger, size: tuple[int, int]) -> None:
     """Add the trigger as it is drawn in a frame of this size."""
     layers, _ = trigger.layers_for(*size)
     digest.update(json.dumps([trigger.rounds, trigger.by_row, trigger.options.seed]).encode())
@@ -171,7 +171,4 @@ def _add_network(digest: hashlib._Hash, model: nn.Module) -> None:
     head, _ = named_head(model)
     kinds = [(name, type(module).__qualname__) for name, module in model.named_modules() if name != head]
     digest.update(json.dumps(kinds).encode())
-    for name, value in model.state_dict().items():
-        if name.rpartition(".")[0] != head:
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    add_weights(digest, model, without=head)

@@ -30,6 +30,8 @@ class PhaseRecord:
     notes: plain values that a method wants in results.json.
     processes: the numbers of processes that did the work, in their sequence (processes.py); empty if not known.
     selection: the rule that selected the epoch (`Selection.to_json`); None for a phase without epochs.
+    identity: `phase_identity`; '' for a phase that no other run can take over.
+    taken_from: the run folder in which the phase was trained; '' for this run's own.
     features: the cached features that the phase trained on, if any. Kept in memory only.
     """
 
@@ -41,12 +43,13 @@ class PhaseRecord:
     processes: Sequence[int] = ()
     selection: Mapping[str, Any] | None = None
     features: FeatureStore | None = None
+    identity: str = ""
+    taken_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain values."""
-        plain = {
-            name: getattr(self, name) for name in ("selected_epoch", "seconds", "images", "data_wait", "selection")
-        }
+        names = ("selected_epoch", "seconds", "images", "data_wait", "selection", "identity", "taken_from")
+        plain = {name: getattr(self, name) for name in names}
         return {**plain, "notes": dict(self.notes), "processes": list(self.processes)}
 
 
@@ -70,6 +73,24 @@ class PhaseFiles:
             return None
         model.load_state_dict(load_checkpoint(self.folder / f"phase_{name}.pt", device)["state_dict"])
         return PhaseRecord(**values)
+
+    def find(self, name: str, identity: str, folders: Sequence[Path]) -> Path | None:
+        """Return the first of these run folders that has the finished phase of an identity; None if none has."""
+        for folder in folders:
+            files = PhaseFiles(folder / self.folder.name)
+            values = files.read().get(name, {})
+            if values.get("identity") == identity and (files.folder / f"phase_{name}.pt").is_file():
+                return folder
+        return None
+
+    def adopt(self, name: str, folder: Path) -> None:
+        """Make a finished phase of another run folder one of this run."""
+        files = PhaseFiles(folder / self.folder.name)
+        values = files.read()[name]
+        with replacing(self.folder / f"phase_{name}.pt") as (partial,):
+            link_or_copy(files.folder / f"phase_{name}.pt", partial)
+        values = {**values, "taken_from": values.get("taken_from") or str(folder)}
+        write_text(self.path, json.dumps({**self.read(), name: values}, indent=1))
 
     def finish(self, name: str, record: PhaseRecord) -> None:
         """Note that a phase is finished. Its weights are those that checkpoint_best.pt holds at this moment."""

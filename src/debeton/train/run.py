@@ -29,7 +29,7 @@ from debeton.train.held_out import warn_of_results
 from debeton.train.phase import PhaseFiles, PhaseRecord
 from debeton.train.processes import joined
 from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
-from debeton.train.run_folder import claim_folder, locked
+from debeton.train.run_folder import claim_folder, locked, other_folders
 from debeton.train.run_views import check_selection, prepare_views, warn_of_views
 from debeton.train.stop import Preempted, StopRequest
 
@@ -61,6 +61,7 @@ class Run:
     val_uses: uses of the validation split that a method has beside the selection of epochs (remarks.py).
     remarks: short texts on the results that every table repeats.
     start: the weights that networks begin with; None for those that the configuration asks for.
+    sections: the sections of settings that the phases read (`phase_identity`); None: all sections.
     """
 
     config: Config
@@ -74,6 +75,7 @@ class Run:
     val_uses: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     start: InitialWeights | None = None
+    sections: tuple[str, ...] | None = None
 
     @property
     def progress(self) -> bool:
@@ -127,18 +129,31 @@ class Run:
             load_run_weights(model, Path(checkpoint), expected, "model.checkpoint")
         return model
 
-    def phase(self, name: str, model: nn.Module, work: Callable[[], PhaseRecord]) -> PhaseRecord:
+    def phase(
+        self,
+        name: str,
+        model: nn.Module,
+        work: Callable[[], PhaseRecord],
+        identity: Callable[[], str] = lambda: "",
+    ) -> PhaseRecord:
         """Take over a finished phase, or do its work and record it. The model then has the phase's weights.
+
+        A phase that another run of the same experiment has finished is taken over if it has the same identity.
 
         name: of the phase, unique in the run.
         model: receives the weights, in every process.
         work: does the phase and leaves its weights in checkpoint_best.pt. Not called when the phase is finished.
+        identity: returns the phase's identity, called before the work; '' where no other run can take it over.
         """
         files = PhaseFiles(self.checkpoints)
-        record = files.take_over(name, model, self.device)
+        record, own = files.take_over(name, model, self.device), ""
+        if record is None:
+            own = identity()
+            if self._adopt(files, name, own):
+                record = files.take_over(name, model, self.device)
         if record is None:
             done = work()
-            done = replace(done, processes=done.processes or (distributed.world_size(),))
+            done = replace(done, identity=own, processes=done.processes or (distributed.world_size(),))
             files.finish(name, done)
             self.leave_if_asked()
             recorded = files.take_over(name, model, self.device)  # the main process's record and weights, in all
@@ -150,6 +165,20 @@ class Run:
             logger.info("phase '%s' is finished; epoch %d of it is used", name, record.selected_epoch)
         self.phases[name] = record
         return record
+
+    def _adopt(self, files: PhaseFiles, name: str, identity: str) -> bool:
+        """Take a finished phase of another run of this experiment, with its lines of the log; return whether one is."""
+        source = None
+        if identity and distributed.is_main():
+            source = files.find(name, identity, other_folders(self.config, self.folder))
+        if source is not None:
+            self.log.rewind(name, 0)
+            for line in ResultLog(source / "results.jsonl").read():
+                if line["phase"] == name:
+                    self.log.write(**line)
+            files.adopt(name, source)
+            logger.info("phase '%s' is the same as in %s, and is taken from there", name, source)
+        return bool(distributed.from_main("" if source is None else str(source)))
 
     def leave_if_asked(self) -> None:
         """Raise Preempted in all processes if any was asked to stop. Call it where everything is on disk."""

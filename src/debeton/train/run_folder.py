@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import os
 import shutil
 import uuid
@@ -31,6 +32,20 @@ def find_folder(config: Config) -> Path | None:
     parent = Path(config.training.outdir) / experiment_name(config)
     folders = sorted(parent.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
     return next((folder for folder in folders if _belongs_to(folder, config)), None)
+
+
+def other_folders(config: Config, folder: Path) -> list[Path]:
+    """Return the other run folders of the same experiment, the newest first.
+
+    They have the run's training.exp_name. Without one, they have its data set, method and seed.
+
+    folder: the run's own folder, which is left out.
+    """
+    name = glob.escape(experiment_name(config))
+    if config.training.exp_name is None:
+        name = f"{glob.escape(experiment_name(config).removesuffix(config.identity_hash()))}*"
+    found = [one for one in Path(config.training.outdir).glob(f"{name}/version_*") if one.resolve() != folder.resolve()]
+    return sorted(found, key=lambda one: one.stat().st_mtime_ns, reverse=True)
 
 
 def claim_folder(config: Config) -> Path:

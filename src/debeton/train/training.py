@@ -6,7 +6,7 @@ checkpoint to its end. What a phase is trained with is section 'training', with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import Objective, Precision
 from debeton.train.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
 from debeton.train.phase import PhaseRecord
+from debeton.train.phase_identity import phase_identity
 from debeton.train.processes import check_processes
 from debeton.train.run import Run
 from debeton.train.run_loaders import loader_options
@@ -55,6 +56,7 @@ def fit(
     settings: PhaseSettings | None = None,
     arch: str = "",
     val: View | None = None,
+    sections: Sequence[str] | None = None,
 ) -> nn.Module:
     """Train through one phase, resume it, or take over its result. Return the model of the selected epoch.
 
@@ -65,12 +67,20 @@ def fit(
     settings: of this phase (`debeton.config.phase_settings`); None for those of section 'training'.
     arch: the architecture, for a model that is not the configured one.
     val: the rows that select the epoch; None for the view 'val'.
+    sections: further sections of settings that the phase reads, beside its settings and those of the data. The phase
+        is trained again only where they change (`phase_identity`). None for `run.sections`.
     """
     training = settings or phase_settings(run.config)
     if val is None and objective.classifies:
         val = run.views.get("val")
     model = run.network() if model is None else model
-    run.phase(phase, model, lambda: _train(run, view, objective.to(run.device), phase, model, training, arch, val))
+    read = run.sections if sections is None else tuple(sections)
+    run.phase(
+        phase,
+        model,
+        lambda: _train(run, view, objective.to(run.device), phase, model, training, arch, val),
+        lambda: phase_identity(run, phase, view, val, model, objective, training, read),
+    )
     return model
 
 

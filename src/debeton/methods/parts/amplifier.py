@@ -127,7 +127,17 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
         train, held_out = synthetic.hold_out(settings.holdout, run.config.data.seed, "holdout")
     own = amplifier_settings(run)
     objective, model = CrossEntropy(settings.label_smoothing), make_amplifier(run)
-    return fit(run, train, objective, phase=PHASE, model=model, settings=own, arch=settings.arch, val=held_out)
+    return fit(
+        run,
+        train,
+        objective,
+        phase=PHASE,
+        model=model,
+        settings=own,
+        arch=settings.arch,
+        val=held_out,
+        sections=[PHASE],
+    )
 
 
 def load_amplifier(run: Run, path: Path) -> nn.Module:

@@ -48,7 +48,7 @@ def begin(run: Run) -> Run:
         return run
     view = run.views[PHASE]
     objective = CrossEntropy(run.config.training.label_smoothing)
-    model = fit(run, view, objective, phase=PHASE, settings=first_settings(run.config))
+    model = fit(run, view, objective, phase=PHASE, settings=first_settings(run.config), sections=["model"])
     run.notes["first_phase"] = {"rows": len(view), "epoch": run.phases[PHASE].selected_epoch}
     for split in evaluated(run.views):
         metrics = evaluate(run, model, split).metrics

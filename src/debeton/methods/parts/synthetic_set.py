@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from torch import nn
 
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
-from debeton.data.raw.synthetic_images import read_synthetic_rows
+from debeton.data.raw.synthetic_images import manifest_files, read_synthetic_rows
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.data.views.view import View
 from debeton.diffusion.copies import copy_check
@@ -21,7 +24,8 @@ from debeton.generate.contact_sheets import write_contact_sheets
 from debeton.generate.filters import FILTERS
 from debeton.generate.generation import generate_missing
 from debeton.generate.generators.cdpm import CdpmGenerator
-from debeton.generate.image_set import ImageSet, Shard
+from debeton.generate.generators.generator import folder_hash
+from debeton.generate.image_set import SETTINGS, ImageSet, Shard, read_lines
 from debeton.generate.prompts import prompts_from_names
 from debeton.methods.cdpm import CdpmSettings
 from debeton.methods.parts.ddb_settings import DdbSettings
@@ -32,7 +36,9 @@ from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.train.evaluation import evaluate_view
+from debeton.train.phase import link_or_copy
 from debeton.train.run import Run
+from debeton.train.run_folder import other_folders
 from debeton.train.run_loaders import loader_options
 
 FOLDER, BETON = "synthetic", "synthetic.beton"  # in the run's folder
@@ -64,6 +70,9 @@ def draw_images(run: Run, model: Path) -> Path:
         "model": "cdpm",
         "filter": settings.filter,
     }
+    if distributed.is_main():
+        _take_over_images(run, described)
+    distributed.barrier()
     shard = Shard(distributed.rank() + 1, distributed.world_size())
     image_set = ImageSet(run.folder / FOLDER, described, shard)
     generate_missing(
@@ -85,20 +94,57 @@ def draw_images(run: Run, model: Path) -> Path:
     return run.folder / FOLDER
 
 
+def _take_over_images(run: Run, described: Mapping[str, Any]) -> None:
+    """Link the images of another run of this experiment, if the same model drew them with the same settings.
+
+    described: settings of the image set, as generator.json has them. The seed of an image is a hash of the set and its
+        number. So these images are those that this run would draw.
+    """
+    own, per_class = run.folder / FOLDER, run.config.section(DdbSettings).per_class
+    for folder in other_folders(run.config, run.folder) if not own.exists() else ():
+        other = folder / FOLDER
+        if not (other / SETTINGS).is_file() or json.loads((other / SETTINGS).read_text()) != described:
+            continue
+        if any(line["number"] >= per_class for path in manifest_files(other) for line in read_lines(path)):
+            continue  # images beyond ddb.per_class would be used too
+        partial = own.with_name(f".{FOLDER}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(other, partial, copy_function=_copy_image)
+        partial.rename(own)
+        logger.info("images that the same model drew in %s are taken from there", other)
+        return
+
+
+def _copy_image(source: str, target: str) -> None:
+    """Link an image, which never changes; copy the other files of a set, which grow."""
+    if Path(source).suffix == ".png" and "sheets" not in Path(source).parts:
+        link_or_copy(Path(source), Path(target))
+    else:
+        shutil.copyfile(source, target)
+
+
 def synthetic_view(run: Run, folder: Path) -> View:
     """Return the images of a folder as a view with the training view's labels.
 
     The images are written to a beton in the run's folder first. Raise DataError where a class has fewer than two
-    images.
+    images, or where an earlier start of this run wrote the beton from other images.
 
     folder: of any layout that `data/raw/synthetic_images.py` reads.
     """
     spec, path = _own_spec(run), run.folder / BETON
+    made_of = folder_hash(folder) if distributed.is_main() else ""
     if distributed.is_main() and not path.exists():
         options = WriteOptions(mode="raw", num_workers=run.config.training.num_workers)
-        write_beton(path, read_synthetic_rows(folder, spec), spec, "synthetic", options, progress=run.progress)
+        rows, of_images = read_synthetic_rows(folder, spec), {"images": made_of}
+        write_beton(path, rows, spec, "synthetic", options, dataset_options=of_images, progress=run.progress)
     distributed.barrier()
-    view = View.whole(open_beton(path), "synthetic")
+    beton = open_beton(path)
+    if distributed.from_main(made_of) != (beton.sidecar["dataset_options"] or {}).get("images"):
+        raise DataError(
+            f"{path} was made of other images than those that are in {folder} now, and phases of this run may have "
+            "learnt from them; put the old images back, or give the run another --training.exp_name"
+        )
+    view = View.whole(beton, "synthetic")
     _check_counts(folder, view.label, spec)
     return replace(view, spec=spec)
 

@@ -1,0 +1,101 @@
+"""Identity of a phase: a hash of all that decides its weights, by which another run takes it over.
+
+The folder of a run belongs to all settings together. A phase depends on some of them: those that it is trained with,
+its rows and their pixels, the weights that it begins with, and the phases before it. After a change to the settings of
+a later phase, the earlier phases of the same experiment have the same identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from debeton.config import PhaseSettings
+from debeton.data.views.view import View
+from debeton.nets.checkpoint import add_weights
+from debeton.train.features import add_pixels, add_trigger
+
+if TYPE_CHECKING:
+    from debeton.train.run import Run
+
+# Of section 'training': where a run lies, how it is watched, and what the hash covers by content.
+NO_PART = ("method", "outdir", "exp_name", "num_workers", "eval_batch_size", "log_every", "device", "data_root")
+OF_SGD, OF_SELECTION = ("momentum", "nesterov"), ("selection", "eval_epochs")
+NO_SECTIONS = ("training", "logging", "loader")
+OF_EVERY_PHASE = ("data", "synthetic", "spurious", "resolution", "dist")
+
+
+def phase_identity(
+    run: Run,
+    name: str,
+    view: View,
+    val: View | None,
+    model: nn.Module,
+    objective: nn.Module,
+    training: PhaseSettings,
+    sections: Sequence[str] | None,
+) -> str:
+    """Return 24 hex digits that change when the weights of a phase may change; '' if an earlier phase has none.
+
+    run: the run, with the records of the phases before this one.
+    name: name of the phase.
+    view: the training rows.
+    val: the rows that select the epoch; None: the last epoch is kept.
+    model: the model with the weights that it begins with.
+    objective: the loss, with networks and tables of its own.
+    training: settings of the phase.
+    sections: further sections of settings that the phase reads; None: all sections.
+    """
+    before = [record.identity for record in run.phases.values()]
+    if not all(before):
+        return ""
+    without_effect = {
+        *NO_PART,
+        *(() if training.optimizer == "sgd" else OF_SGD),
+        *(OF_SELECTION if val is None else ()),
+    }
+    own = {key: value for key, value in asdict(training).items() if key not in without_effect}
+    content = [name, before, own, type(model).__name__, type(objective).__name__, _settings(run, sections)]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
+    for one in (view, val):
+        _add_view(digest, one, training.resolution)
+    add_weights(digest, model)
+    add_weights(digest, objective)
+    return digest.hexdigest()[:24]
+
+
+def _settings(run: Run, sections: Sequence[str] | None) -> dict[str, Any]:
+    """Return the settings of the sections that a phase reads, by key."""
+    values = run.config.values
+    chosen = {key.split(".")[0] for key in values} if sections is None else {*OF_EVERY_PHASE, *sections}
+    return {
+        key: value
+        for key, value in values.items()
+        if key.split(".")[0] in chosen - {*NO_SECTIONS} and key != "dist.backend"
+    }
+
+
+def _add_view(digest: hashlib._Hash, view: View | None, side: int) -> None:
+    """Add the rows of a view with their labels and groups, and a sample of their pixels.
+
+    side: of the images, in pixels.
+    """
+    if view is None:
+        digest.update(b"none")
+        return
+    plain = [view.name, view.order, view.draws, asdict(view.spec), view.beton.sidecar["checksum"]]
+    digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
+    for one in fields(view):
+        values = getattr(view, one.name)
+        if isinstance(values, np.ndarray):
+            digest.update(np.ascontiguousarray(values).data)
+    add_pixels(digest, view)
+    if view.planted is not None:
+        digest.update(view.planted.mask.data)
+        add_trigger(digest, view.planted.trigger, (side, side))
