@@ -324,7 +324,7 @@ def import_images(tmp_path: Path, per_cell: int) -> int:
     return command(*words, "--out", tmp_path / "set", "--per-cell", per_cell)
 
 
-def test_images_made_elsewhere_are_taken_into_a_set(tmp_path):
+def test_images_made_elsewhere_are_taken_into_a_set(tmp_path, capsys):
     generator = Noise()
     for label, attribute in (("young", "female"), ("young", "male"), ("old", "female"), ("old", "male")):
         folder = tmp_path / "elsewhere" / label / attribute
@@ -335,6 +335,9 @@ def test_images_made_elsewhere_are_taken_into_a_set(tmp_path):
     assert len(kept_of(tmp_path / "set")) == 12
     first = np.asarray(Image.open(tmp_path / "set/old/male/00000002.png"))
     np.testing.assert_array_equal(first, generator.image(2 + len("oldmale")))
+    Image.fromarray(generator.image(99)).save(tmp_path / "elsewhere/old/male/00.png")  # now number k is another file
+    assert import_images(tmp_path, 4) == 2
+    assert "was begun with other settings: files is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

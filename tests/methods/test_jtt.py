@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -143,9 +144,22 @@ def test_the_error_set_is_read_back_and_serves_as_pseudo_groups(tmp_path, paper_
 @pytest.mark.parametrize("change", ["2,x,y,1\n", "", "dir/0.jpg,a,x,2\n", "other.jpg,a,x,0\n", "dir/0.jpg\n", "\n"])
 def test_an_error_set_of_other_rows_is_refused(tmp_path, change, paper_view):
     view, path = paper_view([0], [0]), tmp_path / ERROR_SET
+    network, read = torch.nn.Linear(2, 2), partial(read_marks, column="error")
+    read_or_write_table(path, view, network, lambda: {"error": [0]}, read)
     path.write_text("path,label,attribute,error\n" + change)
     with pytest.raises(DataError, match="belongs to another run: remove it"):
-        read_or_write_table(path, view, dict, partial(read_marks, column="error"))
+        read_or_write_table(path, view, network, dict, read)
+
+
+def test_an_error_set_of_another_network_is_computed_again_with_a_warning(tmp_path, paper_view, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("debeton"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("debeton"), "propagate", False)
+    view, path, read = paper_view([0, 1], [0, 1]), tmp_path / ERROR_SET, partial(read_marks, column="error")
+    first, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    for network, errors, expected in ((first, [0, 1], [0, 1]), (first, [1, 1], [0, 1]), (other, [1, 1], [1, 1])):
+        found = read_or_write_table(path, view, network, lambda errors=errors: {"error": errors}, read)
+        assert found.astype(int).tolist() == expected
+    assert caplog.messages == [f"warning: {path} is not of this run's network, and is computed again"]
 
 
 # --- what is found out ---------------------------------------------------------------------------

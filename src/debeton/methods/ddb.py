@@ -216,7 +216,7 @@ def score_training_rows(run: Run, amplifier: nn.Module) -> tuple[Scores, Mask]:
             COLUMN: conflicting.astype(int).tolist(),
         }
 
-    scores, conflicting = read_or_write_table(run.folder / SCORES, view, compute, read_scores)
+    scores, conflicting = read_or_write_table(run.folder / SCORES, view, amplifier, compute, read_scores)
     description = {**describe_scores(view, scores), **describe_marks(view, conflicting, "conflicting_row")}
     run.notes["ddb"]["training_rows"] = description
     precision, recall = description["precision"] or 0, description["recall"]

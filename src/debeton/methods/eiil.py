@@ -130,7 +130,7 @@ def conflicting_environment(run: Run, model: nn.Module) -> Mask:
         )
         return {COLUMN: conflicting.int().tolist()}
 
-    return read_or_write_table(run.folder / ENVIRONMENTS, view, infer, partial(read_marks, column=COLUMN))
+    return read_or_write_table(run.folder / ENVIRONMENTS, view, model, infer, partial(read_marks, column=COLUMN))
 
 
 @register_method(

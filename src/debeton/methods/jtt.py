@@ -70,7 +70,7 @@ def error_set(run: Run, model: nn.Module) -> Mask:
         wrong = evaluate(run, model, "train").predicted.numpy() != view.label[view.rows]
         return {COLUMN: wrong.astype(int).tolist()}
 
-    return read_or_write_table(run.folder / ERROR_SET, view, find_errors, partial(read_marks, column=COLUMN))
+    return read_or_write_table(run.folder / ERROR_SET, view, model, find_errors, partial(read_marks, column=COLUMN))
 
 
 def report_errors(view: View, error: Mask) -> dict[str, Any]:

@@ -110,6 +110,13 @@ def add_weights(digest: hashlib._Hash, module: nn.Module, without: str | None = 
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
+def weights_hash(module: nn.Module) -> str:
+    """Return 16 hex digits of all weights and statistics of a module."""
+    digest = hashlib.sha256()
+    add_weights(digest, module)
+    return digest.hexdigest()[:16]
+
+
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
 

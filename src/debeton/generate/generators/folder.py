@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class FolderGenerator:
                 f"--images {folder} is not a folder; --generator folder needs a folder with images CLASS/ATTRIBUTE/*"
             )
         self.folder = folder
-        self.identity = {"images": str(folder.resolve())}
+        self.identity = {"images": str(folder.resolve()), "files": _files_hash(folder)}
         self._files: dict[Condition, list[Path]] = {}
 
     def files(self, condition: Condition) -> list[Path]:
@@ -74,6 +75,13 @@ class FolderGenerator:
                 return np.asarray(image.convert("RGB"))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"{files[request.number]} cannot be read as an image ({error})") from None
+
+
+def _files_hash(folder: Path) -> str:
+    """Return 16 hex digits of the names and sizes of all images, which decide the number of each."""
+    files = sorted(path for path in folder.rglob("*") if is_image(path))
+    text = "".join(f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def make(arguments: argparse.Namespace) -> FolderGenerator:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from debeton.data.spec import count_codes
 from debeton.data.views.view import View
+from debeton.nets.checkpoint import weights_hash
 from debeton.system import distributed
 from debeton.system.errors import DataError
 from debeton.system.files import write_text
+from debeton.system.log import logger
 
 Mask = NDArray[np.bool_]
 
@@ -43,22 +47,34 @@ Table = TypeVar("Table")
 
 
 def read_or_write_table(
-    path: Path, view: View, compute: Callable[[], Mapping[str, Sequence[Any]]], read: Callable[[Path, View], Table]
+    path: Path,
+    view: View,
+    network: nn.Module,
+    compute: Callable[[], Mapping[str, Sequence[Any]]],
+    read: Callable[[Path, View], Table],
 ) -> Table:
     """Read a table from the run's folder; if it is not there, compute its columns and write it first.
 
-    So a resumed run trains on the same rows, even where two evaluations of one network may differ by a rounding. Raise
+    So a resumed run trains on the same rows, even where two evaluations of one network may differ by a rounding. A file
+    beside the table names the network's weights. A table of other weights is computed again, with a warning. Raise
     DataError where the table is not of the view's rows.
 
     path: of the table.
     view: the rows of the table.
+    network: the network whose answers the table holds.
     compute: returns the columns by name, [M] each; called by all processes or by none.
     read: reads the table for the rows of the view.
     """
-    if not distributed.from_main("exists" if path.exists() else ""):
+    made_of, beside = json.dumps({"weights": weights_hash(network)}), path.with_suffix(".made_of.json")
+    fits = beside.exists() and beside.read_text() == made_of
+    if path.exists() and not fits and distributed.is_main():
+        logger.warning("warning: %s is not of this run's network, and is computed again", path)
+    if not distributed.from_main("fits" if fits and path.exists() else ""):
         columns = compute()
         if distributed.is_main():
+            beside.unlink(missing_ok=True)
             write_table(path, view, columns)
+            write_text(beside, made_of)
         distributed.barrier()
     try:
         return read(path, view)
