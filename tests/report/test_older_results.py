@@ -105,6 +105,15 @@ def test_every_table_shows_the_average_that_papers_print_for_waterbirds(waterbir
     assert numbers["mean_conflicting_group_accuracy_mean"] == pytest.approx(100 * (1700 / 2255 + 400 / 642) / 2)
 
 
+def test_columns_that_do_not_fit_a_terminal_come_below_and_no_number_is_cut(waterbirds, tmp_path):
+    lines = printed(waterbirds, width=60).splitlines()
+    assert max(map(len, lines)) <= 60
+    heads = [line.split() for line in lines if line.startswith("setting")]
+    assert len(heads) >= 2
+    assert all(line.startswith("erm") for line in lines if "85.4" in line or "68.8" in line)
+    assert "…" not in "".join(lines)
+
+
 def test_columns_that_could_not_differ_are_left_out(tmp_path):
     counts = np.array([100, 20, 20, 100])
     metrics = metrics_of([90, 10, 12, 80], counts, train_counts=10 * counts)

@@ -202,7 +202,7 @@ def test_seeds_that_selected_by_several_rules_are_counted(toy_args):
         entry = {"asked": "minority", "text": by}
         file.write_text(json.dumps({**json.loads(file.read_text()), "selection": by[:10], "selected_by": entry}))
     (setting,) = group_settings(load_runs([root]))
-    assert setting.selection == "minority (2 of 3 seeds); mean_group (minority has no row in val) (1 of 3 seeds)"
+    assert setting.selection == "minority (2 of 3 seeds), mean_group (minority has no row in val) (1 of 3 seeds)"
     assert any(setting.selection in note for note in notes([setting]))
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +25,8 @@ from debeton.report.tables import (
     worst_group,
 )
 
+MIN_LABEL = 12  # characters of a line that the label of a setting gets, if it has so many
+GAP = 2  # characters between two columns
 WORST, BEST = 5, 3  # groups of a longer table that the console shows
 LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
 
@@ -38,16 +41,8 @@ def print_tables(settings: Sequence[Setting], console: Console | None = None) ->
     summary = summary_table(settings, split)
     datasets = ", ".join(dict.fromkeys(s.dataset for s in settings))
     console.print(f"[bold]{escape(datasets)}: accuracy on the {split} split[/bold]")
-    narrow = console.width < 70 + max(len(setting.label) for setting in settings)
-    table = Table(**LAYOUT)
-    table.add_column("setting", overflow="fold", vertical="bottom")
-    columns = shown_columns(settings, split)
-    for column in ("n", *columns.values()):
-        table.add_column(column.replace("-", "\n") if narrow else column, justify="right", no_wrap=True)
-    for row in summary.itertuples(index=False):
-        numbers = [str(v).replace(" ± ", "±") if narrow else str(v) for v in row[1 : 2 + len(columns)]]
-        table.add_row(escape(row[0]), *numbers)
-    console.print(table)
+    for table in _summary_tables(summary, list(shown_columns(settings, split).values()), console.width):
+        console.print(table)
     for note in notes(settings):
         console.print(f"[dim]{escape(note)}[/dim]")
     for setting in settings:
@@ -56,6 +51,37 @@ def print_tables(settings: Sequence[Setting], console: Console | None = None) ->
         table, remark = _rich_groups(setting, split)
         console.print(table)
         console.print(f"[dim]{remark}[/dim]" if remark else "", end="\n" if remark else "")
+
+
+def _summary_tables(summary: pd.DataFrame, columns: Sequence[str], width: int) -> list[Table]:
+    """Return the summary as tables of at most `width` characters; what does not fit beside the others comes below.
+
+    Labels may fold, numbers may not.
+    """
+    texts = {column: [column, *map(str, summary[column])] for column in ("n", *columns)}
+    label = max(len(text) for text in ("setting", *summary["setting"]))
+    if label + sum(GAP + max(map(len, column)) for column in texts.values()) > width:
+        texts = {
+            column: [head.replace("-", "\n"), *(text.replace(" ± ", "±") for text in rest)]
+            for column, (head, *rest) in texts.items()
+        }
+    space = width - min(label, MIN_LABEL)
+    parts: list[list[str]] = [["n"]]
+    for column in columns:
+        taken = [GAP + max(len(line) for text in texts[c] for line in text.split("\n")) for c in (*parts[-1], column)]
+        if sum(taken) > space and len(parts[-1]) > 1:
+            parts.append(["n"])
+        parts[-1].append(column)
+    tables = []
+    for part in parts:
+        table = Table(**LAYOUT)
+        table.add_column("setting", overflow="fold", vertical="bottom")
+        for column in part:
+            table.add_column(texts[column][0], justify="right", no_wrap=True)
+        for i, name in enumerate(summary["setting"]):
+            table.add_row(escape(name), *(texts[column][1 + i] for column in part))
+        tables.append(table)
+    return tables
 
 
 def _rich_groups(setting: Setting, split: str) -> tuple[Table, str]:

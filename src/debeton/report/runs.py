@@ -107,7 +107,7 @@ class Setting:
 def _by_seeds(texts: Sequence[str]) -> str:
     """Return a text that all runs share, or each text with the number of its runs."""
     counts = collections.Counter(texts)
-    return "; ".join(_of_seeds(text, count, len(texts)) for text, count in counts.items())
+    return ", ".join(_of_seeds(text, count, len(texts)) for text, count in counts.most_common())
 
 
 def _of_seeds(text: str, count: int, seeds: int) -> str:

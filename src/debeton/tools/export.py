@@ -43,7 +43,7 @@ ACCURACY_TITLES = {
     "worst_group_accuracy": "worst group",
     "bias_aligned_accuracy": "aligned",
     "bias_conflicting_accuracy": "conflicting",
-    "mean_conflicting_group_accuracy": "conflicting groups",
+    "mean_conflicting_group_accuracy": "mean-conflicting",
 }
 
 
