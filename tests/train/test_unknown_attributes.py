@@ -28,7 +28,7 @@ from debeton.studies.state import rule_of_scores
 from debeton.system.errors import DataError, UsageError
 from debeton.train.attack import rates_by
 from debeton.train.metrics import GroupMeter, add_by_group, group_metrics, selection_score
-from debeton.train.run_views import check_selection, groups_without_rows, prepare_views
+from debeton.train.run_views import check_selection, check_selection_rows, groups_without_rows, prepare_views
 
 PETS = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
 
@@ -223,18 +223,12 @@ def test_a_rule_that_looks_at_groups_is_refused_where_no_validation_attribute_is
         check_selection(config, views)
 
 
-def test_an_oracle_is_refused_where_no_test_attribute_is_known(root: Path) -> None:
-    config, views = views_and_config(root, "blind", **{"training.selection": "last", "training.oracle": "true"})
-    with pytest.raises(UsageError, match=r"the rule of training.oracle is 'worst_group', but the attribute of no row"):
-        check_selection(config, views)
-
-
 def test_minority_is_refused_without_a_conflicting_validation_row(root: Path) -> None:
     config, views = views_and_config(root, "part", **{"training.selection": "minority"})
-    check_selection(config, views)
+    check_selection_rows(config, views)
     aligned = views["val"].label == views["val"].attribute
-    with pytest.raises(UsageError, match=r"'val' .* has no bias-conflicting row"):
-        check_selection(config, {**views, "val": views["val"].subset(aligned[views["val"].rows])})
+    with pytest.raises(UsageError, match="selection is 'minority', but 2 of 2 conflicting groups have no row"):
+        check_selection_rows(config, {**views, "val": views["val"].subset(aligned[views["val"].rows])})
 
 
 def test_a_run_selected_by_classes_needs_no_attribute_in_validation_and_test(root: Path, tmp_path: Path) -> None:
@@ -295,10 +289,11 @@ def test_a_run_warns_once_of_a_test_split_without_a_group_and_results_hold_it(
         f"warning: 'test' has no row of 1 of the 4 groups of the training rows ('left, light', {count} training rows); "
         "its worst-group and mean-group accuracy are over the other groups"
     )
-    assert run([*words(lacking, "gap", tmp_path), "--dry-run"]) == 0
+    arguments = words(lacking, "gap", tmp_path, **{"training.selection": "worst_class"})
+    assert run([*arguments, "--dry-run"]) == 0
     assert capsys.readouterr().err.count(sentence) == 1
     with caplog.at_level(logging.WARNING, "debeton"):
-        assert run(words(lacking, "gap", tmp_path)) == 0
+        assert run(arguments) == 0
     assert (folder_of(tmp_path) / "log.txt").read_text().count(sentence) == 1
     assert results_of(tmp_path)["groups_without_rows"]["test"] == {"left, light": count}
 

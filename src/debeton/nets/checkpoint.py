@@ -100,12 +100,15 @@ def copy_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool =
 
 
 def add_weights(digest: hashlib._Hash, module: nn.Module, without: str | None = None) -> None:
-    """Add names, shapes, types and bytes of all weights and statistics of a module to a hash.
+    """Add names, shapes, types and bytes of all weights, statistics and further state of a module to a hash.
 
     without: name of a part that is left out, such as the head.
     """
     for name, value in module.state_dict().items():
         if without is None or name.rpartition(".")[0] != without:
+            if not isinstance(value, torch.Tensor):  # the extra state of a module, such as a number of steps
+                digest.update(f"{name} {value!r}".encode())
+                continue
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 

@@ -17,17 +17,19 @@ import numpy as np
 from torch import nn
 
 from debeton.config import PhaseSettings
+from debeton.config.identity import run_identity
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import add_weights
+from debeton.system import distributed
 from debeton.train.features import add_pixels, add_trigger
 
 if TYPE_CHECKING:
     from debeton.train.run import Run
 
-# Of section 'training': where a run lies, how it is watched, and what the hash covers by content.
-NO_PART = ("method", "outdir", "exp_name", "num_workers", "eval_batch_size", "log_every", "device", "data_root")
+# Of section 'training': the name of the method, whose phases are told apart by their own sections, and the folder of
+# the betons, whose rows are covered by content.
+NO_PART = ("method", "data_root")
 OF_SGD, OF_SELECTION = ("momentum", "nesterov"), ("selection", "eval_epochs")
-NO_SECTIONS = ("training", "logging", "loader")
 OF_EVERY_PHASE = ("data", "synthetic", "spurious", "resolution", "dist")
 
 
@@ -60,8 +62,9 @@ def phase_identity(
         *(() if training.optimizer == "sgd" else OF_SGD),
         *(OF_SELECTION if val is None else ()),
     }
-    own = {key: value for key, value in asdict(training).items() if key not in without_effect}
-    content = [name, before, own, type(model).__name__, type(objective).__name__, _settings(run, sections)]
+    named = {f"training.{key}": value for key, value in asdict(training).items() if key not in without_effect}
+    content = [name, before, run_identity(named), type(model).__name__, type(objective).__name__]
+    content += [_settings(run, sections), None if run.config.dist.sync_bn else distributed.world_size()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     for one in (view, val):
         _add_view(digest, one, training.resolution)
@@ -71,14 +74,10 @@ def phase_identity(
 
 
 def _settings(run: Run, sections: Sequence[str] | None) -> dict[str, Any]:
-    """Return the settings of the sections that a phase reads, by key."""
-    values = run.config.values
+    """Return the settings, by key, of the sections that a phase reads. Those of `training` come with the phase."""
+    values = run_identity(run.config.values)
     chosen = {key.split(".")[0] for key in values} if sections is None else {*OF_EVERY_PHASE, *sections}
-    return {
-        key: value
-        for key, value in values.items()
-        if key.split(".")[0] in chosen - {*NO_SECTIONS} and key != "dist.backend"
-    }
+    return {key: value for key, value in values.items() if key.split(".")[0] in chosen - {"training"}}
 
 
 def _add_view(digest: hashlib._Hash, view: View | None, side: int) -> None:
