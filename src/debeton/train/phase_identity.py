@@ -63,7 +63,7 @@ def phase_identity(
         *(OF_SELECTION if val is None else ()),
     }
     named = {f"training.{key}": value for key, value in asdict(training).items() if key not in without_effect}
-    content = [name, before, run_identity(named), type(model).__name__, type(objective).__name__]
+    content: list[Any] = [name, before, run_identity(named), type(model).__name__, type(objective).__name__]
     content += [_settings(run, sections), None if run.config.dist.sync_bn else distributed.world_size()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     for one in (view, val):
