@@ -1,10 +1,11 @@
-"""FFCV's compiled JPEG decoder and resizer, callable from our own JIT kernels.
+"""JPEG decoder of libjpeg-turbo and resizer of FFCV, callable from our own JIT kernels.
 
 FFCV calls these functions through ctypes objects. Numba writes their addresses into the machine code, so the
 pipelines of FFCV can never be cached, and every loader compiles for seconds. Here the address is an argument of the
 kernel. The kernel is cached on the disk, and the second start costs milliseconds.
 
-FFCV's library is linked to libjpeg-turbo, which reports the problems of a JPEG (`try_decode`).
+FFCV's library is linked to libjpeg-turbo, which reports the problems of a JPEG (`try_decode`). JPEGs go to
+libjpeg-turbo itself, because FFCV asks it for the fast DCT: at quality 100 that one is wrong by tens of grey levels.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ _LIBRARY.imdecode.argtypes = [
     ctypes.c_bool,
     ctypes.c_bool,
 ]
-DECODE_ADDRESS = _address(_LIBRARY.imdecode)
 RESIZE_ADDRESS = _address(_LIBRARY.resize)
 
 
@@ -73,11 +73,12 @@ def _bind_turbojpeg() -> bool:
 
 
 TURBOJPEG = _bind_turbojpeg()
-_RGB, _CMYK, _FASTDCT, _NOREALLOC = 0, 11, 2048, 1024  # turbojpeg.h
+DECODE_ADDRESS = _address(_LIBRARY.tjDecompress2 if TURBOJPEG else _LIBRARY.imdecode)
+_RGB, _CMYK, _NOREALLOC, _ACCURATEDCT = 0, 11, 1024, 4096  # turbojpeg.h
 
 
-class _Decompressor:
-    """A libjpeg-turbo handle. It is released when the thread that made it ends."""
+class Decompressor:
+    """A libjpeg-turbo handle. It serves one thread at a time, and is released with this object."""
 
     def __init__(self) -> None:
         self.handle, self._destroy = _LIBRARY.tjInitDecompress(), _LIBRARY.tjDestroy
@@ -92,7 +93,7 @@ _threads = threading.local()  # one handle per thread: a handle serves one threa
 def _turbo_handle() -> int:
     """Return the handle of the current thread."""
     if not hasattr(_threads, "decompressor"):
-        _threads.decompressor = _Decompressor()
+        _threads.decompressor = Decompressor()
     handle: int = _threads.decompressor.handle
     return handle
 
@@ -116,20 +117,43 @@ def try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> t
         return pixels, "libjpeg-turbo cannot decode all of it" if status else ""
     handle, colours = _turbo_handle(), _CMYK if cmyk else _RGB
     status = _LIBRARY.tjDecompress2(
-        handle, data, len(data), pixels.ctypes.data, width, 0, height, colours, _FASTDCT | _NOREALLOC
+        handle, data, len(data), pixels.ctypes.data, width, 0, height, colours, _ACCURATEDCT | _NOREALLOC
     )
     return pixels, _LIBRARY.tjGetErrorStr2(handle).decode("ascii", "replace") if status else ""
 
 
 @intrinsic
-def decode_jpeg(typingctx, function, source, size, height, width, destination):
-    """Decode a JPEG at full scale to RGB with libjpeg-turbo (libffcv.cpp, imdecode).
+def decode_jpeg(typingctx, function, handle, source, size, height, width, destination):
+    """Decode a JPEG at full scale to RGB with libjpeg-turbo (tjDecompress2).
 
     Returns 0, or -1 for a bad JPEG. Its destination may still hold the pixels that could be decoded.
 
-    function, source, destination: addresses.
+    function: DECODE_ADDRESS, with TURBOJPEG.
+    handle: of this thread's `Decompressor`.
+    source, destination: addresses.
     size: of the JPEG in bytes.
     height, width: of the JPEG in pixels.
+    """
+    signature = types.int32(
+        types.uintp, types.uintp, types.uintp, types.uint64, types.uint32, types.uint32, types.uintp
+    )
+
+    def codegen(context, builder, signature, args):
+        address, handle, source, size, height, width, destination = args
+        # tjDecompress2(handle, in, size, out, width, pitch, height, pixelFormat, flags)
+        function_type = ir.FunctionType(_I32, [_I64, _I64, _I64, _I64, *[_I32] * 5])
+        pointer = builder.inttoptr(address, function_type.as_pointer())
+        pitch, colours, flags = (ir.Constant(_I32, value) for value in (0, _RGB, _ACCURATEDCT | _NOREALLOC))
+        return builder.call(pointer, [handle, source, size, destination, width, pitch, height, colours, flags])
+
+    return signature, codegen
+
+
+@intrinsic
+def decode_jpeg_by_ffcv(typingctx, function, source, size, height, width, destination):
+    """Decode a JPEG as `decode_jpeg` does, by FFCV's function, which uses the fast DCT (libffcv.cpp, imdecode).
+
+    function: DECODE_ADDRESS, without TURBOJPEG.
     """
     signature = types.int32(types.uintp, types.uintp, types.uint64, types.uint32, types.uint32, types.uintp)
 

@@ -19,7 +19,7 @@ Four paths lead from stored images to a batch:
 | path           | taken when                                        | work on the images:                             |
 | -------------- | ------------------------------------------------- | ----------------------------------------------- |
 | pixels.c       | it is compiled, and no path below is taken        | one pass in C: decode, resize, move, normalise. |
-| FFCV's kernels | pixels.c is not compiled, or DEBETON_PIXELS=ffcv  | FFCV decodes and resizes; a pass for each step. |
+| FFCV's kernels | pixels.c is not compiled, or DEBETON_PIXELS=ffcv  | decoded whole, resized; a pass for each step.   |
 | resident       | `choose_residency` returns 'ram'                  | decoded once, then read as pixels from memory.  |
 | GPU            | `choose_residency` returns 'device'               | decoded once, then one kernel on the GPU.       |
 
@@ -32,6 +32,6 @@ the reading from memory take one of the two paths above it.
 'device' needs the same, and a GPU with room for all images of the beton. It also needs normalisation, no triggers, and
 augmentations that fuse into `Moves`. All other batches for a GPU are copied there as uint8 pixels and normalised there.
 
-All paths give the same pixels, but for two cases. FFCV's kernels differ by at most one of 255 if an image is resized,
-and by more if pixels.c decodes a JPEG at a coarser scale. Values made on a GPU may differ in the last bit.
+All paths give the same pixels, but for two cases. FFCV's kernels differ by at most one of 255 if an image is resized.
+Values made on a GPU may differ in the last bit. A JPEG's pixels are those of libjpeg's accurate DCT at full scale.
 """

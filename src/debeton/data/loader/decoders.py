@@ -18,19 +18,50 @@ from numba import get_thread_id, njit, prange
 from numpy.typing import NDArray
 
 from debeton.data.beton.ffcv_format import JPG, RAW
-from debeton.data.beton.turbojpeg import decode_jpeg, resize_box
+from debeton.data.beton.turbojpeg import decode_jpeg, decode_jpeg_by_ffcv, resize_box
 from debeton.data.draws import CROP_DRAWS, I64, U8, Keys, uniform
 from debeton.system.errors import UsageError
 
 # --- decoding ----------------------------------------------------------------------------------
 
 
+@njit(nogil=True, cache=True)
+def _neighbours(x, size, count):
+    """Return the two source pixels of pixel x, and the weight of the second one.
+
+    The axis grows from `size` to `count` pixels.
+    """
+    centre = min(max((x + 0.5) * size / count - 0.5, 0.0), size - 1.0)
+    first = int(centre)
+    return first, min(first + 1, size - 1), np.float32(centre - first)
+
+
+@njit(nogil=True, cache=True)
+def _enlarge(image, out):
+    """Interpolate `image` [h, w, 3] into `out` [H, W, 3] as pixels.c does it, both uint8.
+
+    H >= h and W >= w.
+    """
+    height, width = out.shape[0], out.shape[1]
+    for y in range(height):
+        above, below, down = _neighbours(y, image.shape[0], height)
+        for x in range(width):
+            left, right, across = _neighbours(x, image.shape[1], width)
+            for c in range(3):
+                upper = (1 - across) * image[above, left, c] + across * image[above, right, c]
+                lower = (1 - across) * image[below, left, c] + across * image[below, right, c]
+                out[y, x, c] = np.uint8(np.rint((1 - down) * upper + down * lower))
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def decode_batch(
-    decode_address, resize_address, base, offsets, sizes, modes, heights, widths, boxes, scratch, out, status
+    decode_address, resize_address, handles, base, offsets, sizes, modes, heights, widths, boxes, scratch, out, status
 ):
     """Decode B images, crop box (top, left, height, width) of each, and resize it into `out` [B, H, W, 3].
 
+    Axes that shrink come first, by FFCV's function. Those that grow follow.
+
+    handles: [threads], decompressors of libjpeg-turbo; 0 without TURBOJPEG.
     base: address of the bytes that offsets [B] and sizes [B] point into.
     modes: [B], JPG or RAW.
     scratch: [threads, bytes of the largest image].
@@ -45,9 +76,16 @@ def decode_batch(
         status[i] = 0
         if modes[i] == JPG:
             decoded = out[i].ctypes.data if whole else scratch[get_thread_id()].ctypes.data
-            status[i] = decode_jpeg(decode_address, source, sizes[i], height, width, decoded)
+            handle = handles[get_thread_id()]
+            if handle:
+                status[i] = decode_jpeg(decode_address, handle, source, sizes[i], height, width, decoded)
+            else:
+                status[i] = decode_jpeg_by_ffcv(decode_address, source, sizes[i], height, width, decoded)
             source = decoded
         if not whole or modes[i] == RAW:
+            small_height, small_width = min(box_height, to_height), min(box_width, to_width)
+            grows = small_height < to_height or small_width < to_width
+            small = np.empty((small_height, small_width, 3), np.uint8) if grows else out[i]
             resize_box(
                 resize_address,
                 source,
@@ -57,10 +95,12 @@ def decode_batch(
                 top + box_height,
                 left,
                 left + box_width,
-                out[i].ctypes.data,
-                to_height,
-                to_width,
+                small.ctypes.data,
+                small_height,
+                small_width,
             )
+            if grows:
+                _enlarge(small, out[i])
 
 
 def _random_resized_boxes(

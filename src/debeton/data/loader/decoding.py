@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,25 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.turbojpeg import DECODE_ADDRESS, RESIZE_ADDRESS
+from debeton.data.beton.turbojpeg import DECODE_ADDRESS, RESIZE_ADDRESS, TURBOJPEG, Decompressor
 from debeton.data.draws import I64, U8
 from debeton.data.loader import pixels
 from debeton.data.loader.decoders import decode_batch, scale_and_shift
 from debeton.data.loader.pixels import BYTES, STILL, Moves
 from debeton.system.errors import DataError
 from debeton.system.jit import KERNEL_GUARD, threads_for
+from debeton.system.log import logger
 
 _NOT_NORMALISED = scale_and_shift((0.0,) * 3, (1 / 255,) * 3)
+
+
+@lru_cache
+def _warn_of_the_fast_dct() -> None:
+    """Warn, once, that JPEGs are decoded with small errors."""
+    logger.warning(
+        "pixels.c is not compiled, and FFCV's library does not offer libjpeg-turbo. JPEGs are decoded with the fast "
+        "DCT, which is wrong by up to tens of grey levels at high qualities; main.py --doctor says what is missing"
+    )
 
 
 class ImageReader:
@@ -53,7 +64,12 @@ class ImageReader:
         # Without pixels.c, JPEGs that are cropped or resized are decoded into scratch memory first. Pages that are
         # never touched take no memory.
         largest = 0 if pixels.AVAILABLE else int((heights * widths).max()) * 3
-        self._scratch = np.empty((int(numba.config.NUMBA_NUM_THREADS), largest), np.uint8)
+        threads = int(numba.config.NUMBA_NUM_THREADS)
+        self._scratch = np.empty((threads, largest), np.uint8)
+        self._decompressors = [Decompressor() for _ in range(threads)] if TURBOJPEG and largest else []
+        self._handles = np.array([each.handle for each in self._decompressors] or [0] * threads, np.uintp)
+        if largest and not TURBOJPEG:
+            _warn_of_the_fast_dct()
         self._staging = np.empty(0, np.uint8)
         mapped = os_cache or content is not None
         self._file = None if mapped else path.open("rb", buffering=0)
@@ -67,7 +83,8 @@ class ImageReader:
         boxes: int64 [B, 4], top, left, height, width in pixels of the stored image.
         size: (height, width) in pixels.
         moves: must be STILL if pixels.c is not compiled.
-        Images shrink by averages of areas. They grow by OpenCV's INTER_AREA, which is bilinear in that case.
+        An axis that shrinks averages areas, as OpenCV's INTER_AREA does. An axis that grows is interpolated, as
+        OpenCV's INTER_LINEAR does it. If one axis shrinks and the other grows, each follows its own rule.
         DataError names the first row whose JPEG is damaged. The result is newly allocated.
         """
         out = np.empty((len(rows), *size, 3), np.uint8)
@@ -81,6 +98,7 @@ class ImageReader:
             decode_batch(
                 DECODE_ADDRESS,
                 RESIZE_ADDRESS,
+                self._handles,
                 base,
                 offsets,
                 self.sizes[rows],

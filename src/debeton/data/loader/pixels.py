@@ -1,9 +1,8 @@
 """Python side of pixels.c: compiles it once for a machine, loads it, and calls it on several threads.
 
 `AVAILABLE` is false if there is no C compiler, or no libjpeg-turbo with its header. Then images go through FFCV's
-decoder and resizer and through passes of their own (decoding.py). Resized pixels then differ by at most one of 255;
-JPEGs that pixels.c decodes at a coarser scale differ by more. The environment variable DEBETON_PIXELS=ffcv chooses
-that way, and `main.py --doctor` shows which way is taken.
+resizer and through passes of their own (decoding.py). Resized pixels then differ by at most one of 255. The environment
+variable DEBETON_PIXELS=ffcv chooses that way, and `main.py --doctor` shows which way is taken.
 This module does not import numba, because loading numba's parts delays the first batch by a second or two.
 """
 
@@ -44,7 +43,7 @@ Ints32 = NDArray[np.int32]
 # --- the library ---------------------------------------------------------------------------------
 
 
-def compile_command(output: Path) -> list[str]:
+def compile_command(output: Path, source: Path = SOURCE) -> list[str]:
     """Return the command that compiles the library.
 
     The compiler is CC if it is set. Headers and libraries of an active environment (conda's) come first.
@@ -53,7 +52,7 @@ def compile_command(output: Path) -> list[str]:
     if (prefix / "include" / "jpeglib.h").exists():  # conda's
         own = [f"-I{prefix / 'include'}", f"-L{prefix / 'lib'}", f"-Wl,-rpath,{prefix / 'lib'}"]
     compiler = shlex.split(os.environ.get("CC") or "cc")
-    return [*compiler, *FLAGS, *own, "-o", str(output), str(SOURCE), *LIBRARIES]
+    return [*compiler, *FLAGS, *own, "-o", str(output), str(source), *LIBRARIES]
 
 
 def library() -> Path:
@@ -83,7 +82,7 @@ def library() -> Path:
 
 def _compile(temporary: Path, final: Path) -> Path:
     """Compile to a temporary name, then rename the library to its final name."""
-    process = subprocess.run(compile_command(temporary), capture_output=True, text=True, check=False)
+    process = subprocess.run(compile_command(temporary, SOURCE), capture_output=True, text=True, check=False)
     if process.returncode:
         complaints = (line for line in process.stderr.splitlines() if "error" in line)
         raise OSError(next(complaints, process.stderr.strip()[:200]))
@@ -96,13 +95,18 @@ def _load() -> tuple[Any, str]:
     if os.environ.get("DEBETON_PIXELS") == "ffcv":
         return None, "DEBETON_PIXELS=ffcv switches it off"
     try:
-        function = ctypes.CDLL(str(library())).debeton_images
+        return function_of(library()), ""
     except (OSError, AttributeError) as error:
         logger.debug("pixels.c is not used: %s", error)
         return None, str(error)
+
+
+def function_of(compiled: Path) -> Any:
+    """Return the C function `debeton_images` of a compiled library."""
+    function = ctypes.CDLL(str(compiled)).debeton_images
     function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
     function.restype = None
-    return function, ""
+    return function
 
 
 _IMAGES, MISSING = _load()
