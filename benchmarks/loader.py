@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import register_benchmark
-from benchmarks.loader_peers import PAD, RESOLUTION, Work, bare_decoding, count, stock_ffcv, torch_loader
+from benchmarks.loader_peers import PAD, RESOLUTION, Work, bare_decoding, count, other_pixels, stock_ffcv, torch_loader
 from benchmarks.photos import load_photos
 from benchmarks.timing import Result, in_new_process, interleave, rate
 from debeton.data.spec import DatasetSpec, Rows
@@ -32,6 +32,7 @@ SETS = {
     "small32": "ten squares of 32 px from each photo, as pixels, shifted and mirrored",
 }
 OURS, FFCV, TORCH, DECODE = "debeton", "FFCV", "torchvision", "JPEG decode only"
+AGAINST = "debeton, other pixels.c"
 BYTES = "debeton, uint8 crops only"
 CENTER_CROPS = "debeton, center crops"
 RESIDENT = "debeton, center crops that stay decoded"
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, help="number of photos; default: all")
     parser.add_argument("--only", default=",".join(SETS), help=f"sets, separated by commas; default: {','.join(SETS)}")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="another pixels.c, such as an older one; only this and that one are measured",
+    )
 
 
 @register_benchmark("loader", "images/s against stock FFCV, torchvision and bare JPEG decoding", add_arguments)
@@ -76,7 +83,7 @@ def run(arguments: argparse.Namespace) -> Result:
         works = {  # first, because these fork and must do so before numba has threads
             f"{TORCH}, {each.name}": torch_loader(each.images, each.batch(arguments), workers, crops=each.crops)
             for each in sets
-            if each.name in ("jpg256", "small32")
+            if each.name in ("jpg256", "small32") and not arguments.against
         }
         for each in sets:
             works |= each.works(Path(folder), arguments)
@@ -102,7 +109,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 def ratios_of(names: Any) -> dict[str, tuple[str, str]]:
     """Return the pairs of rows whose ratio is recorded for every set, for rows that exist."""
-    peers = {"ffcv": FFCV, "torch": TORCH, "decode": DECODE}
+    peers = {"ffcv": FFCV, "torch": TORCH, "decode": DECODE, "against": AGAINST}
     pairs = {f"{s}_vs_{key}": (f"{OURS}, {s}", f"{peer}, {s}") for s in SETS for key, peer in peers.items()}
     pairs |= {f"{s}_ram_vs_disk": (f"{RESIDENT}, {s}", f"{CENTER_CROPS}, {s}") for s in SETS}
     return {name: pair for name, pair in pairs.items() if set(pair) <= set(names)}
@@ -145,10 +152,11 @@ class ImageSet:
         beton = write_photos(folder / f"{self.name}.beton", self.images)
         batch, workers = self.batch(arguments), arguments.num_workers
         ops = "flip" if self.crops else f"flip,pad_crop:{PAD}"
+        ours = our_loader(beton, batch, workers, ops, "random_resized_crop" if self.crops else "simple")
+        if arguments.against:
+            return {f"{OURS}, {self.name}": ours, f"{AGAINST}, {self.name}": other_pixels(arguments.against, ours)}
         works = {
-            f"{OURS}, {self.name}": our_loader(
-                beton, batch, workers, ops, "random_resized_crop" if self.crops else "simple"
-            ),
+            f"{OURS}, {self.name}": ours,
             f"{FFCV}, {self.name}": stock_ffcv(beton, batch, workers, crops=self.crops),
         }
         if self.name.startswith("jpg"):

@@ -6,15 +6,19 @@ Each function returns a work: one pass over all images, which returns their numb
 from __future__ import annotations
 
 import io
+import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from debeton.system.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +32,27 @@ Work = Callable[[], int]
 def count(batches: Iterable[Any], image: Callable[[Any], Tensor]) -> int:
     """Return the number of images in all batches."""
     return sum(len(image(batch)) for batch in batches)
+
+
+def other_pixels(source: Path, work: Work) -> Work:
+    """Return a work of this project's loader that runs with another pixels.c, which is compiled here."""
+    from debeton.data.loader import pixels
+
+    with tempfile.TemporaryDirectory(prefix="debeton-") as folder:
+        library = Path(folder) / "pixels.so"
+        done = subprocess.run(pixels.compile_command(library, source), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UsageError(f"--against {source} cannot be compiled: {done.stderr.strip()[:200]}")
+        other = pixels.function_of(library)
+
+    def run() -> int:
+        own, pixels._IMAGES = pixels._IMAGES, other
+        try:
+            return work()
+        finally:
+            pixels._IMAGES = own
+
+    return run
 
 
 def stock_ffcv(beton: Beton, batch_size: int, workers: int, *, crops: bool = True) -> Work:

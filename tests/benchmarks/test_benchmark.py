@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import growth, guard
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main, parse
 from benchmarks.diffusion import frechet_distance
 from benchmarks.guard import violations
 from benchmarks.loader import SETS, ImageSet, ratios_of
@@ -21,7 +21,8 @@ from benchmarks.photos import load_photos, make_photo
 from benchmarks.timing import Result, interleave, rate, write_result
 from PIL import Image
 
-from debeton.system.errors import DataError, run_command
+from debeton.data.loader import pixels
+from debeton.system.errors import DataError, UsageError, run_command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
 
@@ -411,3 +412,32 @@ def test_an_exponent_is_1_where_cost_grows_in_proportion_and_2_for_its_square() 
 def test_an_impossible_setting_of_the_growth_run_is_a_usage_error(option: list[str], capsys) -> None:
     assert run_command(lambda: main(["growth", *option])) == 2
     assert option[1] in capsys.readouterr().err
+
+
+def test_a_tiny_jpegs_run_has_the_differences_of_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import jpegs
+    from benchmarks.jpeg_kinds import KINDS
+
+    monkeypatch.setattr(jpegs, "KINDS", {name: KINDS[name] for name in ("4:1:1", "grey as 2x2")})
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    arguments = parse("jpegs", jpegs.add_arguments, ["--images", str(tmp_path), "--rounds", "1"])
+    result = jpegs.run(arguments).to_dict()
+    assert [row["name"] for row in result["rows"]][:2] == ["4:1:1, mean", "4:1:1, 99th percentile"]
+    assert len(result["rows"]) == 6
+    assert all(row["max"] <= 1 for row in result["rows"])
+    assert result["settings"]["images"] == f"1 of {tmp_path.name}"
+    with pytest.raises(UsageError, match="--quality 0 is out of range"):
+        jpegs.run(parse("jpegs", jpegs.add_arguments, ["--quality", "0"]))
+
+
+@pytest.mark.skipif(not pixels.AVAILABLE, reason=f"pixels.c is not compiled: {pixels.MISSING}")
+def test_another_pixels_c_runs_in_its_own_work_only(tmp_path: Path) -> None:
+    from benchmarks.loader_peers import other_pixels
+
+    own = pixels._IMAGES
+    work = other_pixels(pixels.SOURCE, lambda: 1 if pixels._IMAGES is own else 2)
+    assert work() == 2
+    assert pixels._IMAGES is own
+    (tmp_path / "bad.c").write_text("int")
+    with pytest.raises(UsageError, match=r"bad\.c cannot be compiled"):
+        other_pixels(tmp_path / "bad.c", work)
