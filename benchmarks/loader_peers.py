@@ -43,14 +43,14 @@ def other_pixels(source: Path, work: Work) -> Work:
         done = subprocess.run(pixels.compile_command(library, source), capture_output=True, text=True, check=False)
         if done.returncode:
             raise UsageError(f"--against {source} cannot be compiled: {done.stderr.strip()[:200]}")
-        other = pixels.function_of(library)
+        other = pixels.loaded(library)
 
     def run() -> int:
-        own, pixels._IMAGES = pixels._IMAGES, other
+        own, pixels._LIBRARY = pixels._LIBRARY, other
         try:
             return work()
         finally:
-            pixels._IMAGES = own
+            pixels._LIBRARY = own
 
     return run
 

@@ -434,10 +434,10 @@ def test_a_tiny_jpegs_run_has_the_differences_of_each_kind(tmp_path: Path, monke
 def test_another_pixels_c_runs_in_its_own_work_only(tmp_path: Path) -> None:
     from benchmarks.loader_peers import other_pixels
 
-    own = pixels._IMAGES
-    work = other_pixels(pixels.SOURCE, lambda: 1 if pixels._IMAGES is own else 2)
+    own = pixels._LIBRARY
+    work = other_pixels(pixels.SOURCE, lambda: 1 if pixels._LIBRARY is own else 2)
     assert work() == 2
-    assert pixels._IMAGES is own
+    assert pixels._LIBRARY is own
     (tmp_path / "bad.c").write_text("int")
     with pytest.raises(UsageError, match=r"bad\.c cannot be compiled"):
         other_pixels(tmp_path / "bad.c", work)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from debeton.system.cores import cores_of_process
-from debeton.system.errors import UsageError
+from debeton.system.errors import DataError, UsageError
 
 
 def rank() -> int:
@@ -136,6 +136,21 @@ def from_main(value: str) -> str:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def raise_together(problem: str) -> None:
+    """Raise DataError in all processes if one of them has a problem. All processes must call this.
+
+    Else the others would wait for ever for the one that ended. The message is that of the first process with one.
+
+    problem: the problem of this process in a sentence, or ''.
+    """
+    if dist.is_initialized():
+        problems: list[str] = [""] * world_size()
+        dist.all_gather_object(problems, problem)
+        problem = next(filter(None, problems), "")
+    if problem:
+        raise DataError(problem)
 
 
 def barrier() -> None:

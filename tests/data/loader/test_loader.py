@@ -364,26 +364,6 @@ def test_a_damaged_jpeg_in_the_beton_is_named_by_row(
     assert len(rows_of(make_loader(others, 16, options=options))) == 69
 
 
-def test_a_beton_cut_while_it_is_read_is_named_by_row(damaged: View, within: Within) -> None:
-    path = damaged.beton.path
-    with path.open("r+b") as file:
-        file.truncate(int(damaged.beton.offsets[5]) + 10)
-    view = damaged.subset(np.array([0, 1, 5, 6]))
-    options = replace(AUGMENTED, os_cache=False)
-    with pytest.raises(DataError, match="row 5 cannot be read to its end"):
-        within(5, lambda: list(make_loader(replace(view, order="sequential"), 2, options=options)))
-
-
-def test_a_beton_that_vanished_is_an_error_of_the_caller(damaged: View, within: Within) -> None:
-    damaged.beton.path.unlink()
-    for os_cache in (True, False):
-        with pytest.raises(FileNotFoundError):
-            within(
-                5,
-                lambda os_cache=os_cache: list(make_loader(damaged, 8, options=replace(AUGMENTED, os_cache=os_cache))),
-            )
-
-
 def test_pad_crop_larger_than_the_images_reaches_the_caller(raw_view: View, within: Within) -> None:
     with pytest.raises(DataError, match="pad_crop:30 needs images larger than 30 pixels"):
         within(5, lambda: list(make_loader(raw_view, 8, options=LoaderOptions(ops="pad_crop:30"))))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.beton.opened import OpenedFile
 from debeton.system.errors import DataError, nearest
 
 Column = NDArray[Any] | list[str]  # numbers or booleans, or text
@@ -98,8 +99,9 @@ class Columns(Mapping[str, NDArray[Any]]):
                 f"the columns of {path.with_suffix('').stem} are missing: there is no {path}; write the beton again"
             )
         self.path, self._num_rows = path, num_rows
+        self.file = OpenedFile(path)
         self._read: dict[str, NDArray[Any]] = {}
-        with self._damage_as_data_error(), zipfile.ZipFile(path) as archive:
+        with self._damage_as_data_error(), self.file.stream() as file, zipfile.ZipFile(file) as archive:
             self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if BETON_CHECKSUM in self._members and self.read_member(BETON_CHECKSUM).item() != checksum:
             raise DataError(f"{path} and its beton were not written together; write the beton again")
@@ -150,7 +152,7 @@ class Columns(Mapping[str, NDArray[Any]]):
 
         Neither the archive's directory nor a header that was seen before is parsed again.
         """
-        with self._damage_as_data_error(), self.path.open("rb") as file:
+        with self._damage_as_data_error(), self.file.stream() as file:
             info = self._members[name]
             if info.header_offset < 0:  # zipfile computes it from fields that may be damaged
                 raise ValueError(f"'{name}' begins before the file")

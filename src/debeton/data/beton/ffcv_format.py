@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.beton.opened import OpenedFile
+
 VERSION = 2
 JPG, RAW = 0, 1  # image modes
 WRITE_MODES = ("jpg", "raw", "proportion")  # `WriteOptions.mode`
@@ -56,19 +58,21 @@ def header_bytes(num_rows: int, page_size: int, table_start: int) -> bytes:
     return header.tobytes() + descriptors.tobytes()
 
 
-def read_tables(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+def read_tables(file: OpenedFile | Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the fields of all rows and the allocation table.
 
     The first is an array [N] of type METADATA, the second an array [N] of type ALLOCATION.
     ValueError says why the file is no beton with these fields.
     """
-    size = path.stat().st_size
+    file = OpenedFile.of(file)
+    size = file.size
     if size < METADATA_START:
         raise ValueError(f"{size} bytes are fewer than its header needs")
-    header = np.fromfile(path, HEADER, count=1)[0]
+    header = file.array(HEADER, 1, 0)[0]
     if header["version"] != VERSION:
         raise ValueError(f"format version {header['version']}, expected {VERSION}")
-    fields = np.fromfile(path, FIELD, count=min(int(header["num_fields"]), 64), offset=HEADER.itemsize)
+    num_fields = min(int(header["num_fields"]), 64, (size - HEADER.itemsize) // FIELD.itemsize)
+    fields = file.array(FIELD, num_fields, HEADER.itemsize)
     stored = [(bytes(f["name"]).rstrip(b"\0").decode("ascii", "replace"), int(f["type_id"])) for f in fields]
     if stored != [(name, type_id) for name, (type_id, _) in FIELDS.items()]:
         raise ValueError(f"it has the fields {[name for name, _ in stored]}, expected {list(FIELDS)}")
@@ -76,6 +80,6 @@ def read_tables(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     if METADATA_START + num_rows * METADATA.itemsize > table or table + num_rows * ALLOCATION.itemsize != size:
         raise ValueError(f"{num_rows} rows do not fit in {size} bytes")
     return (
-        np.fromfile(path, METADATA, count=num_rows, offset=METADATA_START),
-        np.fromfile(path, ALLOCATION, count=num_rows, offset=table),
+        file.array(METADATA, num_rows, METADATA_START),
+        file.array(ALLOCATION, num_rows, table),
     )

@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from array import array
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.columns import Column, write_columns
+from debeton.data.beton.content import Content, image_hash, table_hashes
 from debeton.data.beton.ffcv_format import (
     ALLOCATION,
     JPG,
@@ -33,16 +32,15 @@ from debeton.data.beton.ffcv_format import (
     MIN_PAGE,
     header_bytes,
 )
+from debeton.data.beton.opened import OpenedFile
 from debeton.data.beton.reading import SCHEMA_VERSION, checksum, columns_path, group_counts, sidecar_path
+from debeton.data.beton.stretches import read_images
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError
-from debeton.system.pool import in_order
 
 # Up to this size a page has room for eight of the largest image, so that little of it stays empty. All in bytes.
 ROOMY_PAGE = 1 << 26
 WRITE_BUFFER = 1 << 20
-STRETCH_BYTES = 1 << 22  # read at once
-READER_THREADS = 2  # each has up to eight stretches in memory
 
 
 @dataclass(frozen=True)
@@ -186,6 +184,7 @@ def finish_beton(
         "image": {**entries["image"], **_describe_images(metadata["f0"])},
         "columns": sorted({"path", *columns}),
         "row_hash": row_hash(names, metadata["f1"], metadata["f2"]),
+        "content": _content(tables, spec, names, columns),
         "checksum": checksum(metadata, tables.allocations),
         "file_size": beton_file.stat().st_size,
     }
@@ -199,6 +198,13 @@ def _describe_images(image: NDArray[Any]) -> dict[str, Any]:
     """Return the share of JPEGs and the smallest and largest height and width."""
     sides = {name: [int(image[name].min()), int(image[name].max())] for name in ("height", "width")}
     return {"jpeg_share": float(np.mean(image["mode"] == JPG)), **sides}
+
+
+def _content(tables: Tables, spec: DatasetSpec, names: Sequence[str], columns: Mapping[str, Column]) -> Content:
+    """Return the hashes that name what was written. The parameters are those of `finish_beton`."""
+    metadata = tables.metadata
+    hashes = table_hashes(spec, names, metadata["f1"], metadata["f2"], metadata["f4"], columns)
+    return {**hashes, "images": image_hash(metadata["f0"], tables.allocations["size"], tables.crcs)}
 
 
 def row_hash(names: Sequence[str], label: Ints, attribute: Ints) -> str:
@@ -215,82 +221,16 @@ def read_back(path: Path, tables: Tables, *, progress: bool = False) -> None:
     DataError names the first row that differs. No image is decoded again: the written bytes are pixels, or a JPEG that
     was decoded before, and equal bytes decode equally. The bytes come from the disk if the system gives up its cache.
     """
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    file = OpenedFile(path)
+    os.fsync(file.descriptor)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     crcs = tables.crcs.tolist()
     stretches = read_images(
-        path, tables.allocations["ptr"].tolist(), tables.allocations["size"].tolist(), "read back", progress=progress
+        file, tables.allocations["ptr"].tolist(), tables.allocations["size"].tolist(), "read back", progress=progress
     )
     with closing(stretches):
         for rows, images in stretches:
             for row, (_, crc) in zip(rows, images, strict=True):
                 if crc != crcs[row]:
                     raise DataError(f"{path}: row {row} read back differs from the written bytes; check the disk")
-
-
-Stretch = tuple[range, list[tuple[memoryview, int]]]
-
-
-def read_images(
-    path: Path, offsets: Sequence[int], sizes: Sequence[int], describe: str, *, progress: bool
-) -> Generator[Stretch, None, None]:
-    """Yield rows, and the bytes of their images with their CRC-32, for one stretch of the file after the other.
-
-    The bytes are valid until the next stretch is asked for: new memory for each would take longer than reading it.
-    Close the generator with `contextlib.closing` if it may not be read to its end.
-
-    offsets, sizes: the position and the size of each image in the file, in bytes, [N].
-    describe: the text of the progress bar.
-    progress: whether to draw the bar.
-    """
-    spare: list[bytearray] = []
-
-    def read(rows: range) -> tuple[bytearray, Stretch]:
-        first = offsets[rows[0]]
-        size = offsets[rows[-1]] + sizes[rows[-1]] - first
-        try:
-            buffer = spare.pop()
-        except IndexError:
-            buffer = bytearray(STRETCH_BYTES)
-        if len(buffer) < size:
-            buffer = bytearray(size)
-        data = memoryview(buffer)[:size]
-        _read_at(file, first, data)
-        images = [data[offsets[row] - first : offsets[row] - first + sizes[row]] for row in rows]
-        return buffer, (rows, [(image, zlib.crc32(image)) for image in images])
-
-    stretches = list(_stretches(offsets, sizes))
-    with (
-        path.open("rb", buffering=0) as file,
-        closing(in_order(read, stretches, READER_THREADS, describe, progress=progress)) as done,
-    ):
-        for buffer, stretch in done:
-            yield stretch
-            spare.append(buffer)
-
-
-def _stretches(offsets: Sequence[int], sizes: Sequence[int]) -> Iterator[range]:
-    """Yield the rows to read at once: neighbours in the file, up to STRETCH_BYTES or one image."""
-    first, n = 0, len(offsets)
-    for row in range(1, n + 1):
-        if row == n or offsets[row] < offsets[row - 1] or offsets[row] + sizes[row] - offsets[first] > STRETCH_BYTES:
-            yield range(first, row)
-            first = row
-
-
-def _read_at(file: FileIO, start: int, data: memoryview) -> None:
-    """Fill `data` from position `start` of an unbuffered file. Any thread may call it.
-
-    DataError if the file ends before `data` is full.
-    """
-    done = 0
-    while done < len(data):
-        count = os.preadv(file.fileno(), [data[done:]], start + done)
-        if not count:
-            raise DataError(
-                f"{file.name!s} ends at byte {start + done}, before its last image; it was cut short or is being "
-                "rewritten: write it again"
-            )
-        done += count

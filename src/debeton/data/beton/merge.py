@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.columns import Column
-from debeton.data.beton.file import BetonFile, beton_files, finish_beton, read_images
+from debeton.data.beton.file import BetonFile, beton_files, finish_beton
 from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.stretches import read_images
 from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
@@ -196,7 +197,7 @@ def _append_images(file: BetonFile, beton: Beton, *, progress: bool) -> None:
     """Copy the stored images of one beton."""
     heights, widths, modes = beton.heights.tolist(), beton.widths.tolist(), beton.modes.tolist()
     stretches = read_images(
-        beton.path, beton.offsets.tolist(), beton.sizes.tolist(), f"copy {beton.path.name}", progress=progress
+        beton.file, beton.offsets.tolist(), beton.sizes.tolist(), f"copy {beton.path.name}", progress=progress
     )
     with closing(stretches):
         for rows, images in stretches:

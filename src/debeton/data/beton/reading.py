@@ -8,8 +8,9 @@ It is read only when a column is asked for (columns.py).
 from __future__ import annotations
 
 import json
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.columns import Columns
+from debeton.data.beton.content import (
+    Content,
+    code_hashes,
+    differing_parts,
+    image_hash,
+    in_words,
+    read_crcs,
+    table_hashes,
+)
 from debeton.data.beton.ffcv_format import read_tables
+from debeton.data.beton.opened import Change, OpenedFile, State, cut_sentence, not_the_same
 from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError
+from debeton.system.log import logger
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # in schema 1 columns are compressed, and text is stored in arrays of fixed width
+MAX_LINKS = 40  # from link to link, as many as Linux follows
 REQUIRED_KEYS = {"split": str, "spec": dict, "checksum": str, "file_size": int}  # of the sidecar, to open a beton
 
 
@@ -36,6 +49,7 @@ class Beton:
     heights, widths: int64 [N] in pixels.
     modes: uint8 [N], 0 JPEG, 1 raw.
     offsets, sizes: uint64 [N], position and size of each image in the file, in bytes.
+    opened: the open file that everything is read from; None for a beton that exists in memory only.
     """
 
     path: Path
@@ -50,6 +64,7 @@ class Beton:
     modes: NDArray[np.uint8]
     offsets: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
+    opened: OpenedFile | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -71,7 +86,130 @@ class Beton:
     @cached_property
     def extra(self) -> Columns:
         """The further columns by name, e.g. 'path'. Each is read from X.beton.columns.npz on first use."""
-        return Columns(columns_path(self.path), len(self), self.sidecar["checksum"])
+        self.check_unchanged()
+        return Columns(find_beside(self.path, columns_path), len(self), self.sidecar["checksum"])
+
+    @property
+    def file(self) -> OpenedFile:
+        """Return the open file. FileNotFoundError for a beton that exists in memory only."""
+        if self.opened is None:
+            raise FileNotFoundError(f"{self.path} is no file; this beton exists in memory only")
+        return self.opened
+
+    @property
+    def has_content(self) -> bool:
+        """Return whether `content` is known without reading all images.
+
+        The sidecar has it, unless the beton is newer than its sidecar: then its images may be others.
+        """
+        if "content" in self.__dict__:
+            return True
+        sidecar = find_beside(self.path, sidecar_path)
+        return (
+            "content" in self.sidecar and sidecar.exists() and self.file.state.written_ns <= sidecar.stat().st_mtime_ns
+        )
+
+    @cached_property
+    def content(self) -> Content:
+        """The hash of each part of the content (content.py). All images are read where `has_content` is false."""
+        stored: Content = self.sidecar.get("content", {})
+        if self.has_content:
+            return {**stored, **code_hashes(self.spec, self.label, self.attribute)}
+        why = "it is newer than its sidecar" if stored else "its sidecar does not name them"
+        logger.info("%s: all images are read once, because %s", self.path, why)
+        return self.read_content()
+
+    def check_sidecar(self) -> None:
+        """Raise DataError if the sidecar names another content than the beton holds."""
+        if parts := differing_parts(self.sidecar.get("content", {}), self.content):
+            raise DataError(
+                f"{self.path}: the {in_words(parts)} are not those that its sidecar names; the file was changed after "
+                "it was written: write it again"
+            )
+
+    def read_content(self) -> Content:
+        """Compute `content` from the files alone, whatever the sidecar says."""
+        names = self.extra["path"].tolist()
+        columns = {name: self.extra[name] for name in self.extra if name != "path"}
+        tables = (self.spec, names, self.label, self.attribute, self.source, columns)
+        return {**table_hashes(*tables), "images": self.hash_images()}
+
+    def hash_images(self) -> str:
+        """Read all images and return the hash of their bytes, 'images' of `content`."""
+        image: dict[str, NDArray[Any]] = {"mode": self.modes, "height": self.heights, "width": self.widths}
+        return image_hash(image, self.sizes, read_crcs(self.file, self.offsets, self.sizes))
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if the beton, or the file at its path, is no longer the one that was opened.
+
+        This costs two calls of the system. If anything about the files changed, all bytes are compared: a beton that
+        was copied, touched or written anew with the same content is the same, and so is one that was moved away.
+        """
+        columns = self.__dict__.get("extra")
+        files = [self.opened, columns.file if isinstance(columns, Columns) else None]
+        states = {file: file.look() for file in files if file is not None}
+        changes = {file: change for file, now in states.items() if (change := file.change(now))}
+        if not changes:
+            return
+        self.decoded.clear()  # images may have been read between the change and now
+        _examine(self, changes)
+        for file in changes:
+            file.state = states[file]  # as it was before its content was compared
+        logger.info("%s was touched or written anew, and its content is the same", self.path)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Send the beton to another process by its path; there it must have the same content."""
+        if self.opened is None:
+            return super().__reduce_ex__(protocol)
+        return _reopened, (self.path, self.opened.state, _known_content(self))
+
+
+def _known_content(beton: Beton) -> Content | None:
+    """Return the hashes of the content as the beton was opened; None if nothing has named them yet."""
+    return beton.content if beton.has_content else beton.sidecar.get("content")
+
+
+def _examine(beton: Beton, changes: Mapping[OpenedFile, Change]) -> None:
+    """Raise DataError if the content of a beton, whose files changed while they were open, is not what it was."""
+    path, known = beton.path, _known_content(beton)
+    for file, change in changes.items():
+        if change is Change.CUT:
+            raise DataError(cut_sentence(file))
+    replaced = Change.REPLACED in changes.values()
+    subject = f"another file lies at {path} now" if replaced else f"{path} was changed while it was open"
+    advice = "put the same beton back to go on with it, or begin anew with the other one"
+    if known is None and set(changes.values()) != {Change.TOUCHED}:
+        raise DataError(f"{subject}; its sidecar does not name its content, so the two cannot be compared; {advice}")
+    try:
+        parts = [] if known is None else _differing_now(beton, known)
+    except (DataError, OSError) as error:
+        raise DataError(f"{subject}, and it cannot be read as a beton ({error}); {advice}") from None
+    if parts:
+        raise DataError(
+            f"{subject}: its {in_words(parts)} are not those of the beton that was opened, and nothing that was read "
+            f"since then counts; {advice}"
+        )
+
+
+def _differing_now(beton: Beton, known: Content) -> list[str]:
+    """Return the parts that differ in the beton at the path or in the open one, by reading both."""
+    found: Content = {}
+    if beton.path.exists():
+        at_path = open_beton(beton.path)
+        found = at_path.read_content()
+        if os.path.sameopenfile(at_path.file.descriptor, beton.file.descriptor):
+            return differing_parts(known, found)
+    if checksum(*_read_tables(beton.file)) != beton.sidecar["checksum"]:
+        return ["labels", "attributes", "images"]
+    return differing_parts(known, found) or differing_parts(known, {"images": beton.hash_images()})
+
+
+def _reopened(path: Path, state: State, content: Content | None) -> Beton:
+    """Open the beton that another process has open. DataError if another one lies at the path."""
+    beton = open_beton(path)
+    if not beton.file.state.is_same_file(state) and (content is None or beton.read_content() != content):
+        raise DataError(not_the_same(path))
+    return beton
 
 
 def sidecar_path(path: Path) -> Path:
@@ -82,6 +220,22 @@ def sidecar_path(path: Path) -> Path:
 def columns_path(path: Path) -> Path:
     """Return X.beton.columns.npz for X.beton."""
     return path.with_name(path.name + ".columns.npz")
+
+
+def find_beside(path: Path, name_of: Callable[[Path], Path]) -> Path:
+    """Return the sidecar or the columns of the beton at `path`.
+
+    It lies beside the path or, if that is a link, beside its target.
+
+    name_of: `sidecar_path` or `columns_path`. The file beside the path is returned if there is none.
+    """
+    place = path
+    for _ in range(MAX_LINKS):
+        if name_of(place).exists() or not place.is_symlink():
+            break
+        place = place.parent / place.readlink()
+    beside = name_of(place)
+    return beside if beside.exists() else name_of(path)
 
 
 def checksum(metadata: NDArray[Any], allocations: NDArray[Any]) -> str:
@@ -112,12 +266,16 @@ def open_beton(path: Path | str) -> Beton:
     """
     path = Path(path)
     if not path.exists():
+        link = f" (a link to {path.readlink()}, which does not exist)" if path.is_symlink() else ""
         raise FileNotFoundError(
-            f"no beton at {path}\n"
+            f"no beton at {path}{link}\n"
             f"  write it with: python writers/write_betons.py --dataset NAME --raw DIR --out {path.parent}"
         )
+    opened = OpenedFile(path)
     sidecar = read_sidecar(path)
-    metadata, allocations = _read_matching_tables(path, sidecar)
+    metadata, allocations = _read_matching_tables(opened, sidecar)
+    if opened.change(opened.look()) not in (None, Change.TOUCHED):
+        raise DataError(f"{path} was written to while it was opened; open it again when its writer has finished")
     spec = DatasetSpec.from_dict(sidecar["spec"])
     image = metadata["f0"]
     label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
@@ -138,19 +296,17 @@ def open_beton(path: Path | str) -> Beton:
         modes=np.ascontiguousarray(image["mode"]),
         offsets=np.ascontiguousarray(image["data_ptr"]),
         sizes=sizes,
+        opened=opened,
     )
 
 
-def _read_matching_tables(path: Path, sidecar: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _read_matching_tables(file: OpenedFile, sidecar: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the fields and the allocation table of a beton. DataError unless they match the sidecar."""
-    size = path.stat().st_size
+    path, size = file.path, file.size
     if size != sidecar["file_size"]:
         state = "truncated" if size < sidecar["file_size"] else "longer than it was written"
         raise DataError(f"{path} is {state}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
-    try:
-        metadata, allocations = read_tables(path)
-    except ValueError as error:
-        raise DataError(f"{path} is not a beton of this project: {error}; write it again") from None
+    metadata, allocations = _read_tables(file)
     if checksum(metadata, allocations) != sidecar["checksum"]:
         raise DataError(
             f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
@@ -160,9 +316,17 @@ def _read_matching_tables(path: Path, sidecar: Mapping[str, Any]) -> tuple[NDArr
     return metadata, allocations
 
 
+def _read_tables(file: OpenedFile) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the fields and the allocation table of a beton. DataError if it is another program's."""
+    try:
+        return read_tables(file)
+    except ValueError as error:
+        raise DataError(f"{file.path} is not a beton of this project: {error}; write it again") from None
+
+
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Return the sidecar of the beton at `path`. DataError if it is missing, no JSON or of another schema."""
-    beside = sidecar_path(path)
+    beside = find_beside(path, sidecar_path)
     if not beside.exists():
         raise DataError(
             f"{path} has no sidecar {beside.name}: another program wrote the beton, or it was moved without the "

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.beton.opened import OpenedFile
 from debeton.data.beton.turbojpeg import DECODE_ADDRESS, RESIZE_ADDRESS, TURBOJPEG, Decompressor
 from debeton.data.draws import I64, U8
 from debeton.data.loader import pixels
@@ -36,18 +37,20 @@ def _warn_of_the_fast_dct() -> None:
 class ImageReader:
     """Reader that decodes images of one beton file.
 
+    file: the open file, or a path to open.
     offsets, sizes: uint64 [N], where the bytes of each image lie.
     modes: uint8 [N], JPEG or raw.
     heights, widths: int64 [N], in pixels.
     os_cache: True maps the file, and the operating system keeps what fits into memory. False reads each batch into a
-        buffer of its size, so that memory does not grow with the file.
+        buffer of its size, so that memory does not grow with the file. Without pixels.c, which stops at a page that is
+        gone instead of ending the process, the file is never mapped.
     num_workers: threads, None for all cores.
-    content: uint8 [M], the bytes that offsets point into, instead of the file. The file is then not opened.
+    content: uint8 [M], the bytes that offsets point into, instead of those of the file.
     """
 
     def __init__(
         self,
-        path: Path,
+        file: OpenedFile | Path,
         offsets: NDArray[np.uint64],
         sizes: NDArray[np.uint64],
         modes: U8,
@@ -58,7 +61,7 @@ class ImageReader:
         num_workers: int | None = None,
         content: U8 | None = None,
     ):
-        self.path, self.os_cache, self.threads = path, os_cache, threads_for(num_workers)
+        self.file, self.threads = OpenedFile.of(file), threads_for(num_workers)
         self.offsets, self.sizes, self.modes = offsets, sizes, modes
         self.heights, self.widths = heights, widths
         # Without pixels.c, JPEGs that are cropped or resized are decoded into scratch memory first. Pages that are
@@ -71,11 +74,10 @@ class ImageReader:
         if largest and not TURBOJPEG:
             _warn_of_the_fast_dct()
         self._staging = np.empty(0, np.uint8)
-        mapped = os_cache or content is not None
-        self._file = None if mapped else path.open("rb", buffering=0)
-        self._map: U8 | None = content
-        if mapped and content is None:
-            self._map = np.memmap(path, np.uint8, mode="r")
+        mapped = content is None and os_cache and pixels.AVAILABLE
+        self._map: U8 | None = self.file.mapped() if mapped else content
+        if mapped:
+            pixels.guard_mapped_files()
 
     def read(self, rows: I64, boxes: I64, size: tuple[int, int], moves: Moves = STILL) -> U8:
         """Return uint8 [B, size[0], size[1], 3]: a box of each row's image, resized, then moved.
@@ -136,9 +138,15 @@ class ImageReader:
     def _check(self, status: NDArray[np.int32], rows: I64) -> None:
         """Raise DataError that names the first row whose status is not 0."""
         if status.any():
-            row = int(rows[np.flatnonzero(status)[0]])
+            first = np.flatnonzero(status)[0]
+            row = int(rows[first])
+            now = self.file.look()
+            if status[first] == pixels.GONE or now.size < self.file.size:  # the rest of a mapped page reads as zeros
+                raise self._unreadable(row)
+            changed = ", and the file was written to while it was open" if self.file.change(now) else ""
             raise DataError(
-                f"{self.path}: the image of row {row} is damaged and cannot be decoded; write the beton again"
+                f"{self.file.path}: the image of row {row} is damaged and cannot be decoded{changed}; write the beton "
+                "again"
             )
 
     def _locate(self, rows: I64) -> tuple[int, NDArray[np.uint64]]:
@@ -148,20 +156,27 @@ class ImageReader:
         """
         if self._map is not None:
             return self._map.ctypes.data, self.offsets[rows]
-        assert self._file is not None
         ends = np.cumsum(self.sizes[rows])
         if int(ends[-1]) > len(self._staging):
             self._staging = np.empty(int(ends[-1]), np.uint8)
         starts = ends - self.sizes[rows]
-        view, descriptor = memoryview(self._staging.data), self._file.fileno()
+        view, descriptor = memoryview(self._staging.data), self.file.descriptor
         for start, end, offset, row in zip(
             starts.tolist(), ends.tolist(), self.offsets[rows].tolist(), rows, strict=True
         ):
-            if os.preadv(descriptor, [view[start:end]], offset) != end - start:
-                raise DataError(
-                    f"{self.path}: row {row} cannot be read to its end; the file was cut or is being rewritten"
-                )
+            count = os.preadv(descriptor, [view[start:end]], offset)
+            if count < end - start:  # a network file system may return less than was asked for
+                try:
+                    self.file.fill(view[start + count : end], offset + count)
+                except DataError:
+                    raise self._unreadable(int(row)) from None
         return self._staging.ctypes.data, starts
+
+    def _unreadable(self, row: int) -> DataError:
+        """Return the error of a row whose bytes cannot be read: a cut file, or a fault of the disk."""
+        now, size = self.file.look().size, self.file.size
+        why = f"it was cut from {size} to {now} bytes while it was open" if now < size else "the disk reports an error"
+        return DataError(f"{self.file.path}: row {row} cannot be read to its end; {why}: write the beton again")
 
     def whole_boxes(self, rows: Sequence[int] | I64) -> I64:
         """Return boxes [B, 4] that keep all of each image."""
@@ -169,7 +184,5 @@ class ImageReader:
         return np.stack([zero, zero, self.heights[rows], self.widths[rows]], axis=1)
 
     def close(self) -> None:
-        """Release the file or its map."""
+        """Release the map of the file."""
         self._map = None
-        if self._file is not None:
-            self._file.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from debeton.data.loader.pixels import Moves
 from debeton.data.loader.residency import DeviceImages, Reader
 from debeton.data.spec import Ints
 from debeton.system.jit import KERNEL_GUARD
+
+HUGE_PAGES_FROM = 1 << 22  # bytes, as in NumPy: fewer page faults for large batches
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,15 @@ class BatchMemory:
 
     A new batch of 38 MB (64 images of 224 px) causes page faults that cost as much as a quarter of all decoding.
 
+    Only as much of it stays as an epoch needs at a time. The memory of batches that a caller kept for longer goes with
+    them.
+
     num_values: the most values that one batch has.
+    spare: the most batches whose memory stays while nothing refers to them.
     """
 
-    def __init__(self, num_values: int):
-        self.num_values = num_values
+    def __init__(self, num_values: int, spare: int = 8):
+        self.num_values, self.spare = num_values, spare
         self._free: list[NDArray[np.float32]] = []  # append and pop are atomic: any thread may free a batch
 
     def empty(self, shape: Sequence[int]) -> NDArray[np.float32]:
@@ -135,13 +143,31 @@ class BatchMemory:
         try:
             memory = self._free.pop()
         except IndexError:
-            memory = np.empty(self.num_values, np.float32)
+            memory = _own_pages(self.num_values)
         # `memory` is free when `owner` ends, so views must keep `owner` alive, not `memory` alone. NumPy takes the
         # innermost array as the base of a view; the memoryview makes `owner` the innermost one. torch.from_numpy
         # keeps the array that it was given.
         owner = np.frombuffer(memory.data, np.float32, count=math.prod(shape))
-        weakref.finalize(owner, self._free.append, memory).atexit = False
+        weakref.finalize(owner, _keep, memory, self._free, self.spare).atexit = False
         return owner.reshape(shape)
+
+
+def _own_pages(num_values: int) -> NDArray[np.float32]:
+    """Return new memory, float32 [num_values], that the system gets back as soon as nothing refers to it.
+
+    Memory of NumPy goes back to the C library, which keeps what lies between other pieces.
+    """
+    pages = mmap.mmap(-1, max(1, 4 * num_values), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if 4 * num_values >= HUGE_PAGES_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.float32, count=num_values)
+
+
+def _keep(memory: NDArray[np.float32], free: list[NDArray[np.float32]], spare: int) -> None:
+    """Keep the memory of a batch that is gone, unless enough is kept already."""
+    if len(free) < spare:
+        free.append(memory)
 
 
 class Uploader:

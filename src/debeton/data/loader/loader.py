@@ -3,6 +3,9 @@
 Stock FFCV starts one thread per epoch. That thread dies silently on an error, keeps running when an epoch is left
 early, and hands out buffers that it overwrites. Here every batch owns its memory, and an epoch ends with its iterator.
 Epoch k of a loader gives the same batches at any time and with any number of threads.
+
+A loader reads the file that its beton opened. An epoch looks at its start and at its end if that file, or the file at
+its path, is another one or was changed, and raises DataError. So nothing may be counted before an epoch has ended.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from debeton.data.beton.reading import Beton
 from debeton.data.loader.augment import make_ops
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.decoders import make_decoder
@@ -29,7 +34,8 @@ from debeton.data.loader.order import epoch_order
 from debeton.data.loader.producer import EpochPlan, LoadedBatch, PlannedBatch, Producer
 from debeton.data.triggers.trigger import Trigger
 from debeton.data.views.view import View
-from debeton.system.errors import DataError
+from debeton.system import distributed
+from debeton.system.errors import DataError, UsageError
 
 
 def make_loader(
@@ -132,14 +138,27 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> EpochIterator:
         """Return batches `start`, start + 1, ... of epoch `epoch`.
 
-        An epoch of this loader that is still running is closed first.
+        An epoch of this loader that is still running is closed first. DataError as in `check_unchanged`.
         """
         running = self._current() if self._current else None
         if running is not None:
             running.close()
-        iterator = EpochIterator(self._plan(epoch, start), self.columns)
+        self.check_unchanged()
+        iterator = EpochIterator(self._plan(epoch, start), self.columns, self.check_unchanged)
         self._current = weakref.ref(iterator)
         return iterator
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the loader to another process, which makes it anew: the beton is opened there, by its path.
+
+        DataError there if the beton is no longer the one that is open here.
+        """
+        plan = (self.view, self.batch_size, self.seed, self.tail, self.options, self.triggers)
+        return _made_anew, (*plan, {"resolution": self.resolution, "next_epoch": self.next_epoch})
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if the beton is no longer the one that was opened, in every process that shares batches."""
+        check_unchanged([self.view.beton], joint=self.options.world > 1)
 
     def _plan(self, epoch: int, start: int) -> EpochPlan:
         """Return the plan of an epoch from batch `start` on."""
@@ -164,7 +183,9 @@ class Loader:
         It is kept from epoch to epoch. For epochs of few batches, fresh memory pages cost more than decoding.
         """
         if self._memory.num_values != num_values:
-            self._memory = BatchMemory(num_values)
+            # In an epoch: the batches that wait, one being made, the caller's, and one that the caller still holds.
+            in_flight = (self.options.batches_ahead + 3) * (1 + len(self.triggers))
+            self._memory = BatchMemory(num_values, in_flight)
         return self._memory
 
     def planned_batches(self, epoch: int) -> list[PlannedBatch]:
@@ -176,6 +197,38 @@ class Loader:
             if len(mine) or self.tail == "share":
                 batches.append(PlannedBatch(mine, rows[mine], len(mine) * world / (stop - start)))
         return batches
+
+
+def _made_anew(
+    view: View,
+    batch_size: int,
+    seed: int,
+    tail: Tail,
+    options: LoaderOptions,
+    triggers: Sequence[Trigger],
+    state: Mapping[str, int],
+) -> Loader:
+    """Return the loader that another process sent. state: values of its attributes."""
+    loader = Loader(view, batch_size, seed=seed, tail=tail, options=options, triggers=triggers)
+    vars(loader).update(state)
+    return loader
+
+
+def check_unchanged(betons: Iterable[Beton], *, joint: bool) -> None:
+    """Raise DataError if a beton is no longer the one that was opened (`Beton.check_unchanged`).
+
+    joint: all processes call this, and all raise if one of them does; else one would wait for another for ever.
+    """
+    problem = ""
+    try:
+        for beton in betons:
+            beton.check_unchanged()
+    except (DataError, OSError) as error:
+        problem = str(error)
+    if joint:
+        distributed.raise_together(problem)
+    elif problem:
+        raise DataError(problem)
 
 
 def _stored_size(view: View) -> tuple[int, int]:
@@ -196,8 +249,8 @@ class EpochIterator(Iterator[Batch]):
     waited: seconds that `next` has waited for batches that were not ready.
     """
 
-    def __init__(self, plan: EpochPlan, columns: Mapping[str, Tensor]):
-        self._columns = columns
+    def __init__(self, plan: EpochPlan, columns: Mapping[str, Tensor], check: Callable[[], None]):
+        self._columns, self._check = columns, check
         self._producer = Producer(plan)
         self._left, self.waited = len(plan.batches), 0.0
         self._thread = threading.Thread(target=self._producer.run, name="debeton-loader", daemon=True)
@@ -216,6 +269,7 @@ class EpochIterator(Iterator[Batch]):
             self.close()
             if self._left:  # an epoch that ends early must not look like a whole one, as in zip(loader, loader)
                 raise RuntimeError("this epoch was closed before its end; a loader runs one epoch at a time")
+            self._check_at_end()
             raise StopIteration
         if isinstance(item, BaseException):
             self.close()
@@ -225,6 +279,11 @@ class EpochIterator(Iterator[Batch]):
         self._left -= 1
         columns = {name: column[row] for name, column in self._columns.items()}
         return Batch(image=image, row=row, share=share, triggered=tuple(triggered), **columns)
+
+    def _check_at_end(self) -> None:
+        """Check once that every image of the epoch came from the beton that was opened."""
+        check, self._check = self._check, lambda: None
+        check()
 
     def _next_item(self) -> LoadedBatch | BaseException | None:
         """Wait for the producer; return its batch, its error, or None at the end of the epoch."""
@@ -241,6 +300,12 @@ class EpochIterator(Iterator[Batch]):
         self._producer.stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise UsageError(
+            "an epoch that has begun has a thread of its own and cannot be sent to another process; send the loader, "
+            "and begin the epoch there: loader.epoch(k, start)"
+        )
 
     def __enter__(self) -> EpochIterator:
         return self

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,7 @@
 #define FAST
 #endif
 
+enum { GONE = -2 }; /* status of an image whose bytes could not be read */
 enum { BYTES, CHANNELS_LAST, CHANNELS_FIRST }; /* uint8 [H, W, 3]; float32 [H, W, 3]; float32 [3, H, W] */
 
 typedef struct { /* every member has eight bytes, because pixels.py fills it as an array of uint64 */
@@ -61,6 +63,8 @@ typedef struct { /* decoder and memory of one thread, used again from image to i
     struct jpeg_decompress_struct jpeg;
     Errors errors;
     int ready;
+    sigjmp_buf gone;
+    volatile sig_atomic_t reading;
     uint8_t *pixels;
     float *row, *scales;
     size_t pixels_room, row_room, scales_room;
@@ -69,6 +73,7 @@ typedef struct { /* decoder and memory of one thread, used again from image to i
 
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct sigaction bus_error_before;
 
 /* Free a worker; called when its thread ends. */
 static void free_worker(void *worker) {
@@ -424,7 +429,42 @@ static int write_image(const Batch *b, int64_t i) {
     return 0;
 }
 
+/* A mapped file that is cut, or a disk with a fault, raises SIGBUS where its bytes are read; that ends the process
+ * without a word. While a thread reads images, the handler goes back to `debeton_images` instead. */
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+    Worker *w = pthread_getspecific(key);
+    (void)info, (void)context;
+    if (w && w->reading) {
+        w->reading = 0;
+        siglongjmp(w->gone, 1);
+    }
+    sigaction(number, &bus_error_before, NULL); /* not ours: the access is repeated under the handler before */
+}
+
+/* Let SIGBUS come to our handler first. Another handler may have been set since the last call. */
+void debeton_guard(void) {
+    struct sigaction ours, now;
+    pthread_once(&once, make_key);
+    memset(&ours, 0, sizeof ours);
+    ours.sa_sigaction = on_bus_error;
+    ours.sa_flags = SA_SIGINFO | SA_NODEFER; /* siglongjmp leaves the handler without unblocking the signal */
+    sigemptyset(&ours.sa_mask);
+    if (sigaction(SIGBUS, NULL, &now) || now.sa_sigaction == on_bus_error) return;
+    bus_error_before = now;
+    sigaction(SIGBUS, &ours, NULL);
+}
+
 /* Write images `begin` to `end` - 1 of the batch, and the status of each into `status` [B]. */
 void debeton_images(const Batch *b, int64_t begin, int64_t end, int32_t *status) {
-    for (int64_t i = begin; i < end; i++) status[i] = write_image(b, i);
+    Worker *w = my_worker();
+    volatile int64_t i = begin;
+    if (w && sigsetjmp(w->gone, 0)) { /* saving the signal mask would cost a call of the system */
+        if (w->ready) jpeg_destroy_decompress(&w->jpeg);
+        w->ready = 0;
+        for (; i < end; i++) status[i] = GONE;
+        return;
+    }
+    if (w) w->reading = 1;
+    for (; i < end; i++) status[i] = write_image(b, i);
+    if (w) w->reading = 0;
 }

@@ -37,6 +37,7 @@ SOURCE = Path(__file__).with_name("pixels.c")
 FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
 LIBRARIES = ("-ljpeg", "-lm", "-lpthread")
 BYTES, CHANNELS_LAST, CHANNELS_FIRST = range(3)  # layouts of a batch, as in pixels.c
+GONE = -2  # status of an image whose bytes could not be read from a mapped file, as in pixels.c
 Ints32 = NDArray[np.int32]
 
 
@@ -91,26 +92,27 @@ def _compile(temporary: Path, final: Path) -> Path:
 
 
 def _load() -> tuple[Any, str]:
-    """Return (the C function `debeton_images`, ''), or (None, the reason why it is missing)."""
+    """Return (the library, ''), or (None, the reason why it is missing)."""
     if os.environ.get("DEBETON_PIXELS") == "ffcv":
         return None, "DEBETON_PIXELS=ffcv switches it off"
     try:
-        return function_of(library()), ""
+        return loaded(library()), ""
     except (OSError, AttributeError) as error:
         logger.debug("pixels.c is not used: %s", error)
         return None, str(error)
 
 
-def function_of(compiled: Path) -> Any:
-    """Return the C function `debeton_images` of a compiled library."""
-    function = ctypes.CDLL(str(compiled)).debeton_images
-    function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
-    function.restype = None
-    return function
+def loaded(compiled: Path) -> Any:
+    """Return a compiled library, with the types of its functions. AttributeError where one is missing."""
+    opened = ctypes.CDLL(str(compiled))
+    opened.debeton_images.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    opened.debeton_images.restype = None
+    opened.debeton_guard.argtypes, opened.debeton_guard.restype = [], None
+    return opened
 
 
-_IMAGES, MISSING = _load()
-AVAILABLE = _IMAGES is not None
+_LIBRARY, MISSING = _load()
+AVAILABLE = _LIBRARY is not None
 
 
 # --- calling it ----------------------------------------------------------------------------------
@@ -133,6 +135,14 @@ class Moves:
 
 
 STILL = Moves()
+
+
+def guard_mapped_files() -> None:
+    """Let `write_images` give the status GONE where a mapped file was cut, instead of ending the process.
+
+    This sets the handler of the signal SIGBUS. A handler that was there is used for all other accesses.
+    """
+    _LIBRARY.debeton_guard()
 
 
 def layout_of(out: NDArray[Any], *, channels_first: bool) -> int:
@@ -161,7 +171,7 @@ def write_images(
     boxes: int64 [B, 4], top, left, height, width.
     scale_and_shift: float32 [2, 3], value = pixel * scale + shift; not used for bytes.
     threads: number of threads.
-    Returns int32 [B]: 0, or -1 if a JPEG is damaged.
+    Returns int32 [B]: 0, -1 if a JPEG is damaged, or GONE if its bytes are no longer in the mapped file.
     """
     arrays = [np.ascontiguousarray(array) for array in stored]
     boxes = np.ascontiguousarray(boxes)
@@ -188,9 +198,9 @@ def write_images(
         np.uint64,
     )
     status = np.empty(len(boxes), np.int32)
-    address, status_address = batch.ctypes.data, status.ctypes.data
+    address, status_address, function = batch.ctypes.data, status.ctypes.data, _LIBRARY.debeton_images
     parts = 1 if threads == 1 or out.size < SMALL_BATCH else PARTS_PER_THREAD
-    _share_work(len(status), threads, parts, lambda begin, end: _IMAGES(address, begin, end, status_address))
+    _share_work(len(status), threads, parts, lambda begin, end: function(address, begin, end, status_address))
     return status
 
 

@@ -151,7 +151,7 @@ class Producer:
         """Open the beton's file, behind the store in memory if there is one."""
         beton, options = self.plan.view.beton, self.plan.options
         reader = ImageReader(
-            beton.path,
+            beton.file,
             beton.offsets,
             beton.sizes,
             beton.modes,

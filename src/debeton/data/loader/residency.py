@@ -147,7 +147,7 @@ class ResidentReader:
         count, height, width, _ = store.images.shape
         size = height * width * 3
         self._stored = ImageReader(
-            reader.path,
+            reader.file,
             np.arange(count, dtype=np.uint64) * np.uint64(size),
             np.full(count, size, np.uint64),
             np.full(count, RAW, np.uint8),
