@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
         offsets = (np.cumsum(sizes) - sizes).astype(np.uint64)
         columns = offsets, sizes, np.full(len(files), JPG, np.uint8), *np.array(shapes, np.int64).T.copy()
         reader = ImageReader(
-            Path("no.beton"), *columns, content=np.frombuffer(b"".join(files), np.uint8), num_workers=1
+            Path(os.devnull), *columns, content=np.frombuffer(b"".join(files), np.uint8), num_workers=1
         )
         return reader.read(np.arange(len(files)), np.array(boxes, np.int64), size)
 
@@ -224,7 +225,7 @@ def test_without_libjpeg_turbos_functions_ffcvs_decoder_is_used_and_a_warning_sa
     columns = one, one + np.uint64(len(file)), np.full(1, JPG, np.uint8), np.array([40]), np.array([50])
     with caplog.at_level("WARNING"):
         for _ in range(2):
-            reader = ImageReader(Path("no.beton"), *columns, content=np.frombuffer(file, np.uint8), num_workers=1)
+            reader = ImageReader(Path(os.devnull), *columns, content=np.frombuffer(file, np.uint8), num_workers=1)
             ours = reader.read(np.zeros(1, np.int64), np.array([[0, 0, 40, 50]]), (40, 50))[0]
     assert np.abs(ours - pillow(file).astype(int)).mean() < 1
     assert caplog.text.count("JPEGs are decoded with the fast DCT") == 1
