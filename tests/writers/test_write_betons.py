@@ -89,6 +89,40 @@ def test_the_mode_says_how_images_are_stored(pets, tmp_path, mode, jpeg):
     assert beton.widths.max() == 24
 
 
+def test_the_line_of_a_beton_says_how_its_images_are_stored(pets, tmp_path, capsys):
+    argv = ("--dataset", "folder", "--raw", pets, "--out", tmp_path, "--splits", "train")
+    for words, stored in (
+        ((), "12 as raw pixels (PNG)"),
+        (("--max-resolution", 24), "12 as raw pixels (7 PNG larger than 24, 5 PNG)"),
+        (("--mode", "jpg"), "12 re-encoded at quality 95, chroma 4:4:4 (PNG)"),
+        (("--raw-pixels", 0, "--quality", 80, "--chroma", "4:2:0"), "12 re-encoded at quality 80, chroma 4:2:0 (PNG)"),
+    ):
+        assert command(*argv, *words) == 0
+        assert f" MB; {stored}; cat, " in capsys.readouterr().out
+        for entry in json.loads((tmp_path / "folder_train.beton.json").read_text())["image"]["stored"]:
+            assert entry["source"] == "PNG"
+    merged = ("--merge", tmp_path / "folder_train.beton", tmp_path / "other_train.beton", "--out", tmp_path / "m.beton")
+    assert command(*argv, "--name", "other", "--splits", "test") == 0
+    (tmp_path / "other_test.beton").rename(tmp_path / "other_train.beton")
+    (tmp_path / "other_test.beton.json").rename(tmp_path / "other_train.beton.json")
+    (tmp_path / "other_test.beton.columns.npz").rename(tmp_path / "other_train.beton.columns.npz")
+    capsys.readouterr()
+    assert command(*merged) == 0
+    assert "; 4 as raw pixels (PNG), 12 re-encoded at quality 80, chroma 4:2:0 (PNG); " in capsys.readouterr().out
+
+
+def test_check_and_writing_have_the_same_bounds(pets, tmp_path, capsys):
+    argv = ("--dataset", "folder", "--raw", pets, "--max-pixels", 500)
+    assert command(*argv, "--check") == 1
+    checked = capsys.readouterr().out
+    assert command(*argv, "--out", tmp_path / "out") == 1
+    written = capsys.readouterr().err
+    sentence = "has 35 x 16 pixels, more than the bound of 500; pass --max-pixels 560 to decode it whole"
+    assert sentence in checked
+    assert sentence in written
+    assert command(*argv, "--check", "--max-pixels", 560) == 0
+
+
 def test_check_counts_and_writes_nothing(pets, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     argv = ("--dataset", "folder", "--raw", pets, "--out", tmp_path / "new", "--aligned", ALIGNED, "--check")

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from debeton.data.beton.ffcv_format import WRITE_MODES
 from debeton.data.left_out import describe_left_out
@@ -34,6 +34,9 @@ from debeton.data.split_names import KNOWN, refuse_unknown_splits, unknown_split
 from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.log import set_up_logging
+
+if TYPE_CHECKING:
+    from debeton.data.beton.writer import WriteOptions
 
 MAX_SHOWN = 24  # groups that the final line spells out
 
@@ -84,9 +87,7 @@ def make_parser(source: Source | None) -> Parser:
         metavar="N",
         help="store the rows in a random sequence (default: as they are listed)",
     )
-    add("--mode", type=_mode, default="jpg", help="how images are stored: jpg, raw or proportion (default: jpg)")
-    add("--quality", type=int, default=90, help="of JPEG, 1 to 100 (default: 90)")
-    add("--max-resolution", type=int, metavar="PIXELS", help="shrink images whose longer side is longer than this")
+    _add_image_options(parser)
     add("--compress-probability", type=float, default=0.5, help="share stored as JPEG in proportion mode (default: .5)")
     add("--num-workers", type=int, default=0, help="encoding threads; 0, the default, is one per core")
     plugins.add_argument(parser)
@@ -98,6 +99,49 @@ def make_parser(source: Source | None) -> Parser:
             shown = "" if option.default in (None, "") or switch else f" (default: {option.default})"
             group.add_argument(f"--{option.name}", default=option.default, help=option.help + shown, **how)
     return parser
+
+
+def _add_image_options(parser: Parser) -> None:
+    """Add the flags that decide how an image is stored. Numbers are those of images.py, whose import takes long."""
+    add = parser.add_argument
+    add(
+        "--mode",
+        type=_mode,
+        default="auto",
+        help="auto, the default: JPEG files as they are; other images as raw pixels, without loss, 3 bytes a pixel, up "
+        "to --raw-pixels, and larger ones as JPEG. jpg, raw: all images so. proportion: a random share as JPEG",
+    )
+    add(
+        "--raw-pixels",
+        type=int,
+        default=65_536,
+        metavar="N",
+        help="pixels of the largest raw image of --mode auto (default: 65536, as 256 x 256)",
+    )
+    add(
+        "--quality",
+        type=int,
+        help="of JPEGs that are made, 1 to 100 (default: 90 for a JPEG that must be changed, else 95)",
+    )
+    add(
+        "--chroma",
+        help="colours of JPEGs that are made: 4:4:4, whole; 4:2:0, half of each side (default: 4:2:0 for a JPEG that "
+        "has it, else 4:4:4)",
+    )
+    add(
+        "--max-resolution",
+        type=int,
+        metavar="PIXELS",
+        help="shrink images whose longer side is longer than this; they are encoded anew",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        default=89_478_485,
+        metavar="N",
+        help="refuse larger images, except JPEGs with --max-resolution, which are decoded at a coarser scale (default: "
+        "89478485; each encoding thread needs up to 12 bytes a pixel of memory)",
+    )
 
 
 def _mode(text: str) -> str:
@@ -214,11 +258,13 @@ def synthetic_rows(args: argparse.Namespace, spec: DatasetSpec) -> Rows:
 def merge(args: argparse.Namespace) -> int:
     """Copy the betons of --merge into the one that --out names."""
     from debeton.data.beton.merge import merge_betons  # imports torch and numba
+    from debeton.data.beton.treatment import describe_treatments
 
     if args.out is None or args.out.suffix != ".beton":
         raise UsageError(f"--merge needs --out FILE.beton; {args.out or 'nothing'} was given")
     sidecar = merge_betons(args.merge, args.out, "train", progress=sys.stderr.isatty())
-    print(f"{args.out}: {sidecar['n']} rows, {args.out.stat().st_size / 1e6:.1f} MB; {_shown(sidecar['group_counts'])}")
+    stored, counts = describe_treatments(sidecar["image"]["stored"]), _shown(sidecar["group_counts"])
+    print(f"{args.out}: {sidecar['n']} rows, {args.out.stat().st_size / 1e6:.1f} MB; {stored}; {counts}")
     return 0
 
 
@@ -239,7 +285,9 @@ def check(dataset: Dataset, args: argparse.Namespace) -> int:
     problems = 0
     for split, rows in dataset.splits.items():
         expected = dataset.expected.get(split)
-        lines, split_problems = check_split(split, dataset.spec, rows, expected, args.num_workers, sys.stderr.isatty())
+        lines, split_problems = check_split(
+            split, dataset.spec, rows, expected, args.num_workers, sys.stderr.isatty(), _write_options(args)
+        )
         print("\n".join(lines))
         problems += split_problems
     lines, set_problems = check_set(dataset, args.num_workers)
@@ -249,17 +297,10 @@ def check(dataset: Dataset, args: argparse.Namespace) -> int:
 
 def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]) -> int:
     """Write every split and print one line for each; warn on stderr where counts differ from published ones."""
-    from debeton.data.beton.writer import WriteOptions, write_beton  # imports torch and numba
+    from debeton.data.beton.treatment import describe_treatments
+    from debeton.data.beton.writer import write_beton  # imports torch and numba
 
-    how = WriteOptions(
-        mode=args.mode,
-        quality=args.quality,
-        max_resolution=args.max_resolution,
-        compress_probability=args.compress_probability,
-        num_workers=args.num_workers,
-        skip_bad=args.skip_bad,
-        shuffle_seed=args.shuffle_seed,
-    )
+    how = _write_options(args)
     report(dataset)
     recorded = {key: value for key, value in options.items() if value is not None and _is_plain(value)}
     spec = dataset.spec
@@ -279,7 +320,8 @@ def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]
         )
         counts = _shown(sidecar["group_counts"])
         skipped = f", {len(sidecar['skipped'])} skipped" if sidecar["skipped"] else ""
-        print(f"{path}: {sidecar['n']} rows{skipped}, {path.stat().st_size / 1e6:.1f} MB; {counts}")
+        stored = describe_treatments(sidecar["image"]["stored"])
+        print(f"{path}: {sidecar['n']} rows{skipped}, {path.stat().st_size / 1e6:.1f} MB; {stored}; {counts}")
     return 0
 
 
@@ -296,6 +338,24 @@ def report(dataset: Dataset) -> None:
             f"such as --data.test_path {name}_{split}.beton",
             file=sys.stderr,
         )
+
+
+def _write_options(args: argparse.Namespace) -> WriteOptions:
+    """Return the way in which the command stores images."""
+    from debeton.data.beton.writer import WriteOptions  # imports torch and numba
+
+    return WriteOptions(
+        mode=args.mode,
+        quality=args.quality,
+        chroma=args.chroma,
+        max_resolution=args.max_resolution,
+        max_pixels=args.max_pixels,
+        raw_pixels=args.raw_pixels,
+        compress_probability=args.compress_probability,
+        num_workers=args.num_workers,
+        skip_bad=args.skip_bad,
+        shuffle_seed=args.shuffle_seed,
+    )
 
 
 def _shown(group_counts: Mapping[str, int]) -> str:

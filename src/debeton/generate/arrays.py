@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.beton.images import BadImage, to_rgb
+from debeton.data.beton.image_decoding import BadImage
+from debeton.data.beton.images import to_rgb
 from debeton.data.raw.synthetic_images import BLIND, read_synthetic_rows
 from debeton.data.spec import Ints, Rows
 from debeton.generate.image_set import spec_from_folder

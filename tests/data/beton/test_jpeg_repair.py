@@ -139,6 +139,7 @@ def test_a_fault_that_costs_no_pixel_is_accepted_without_a_second_encoding(
     complaint = try_decode(faulty, HEIGHT, WIDTH)[1]
     stored = store(faulty)
     assert (stored.data == faulty) == (complaint == "")
+    assert stored.treatment.stored == ("repaired" if complaint else "as it is")
     pixels, left = try_decode(stored.data, HEIGHT, WIDTH)
     assert left == ""
     np.testing.assert_array_equal(pixels, try_decode(jpeg, HEIGHT, WIDTH)[0])

@@ -166,8 +166,11 @@ def test_the_sidecar_describes_the_merged_betons(write: Write, photo: Photo) -> 
     assert (found["split"], found["n"], found["dataset"]) == ("val", 5, "pets")
     assert found["image"] == {
         "mode": "mixed",
-        "quality": 90,
         "max_resolution": None,
+        "stored": [
+            {"images": 3, "source": "array", "stored": "raw pixels", "changes": [], "quality": None, "chroma": None},
+            {"images": 2, "source": "array", "stored": "encoded", "changes": [], "quality": 95, "chroma": "4:4:4"},
+        ],
         "jpeg_share": 0.4,
         "height": [40, 40],
         "width": [48, 48],

@@ -1,8 +1,10 @@
 """The beton file: an FFCV file with group labels, and two sidecar files beside it.
 
 - ffcv_format.py: FFCV's file format as NumPy types.
-- images.py: one image, from any file or array to RGB pixels or JPEG bytes.
+- image_decoding.py: any image file or array to upright RGB pixels.
 - jpeg_repair.py, jpeg_segments.py, jpeg_scans.py: sound JPEGs that libjpeg complains of.
+- images.py: one image on its way into a beton: kept, as raw pixels, or as a new JPEG.
+- treatment.py: the record of what was done to each image.
 - turbojpeg.py: libjpeg-turbo and FFCV's resizer, called directly.
 - file.py: a beton while it is written, its sidecar, and the check of the bytes on the disk.
 - columns.py: further values per row, in X.beton.columns.npz.

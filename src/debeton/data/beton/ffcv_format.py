@@ -16,7 +16,7 @@ from debeton.data.beton.opened import OpenedFile
 
 VERSION = 2
 JPG, RAW = 0, 1  # image modes
-WRITE_MODES = ("jpg", "raw", "proportion")  # `WriteOptions.mode`
+WRITE_MODES = ("auto", "jpg", "raw", "proportion")  # `WriteOptions.mode`
 
 HEADER = np.dtype(
     [

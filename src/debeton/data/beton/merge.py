@@ -6,6 +6,7 @@ The spec of the first beton is used. The others must name the same classes and a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,13 +19,13 @@ from numpy.typing import NDArray
 
 from debeton.data.beton.columns import Column
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton
-from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.reading import Beton, image_options_of, open_beton
 from debeton.data.beton.stretches import read_images
+from debeton.data.beton.treatment import UNKNOWN, Treatment, count_treatments, read_treatments
 from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 
-ENCODING_KEYS = ("mode", "quality", "max_resolution")  # of the sidecar's 'image': the encoding
 INPUT_KEYS = ("dataset", "split", "n", "row_hash", "dataset_options")  # copied from the sidecar of each input
 
 
@@ -205,21 +206,30 @@ def _append_images(file: BetonFile, beton: Beton, *, progress: bool) -> None:
                 file.append(data, heights[row], widths[row], modes[row], crc)
 
 
+def _treatments(beton: Beton) -> Counter[Treatment]:
+    """Return the number of images of a beton by treatment. Earlier versions recorded none."""
+    entries = beton.sidecar.get("image", {}).get("stored")
+    return Counter({Treatment("unknown", UNKNOWN): len(beton)}) if entries is None else read_treatments(entries)
+
+
 def _sidecar_entries(betons: Sequence[Beton]) -> dict[str, Any]:
     """Return the entries of the merged sidecar that describe the inputs.
 
-    The encoding of the images is named only where all inputs agree.
+    The options of the images are named only where all inputs agree. The treatments of the images are added up.
     """
     sidecars = [beton.sidecar for beton in betons]
-    encodings = [sidecar.get("image", {}) for sidecar in sidecars]
-    first = encodings[0]
+    images = [sidecar.get("image", {}) for sidecar in sidecars]
     agreed = {
-        key: first.get(key) if all(e.get(key) == first.get(key) for e in encodings) else None for key in ENCODING_KEYS
+        key: images[0].get(key) if all(image.get(key) == images[0].get(key) for image in images) else None
+        for key in ("mode", "max_resolution")
     }
+    image_options = [image_options_of(sidecar) for sidecar in sidecars]
+    treatments = sum((_treatments(beton) for beton in betons), Counter())
     options = [sidecar.get("dataset_options", {}) for sidecar in sidecars]
     return {
         "skipped": [name for sidecar in sidecars for name in sidecar.get("skipped", [])],
-        "image": {**agreed, "mode": agreed["mode"] or "mixed"},
+        "image_options": image_options[0] if all(given == image_options[0] for given in image_options) else None,
+        "image": {**agreed, "mode": agreed["mode"] or "mixed", "stored": count_treatments(treatments)},
         "dataset_options": options[0] if all(given == options[0] for given in options) else {},
         "merged_from": [
             {"file": beton.path.name, **{key: beton.sidecar.get(key) for key in INPUT_KEYS}} for beton in betons

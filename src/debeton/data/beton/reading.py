@@ -324,6 +324,24 @@ def _read_tables(file: OpenedFile) -> tuple[NDArray[Any], NDArray[Any]]:
         raise DataError(f"{file.path} is not a beton of this project: {error}; write it again") from None
 
 
+def image_options_of(sidecar: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the options with which the images of a beton were stored, as `WriteOptions` takes them.
+
+    None if they are not known: the beton was merged from betons with different options.
+    """
+    if "image_options" in sidecar:
+        return dict(sidecar["image_options"]) if sidecar["image_options"] is not None else None
+    image = sidecar.get("image", {})  # of a version that stored every new JPEG with half of the chroma
+    if image.get("mode") not in ("jpg", "raw"):
+        return None
+    return {
+        "mode": image["mode"],
+        "quality": image.get("quality"),
+        "max_resolution": image.get("max_resolution"),
+        "chroma": "4:2:0",
+    }
+
+
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Return the sidecar of the beton at `path`. DataError if it is missing, no JSON or of another schema."""
     beside = find_beside(path, sidecar_path)

@@ -104,7 +104,7 @@ def try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> t
     A damaged JPEG gives the pixels that could be decoded; the others are undefined.
     The interpreter's lock is released while this runs.
 
-    height, width: pixels of the JPEG.
+    height, width: pixels of the JPEG, or its pixels at a scale of one to seven eighths, rounded up.
     cmyk: return the [height, width, 4] pixels of a CMYK or YCCK JPEG, which the loader cannot read.
     """
     pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 from debeton.data.beton.columns import Column, as_column, values_at
 from debeton.data.beton.ffcv_format import JPG, RAW, WRITE_MODES
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton
-from debeton.data.beton.images import BadImage, Encoded, check_storable, encode
+from debeton.data.beton.image_decoding import MAX_PIXELS, BadImage
+from debeton.data.beton.images import CHROMAS, RAW_PIXELS, Encoded, check_storable, encode
+from debeton.data.beton.treatment import Treatment, count_treatments
 from debeton.data.left_out import LeftOut
 from debeton.data.spec import UNKNOWN, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
@@ -30,6 +33,7 @@ from debeton.system.pool import in_order
 from debeton.system.seed import make_rng
 
 NO_FILE = "the file does not exist"
+IMAGE_OPTIONS = ("mode", "quality", "chroma", "max_resolution", "max_pixels", "raw_pixels", "compress_probability")
 Problems = list[tuple[int, str]]  # (row, the reason why it cannot be stored)
 
 
@@ -37,9 +41,14 @@ Problems = list[tuple[int, str]]  # (row, the reason why it cannot be stored)
 class WriteOptions:
     """The way in which images are stored.
 
-    mode: 'jpg', 'raw', or 'proportion' (a seeded share `compress_probability` as JPEG, the rest raw).
-    quality: of JPEG, 1 to 100.
+    mode: 'auto', 'jpg', 'raw' or 'proportion'. 'auto' keeps JPEG files; it stores other images of up to `raw_pixels`
+        raw, and larger ones as JPEG. 'proportion' stores a seeded share `compress_probability` as JPEG, the rest raw.
+    quality: of the JPEGs that are made, 1 to 100. None is 90 if the source is a JPEG, and else 95.
+    chroma: the resolution of colours in these JPEGs, '4:4:4' (whole) or '4:2:0' (half of each side, as FFCV's writer).
+        None is '4:2:0' if the source is a JPEG that has it, and else '4:4:4'.
     max_resolution: the longest side in pixels; None keeps the size.
+    max_pixels: the bound on the pixels of an image that is decoded whole.
+    raw_pixels: the bound on the pixels of a raw image in mode 'auto'.
     compress_probability: the share of JPEGs in mode 'proportion', 0 to 1.
     num_workers: encoding threads, None for all cores.
     skip_bad: leave out rows that cannot be decoded, instead of stopping.
@@ -47,9 +56,12 @@ class WriteOptions:
         keeps their sequence.
     """
 
-    mode: str = "jpg"
-    quality: int = 90
+    mode: str = "auto"
+    quality: int | None = None
+    chroma: str | None = None
     max_resolution: int | None = None
+    max_pixels: int = MAX_PIXELS
+    raw_pixels: int = RAW_PIXELS
     compress_probability: float = 0.5
     num_workers: int | None = None
     skip_bad: bool = False
@@ -58,10 +70,16 @@ class WriteOptions:
     def __post_init__(self) -> None:
         if self.mode not in WRITE_MODES:
             raise UsageError(f"unknown image mode '{self.mode}'; known: {', '.join(WRITE_MODES)}")
-        if not 1 <= self.quality <= 100:
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"JPEG quality {self.quality} is out of range; it lies between 1 and 100")
+        if self.chroma is not None and self.chroma not in CHROMAS:
+            raise UsageError(f"unknown chroma '{self.chroma}'; known: {', '.join(CHROMAS)}")
         if self.max_resolution is not None and self.max_resolution < 1:
             raise UsageError(f"max resolution {self.max_resolution} is not a positive number of pixels")
+        if self.max_pixels < 1:
+            raise UsageError(f"max pixels {self.max_pixels} is not a positive number of pixels")
+        if self.raw_pixels < 0:
+            raise UsageError(f"raw pixels {self.raw_pixels} is a negative number; 0 stores no image raw")
         if self.num_workers is not None and self.num_workers < 0:
             raise UsageError(
                 f"{self.num_workers} encoding threads are impossible; give a positive number, or 0 for all cores"
@@ -69,16 +87,22 @@ class WriteOptions:
         if not 0 <= self.compress_probability <= 1:
             raise UsageError(f"compress probability {self.compress_probability} does not lie between 0 and 1")
 
+    def of_images(self) -> dict[str, Any]:
+        """Return the options that decide the bytes of an image. The sidecar has them as 'image_options'."""
+        return {name: getattr(self, name) for name in IMAGE_OPTIONS}
 
-def verify_rows(rows: Rows, num_workers: int = 0, progress: bool = False) -> Problems:
-    """Decode every image. Return (row, problem) of those that cannot be stored, in row order."""
+
+def verify_rows(
+    rows: Rows, num_workers: int = 0, progress: bool = False, options: WriteOptions = WriteOptions()
+) -> Problems:
+    """Decode every image. Return (row, problem) of those that cannot be stored with these options, in row order."""
     absent = _absent_rows(rows)
 
     def problem_of(row: int) -> str:
         if row in absent:
             return NO_FILE
         try:
-            check_storable(rows.image(row))
+            check_storable(rows.image(row), options.max_resolution, options.max_pixels)
         except BadImage as error:
             return str(error)
         return ""
@@ -124,7 +148,7 @@ def write_beton(
     path = Path(path)
     with replacing(*beton_files(path)) as partials:
         with BetonFile(partials[-1], len(present)) as file:
-            stored, undecodable = _write_images(file, rows, present, spec, options, progress)
+            stored, undecodable, treatments = _write_images(file, rows, present, spec, options, progress)
             bad = sorted(bad + undecodable)
             _raise_if_bad(bad, rows, where, skip_bad=options.skip_bad)
             source = np.zeros(len(rows), np.int64) if rows.source is None else rows.source
@@ -139,7 +163,12 @@ def write_beton(
             {
                 "shuffle_seed": options.shuffle_seed,
                 "skipped": [rows.names[row] for row, _ in bad],
-                "image": {k: v for k, v in asdict(options).items() if k in ("mode", "quality", "max_resolution")},
+                "image_options": options.of_images(),
+                "image": {
+                    "mode": options.mode,
+                    "max_resolution": options.max_resolution,
+                    "stored": count_treatments(treatments),
+                },
                 "dataset_options": dict(dataset_options or {}),
                 "left_out": [entry.to_dict() for entry in left_out],
             },
@@ -162,21 +191,25 @@ def _absent_rows(rows: Rows) -> set[int]:
 
 def _write_images(
     file: BetonFile, rows: Rows, present: Ints, spec: DatasetSpec, options: WriteOptions, progress: bool
-) -> tuple[Ints, Problems]:
-    """Append the images of the rows `present`. Return the rows that were stored, and those that cannot be.
+) -> tuple[Ints, Problems, Counter[Treatment]]:
+    """Append the images of the rows `present`. Return the rows that were stored, those that cannot be, and treatments.
 
     If a row is bad and skip_bad is off, the remaining rows are still checked, so that all bad ones can be listed.
     """
     as_jpeg = _stored_as_jpeg(len(rows), options, spec.name)
     stored, bad, candidates = array("q"), Problems(), present.tolist()
+    treatments: Counter[Treatment] = Counter()
 
     def encode_row(row: int) -> tuple[Encoded, int] | str:
         try:
             image = encode(
                 rows.image(row),
-                as_jpeg=bool(as_jpeg[row]),
+                as_jpeg=None if as_jpeg is None else bool(as_jpeg[row]),
                 quality=options.quality,
+                chroma=options.chroma,
                 max_resolution=options.max_resolution,
+                max_pixels=options.max_pixels,
+                raw_pixels=options.raw_pixels,
             )
         except BadImage as error:
             return str(error)
@@ -191,11 +224,14 @@ def _write_images(
                 image, crc = result
                 file.append(image.data, image.height, image.width, JPG if image.is_jpeg else RAW, crc)
                 stored.append(row)
-    return np.array(stored, np.int64), bad
+                treatments[image.treatment] += 1
+    return np.array(stored, np.int64), bad, treatments
 
 
-def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[np.bool_]:
-    """Return for each row if it is stored as JPEG, bool [N]."""
+def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[np.bool_] | None:
+    """Return for each row if it is stored as JPEG, bool [N]; None if that depends on the image."""
+    if options.mode == "auto":
+        return None
     if options.mode != "proportion":
         return np.full(num_rows, options.mode == "jpg")
     return make_rng(name, "proportion").random(num_rows) < options.compress_probability

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from debeton.data.raw.shared_images import shared_images
 from debeton.data.raw.source import Dataset
 from debeton.data.spec import DatasetSpec, Ints, Rows, count_codes
 from debeton.data.split_names import KNOWN, unknown_splits
+
+if TYPE_CHECKING:
+    from debeton.data.beton.writer import WriteOptions
 
 MAX_SHOWN = 20  # missing files, and broken files, that are named
 
@@ -65,15 +69,22 @@ def first_lines(lines: Sequence[str]) -> Iterator[str]:
 
 
 def check_split(
-    split: str, spec: DatasetSpec, rows: Rows, expected: int | Sequence[int] | None, num_workers: int, progress: bool
+    split: str,
+    spec: DatasetSpec,
+    rows: Rows,
+    expected: int | Sequence[int] | None,
+    num_workers: int,
+    progress: bool,
+    options: WriteOptions | None = None,
 ) -> tuple[list[str], int]:
     """Check one split and return (lines of the report, number of problems). Every image whose file exists is decoded.
 
     expected: published rows of the split, or of each group; None if nothing is published.
     num_workers: decoding threads, 0 for all cores.
     progress: whether to draw a progress bar.
+    options: the way in which the images are to be stored, which bounds their size; None is the default.
     """
-    from debeton.data.beton.writer import verify_rows  # imports torch and numba
+    from debeton.data.beton.writer import WriteOptions, verify_rows  # imports torch and numba
 
     lines = [f"{spec.name}/{split}: {len(rows)} rows", *describe_counts(spec, rows)]
     differing = [] if expected is None else count_differences(spec, rows, expected)
@@ -83,7 +94,8 @@ def check_split(
     if missing:
         lines += [f"  {len(missing)} of {len(rows)} files are missing:", *first_lines(missing)]
     absent = set(missing)
-    bad = [pair for pair in verify_rows(rows, num_workers, progress) if rows.names[pair[0]] not in absent]
+    problems = verify_rows(rows, num_workers, progress, options or WriteOptions())
+    bad = [(row, problem) for row, problem in problems if rows.names[row] not in absent]
     if bad:
         lines += [f"  {len(bad)} of {len(rows)} images cannot be decoded:"]
         lines += first_lines([f"row {row}: {rows.names[row]} {problem}" for row, problem in bad])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.images import BadImage
+from debeton.data.beton.image_decoding import BadImage
 from debeton.data.image_names import is_image
 from debeton.data.spec import Ints, RawImage, Rows
 from debeton.data.split_names import is_split_word

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.images import BadImage, to_rgb
+from debeton.data.beton.image_decoding import BadImage
+from debeton.data.beton.images import to_rgb
 from debeton.data.raw.fetch import fetch, unfinished_files_note
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.raw.other_files import files_beside_rows
