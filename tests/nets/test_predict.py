@@ -5,16 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.running import folder_of, run
+from tests.toy import TOY_SPEC, toy_rows
 
 from debeton.commands import predict
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import WriteOptions, write_beton
+from debeton.data.views.view import View
 from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
 from debeton.nets.trained import load_trained
+from debeton.nets.trained import predict as predict_files
 from debeton.system.errors import run_command
 
 
@@ -45,6 +54,63 @@ def test_image_files_are_predicted_as_the_run_predicted_its_test_rows(trained_to
     assert [(row["path"], row["prediction"]) for row in again] == [(row["path"], row["prediction"]) for row in rows]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "jpg", "quality": 4, "chroma": "4:2:0"},
+        {"mode": "jpg", "quality": 50},
+        {"mode": "auto", "max_resolution": 11, "raw_pixels": 5, "quality": 30},
+        {"mode": "auto"},
+    ],
+    ids=str,
+)
+def test_a_file_is_given_to_the_network_in_the_way_its_runs_beton_gave_it(
+    options, toy_betons, toy_args, tmp_path, capsys
+):
+    root, images = tmp_path / "betons", tmp_path / "images"
+    shutil.copytree(toy_betons, root)
+    images.mkdir()
+    rows = toy_rows(96, 0.5, 2)
+    files = [images / f"{row:03d}.png" for row in range(96)]
+    for row, file in enumerate(files):
+        Image.fromarray(rows.image(row)).save(file)
+    write_beton(
+        root / "toy_test.beton",
+        replace(rows, image=lambda row: files[row]),
+        TOY_SPEC,
+        "test",
+        WriteOptions(**options),
+    )
+    assert run([*toy_args, "--training.data_root", root, "--training.epochs", 1, "--resolution.val_res", 16]) == 0
+    folder = folder_of(tmp_path / "runs")
+    expected = load_checkpoint(folder / "results.pt")["results"]["results_standard"]["preds"].tolist()
+    trained = load_trained(folder)
+    of_beton = trained.probabilities(View.whole(open_beton(root / "toy_test.beton")), torch.device("cpu"))
+    ((_, of_files),) = predict_files(trained, files, torch.device("cpu"))
+    np.testing.assert_array_equal(of_files, of_beton)
+    capsys.readouterr()
+    assert command("--checkpoint", folder, "--images", images) == 0
+    shown = capsys.readouterr()
+    assert [trained.classes.index(row["prediction"]) for row in rows_of(shown.out)] == expected
+    assert "note" not in shown.err
+    as_pixels = replace(trained, inputs={**trained.inputs, "images": None})
+    ((_, without_loss),) = predict_files(as_pixels, files, torch.device("cpu"))
+    assert np.array_equal(without_loss, of_beton) == (options == {"mode": "auto"})
+
+
+def test_a_network_whose_images_were_stored_in_an_unknown_way_says_so(trained_toy, capsys, tmp_path):
+    run_folder, images = trained_toy
+    content = load_checkpoint(run_folder / "checkpoints" / "checkpoint_best.pt")
+    lines = {}
+    for name, known in (("unknown", None), ("random", WriteOptions(mode="proportion").of_images())):
+        content["inputs"]["images"] = known
+        save_checkpoint(tmp_path / f"{name}.pt", content)
+        assert command("--checkpoint", tmp_path / f"{name}.pt", "--images", images) == 0
+        lines[name] = capsys.readouterr().err
+    assert lines["unknown"].startswith("note: it is not recorded how the beton of this classifier's run stored images;")
+    assert lines["random"].startswith("note: the beton of this classifier's run stored a random share of 0.5 as JPEG;")
+
+
 def test_an_exported_model_predicts_the_same_and_its_card_says_what_was_measured(trained_toy, capsys, tmp_path):
     run_folder, images = trained_toy
     assert command("--checkpoint", run_folder, "--export", tmp_path / "model") == 0
@@ -62,6 +128,7 @@ def test_an_exported_model_predicts_the_same_and_its_card_says_what_was_measured
         "resolution": 224,
         "decoder": "simple",
         "tta": True,
+        "images": WriteOptions(mode="raw").of_images(),
     }
     readme = (tmp_path / "model" / "README.md").read_text()
     test = results["test"]

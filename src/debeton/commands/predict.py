@@ -78,6 +78,8 @@ def predictions(arguments: argparse.Namespace) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     shown = trained.classes if arguments.probabilities else ()
     writer.writerow(["path", "prediction", "confidence", *shown])
+    if trained.note_on_images:
+        print(f"note: {trained.note_on_images}", file=sys.stderr)
     device = pick_device(arguments.device)
     with tqdm(total=len(files), unit="image", disable=not sys.stderr.isatty()) as bar:
         for some, probabilities in predict(trained, files, device, arguments.batch_size):

@@ -357,6 +357,6 @@ def _save(run: Run, model: nn.Module) -> None:
         "phase": PHASE,
         "config_hash": run.config.identity_hash(),
         "model": building,
-        "inputs": describe_inputs(run.config, spec),
+        "inputs": describe_inputs(run.config, spec, run.views),
     }
     save_checkpoint(run.checkpoints / BEST_NAME, {**content, "state_dict": model.state_dict()})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from debeton.config import Config
+from debeton.data.beton.reading import image_options_of
 from debeton.data.spec import DatasetSpec
+from debeton.data.views.view import View
 
 
 def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
@@ -19,9 +22,14 @@ def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def describe_inputs(config: Config, spec: DatasetSpec, resolution: int | None = None) -> dict[str, Any]:
+def describe_inputs(
+    config: Config, spec: DatasetSpec, views: Mapping[str, View], resolution: int | None = None
+) -> dict[str, Any]:
     """Return the values that describe a classifier's images; a checkpoint has them beside `describe_network`.
 
+    'images' are the options with which the images of the test rows were stored, or None if they are not known.
+
+    views: the views of the run, by split.
     resolution: side in pixels; None takes the setting.
     """
     return {
@@ -30,4 +38,5 @@ def describe_inputs(config: Config, spec: DatasetSpec, resolution: int | None = 
         "resolution": resolution or config.resolution.val_res,
         "decoder": config.training.decoder_val,
         "tta": config.training.tta,
+        "images": image_options_of(next(views[s] for s in ("test", "val", "train") if s in views).beton.sidecar),
     }

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from debeton.data.beton.image_decoding import MAX_PIXELS
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
-from debeton.data.image_names import IMAGE_SUFFIXES, is_image, is_jpeg, listed
+from debeton.data.image_names import IMAGE_SUFFIXES, is_image, listed
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions
 from debeton.data.spec import DatasetSpec, Rows
@@ -29,6 +30,7 @@ from debeton.system.errors import DataError, UsageError
 from debeton.system.plugins import require_plugins_of
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
+WITHOUT_LOSS = WriteOptions(raw_pixels=MAX_PIXELS)  # JPEG files as they are, others as pixels
 FILES_AT_ONCE = 256  # files that `predict` writes into one temporary beton
 
 
@@ -37,7 +39,7 @@ class Trained:
     """A classifier in evaluation mode, with the description of its network and its inputs.
 
     network: the values that rebuild the network, with its normalisation.
-    inputs: 'dataset', 'classes', 'resolution' in pixels, 'decoder' and 'tta', as `describe_inputs` gives them.
+    inputs: 'dataset', 'classes', 'resolution' in pixels, 'decoder', 'tta' and 'images' (`describe_inputs`).
     """
 
     model: nn.Module
@@ -59,6 +61,26 @@ class Trained:
         """Return the data set as the classifier saw it: its classes and normalisation, and no attributes."""
         mean, std = tuple(self.network["mean"]), tuple(self.network["std"])
         return DatasetSpec(self.inputs["dataset"], self.classes, mean=mean, std=std)
+
+    @property
+    def image_options(self) -> WriteOptions:
+        """Return the options that store a file as the run's beton did, or without loss if these are not known."""
+        known = self.inputs.get("images")
+        return WriteOptions(**known) if known and known["mode"] != "proportion" else WITHOUT_LOSS
+
+    @property
+    def note_on_images(self) -> str:
+        """Return a sentence if files cannot be stored as the run's beton stored its images, else ''."""
+        known = self.inputs.get("images")
+        if known and known["mode"] != "proportion":
+            return ""
+        beton = "the beton of this classifier's run stored"
+        why = (
+            f"{beton} a random share of {known['compress_probability']:g} as JPEG"
+            if known
+            else (f"it is not recorded how {beton} images")
+        )
+        return f"{why}; files are read without loss here, so a prediction can differ from the run's"
 
     def loader(self, view: View, batch_size: int, device: torch.device) -> Loader:
         """Return a loader of every row of a view once, in file order, with images as the classifier takes them."""
@@ -141,30 +163,21 @@ def predict(
 ) -> Iterator[tuple[list[Path], NDArray[np.float32]]]:
     """Yield (files, their class probabilities [n, C]), a few hundred files at a time, in the files' sequence.
 
-    Each image is decoded, cropped, resized and normalised as the run evaluated images of a beton. DataError names the
-    files that are no images.
+    Each image is stored, decoded, cropped, resized and normalised as the run's beton and its evaluation did. DataError
+    names the files that are no images.
     """
     for first in range(0, len(files), FILES_AT_ONCE):
         part = list(files[first : first + FILES_AT_ONCE])
-        probabilities = np.empty((len(part), len(trained.classes)), np.float32)
-        for are_jpeg in (True, False):  # JPEG files are stored as they are, others as pixels: both without loss
-            kind = np.array([k for k, file in enumerate(part) if is_jpeg(file) == are_jpeg], int)
-            if len(kind):
-                mode = "jpg" if are_jpeg else "raw"
-                probabilities[kind] = _probabilities(trained, [part[k] for k in kind], mode, device, batch_size)
-        yield part, probabilities
+        yield part, _probabilities(trained, part, device, batch_size)
 
 
 def _probabilities(
-    trained: Trained, files: Sequence[Path], mode: str, device: torch.device, batch_size: int
+    trained: Trained, files: Sequence[Path], device: torch.device, batch_size: int
 ) -> NDArray[np.float32]:
-    """Compute the class probabilities of image files by way of a temporary beton.
-
-    mode: 'jpg' stores JPEG files as they are; 'raw' stores pixels.
-    """
+    """Compute the class probabilities of image files by way of a temporary beton."""
     zeros = np.zeros(len(files), np.int64)
     rows = Rows(zeros, zeros, lambda k: files[k], [str(file) for file in files])
     with tempfile.TemporaryDirectory(prefix="debeton_predict_") as folder:
         path = Path(folder, "images.beton")
-        write_beton(path, rows, trained.spec, "test", WriteOptions(mode=mode, quality=100))
+        write_beton(path, rows, trained.spec, "test", trained.image_options)
         return trained.probabilities(View.whole(open_beton(path)), device, batch_size)

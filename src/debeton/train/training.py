@@ -253,7 +253,7 @@ def _identity(run: Run, view: View, resolution: int, arch: str) -> dict[str, Any
     return {
         "config_hash": run.config.identity_hash(),
         "model": {**network, **({"arch": arch} if arch else {})},
-        "inputs": describe_inputs(run.config, view.spec, resolution),
+        "inputs": describe_inputs(run.config, view.spec, run.views, resolution),
         "trained_on": describe_training(run.config),
     }
 
