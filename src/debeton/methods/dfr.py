@@ -358,5 +358,6 @@ def _save(run: Run, model: nn.Module) -> None:
         "config_hash": run.config.identity_hash(),
         "model": building,
         "inputs": describe_inputs(run.config, spec, run.views),
+        "data": run.data,
     }
     save_checkpoint(run.checkpoints / BEST_NAME, {**content, "state_dict": model.state_dict()})

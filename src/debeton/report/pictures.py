@@ -25,6 +25,7 @@ from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.system.plugins import require_plugins_of
+from debeton.train.run_data import check_data, describe_data, recorded_data
 from debeton.train.run_views import prepare_views
 
 GROUPS, SHOWN, SAMPLED = 6, 6, 200  # groups of a figure, images of a group, rows of a group that are classified
@@ -76,7 +77,9 @@ def worst_mistakes(folder: Path, split: str, device: torch.device) -> list[Mista
     """
     trained = load_trained(folder)
     require_plugins_of(folder)
-    view = prepare_views(load([folder / "config.yaml"])).get(split)
+    views = prepare_views(load([folder / "config.yaml"]))
+    check_data(recorded_data(folder), describe_data(views), str(folder))
+    view = views.get(split)
     if view is None:
         raise DataError(f"{folder} has no {split} split")
     sample = sample_groups(view, dict.fromkeys(range(view.spec.num_strata), SAMPLED), 0, "pictures")

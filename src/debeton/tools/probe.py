@@ -36,6 +36,7 @@ from debeton.system.plugins import require_plugins_of
 from debeton.system.seed import make_rng
 from debeton.train.features import extract_features
 from debeton.train.objective import Precision
+from debeton.train.run_data import check_data, describe_data, recorded_data
 from debeton.train.run_loaders import eval_loader
 from debeton.train.run_views import beton_paths, prepare_views
 
@@ -61,7 +62,7 @@ def probe_run(folder: Path, per_group: int = 200) -> dict[str, Any]:
 
     The attribute is probed if it varies, and the source if there are synthetic rows.
     per_group: the most rows of each group and source.
-    DataError if the run is not finished or has no test split.
+    DataError if the run is not finished, has no test split, or was trained on other data than its betons hold now.
     """
     if not (folder / "results.json").is_file():
         raise DataError(f"{folder} is not finished; only a finished run has a network that can be probed")
@@ -69,6 +70,7 @@ def probe_run(folder: Path, per_group: int = 200) -> dict[str, Any]:
     config = load([folder / "config.yaml"])
     device = pick_device(config.training.device)
     views = prepare_views(config)
+    check_data(recorded_data(folder), describe_data(views), str(folder))
     if "test" not in views:
         raise DataError(f"{folder} has no test split; a probe needs rows that were not used for training or selection")
     real, seed = views["test"], config.data.seed

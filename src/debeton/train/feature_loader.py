@@ -136,6 +136,7 @@ class FeatureLoader(Loader):
     """
 
     def __init__(self, loader: Loader, tables: Sequence[Tensor]):
+        self._images = loader
         super().__init__(
             loader.view,
             loader.batch_size,
@@ -151,8 +152,12 @@ class FeatureLoader(Loader):
         position[torch.from_numpy(np.unique(loader.view.rows))] = torch.arange(self.tables.shape[1])
         self.position = position.to(self.tables.device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureLoader, (self._images, list(self.tables.unbind(0)))
+
     def epoch(self, epoch: int, start: int = 0) -> FeatureEpoch:  # type: ignore[override]
         """Return batches `start`, start + 1, ... of epoch `epoch`, with the rows and flips of the loader of images."""
+        self.check_unchanged()
         batches = self.planned_batches(epoch)[start:]
         return FeatureEpoch(self, batches, self._mirrored(epoch, [positions for positions, _, _ in batches]))
 

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from debeton.data.loader.loader import Loader
 from debeton.data.triggers.trigger import Trigger
-from debeton.data.views.view import View
 from debeton.nets.checkpoint import add_weights, load_checkpoint, save_checkpoint
 from debeton.nets.models import evaluating, named_head
 from debeton.system import distributed
@@ -23,7 +22,6 @@ from debeton.system.log import logger
 from debeton.train.objective import Precision
 
 GATHERED_ROWS = 16384  # rows that processes exchange at once: 128 MiB of 2048 features
-SAMPLED_IMAGES, SAMPLED_BYTES = 256, 1 << 16  # how much of a beton's pixels a cache file's name answers for
 
 
 def feature_size(model: nn.Module) -> int:
@@ -122,7 +120,7 @@ def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
     They cover:
 
     - the network without its head: names and kinds of its modules, every weight and statistic;
-    - the rows and the beton, with a sample of its pixels, so that a beton with other pixels is noticed;
+    - the rows, and the bytes of all images of the beton;
     - the decoder, size, augmentation, trigger and normalisation of the images;
     - the number format and the kind of device.
     """
@@ -138,25 +136,16 @@ def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:
         "std": view.spec.std,
         "precision": str(precision.dtype),
         "device": precision.device.type,
-        "beton": view.beton.sidecar["checksum"],
+        "beton": view.beton.content["images"],
     }
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(np.ascontiguousarray(view.rows, np.int64).data)
-    add_pixels(digest, view)
     for trigger in (*loader.triggers, *([] if view.planted is None else [view.planted.trigger])):
         add_trigger(digest, trigger, loader.image_size)
     if view.planted is not None:
         digest.update(view.planted.mask.data)
     _add_network(digest, model)
     return digest.hexdigest()[:24]
-
-
-def add_pixels(digest: hashlib._Hash, view: View) -> None:
-    """Add bytes of some images, because a beton's checksum covers the places of images, not their pixels."""
-    chosen = view.rows[np.linspace(0, len(view) - 1, min(len(view), SAMPLED_IMAGES)).round().astype(np.int64)]
-    content = np.memmap(view.beton.path, np.uint8, "r")
-    for offset, size in zip(view.beton.offsets[chosen].tolist(), view.beton.sizes[chosen].tolist()):
-        digest.update(content[offset : offset + min(size, SAMPLED_BYTES)].data)
 
 
 def add_trigger(digest: hashlib._Hash, trigger: Trigger, size: tuple[int, int]) -> None:

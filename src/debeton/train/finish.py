@@ -54,6 +54,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
 
     model: None for a method that trains no classifier; then nothing is evaluated.
     method_sections: sections of settings that belong to the method, beside the one with its name.
+    DataError, and no results, if a beton of the run changed.
     """
     began = time.perf_counter()
     measured = {split: evaluate_split(run, model, split) for split in evaluated(run.views)} if model else {}
@@ -72,6 +73,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         "config_hash": config.identity_hash(),
         "processes": described(run.processes),
         "sync_bn": config.dist.sync_bn,
+        "data": run.data,
         "dataset_options": train.beton.sidecar["dataset_options"],
         "versions": versions(),
         "source": describe_source(config),
@@ -84,6 +86,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         "notes": run.notes,
         "timing": timing,
     }
+    run.check_data()
     if distributed.is_main():
         _write(run, results, measured)
     distributed.barrier()

@@ -18,6 +18,7 @@ from debeton.train.loop import TrainState
 from debeton.train.metrics import Metrics, selection_score
 from debeton.train.processes import joined
 from debeton.train.results import ResultLog
+from debeton.train.run_data import check_data
 
 
 @dataclass
@@ -38,6 +39,7 @@ class PhaseKeeper:
     oracle: model -> test metrics; logged, and never used to select.
     processes: the numbers of processes that have trained the phase, in their sequence; the present one is the last.
     check_processes: called with those of a checkpoint before it is used; raises an error if it cannot be continued.
+    check: raises DataError if the data changed; called before anything is saved.
     """
 
     name: str
@@ -54,6 +56,7 @@ class PhaseKeeper:
     oracle: Callable[[nn.Module], Metrics] | None = None
     processes: tuple[int, ...] = (1,)
     check_processes: Callable[[Sequence[int]], None] = lambda earlier: None
+    check: Callable[[], None] = lambda: None
 
     @property
     def latest(self) -> Path:
@@ -70,10 +73,14 @@ class PhaseKeeper:
         return {"phase": self.name, **self.identity, "processes": list(self.processes)}
 
     def restore(self, device: torch.device) -> bool:
-        """Continue from this phase's latest checkpoint and forget later log lines. Return False if there is none."""
+        """Continue from this phase's latest checkpoint and forget later log lines. Return False if there is none.
+
+        DataError if the checkpoint was trained on other data.
+        """
         content: dict[str, Any] = load_checkpoint(self.latest, device) if self.latest.exists() else {"phase": ""}
         is_ours = content["phase"] == self.name
         if is_ours:
+            check_data(content.get("data"), self.identity.get("data", {}), str(self.latest))
             earlier = content.get("processes", ())
             self.check_processes(earlier)
             self.processes = joined(earlier, self.processes)
@@ -83,7 +90,8 @@ class PhaseKeeper:
         return is_ours
 
     def save(self) -> None:
-        """Write the whole state as the latest checkpoint."""
+        """Write the whole state as the latest checkpoint. DataError if the data changed."""
+        self.check()
         if distributed.is_main():
             save_checkpoint(self.latest, {**self._identity, **self.state.state_dict()})
         distributed.barrier()
@@ -120,6 +128,7 @@ class PhaseKeeper:
             self._save_best()
 
     def _save_best(self) -> None:
+        self.check()
         if distributed.is_main():
             content = {**self._identity, **self.state.best}
             save_checkpoint(self.best, {**content, "state_dict": self.state.evaluated.state_dict()})

@@ -21,7 +21,7 @@ from debeton.config.identity import run_identity
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import add_weights
 from debeton.system import distributed
-from debeton.train.features import add_pixels, add_trigger
+from debeton.train.features import add_trigger
 
 if TYPE_CHECKING:
     from debeton.train.run import Run
@@ -81,20 +81,20 @@ def _settings(run: Run, sections: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _add_view(digest: hashlib._Hash, view: View | None, side: int) -> None:
-    """Add the rows of a view with their labels and groups, and a sample of their pixels.
+    """Add the rows of a view with their labels and groups, and the content of its beton.
 
     side: of the images, in pixels.
     """
     if view is None:
         digest.update(b"none")
         return
-    plain = [view.name, view.order, view.draws, asdict(view.spec), view.beton.sidecar["checksum"]]
+    plain = [view.name, view.order, view.draws, asdict(view.spec)]
     digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
     for one in fields(view):
         values = getattr(view, one.name)
         if isinstance(values, np.ndarray):
             digest.update(np.ascontiguousarray(values).data)
-    add_pixels(digest, view)
+    digest.update(json.dumps(view.beton.content, sort_keys=True).encode())
     if view.planted is not None:
         digest.update(view.planted.mask.data)
         add_trigger(digest, view.planted.trigger, (side, side))

@@ -17,18 +17,21 @@ import torch
 from torch import nn
 
 from debeton.config import Config
+from debeton.data.loader.loader import check_unchanged
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER, copy_weights, load_run_weights
 from debeton.nets.describe import describe_network
 from debeton.nets.models import make_model, place_network
 from debeton.nets.transfer import check_transfer, transferred
 from debeton.system import distributed
+from debeton.system.errors import DataError
 from debeton.system.log import log_to_file, logger, show_progress
 from debeton.system.seed import seed_everything
 from debeton.train.held_out import warn_of_results
 from debeton.train.phase import PhaseFiles, PhaseRecord
 from debeton.train.processes import joined
 from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
+from debeton.train.run_data import RunData, describe_data
 from debeton.train.run_folder import claim_folder, locked, other_folders
 from debeton.train.run_views import check_selection, prepare_views, warn_of_views
 from debeton.train.stop import Preempted, StopRequest
@@ -62,6 +65,7 @@ class Run:
     remarks: short texts on the results that every table repeats.
     start: the weights that networks begin with; None for those that the configuration asks for.
     sections: the sections of settings that the phases read (`phase_identity`); None: all sections.
+    data: the hashes that name the beton of each view (`run_data.describe_data`).
     """
 
     config: Config
@@ -76,6 +80,7 @@ class Run:
     remarks: list[str] = field(default_factory=list)
     start: InitialWeights | None = None
     sections: tuple[str, ...] | None = None
+    data: RunData = field(default_factory=dict)
 
     @property
     def progress(self) -> bool:
@@ -153,6 +158,7 @@ class Run:
                 record = files.take_over(name, model, self.device)
         if record is None:
             done = work()
+            self.check_data()
             done = replace(done, identity=own, processes=done.processes or (distributed.world_size(),))
             files.finish(name, done)
             self.leave_if_asked()
@@ -180,6 +186,11 @@ class Run:
             logger.info("phase '%s' is the same as in %s, and is taken from there", name, source)
         return bool(distributed.from_main("" if source is None else str(source)))
 
+    def check_data(self) -> None:
+        """Raise DataError, in all processes, if a beton of the run changed. Call it before anything is written down."""
+        betons = {id(view.beton): view.beton for view in self.views.values()}
+        check_unchanged(betons.values(), joint=True)
+
     def leave_if_asked(self) -> None:
         """Raise Preempted in all processes if any was asked to stop. Call it where everything is on disk."""
         if signum := self.stop.agreed(0, 1, self.device):
@@ -196,7 +207,8 @@ def open_run(config: Config) -> Iterator[Run | None]:
         views = prepare_views(config)
         check_selection(config, views)
         torch.use_deterministic_algorithms(config.training.deterministic, warn_only=True)
-        folder = Path(distributed.from_main(str(claim_folder(config)) if distributed.is_main() else ""))
+        data = describe_data(views)
+        folder = _claim(config, data)
         if (folder / "results.json").exists():
             logger.info("%s is finished; its results are in %s", folder, folder / "results.json")
             yield None
@@ -211,7 +223,21 @@ def open_run(config: Config) -> Iterator[Run | None]:
         log = ResultLog(folder / "results.jsonl", _sinks(config, folder) if distributed.is_main() else [])
         stack.callback(log.close)
         stop = stack.enter_context(StopRequest().listening())
-        yield Run(config, folder, device, views, log, stop)
+        yield Run(config, folder, device, views, log, stop, data=data)
+
+
+def _claim(config: Config, data: RunData) -> Path:
+    """Claim the run folder in the main process, and return it in all.
+
+    DataError, in all processes, if it belongs to other data.
+    """
+    folder, problem = "", ""
+    try:
+        folder = str(claim_folder(config, data)) if distributed.is_main() else ""
+    except DataError as error:
+        problem = str(error)
+    distributed.raise_together(problem)
+    return Path(distributed.from_main(folder))
 
 
 def _sinks(config: Config, folder: Path) -> list[Sink]:

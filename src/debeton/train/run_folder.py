@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import json
 import os
 import shutil
 import uuid
@@ -12,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from debeton.config import Config, load
+from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system.errors import UsageError
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 from debeton.system.plugins import record_plugins, warn_of_changes
+from debeton.train.run_data import DATA_NAME, RunData, check_folder
 
 CONFIG_NAME = "config.yaml"
 
@@ -48,18 +51,23 @@ def other_folders(config: Config, folder: Path) -> list[Path]:
     return sorted(found, key=lambda one: one.stat().st_mtime_ns, reverse=True)
 
 
-def claim_folder(config: Config) -> Path:
+def claim_folder(config: Config, data: RunData | None = None) -> Path:
     """Return this configuration's run folder: the existing one, or a new one with the next free version_k.
 
     The folder appears together with its config.yaml in one rename. Two jobs that start together never share one.
+    DataError if the existing folder belongs to other data (`run_data.check_folder`).
+
+    data: `describe_data` of the run; None leaves the data unchecked and unnamed.
     """
     parent = Path(config.training.outdir) / experiment_name(config)
     parent.mkdir(parents=True, exist_ok=True)
     version = 0
     while True:
         folder = parent / f"version_{version}"
-        if _belongs_to(folder, config) or (not folder.exists() and _create(folder, config)):
+        if _belongs_to(folder, config) or (not folder.exists() and _create(folder, config, data)):
             warn_of_changes(folder)
+            if data is not None:
+                check_folder(folder, data)
             return folder
         if not _belongs_to(folder, config):
             version += 1
@@ -83,12 +91,14 @@ def _identity_in(file: Path, changed: int) -> str:
     return load([file]).identity_hash()
 
 
-def _create(folder: Path, config: Config) -> bool:
-    """Make `folder` with its configuration. Return False if another process was first."""
+def _create(folder: Path, config: Config, data: RunData | None) -> bool:
+    """Make `folder` with its configuration and the names of its data. Return False if another process was first."""
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     staging.mkdir()
     (staging / CONFIG_NAME).write_text(config.dump())
-    (staging / "checkpoints").mkdir()
+    if data is not None:
+        (staging / DATA_NAME).write_text(json.dumps(data, indent=1))
+    (staging / CHECKPOINT_FOLDER).mkdir()
     record_plugins(staging)
     try:
         os.rename(staging, folder)

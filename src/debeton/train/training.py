@@ -236,6 +236,7 @@ def _keeper(
         oracle=accuracy_on(run.views["test"]) if measures_test else None,
         processes=(distributed.world_size(),),
         check_processes=partial(check_processes, own_statistics=own_statistics),
+        check=run.check_data,
     )
 
 
@@ -248,13 +249,17 @@ def leading_metric(run: Run) -> str:
 
 
 def _identity(run: Run, view: View, resolution: int, arch: str) -> dict[str, Any]:
-    """Return the plain values of every checkpoint: the configuration's hash, and what rebuilds the model and inputs."""
+    """Return the plain values of every checkpoint.
+
+    They are the hashes of configuration and data, and what rebuilds the model and its inputs.
+    """
     network = describe_network(run.config, view.spec)
     return {
         "config_hash": run.config.identity_hash(),
         "model": {**network, **({"arch": arch} if arch else {})},
         "inputs": describe_inputs(run.config, view.spec, run.views, resolution),
         "trained_on": describe_training(run.config),
+        "data": run.data,
     }
 
 
