@@ -1,4 +1,4 @@
-"""Many steps of whole methods against loops of our own in float64, written row by row from papers and released codes.
+"""Many steps of whole methods against loops in float64, written row by row from papers and codes.
 
 group DRO, LfF, SCALE and DDB's weights have such loops in their own files. Here are those of DebiAN and EIIL.
 """

@@ -1,4 +1,4 @@
-"""A run belongs to the betons that it saw: other data under the same name is an error, and the same data is none."""
+"""A run belongs to the betons that it saw: other data under their names is an error."""
 
 from __future__ import annotations
 
