@@ -2,6 +2,7 @@
 
 records: reads run folders.
 runs: groups runs into settings, with statistics over seeds.
+same_data: runs on different data of one name, kept apart.
 tables: the numbers as tables.
 figures: the figures.
 pictures: images that a run got wrong.

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from debeton.report.figures.plots import to_png
 from debeton.report.records import load_runs
 from debeton.report.runs import Setting, group_settings
+from debeton.report.same_data import data_notes
 from debeton.report.tables import remark_notes, to_latex, to_markdown
 from debeton.system.errors import DataError
 from debeton.system.files import write_files
@@ -63,8 +64,9 @@ class ReportKind:
         return table
 
     def _notes(self, settings: Sequence[Setting]) -> list[str]:
-        """Return the note on the table, and the remarks on its runs."""
-        return [self.note, *remark_notes(settings)]
+        """Return the note on the table, notes on runs of other data, and the remarks on its runs."""
+        other_data = data_notes([(setting.label, setting.runs) for setting in settings])
+        return [self.note, *other_data, *remark_notes(settings)]
 
     def _markdown(self, table: pd.DataFrame, notes: Sequence[str]) -> str:
         return "\n".join([to_markdown(table), *notes]) + "\n"

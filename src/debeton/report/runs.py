@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from debeton.report.records import OPTION, RunRecord, natural_key
+from debeton.report.same_data import data_identity
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _percent(values: Iterable[float | None]) -> Stat | None:
 def group_settings(records: Iterable[RunRecord], searched: Sequence[str] = ()) -> list[Setting]:
     """Group finished runs into settings, ordered by data set, its options and method (erm first).
 
+    Runs that must have the same data and have not are settings of their own (`same_data.py`).
+
     records: runs; unfinished ones are left out.
     searched: keys that a random search chose for each run; runs that differ only in these are one setting.
     """
@@ -129,8 +132,10 @@ def group_settings(records: Iterable[RunRecord], searched: Sequence[str] = ()) -
     sections = sorted({section for run in finished for section in run.sections})
     runs_of: dict[str, list[RunRecord]] = {}
     identity_of: dict[str, dict[str, Any]] = {}
+    data = data_identity(finished)
     for run in finished:
         identity = {key: value for key, value in run.identity(sections).items() if key not in searched}
+        identity |= data.get(id(run), {})
         name = json.dumps(identity, sort_keys=True, default=str)
         runs_of.setdefault(name, []).append(run)
         identity_of[name] = identity

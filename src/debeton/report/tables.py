@@ -11,6 +11,7 @@ import pandas as pd
 
 from debeton.report.records import FRACTIONS, RunRecord, flatten
 from debeton.report.runs import Setting, Stat, differing_keys, make_stat
+from debeton.report.same_data import data_notes
 
 COLUMNS = {
     "accuracy": "average",
@@ -177,9 +178,10 @@ def findings_table(settings: Sequence[Setting]) -> pd.DataFrame:
 
 
 def notes(settings: Sequence[Setting]) -> list[str]:
-    """Return notes on the numbers: units, selection rules, repeated runs, differences that the labels do not show."""
+    """Return notes on the numbers: units, other data, selection rules, repeats, differences not in the labels."""
     columns = shown_columns(settings, report_split(settings))
     lines = [UNITS, *(text for metric, text in MEANINGS.items() if metric in columns)]
+    lines += data_notes([(s.label, [*s.runs, *s.repeats]) for s in settings])
     rules = dict.fromkeys(s.selection for s in settings)
     lines.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
     lines += remark_notes(settings)
