@@ -121,6 +121,7 @@ HARMLESS: dict[str, Change] = {
     "no end marker": lambda data: data[:-2],
     "half an end marker": lambda data: data[:-1],
     "no end marker, but zeros": lambda data: data[:-2] + bytes(100),
+    "text before the end marker": lambda data: data[:-2] + b"made by a camera" * 3 + data[-2:],
     "a comment that is cut short": lambda data: data[:-2] + b"\xff\xfe\x00\x50abc",
     "a film behind the photo": lambda data: data + b"ftypmp42" * 400,
     "another photo behind the photo": lambda data: data + data,

@@ -11,8 +11,8 @@ reads them in silence. Harmless are:
 - scans of a progressive JPEG in another order, or twice;
 - a missing end marker, if every scan is complete;
 - padding before the end marker, which some cameras write. Damage that decodes to fewer blocks than there were gives
-  the same complaint: the rest of the picture is shifted, and its last blocks are left over. So only up to 8 bytes, or
-  any number of bytes of one value, count as padding.
+  the same complaint: the rest of the picture is shifted, and its last blocks are left over. So only up to 8 bytes, any
+  number of bytes of one value, and text count as padding. Half of the bytes of coded data are above 127, none of text.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from debeton.data.beton.jpeg_segments import (
 )
 
 MAX_PADDING = 8  # bytes of several values before the end marker that can be padding
+ASCII = 127
 PADDING_COMPLAINT = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 END_MARKER = b"\xff\xd9"
 
@@ -99,7 +100,8 @@ def _without_padding(attempt: Attempt, pieces: list[Piece], decode: Decode) -> A
         return attempt
     *head, scan, end = pieces
     count = int(complaint[1])
-    if count > MAX_PADDING and len(set(scan.data[max(0, len(scan.data) - count) :])) > 1:
+    last = scan.data[max(0, len(scan.data) - count) :]
+    if count > MAX_PADDING and len(set(last)) > 1 and max(last) > ASCII:
         return attempt
     for size in range(count, min(len(scan.data), count + MAX_PADDING - 1) + 1):
         shorter = replace(scan, data=scan.data[: len(scan.data) - size])
