@@ -66,7 +66,7 @@ def test_the_scale_is_three_times_as_fine_as_the_result_or_as_fine_as_the_bound_
         ("L", {}),
         ("CMYK", {}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 @pytest.mark.parametrize("max_resolution", [40, 150, 300])
 def test_a_coarse_decoding_agrees_with_a_whole_one(
