@@ -15,7 +15,8 @@ import torch
 from tests.running import folder_of, lines_of, run, stopped_and_resumed
 from tests.toy import TOY_SPEC, toy_rows
 
-from debeton.data.beton.reading import open_beton, sidecar_path
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.sidecar import sidecar_path
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import Rows
 from debeton.nets.checkpoint import LATEST_NAME, load_checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from debeton.config import Config
-from debeton.data.beton.reading import image_options_of
+from debeton.data.beton.sidecar import image_options_of
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
 

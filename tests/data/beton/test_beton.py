@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from debeton.data.beton import ffcv_format
 from debeton.data.beton.ffcv_format import METADATA, METADATA_START, header_bytes, read_tables
-from debeton.data.beton.reading import Beton, checksum, columns_path, open_beton, sidecar_path
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.sidecar import checksum, columns_path, sidecar_path
 from debeton.data.beton.writer import write_beton
 from debeton.data.spec import DatasetSpec, Factor, Rows
 from debeton.system.errors import DataError

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from debeton.data.beton import file as beton_file
 from debeton.data.beton.ffcv_format import HEADER
 from debeton.data.beton.merge import merge_betons
-from debeton.data.beton.reading import Beton, columns_path, open_beton, sidecar_path
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.sidecar import columns_path, sidecar_path
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.loader.decoding import ImageReader
 from debeton.data.spec import DatasetSpec, Rows

@@ -16,7 +16,8 @@ from tests.toy import TOY_SPEC, toy_rows
 from debeton.data.beton.content import PARTS, differing_parts
 from debeton.data.beton.merge import merge_betons
 from debeton.data.beton.opened import OpenedFile
-from debeton.data.beton.reading import Beton, columns_path, open_beton, sidecar_path
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.sidecar import columns_path, sidecar_path
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import Rows
 from debeton.system.errors import DataError

@@ -15,7 +15,8 @@ from PIL import Image
 from debeton.data.beton.ffcv_format import JPG, RAW
 from debeton.data.beton.images import RAW_PIXELS, Encoded, encode
 from debeton.data.beton.merge import merge_betons
-from debeton.data.beton.reading import Beton, image_options_of, open_beton, sidecar_path
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.sidecar import image_options_of, sidecar_path
 from debeton.data.beton.treatment import describe_treatments
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import DatasetSpec, Rows

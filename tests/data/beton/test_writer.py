@@ -21,7 +21,8 @@ from debeton.data.beton import file as beton_file
 from debeton.data.beton import turbojpeg
 from debeton.data.beton.ffcv_format import ALLOCATION, HEADER, JPG, RAW
 from debeton.data.beton.images import to_rgb
-from debeton.data.beton.reading import Beton, columns_path, open_beton, sidecar_path
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.sidecar import columns_path, sidecar_path
 from debeton.data.beton.writer import WriteOptions, verify_rows, write_beton
 from debeton.data.loader.decoding import ImageReader
 from debeton.data.spec import DatasetSpec, RawImage, Rows

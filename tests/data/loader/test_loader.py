@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from debeton.data.beton.reading import Beton, open_beton, sidecar_path
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.sidecar import sidecar_path
 from debeton.data.draws import sample_keys
 from debeton.data.loader.augment import OPS, make_ops
 from debeton.data.loader.batch import Batch

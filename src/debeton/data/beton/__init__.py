@@ -3,6 +3,7 @@
 - ffcv_format.py: FFCV's file format as NumPy types.
 - image_decoding.py: any image file or array to upright RGB pixels.
 - jpeg_repair.py, jpeg_segments.py, jpeg_scans.py: sound JPEGs that libjpeg complains of.
+- coarse_jpeg.py: JPEGs decoded at a coarser scale, then averaged.
 - images.py: one image on its way into a beton: kept, as raw pixels, or as a new JPEG.
 - treatment.py: the record of what was done to each image.
 - turbojpeg.py: libjpeg-turbo and FFCV's resizer, called directly.
@@ -11,4 +12,8 @@
 - writer.py: rows to a beton. Every image is checked first.
 - merge.py: several betons to one. No image is decoded.
 - reading.py: opening a beton.
+- opened.py: a file that is read through one descriptor, and the changes of that file since.
+- content.py: the hashes that name the content of a beton.
+- stretches.py: the stored images of a beton, many at a time.
+- sidecar.py: the description of a beton, X.beton.json, and its place.
 """

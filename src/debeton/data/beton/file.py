@@ -33,7 +33,7 @@ from debeton.data.beton.ffcv_format import (
     header_bytes,
 )
 from debeton.data.beton.opened import OpenedFile
-from debeton.data.beton.reading import SCHEMA_VERSION, checksum, columns_path, group_counts, sidecar_path
+from debeton.data.beton.sidecar import SCHEMA_VERSION, checksum, columns_path, group_counts, sidecar_path
 from debeton.data.beton.stretches import read_images
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from debeton.data.beton.columns import Column
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton
-from debeton.data.beton.reading import Beton, image_options_of, open_beton
+from debeton.data.beton.reading import Beton, open_beton
+from debeton.data.beton.sidecar import image_options_of
 from debeton.data.beton.stretches import read_images
 from debeton.data.beton.treatment import UNKNOWN, Treatment, count_treatments, read_treatments
 from debeton.data.spec import DatasetSpec, Ints, count_codes

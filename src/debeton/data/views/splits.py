@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from debeton.data.beton.reading import open_beton, read_sidecar
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.sidecar import read_sidecar
 from debeton.data.spec import DatasetSpec
 from debeton.data.split_names import TEST_PREFIX, is_known_split
 from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, select_rows

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.reading import Beton, group_counts
+from debeton.data.beton.reading import Beton
+from debeton.data.beton.sidecar import group_counts
 from debeton.data.spec import UNKNOWN, DatasetSpec, Ints, count_codes, parse_aligned
 from debeton.data.triggers.trigger import PlantedTrigger
 from debeton.data.views.dealing import held_counts
