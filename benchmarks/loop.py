@@ -114,7 +114,8 @@ class _HeldLoader:
 
     def __init__(self, batches: list[Batch], steps: int):
         self.batches, self.steps = batches, steps
-        self.view = SimpleNamespace(spec=SPEC, beton=SimpleNamespace(path="held"))
+        self.batch_size, self.seed = len(batches[0].label), 0
+        self.view = SimpleNamespace(spec=SPEC, beton=SimpleNamespace(path="held"), order="random")
 
     @contextmanager
     def epoch(self, epoch: int, start: int = 0) -> Iterator[_HeldEpoch]:

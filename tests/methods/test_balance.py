@@ -64,12 +64,12 @@ class FakeRun(SimpleNamespace):
 
     def __init__(self, view: View, *overrides: str):
         config: Config = load([], overrides)
-        super().__init__(views={"train": view}, config=config, device=torch.device("cpu"))
+        super().__init__(views={"train": view}, config=config, device=torch.device("cpu"), sections=None)
 
     def network(self) -> torch.nn.Module:
         return torch.nn.Identity()
 
-    def phase(self, name: str, model: torch.nn.Module, work: Callable[[], Any]) -> Any:
+    def phase(self, name: str, model: torch.nn.Module, work: Callable[[], Any], identity: Callable[[], str]) -> Any:
         return work()
 
 

@@ -33,7 +33,7 @@ def test_every_local_path_that_the_readmes_name_exists():
     for readme in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "src/debeton/methods/README.md"):
         text = readme.read_text()
         for word in text.replace("(", " ").replace(")", " ").replace("`", " ").split():
-            word = word.strip(".,:;")
+            word = word.strip(".,:;").partition("#")[0]  # without the heading of a link
             named = word.startswith(("scripts/", "writers/", "src/", "dataset_configs/", "docs/"))
             if named and not any(placeholder in word for placeholder in ("NAME", "*", "$")):
                 assert (ROOT / word).exists() or (readme.parent / word).exists(), (readme.name, word)

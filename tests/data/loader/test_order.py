@@ -218,3 +218,9 @@ def test_the_order_of_groups_within_a_window_varies(unbalanced: View) -> None:
 def test_an_unknown_order_names_the_nearest(paper_view: PaperView) -> None:
     with pytest.raises(UsageError, match="unknown order 'quasirandom'; did you mean 'quasi_random'"):
         epoch_order(paper_view([0]), "quasirandom", 0, 0)
+
+
+def test_rows_of_unknown_group_are_one_more_group_of_a_batch() -> None:
+    codes = np.array([-1, 0, 1, 2] * 8)
+    assert effective_number(codes, 4) == pytest.approx(4)
+    assert effective_number(codes, 4) == effective_number(codes + 1, 4)

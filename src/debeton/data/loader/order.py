@@ -129,10 +129,10 @@ def effective_number(codes: Ints, batch_size: int) -> float:
 
     A last partial batch does not count.
 
-    codes: int64 [N], in the sequence of the epoch.
+    codes: int64 [N], in the sequence of the epoch; -1, unknown, counts as one more code.
     """
     batches = max(1, len(codes) // batch_size)
-    codes = codes[: batches * batch_size]
+    codes = codes[: batches * batch_size] - codes.min()
     batch = np.arange(len(codes)) // batch_size
     counts = np.unique(batch * (int(codes.max()) + 1) + codes, return_counts=True)[1]
     size = min(batch_size, len(codes))
