@@ -19,7 +19,7 @@ from debeton.report.console import print_tables
 from debeton.report.figures.axes import plot_axis
 from debeton.report.figures.curves import curve_of, plot_objectives
 from debeton.report.figures.maps import group_grid
-from debeton.report.figures.plots import make_plots, train_distributions
+from debeton.report.figures.plots import make_plots, plot_groups, train_distributions
 from debeton.report.records import load_runs
 from debeton.report.runs import group_settings
 from debeton.report.tables import (
@@ -396,6 +396,18 @@ def test_every_figure_is_drawn_for_any_kind_of_groups(tmp_path, groups):
     plots = make_plots(settings_of(tmp_path), "test")
     assert [p.name for p in plots] == ["headline", "axis", "group_accuracy", "train_groups", "curves", "group_curves"]
     assert all(p.png.startswith(b"\x89PNG") for p in plots)
+
+
+def test_accuracy_by_group_is_drawn_for_the_groups_that_a_split_is_measured_in(tmp_path):
+    folder = make_run(tmp_path, null=BIRDS[1:2])
+    results = json.loads((folder / "results.json").read_text())
+    results["train_groups"]["landbird, attribute unknown"] = 12
+    (folder / "results.json").write_text(json.dumps(results))
+    figure = plot_groups(settings_of(tmp_path), "test")
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(ticks) == len(BIRDS)
+    assert not any("unknown" in tick for tick in ticks)
+    assert [text.get_text() for text in figure.axes[0].texts].count("–") == 1  # the group without a test row
 
 
 @pytest.mark.parametrize(("modes", "panels"), [("abcde", 4), ("ab", 3)])

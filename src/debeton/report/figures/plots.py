@@ -217,7 +217,9 @@ def plot_groups(settings: Sequence[Setting], split: str) -> Figure | None:
 
     Returns None if no accuracy is known.
     """
-    names = settings[0].group_names
+    # Training rows may be counted under further names: those of unknown attribute, or pseudo-groups.
+    measured = {name for s in settings for run in s.runs for name in run.metrics(split).get("group_accuracy") or {}}
+    names = tuple(name for name in settings[0].group_names if name in measured)
     stats = [[s.group_stat(name, split) for name in names] for s in settings]
     if not any(stat for row in stats for stat in row):
         return None
