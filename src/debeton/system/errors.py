@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class UsageError(ValueError):
@@ -31,6 +31,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
         if len(parts) == other.count(".") + 1 and all(_is_close(*pair) for pair in pairs):
             slips[other] = sum(_slips(*pair) for pair in pairs)
     return f"; did you mean '{min(slips, key=lambda other: slips[other])}'?" if slips else ";"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first five names in one text, and '...' if there are more."""
+    return "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
 
 
 def _is_close(name: str, other: str) -> bool:

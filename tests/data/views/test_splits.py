@@ -257,3 +257,16 @@ def test_the_training_seed_changes_no_split(faces: Path) -> None:
     options = {"bias_rate": 0.9, "balance": "group", "val_fraction": 0.1}
     first, again, other = (faces_views(faces, seed=seed, **options)["train"].rows.tolist() for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_a_mini_data_set_that_loses_a_group_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = Rows(
+        np.arange(40) % 2, np.zeros(40, np.int64), lambda i: np.full((4, 4, 3), i, np.uint8), list(map(str, range(40)))
+    )
+    write_beton(tmp_path / "ab_train.beton", rows, DatasetSpec("ab", ("cat", "dog"), ("in",)), "train")
+    paths = {"train": tmp_path / "ab_train.beton"}
+    with caplog.at_level("WARNING", "debeton"):
+        assert open_views(paths, ViewOptions(mini_dataset=0.3))["train"].group_counts().min() > 0
+        assert not caplog.text
+        assert open_views(paths, ViewOptions(mini_dataset=0.5))["train"].group_counts().tolist() == [20, 0]
+    assert "and no row of 1 groups ('dog', 20 rows); take another share" in caplog.text

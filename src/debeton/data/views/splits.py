@@ -15,7 +15,8 @@ from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, selec
 from debeton.data.views.subsets import balanced, biased, fold, mini, scale_split
 from debeton.data.views.synthetic_modes import MODES, Amount, synthetic_view
 from debeton.data.views.view import View
-from debeton.system.errors import DataError, UsageError
+from debeton.system.errors import DataError, UsageError, first_names
+from debeton.system.log import logger
 
 Views = dict[str, View]
 
@@ -184,10 +185,22 @@ def _hold_out(views: Views, options: ViewOptions) -> Views:
 
 
 def _shrink(views: Views, options: ViewOptions) -> Views:
-    """Keep a share of the training rows."""
+    """Keep a share of the training rows. Warn of groups that lose all rows, as where the file alternates them."""
     if options.mini_dataset is None or options.mini_dataset == 1:
         return views
-    return {**views, "train": mini(views["train"], options.mini_dataset)}
+    whole, kept = views["train"], mini(views["train"], options.mini_dataset)
+    before, after = whole.counts_by_name(), kept.counts_by_name()
+    lost = [f"'{name}', {count} rows" for name, count in before.items() if count and not after.get(name)]
+    if lost:
+        logger.warning(
+            "warning: data.mini_dataset %g takes evenly spaced rows of %s, and no row of %d groups (%s); take "
+            "another share, or write the beton again with --shuffle-seed 0",
+            options.mini_dataset,
+            whole.beton.path,
+            len(lost),
+            first_names(lost),
+        )
+    return {**views, "train": kept}
 
 
 def _bias(views: Views, options: ViewOptions) -> Views:
