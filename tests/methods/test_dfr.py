@@ -36,6 +36,7 @@ from debeton.methods.parts.logistic_head import (
 from debeton.nets.checkpoint import load_checkpoint, save_checkpoint
 from debeton.nets.heads import RefittedHead, install_head
 from debeton.nets.models import make_model
+from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError
 from debeton.train.evaluation import evaluate
 from debeton.train.run import open_run
@@ -498,6 +499,15 @@ def test_changed_settings_of_the_last_layer_keep_the_base_of_an_earlier_run(toy_
         assert [bool(record["taken_from"]) for record in records.values()] == [out == "a", False]
         weights[out] = load_checkpoint(folder / "checkpoints" / "checkpoint_best.pt")["state_dict"]
     assert all(torch.equal(weights["a"][name], weights["b"][name]) for name in weights["b"])
+
+
+def test_a_base_is_trained_again_where_the_code_of_a_plugin_changed(toy_args, tmp_path, monkeypatch):
+    args = [*toy_args, "--training.method", "dfr", "--dfr.refits", "2", "--training.outdir", tmp_path]
+    for value, sha256 in (("1.0", "a" * 64), ("0.1", "a" * 64), ("10.0", "b" * 64)):
+        monkeypatch.setattr(plugins, "_LOADED", {"p.py": plugins.Plugin("p.py", "p.py", sha256)})
+        assert run([*args, "--dfr.c_grid", value]) == 0
+    records = [json.loads(file.read_text())["train"] for file in tmp_path.rglob("phases.json")]
+    assert sorted(bool(record["taken_from"]) for record in records) == [False, False, True]
 
 
 def test_a_base_with_another_seed_or_rate_or_rows_is_trained(toy_args, tmp_path):

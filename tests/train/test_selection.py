@@ -215,3 +215,9 @@ def test_a_group_without_a_row_in_any_split_needs_none_in_validation(tmp_path):
     whole = view_of(tmp_path, {**three_of_four, (1, 0): 1}, split="test")
     with pytest.raises(UsageError, match="1 of 4 groups have no row"):
         check_rows(views[1], "worst_group", "", empty_groups="error", nowhere=without_rows_anywhere([*views, whole]))
+
+
+def test_a_rule_over_groups_that_no_split_has_names_them_all(tmp_path):
+    views = [view_of(tmp_path, ALIGNED, split=split) for split in ("train", "val")]
+    with pytest.raises(UsageError, match=r"2 of 2 conflicting groups have no row .*left, light; right, dark"):
+        check_rows(views[1], "minority", "", empty_groups="error", nowhere=without_rows_anywhere(views))

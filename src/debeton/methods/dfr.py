@@ -51,6 +51,7 @@ from debeton.train.phase import PhaseRecord
 from debeton.train.remarks import FITTED, TUNED
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
+from debeton.train.run_views import groups_nowhere
 from debeton.train.selection import Selection, check_rows
 
 PHASE = "dfr"
@@ -190,6 +191,7 @@ def criterion_of(run: Run, views: Mapping[str, View]) -> Selection:
         "dfr.criterion",
         empty_groups=run.config.training.empty_groups,
         at_least=1 if "tune" in views else 2,  # of two halves of a group, the second chooses
+        nowhere=groups_nowhere(run.views),
     )
 
 

@@ -24,7 +24,7 @@ from debeton.methods.parts.balance import check_groups, view_by_group
 from debeton.methods.parts.group_weights import adjustments, exponentiated_step, greedy_weights
 from debeton.methods.parts.logits import logits_by_batch
 from debeton.system import distributed
-from debeton.system.errors import UsageError
+from debeton.system.errors import UsageError, first_names
 from debeton.system.log import logger
 from debeton.train.metrics import add_by_group
 from debeton.train.objective import Objective, Precision, StepOutput
@@ -239,7 +239,7 @@ def validation_groups(run: Run, view: View) -> tuple[Ints, Ints]:
     if empty:
         raise UsageError(
             f"groupdro.automatic_adjustment needs validation rows of every group, and {len(empty)} have none "
-            f"({'; '.join(empty[:5])}{'; ...' if len(empty) > 5 else ''}); give the adjustment itself with "
+            f"({first_names(empty)}); give the adjustment itself with "
             "--groupdro.generalization_adjustment"
         )
     return group, counts

@@ -84,6 +84,11 @@ def plugin_words() -> list[str]:
     return [word for plugin in _LOADED.values() if not plugin.package for word in ("--plugins", plugin.name)]
 
 
+def hashes_of_plugins() -> list[str]:
+    """Return the SHA-256 of the file of each loaded plugin, sorted."""
+    return sorted(plugin.sha256 for plugin in _LOADED.values())
+
+
 def record_plugins(folder: Path) -> None:
     """Write the loaded plugins into a run folder; nothing where there is none."""
     if _LOADED:

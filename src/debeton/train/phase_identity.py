@@ -1,8 +1,8 @@
 """Identity of a phase: a hash of all that decides its weights, by which another run takes it over.
 
-The folder of a run belongs to all settings together. A phase depends on some of them: those that it is trained with,
-its rows and their pixels, the weights that it begins with, and the phases before it. After a change to the settings of
-a later phase, the earlier phases of the same experiment have the same identity.
+The folder of a run belongs to all settings together. A phase depends on some of them: those that it is trained with. It
+also depends on its rows and their pixels, the weights that it begins with, the code of plugins, and the phases before
+it. After a change to the settings of a later phase, the earlier phases of the same experiment have the same identity.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from debeton.config.identity import run_identity
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import add_weights
 from debeton.system import distributed
+from debeton.system.plugins import hashes_of_plugins
 from debeton.train.features import add_trigger
 
 if TYPE_CHECKING:
@@ -64,7 +65,11 @@ def phase_identity(
     }
     named = {f"training.{key}": value for key, value in asdict(training).items() if key not in without_effect}
     content: list[Any] = [name, before, run_identity(named), type(model).__name__, type(objective).__name__]
-    content += [_settings(run, sections), None if run.config.dist.sync_bn else distributed.world_size()]
+    content += [
+        _settings(run, sections),
+        hashes_of_plugins(),
+        None if run.config.dist.sync_bn else distributed.world_size(),
+    ]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     for one in (view, val):
         _add_view(digest, one, training.resolution)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from debeton.data.views.splits import (
 from debeton.data.views.view import View
 from debeton.nets.models import architecture
 from debeton.nets.transfer import source_normalisation
-from debeton.system.errors import UsageError
+from debeton.system.errors import UsageError, first_names
 from debeton.system.log import logger
+from debeton.train.metrics import SELECTION_RULES
 from debeton.train.planting import plant
 from debeton.train.selection import NO_SELECTION, Selection, check_rows, selection_on, without_rows_anywhere
 
@@ -96,9 +97,6 @@ def prepare_views(config: Config) -> dict[str, View]:
     return views if source is None else with_normalisation(views, *source)
 
 
-GROUP_RULES = ("worst_group", "mean_group", "minority")  # need rows whose attribute is known
-
-
 def check_selection(config: Config, views: Mapping[str, View]) -> None:
     """Raise UsageError for a selection rule without the splits or the bias-aligned pairs that it needs."""
     rule = config.training.selection
@@ -117,7 +115,8 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
             f"training.selection is 'minority', but {spec.name} does not say which attribute goes with each class; "
             "say it with --data.aligned 'class:attribute,...', or select by worst_group"
         )
-    if rule in GROUP_RULES and not views["val"].knows_attribute.any():
+    needs_groups = rule != NO_SELECTION and SELECTION_RULES[rule].over.endswith("groups")
+    if needs_groups and not views["val"].knows_attribute.any():
         raise UsageError(
             f"training.selection is '{rule}', but the attribute of no row of 'val' ({views['val'].beton.path}) is "
             "known; select by worst_class, mean_class, average or loss, or keep the last epoch with "
@@ -133,8 +132,14 @@ def check_selection_rows(config: Config, views: Mapping[str, View]) -> Selection
     rule, empty_groups = config.training.selection, config.training.empty_groups
     if "val" not in views or rule == NO_SELECTION:
         return selection_on(None, NO_SELECTION)
-    nowhere = without_rows_anywhere([view.true_groups or view for view in views.values()])
-    return check_rows(views["val"], rule, "training.selection", empty_groups=empty_groups, nowhere=nowhere)
+    return check_rows(
+        views["val"], rule, "training.selection", empty_groups=empty_groups, nowhere=groups_nowhere(views)
+    )
+
+
+def groups_nowhere(views: Mapping[str, View]) -> set[str]:
+    """Return the names of the data set's groups and classes that have no row in any view of a run."""
+    return without_rows_anywhere([view.true_groups or view for view in views.values()])
 
 
 def groups_without_rows(views: Mapping[str, View]) -> dict[str, dict[str, int]]:
@@ -169,7 +174,7 @@ def warn_of_views(config: Config, views: Mapping[str, View]) -> None:
             split,
             len(absent),
             (counts > 0).sum(),
-            _first([f"'{name}', {count} training rows" for name, count in absent.items()]),
+            first_names([f"'{name}', {count} training rows" for name, count in absent.items()]),
         )
     if "val" in views and config.training.selection == "worst_group":
         trained = dict(zip(spec.group_names, counts.tolist(), strict=True))
@@ -178,7 +183,7 @@ def warn_of_views(config: Config, views: Mapping[str, View]) -> None:
             logger.warning(
                 "warning: no training and no validation row in %d groups (%s); the worst group is that of the others",
                 len(empty),
-                _first(empty),
+                first_names(empty),
             )
     for split in evaluated(views):
         unknown = int((~views[split].knows_attribute).sum())
@@ -190,8 +195,3 @@ def warn_of_views(config: Config, views: Mapping[str, View]) -> None:
                 len(views[split]),
                 split,
             )
-
-
-def _first(names: Sequence[str]) -> str:
-    """Return the first five names, joined."""
-    return "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from debeton.data.spec import count_codes
 from debeton.data.views.view import View
-from debeton.system.errors import UsageError
+from debeton.system.errors import UsageError, first_names
 from debeton.train.metrics import SELECTION_RULES, TIE_BREAK
 
 NO_SELECTION = "last"
@@ -89,6 +90,7 @@ def check_rows(
     is_served = selection.rule == asked and (not names or selection.kind == "conflicting groups")
     if is_served or empty_groups == "ignore":
         return selection
+    names = names or selection.without_rows  # no split has a row of any of them
     lacking = (
         f"{len(names)} of {size} {selection.kind}" if size else "no group of its data set is bias-conflicting, so 0"
     )
@@ -96,7 +98,7 @@ def check_rows(
     raise UsageError(
         f"{setting} is '{asked}', but {lacking} have {'no' if at_least == 1 else 'fewer than'} {rows} in view "
         f"'{view.name}' of {view.beton.path}"
-        f"{' (' + '; '.join(names[:5]) + ('; ...' if len(names) > 5 else '') + ')' if names else ''}; "
+        f"{' (' + first_names(names) + ')' if names else ''}; "
         f"rules with all their rows: {', '.join(_served_rules(view, at_least))}; or let the others decide with "
         "--training.empty_groups ignore, and tables will say so"
     )
@@ -122,8 +124,7 @@ def _row_counts(view: View, kind: str) -> Mapping[str, int]:
     if kind == "classes":
         label = view.label[view.rows]
         return dict(zip(spec.classes, np.bincount(label, minlength=spec.num_classes).tolist(), strict=True))
-    group = view.group[view.rows]
-    counts = np.bincount(group[group >= 0], minlength=spec.num_groups)
+    counts = count_codes(view.group[view.rows], spec.num_groups)
     aligned = spec.aligned_groups()
     if kind == "conflicting groups":
         chosen = [] if aligned is None else [g for g in spec.existing_groups if not aligned[g]]
