@@ -16,6 +16,7 @@ from debeton.report.runs import Setting, group_settings
 from debeton.report.same_data import short_hash
 from debeton.report.tables import notes
 from debeton.report.write import write_report
+from debeton.studies.collect import remarks_on_data
 
 METRICS = {
     "worst_group_accuracy": 0.5,
@@ -132,3 +133,10 @@ def test_a_report_of_one_table_names_them_too(tmp_path):
     table = pd.DataFrame({"setting": ["x"]})
     kind = ReportKind("", "x", "A note.", "", lambda settings: table, lambda settings: None)
     assert "Runs on different data of one name are settings of their own. Split 'test'" in kind.text([tmp_path])
+
+
+def test_tables_of_a_study_say_that_one_number_holds_runs_on_different_data(tmp_path):
+    folders = [write_run(tmp_path, seed, {"train": "1", "test": content}) for seed, content in enumerate("223")]
+    assert remarks_on_data(folders[:2]) == []
+    (remark,) = remarks_on_data(folders)
+    assert remark.startswith("Runs on different 'test' data stand in one number here")

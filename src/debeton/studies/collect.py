@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from debeton.report.records import load_runs
 from debeton.report.runs import make_stat
+from debeton.report.same_data import find_different_data
 from debeton.report.tables import COLUMNS, to_markdown
 from debeton.report.write import PicturePlotter, write_report
 from debeton.studies.jobs import Job
@@ -62,13 +64,29 @@ def collect(
     logger.info("%s", count_states(states))
     tables = _published_tables(job_states, reported, published)
     folders = [folder for job in reported if (folder := job_states.state(job).folder)]
+    remarks = remarks_on_data(folders)
+    for remark in remarks if tables or best_rows else ():
+        logger.warning("warning: %s", remark)
     page = write_report(folders, out, title=title, searched=sorted(searched), pictures=pictures, tables=tables)
     if tables:
         text = "\n".join(f"{title}\n\n{to_markdown(table)}" for title, table in tables)
-        write_text(out / "published.md", text)
+        write_text(out / "published.md", "\n".join([text, *remarks]))
     if best_rows:
-        write_text(out / "chosen.md", to_markdown(pd.DataFrame(best_rows).fillna("–")))
+        write_text(out / "chosen.md", "\n".join([to_markdown(pd.DataFrame(best_rows).fillna("–")), *remarks]))
     return page
+
+
+def remarks_on_data(folders: Sequence[Path]) -> list[str]:
+    """Return a sentence for each split of which runs of one name have different data.
+
+    Tables of published numbers and of chosen settings average over seeds, whatever their data.
+
+    folders: run folders of the reported jobs.
+    """
+    return [
+        f"Runs on different '{split}' data stand in one number here; the report keeps them apart, and names them."
+        for split, _ in find_different_data(load_runs(folders))
+    ]
 
 
 def _published_tables(
