@@ -181,6 +181,14 @@ def test_a_loader_can_be_sent_to_a_spawned_process(tmp_path: Path) -> None:
     assert found == (1, sum(float(batch.image.double().sum()) for batch in loader.epoch(1)))
 
 
+def test_a_loader_that_was_sent_has_the_same_batches(tmp_path: Path) -> None:
+    view = View.whole(open_beton(write(tmp_path / "a.beton")))
+    for least_rows, sizes in ((2, [29, 29, 2]), (4, [29, 31])):
+        loader = make_loader(view, 29, least_rows=least_rows)
+        sent = pickle.loads(pickle.dumps(loader))
+        assert [len(batch) for batch in sent] == [len(batch) for batch in loader] == sizes
+
+
 def test_an_epoch_that_runs_says_why_it_cannot_be_sent(tmp_path: Path) -> None:
     loader = loader_of(write(tmp_path / "a.beton"))
     with iter(loader) as running, pytest.raises(UsageError, match="send the loader, and begin the epoch there"):

@@ -154,7 +154,8 @@ class Loader:
         DataError there if the beton is no longer the one that is open here.
         """
         plan = (self.view, self.batch_size, self.seed, self.tail, self.options, self.triggers)
-        return _made_anew, (*plan, {"resolution": self.resolution, "next_epoch": self.next_epoch})
+        state = {name: getattr(self, name) for name in ("resolution", "next_epoch", "least_rows")}
+        return _made_anew, (*plan, state)
 
     def check_unchanged(self) -> None:
         """Raise DataError if the beton is no longer the one that was opened, in every process that shares batches."""
