@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Prepare this checkout: system packages (apt), Python 3.11 or 3.12, .venv from requirements.lock, and in it the package
-# debeton with its command, as an editable install that points to this checkout's src.
+# Prepare this checkout: system packages (apt), a Python of 3.11 to 3.14, .venv from requirements.lock, and in it the
+# package debeton with its command, as an editable install that points to this checkout's src.
 #   bash scripts/setup.sh                            from any folder
-#   PYTHON=/path/to/python3.12 bash scripts/setup.sh   to choose the interpreter
+#   PYTHON=/path/to/python3.13 bash scripts/setup.sh   to choose the interpreter
 # Idempotent: a finished set-up is recognised by a hash of the lock, this file, pyproject.toml's part above [tool.ruff]
 # and this folder's path. To start over, delete .venv.
 set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
+VERSIONS=(3.12 3.11 3.13 3.14) # of Python, in the order in which they are looked for; pyproject.toml has the range
 VENV=.venv
 STAMP=$VENV/.debeton-setup
 
@@ -20,12 +21,13 @@ fingerprint() {
     project=$(cat pyproject.toml)
     { cat requirements.lock scripts/setup.sh && printf '%s\n' "${project%%\[tool.ruff\]*}" "$PWD"; } | sha256sum | cut -d' ' -f1
 }
+is_supported() { case " ${VERSIONS[*]} " in *" $1 "*) ;; *) return 1 ;; esac; }
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
 venv_runs() { # check that .venv's interpreter still exists, and has the version of $PYTHON if that is set
     local have
     have=$(version_of "$VENV/bin/python") || return 1
-    case $have in 3.11 | 3.12) ;; *) return 1 ;; esac
+    is_supported "$have" || return 1
     [ -z "${PYTHON:-}" ] || [ "$have" = "$(version_of "$PYTHON")" ]
 }
 
@@ -39,11 +41,11 @@ fi
 # Set PY to an interpreter that starts (a pyenv shim may exist without its version) and has the C headers and the venv
 # module that building FFCV needs. If there is none, set PART to an interpreter without these, apt's if there is one.
 find_python() {
-    local candidate real candidates=(python3.12 python3.11 python3 /usr/bin/python3.12 /usr/bin/python3.11 /usr/bin/python3)
+    local candidate real candidates=("${VERSIONS[@]/#/python}" python3 "${VERSIONS[@]/#//usr/bin/python}" /usr/bin/python3)
     [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
     PY='' PART=''
     for candidate in "${candidates[@]}"; do
-        case $(version_of "$candidate") in 3.11 | 3.12) ;; *) continue ;; esac
+        is_supported "$(version_of "$candidate")" || continue
         # for a virtual environment (maybe the one that will be replaced), take the interpreter that it was made from
         real=$("$candidate" -c 'import sys; print(sys._base_executable)')
         if "$real" -c 'import ensurepip, os, sys, sysconfig
@@ -58,9 +60,21 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 
 is_apts() { case $(readlink -f "$1") in /usr/bin/*) ;; *) return 1 ;; esac; }
 
+python_of_apt() { # print the first supported version of Python that apt could install; nothing if there is none
+    local version
+    for version in "${VERSIONS[@]}"; do
+        case $(LC_ALL=C apt-cache policy "python$version-dev" 2>/dev/null || true) in
+        *"Candidate: "[0-9]*)
+            printf '%s\n' "$version"
+            return
+            ;;
+        esac
+    done
+}
+
 if [ -n "${PYTHON:-}" ]; then
     found=$(version_of "$PYTHON") || die "PYTHON=$PYTHON does not start"
-    case $found in 3.11 | 3.12) ;; *) die "PYTHON=$PYTHON is Python $found; debeton runs on 3.11 and 3.12" ;; esac
+    is_supported "$found" || die "PYTHON=$PYTHON is Python $found; debeton runs on 3.11 to 3.14"
 fi
 
 # --- system packages -------------------------------------------------------------------------
@@ -75,11 +89,19 @@ elif [ -n "$PART" ] && is_apts "$PART"; then
     PACKAGES+=("python$(version_of "$PART")-dev" "python$(version_of "$PART")-venv")
 elif [ -n "$PART" ]; then
     die "$PART lacks its C headers (Python.h) or the venv module, and it is not apt's, so no apt package adds them
-  name a complete Python 3.11 or 3.12 and run again: PYTHON=/path/to/python3.12 bash scripts/setup.sh"
-elif [ ! -x /usr/bin/python3 ]; then
-    PACKAGES+=(python3 python3-dev python3-venv)
-elif ! command -v uv >/dev/null && ! /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; then
-    PACKAGES+=(python3-venv) # installs uv, which then downloads a Python that apt does not have
+  name a complete Python of 3.11 to 3.14 and run again: PYTHON=/path/to/python3.13 bash scripts/setup.sh"
+else # no Python, or only one of another version: Ubuntu 22.04 has 3.10 as python3, and 3.11 beside it
+    found=$(python_of_apt)
+    if [ -z "$found" ] && find_root; then
+        say "asking apt for a Python of 3.11 to 3.14"
+        apt update || say "apt-get update failed; going on with the package lists at hand"
+        found=$(python_of_apt)
+    fi
+    if [ -n "$found" ]; then
+        PACKAGES+=("python$found-dev" "python$found-venv")
+    else
+        PACKAGES+=(python3 python3-venv) # they install uv, which then downloads a Python that apt does not have
+    fi
 fi
 
 command -v dpkg-query >/dev/null ||
@@ -111,11 +133,11 @@ fi
 rm -f "$STAMP"
 if ! venv_runs; then
     rm -rf "$VENV"
-    # Without a system Python that fits (Ubuntu 22.04 has 3.10, Debian 13 has 3.13), uv downloads one.
+    # Where neither the system nor apt has a Python that fits, uv downloads one.
     "$UV" venv -q --python "${PY:-3.12}" "$VENV" || {
         rm -rf "$VENV"
-        die "no Python 3.11 or 3.12 was found (python3 is $(version_of python3 || echo absent)) and uv could not download one
-  install one (pyenv, conda or your administrator) and run again: PYTHON=/path/to/python3.12 bash scripts/setup.sh"
+        die "no Python of 3.11 to 3.14 was found (python3 is $(version_of python3 || echo absent)) and uv could not download one
+  install one (pyenv, conda or your administrator) and run again: PYTHON=/path/to/python3.13 bash scripts/setup.sh"
     }
 fi
 

@@ -222,9 +222,9 @@ def check_debeton() -> Check:
 
 
 def check_python() -> Check:
-    """Check for Python 3.11 or 3.12."""
+    """Check for a Python of 3.11 to 3.14."""
     detail = f"{platform.python_version()} at {sys.executable}"
-    return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 12), detail, _reinstall("debeton"))
+    return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 14), detail, _reinstall("debeton"))
 
 
 def check_platform() -> Check:
