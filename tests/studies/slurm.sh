@@ -58,6 +58,12 @@ NodeName=$name NodeAddr=127.0.0.1 CPUs=$((cores < 2 ? 2 : cores)) State=UNKNOWN
 PartitionName=test Nodes=$name Default=YES MaxTime=INFINITE State=UP GraceTime=60
 PartitionName=urgent Nodes=$name MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 CONF
+    # From 23.11 on, slurmd wants a cgroup file system, unless this file beside slurm.conf says otherwise.
+    local version
+    version=$(slurmd -V)
+    if printf '%s\n' 23.11 "${version#slurm* }" | sort -VC; then
+        echo CgroupPlugin=disabled >"$dir/cgroup.conf"
+    fi
     export SLURM_CONF=$dir/slurm.conf
     slurmctld
     slurmd
