@@ -125,8 +125,11 @@ def test_a_failing_apt_stops_it(checkout):
 
 @pytest.mark.parametrize(
     ("body", "expected"),
-    [("echo 3.10", "is Python 3.10; debeton runs on 3.11 to 3.14"),
-        ("echo 3.15", "is Python 3.15; debeton runs on 3.11 to 3.14"), ("exit 1", "does not start")],
+    [
+        ("echo 3.10", "is Python 3.10; debeton runs on 3.11 to 3.14"),
+        ("echo 3.15", "is Python 3.15; debeton runs on 3.11 to 3.14"),
+        ("exit 1", "does not start"),
+    ],
 )
 def test_a_python_that_cannot_serve_is_refused(checkout, body, expected):
     checkout.stub("other", body)

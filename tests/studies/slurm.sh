@@ -49,6 +49,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_interval=1
 ReturnToService=2
 KillWait=20
 PreemptType=preempt/partition_prio

@@ -171,6 +171,27 @@ def test_a_run_of_two_processes_continues_after_preemption_and_ends_with_a_messa
     assert text.count("queues again") == 1  # not because of the killed process
 
 
+def test_a_job_that_is_warned_at_once_queues_again_twice_and_then_ends_with_a_message(slurm, tmp_path):
+    """A run that stops without saving, as where the time limit is shorter than the warning."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    run.write_text("#!/bin/bash\ntrap 'exit 143' TERM\necho begun\nsleep 100 & wait\n")
+    run.chmod(0o755)
+    words = [f"--export=ALL,PYTHON={run}", f"--chdir={ROOT}", f"--output={log}", "--array=0", "--comment=mine"]
+    subprocess.run(["sbatch", *words, str(ROOT / "scripts/slurm/array.sbatch"), "MANIFEST"], check=True)
+    for number in (1, 2, 3):
+        until(lambda n=number: log.exists() and log.read_text().count("begun") == n, 60, "the start of a round")
+        subprocess.run(["scancel", "--signal=USR1", "--batch", "1_0"], check=True)
+        if number < 3:
+            until(lambda n=number: log.read_text().count("queues again") == n, 60, "the requeue")
+            release("1_0")
+    until(lambda: not queue(), 60, "the end of the job")
+    assert log.read_text().count("was stopped before it could save itself, and queues again") == 2
+    assert "was stopped 3 times in a row within a minute, or before it could save itself; its time limit is" in (
+        log.read_text()
+    )
+    assert "JobState=FAILED" in subprocess.run(["scontrol", "show", "job", "1"], capture_output=True, text=True).stdout
+
+
 # --- the plan of a submission, without Slurm ----------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from debeton.data.spec import DatasetSpec
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import naming_full_disk, write_files, write_text
+from debeton.system.progress import note_progress
 from debeton.system.seed import derive_seed
 
 SETTINGS = "generator.json"
@@ -162,6 +163,7 @@ class ImageSet:
                 os.truncate(self.manifest, start)  # after half a line, the next line could not be read
                 raise
         self.lines += [dict(line) for line in lines]
+        note_progress()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images of each verdict, by condition."""

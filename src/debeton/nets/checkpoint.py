@@ -15,6 +15,7 @@ from torch import nn
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 from debeton.system.plain_files import load_plain
+from debeton.system.progress import note_progress
 
 # The files of a run folder. FOLDER/LATEST_NAME resumes a phase; FOLDER/BEST_NAME holds the selected weights.
 CHECKPOINT_FOLDER, LATEST_NAME, BEST_NAME = "checkpoints", "checkpoint_latest.pt", "checkpoint_best.pt"
@@ -30,6 +31,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     # The view is released here. If an error's traceback keeps it, Python 3.12.1's garbage collector crashes.
     with replacing(path) as (partial,), buffer.getbuffer() as view:
         partial.write_bytes(view)
+    note_progress()
 
 
 def load_network(path: Path) -> dict[str, Any]:
