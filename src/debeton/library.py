@@ -86,7 +86,7 @@ def fit(
         objective,
         make_optimizer(trained, optimizer, lr=lr, weight_decay=weight_decay, momentum=momentum),
         Precision(precision, device),
-        GroupMeter(spec.num_groups, spec.num_classes, device),
+        GroupMeter.of(spec, device),
     )
     history: list[Metrics] = []
 
@@ -156,7 +156,7 @@ def measure_predictions(
         shapes = ", ".join(str(list(column.shape)) for column in columns)
         raise DataError(f"predicted, label and attribute have the shapes {shapes}; expected [N] of each")
     group = spec.group(columns[1], columns[2])
-    meter = GroupMeter(spec.num_groups, spec.num_classes)
+    meter = GroupMeter.of(spec)
     losses = np.zeros(len(group)) if loss is None else np.asarray(loss, np.float64)
     tensors = [torch.from_numpy(np.ascontiguousarray(column)) for column in (*columns[:2], group, losses)]
     meter.update_predictions(*tensors)

@@ -44,6 +44,12 @@ class Data:
         "attribute that goes with each class, 'class:attribute,...'; null: as the data set says",
         default=None,
     )
+    group_by: str | None = setting(
+        OrNull(OneOf("label_attribute", "attribute")),
+        "groups by label and attribute (label_attribute), or by the attribute alone, such as a domain (attribute); "
+        "null: as the beton says",
+        default=None,
+    )
     custom_indices_path: str | None = setting(
         OrNull(Text()), "file of train_indices, test_indices, ... (.pt, .npz or .json); null: all rows", default=None
     )

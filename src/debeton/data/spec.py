@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ Ints = NDArray[np.int64]
 
 UNKNOWN = -1  # the attribute of a row for which it is not known, and the group of that row
 UNKNOWN_NAME = "attribute unknown"  # in place of the attribute in the names of counts
+BY_CELL, BY_ATTRIBUTE = "label_attribute", "attribute"  # the ways to group rows, `DatasetSpec.group_by`
+GROUPINGS = (BY_CELL, BY_ATTRIBUTE)
 NO_VALUE = ("nan", "<na>", "none", "nat")  # the texts of values with which Python and pandas mark a missing number
 
 
@@ -87,6 +89,8 @@ class DatasetSpec:
         CLASS/ATTRIBUTE, e.g. {'celeba/Smiling/0/Female': (0, 0)}.
     factors: the factors of an attribute that is a product (UrbanCars), else empty. The attribute's code has the
         factors' codes as digits; the first factor changes slowest. `columns` names every factor.
+    group_by: 'label_attribute' groups rows by label and attribute. 'attribute' groups them by the attribute alone,
+        whatever the label: by domain, as WILDS and DomainBed do. No row is then bias-aligned or bias-conflicting.
     """
 
     name: str
@@ -103,8 +107,16 @@ class DatasetSpec:
     tasks: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     generated_folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     factors: tuple[Factor, ...] = ()
+    group_by: str = BY_CELL
 
     def __post_init__(self) -> None:
+        if self.group_by not in GROUPINGS:
+            raise ValueError(f"spec {self.name}: group_by is '{self.group_by}'; expected {' or '.join(GROUPINGS)}")
+        if self.by_attribute and (self.aligned or self.factors or self.tasks):
+            raise ValueError(
+                f"spec {self.name}: groups by the attribute alone know no bias-aligned pairs, so aligned, tasks and "
+                "factors must be empty"
+            )
         if self.aligned and len(self.aligned) != len(self.classes):
             raise ValueError(f"spec {self.name}: aligned names {len(self.aligned)} of {len(self.classes)} classes")
 
@@ -114,13 +126,20 @@ class DatasetSpec:
         return len(self.classes)
 
     @property
+    def by_attribute(self) -> bool:
+        """Return whether a group is an attribute alone, whatever the label."""
+        return self.group_by == BY_ATTRIBUTE
+
+    @property
     def num_groups(self) -> int:
-        """Return the number of groups, G = classes * attributes, those that do not exist included."""
-        return len(self.classes) * len(self.attributes)
+        """Return the number of groups, G, those that do not exist included: classes * attributes, or attributes."""
+        return len(self.attributes) * (1 if self.by_attribute else len(self.classes))
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """Return 'class, attribute' by group index; the class alone if there is one attribute."""
+        """Return 'class, attribute' by group index; the class or the attribute alone where that says it all."""
+        if self.by_attribute:
+            return self.attributes
         if len(self.attributes) == 1:
             return self.classes
         return tuple(f"{c}, {a}" for c in self.classes for a in self.attributes)
@@ -139,12 +158,39 @@ class DatasetSpec:
         """Return the stratum of each row: its group, or G + label where the attribute is not known."""
         return np.where(group < 0, self.num_groups + label, group)
 
-    def describe_strata(self) -> tuple[Ints, NDArray[np.bool_]]:
-        """Return the label of each stratum, int64, and whether it is a bias-conflicting group, bool."""
-        label, attribute = np.divmod(np.arange(self.num_groups), len(self.attributes))
+    @property
+    def num_known_cells(self) -> int:
+        """Return the number of pairs (label, attribute)."""
+        return len(self.classes) * len(self.attributes)
+
+    @property
+    def num_cells(self) -> int:
+        """Return the number of cells: the pairs (label, attribute), and each class with an attribute not known.
+
+        Classes and groups are unions of cells. Counts by cell give the metrics of both.
+        """
+        return self.num_known_cells + self.num_classes
+
+    def cell(self, label: Ints, group: Ints) -> Ints:
+        """Return the cell of each row: label * A + attribute, or C * A + label where the attribute is not known."""
+        known = label * self.num_groups + group if self.by_attribute else group
+        return np.where(group < 0, self.num_known_cells + label, known)
+
+    def describe_cells(self) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+        """Return the label and the group of each cell, int64, and whether it is bias-conflicting, bool.
+
+        The group is -1 where the attribute is not known.
+        """
+        label, attribute = np.divmod(np.arange(self.num_known_cells), len(self.attributes))
         label = np.concatenate([label, np.arange(self.num_classes)])
-        bias = self.bias_of(label, np.concatenate([attribute, np.full(self.num_classes, UNKNOWN)]))
-        return label, np.zeros(len(label), bool) if bias is None else bias[1]
+        attribute = np.concatenate([attribute, np.full(self.num_classes, UNKNOWN)])
+        bias = self.bias_of(label, attribute)
+        conflicting = np.zeros(len(label), bool) if bias is None else bias[1]
+        return label, self.group(label, attribute), conflicting
+
+    def has_cell(self, label: int, attribute: int) -> bool:
+        """Return whether the set has rows of a pair (label, attribute); False if its group is `missing`."""
+        return int(self.group(np.int64(label), np.int64(attribute))) not in self.missing
 
     @property
     def existing_groups(self) -> list[int]:
@@ -166,7 +212,23 @@ class DatasetSpec:
                     f"{self.name}: {kind} {int(np.asarray(codes)[bad[0]])} of row {int(bad[0])} is out of range; "
                     f"there are {len(names)} {kind}s (0 to {len(names) - 1}{or_unknown}) and {len(bad)} such rows"
                 )
+        if self.by_attribute:
+            return np.array(attribute, np.int64)
         return group_index(label, attribute, len(self.attributes))
+
+    def grouped_by(self, how: str) -> DatasetSpec:
+        """Return the same set with its rows in other groups. Groups by attribute lose the bias-aligned pairs.
+
+        how: one of GROUPINGS.
+        """
+        if how == self.group_by:
+            return self
+        cells = np.arange(self.num_known_cells).reshape(self.num_classes, len(self.attributes))
+        absent = np.isin(np.arange(len(self.attributes)) if self.by_attribute else cells, self.missing)
+        if how == BY_ATTRIBUTE:
+            missing = np.flatnonzero(absent.all(axis=0))
+            return replace(self, group_by=how, missing=tuple(missing.tolist()), aligned=(), tasks={}, factors=())
+        return replace(self, group_by=how, missing=tuple(cells[:, absent].ravel().tolist()))
 
     def is_aligned(self, label: Ints, attribute: Ints) -> NDArray[np.bool_] | None:
         """Return whether each row is bias-aligned, or None if the set defines no pairs.
@@ -181,7 +243,7 @@ class DatasetSpec:
 
         Both are False where the attribute is not known (-1).
         """
-        if not self.aligned:
+        if not self.aligned:  # as always for groups by attribute
             return None
         table = np.zeros((self.num_classes, len(self.attributes)), bool)
         for class_code, codes in enumerate(self.aligned):
@@ -191,6 +253,8 @@ class DatasetSpec:
 
     def aligned_groups(self) -> NDArray[np.bool_] | None:
         """Return whether each group is bias-aligned, bool [G], or None if the set defines no pairs."""
+        if not self.aligned:
+            return None
         return self.is_aligned(*np.divmod(np.arange(self.num_groups), len(self.attributes)))
 
     def to_dict(self) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def prompts_from_names(spec: DatasetSpec) -> PromptSet:
         (label, attribute)
         for i, label in enumerate(spec.classes)
         for j, attribute in enumerate(spec.attributes)
-        if i * len(spec.attributes) + j not in spec.missing
+        if spec.has_cell(i, j)
     )
     labels, attributes = {name: (name,) for name in spec.classes}, {name: (f"*, {name}",) for name in spec.attributes}
     return PromptSet(spec.name, "{subject}", "", labels, attributes, {}, cells)

@@ -51,7 +51,7 @@ from debeton.train.phase import PhaseRecord
 from debeton.train.remarks import FITTED, TUNED
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
-from debeton.train.run_views import groups_nowhere
+from debeton.train.run_views import groups_nowhere, no_pairs
 from debeton.train.selection import Selection, check_rows
 
 PHASE = "dfr"
@@ -175,10 +175,7 @@ def head_views(run: Run) -> dict[str, View]:
     keys = {"fit": "data", "tune": "tune"}
     views = {role: view_of(run, split, f"dfr.{keys[role]} is '{split}'") for role, split in splits.items()}
     if settings.criterion == "minority" and not views["fit"].spec.aligned:
-        raise UsageError(
-            f"dfr.criterion is 'minority', but {views['fit'].spec.name} does not say which attribute goes with each "
-            "class; say it with --data.aligned 'class:attribute,...', or choose by worst_group"
-        )
+        raise UsageError(f"dfr.criterion is 'minority', but {no_pairs(views['fit'].spec)}, or choose by worst_group")
     return views
 
 

@@ -120,7 +120,7 @@ def measure(
     """
     distributed.sync_buffers(model)
     view, device = loader.view, precision.device
-    meters = [GroupMeter(view.spec.num_groups, view.spec.num_classes, device) for _ in presentations]
+    meters = [GroupMeter.of(view.spec, device) for _ in presentations]
     predictions = torch.full((len(presentations), len(view.beton)), -1, dtype=torch.int64, device=device)
     losses = torch.full((len(presentations), len(view.beton)), -1.0, device=device)
     masks = [None if shown.mask is None else torch.from_numpy(shown.mask).to(device) for shown in presentations]

@@ -40,21 +40,31 @@ def add_by_group(sums: Tensor, group: Tensor, values: Tensor) -> None:
 class GroupMeter:
     """A counter of correct predictions and losses by group, and of predictions by class.
 
-    Rows whose attribute is not known (group -1) are counted by class, apart from the groups: the counts are by stratum
-    (`DatasetSpec.stratum`).
+    The counts are by cell (`DatasetSpec.cell`), so that each class and each group is a union of counts. Rows whose
+    attribute is not known (group -1) are counted by class.
 
     Updates are scatter-adds: no host synchronisation, no loop over samples or groups.
 
     num_groups: G.
     num_classes: C.
     device: of the batches.
+    by_attribute: groups are attributes alone, so that a group has rows of several classes.
     """
 
-    def __init__(self, num_groups: int, num_classes: int, device: torch.device | str = "cpu"):
-        self.num_groups, num_strata = num_groups, num_groups + num_classes
-        self.counts = torch.zeros(2, num_strata, dtype=torch.int64, device=device)  # correct, total
-        self.loss = torch.zeros(num_strata, dtype=torch.float64, device=device)
+    def __init__(
+        self, num_groups: int, num_classes: int, device: torch.device | str = "cpu", *, by_attribute: bool = False
+    ):
+        self.class_stride = num_groups if by_attribute else 0
+        self.num_known_cells = num_groups * (num_classes if by_attribute else 1)
+        num_cells = self.num_known_cells + num_classes
+        self.counts = torch.zeros(2, num_cells, dtype=torch.int64, device=device)  # correct, total
+        self.loss = torch.zeros(num_cells, dtype=torch.float64, device=device)
         self.predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
+
+    @classmethod
+    def of(cls, spec: DatasetSpec, device: torch.device | str = "cpu") -> GroupMeter:
+        """Return a meter of a data set's groups and classes."""
+        return cls(spec.num_groups, spec.num_classes, device, by_attribute=spec.by_attribute)
 
     @torch.no_grad()
     def update(self, logits: Tensor, label: Tensor, group: Tensor) -> Tensor:
@@ -75,10 +85,11 @@ class GroupMeter:
         loss: float [B], in nats.
         """
         ones = torch.ones_like(group)
-        stratum = torch.where(group < 0, self.num_groups + label, group)
-        self.counts[0].index_add_(0, stratum, (predicted == label).to(torch.int64))
-        self.counts[1].index_add_(0, stratum, ones)
-        self.loss.index_add_(0, stratum, loss.double())
+        known = group + self.class_stride * label if self.class_stride else group
+        cell = torch.where(group < 0, self.num_known_cells + label, known)
+        self.counts[0].index_add_(0, cell, (predicted == label).to(torch.int64))
+        self.counts[1].index_add_(0, cell, ones)
+        self.loss.index_add_(0, cell, loss.double())
         self.predicted.index_add_(0, predicted, ones)
 
     def reset(self) -> None:
@@ -109,19 +120,20 @@ class GroupMeter:
 def group_metrics(
     correct: Ints, total: Ints, loss: Floats, spec: DatasetSpec, train_counts: Ints | None = None
 ) -> Metrics:
-    """Return all summary metrics from counts by group: fractions in [0, 1], None where undefined.
+    """Return all summary metrics from counts by cell: fractions in [0, 1], None where undefined.
 
-    correct: int64 [G], correct predictions.
-    total: int64 [G], rows.
-    loss: float64 [G], summed cross-entropy in nats.
-        All three are by group, or [G + C] by stratum: then by class over the rows whose attribute is not known.
+    correct: int64 [C A], correct predictions.
+    total: int64 [C A], rows.
+    loss: float64 [C A], summed cross-entropy in nats.
+        All three are by cell (label, attribute), which is the group unless groups are by attribute alone. Or they are
+        [C A + C]: then by class over the rows whose attribute is not known.
     spec: names the groups and says which are bias-aligned.
     train_counts: int64 [G], rows of the training view; None leaves adjusted_accuracy undefined.
 
     The metrics are:
 
     Metrics over rows, over classes and the loss count the rows whose attribute is not known; metrics of groups and of
-    bias-aligned and bias-conflicting rows leave them out.
+    bias-aligned and bias-conflicting rows leave them out. These last ones are None for groups by attribute alone.
 
     accuracy: over all rows.
     mean_group_accuracy, worst_group_accuracy: over groups with rows. Other code bases call the mean 'balanced' or
@@ -135,8 +147,8 @@ def group_metrics(
     shortcut_gaps: only for a data set with several shortcuts; see `shortcut_gaps`.
     attribute_unknown: only if there are such rows; their number 'count' and their 'accuracy'.
     """
-    known, unknown = zip(*(_split_strata(values, spec) for values in (correct, total, loss)))
-    correct, total, loss = known
+    known, unknown = zip(*(_split_cells(values, spec) for values in (correct, total, loss)))
+    correct, total, loss = (_by_group(values, spec) for values in known)
     present = total > 0
     accuracy = np.divide(correct, total, out=np.full(len(total), np.nan), where=present)
     names = spec.group_names
@@ -173,10 +185,15 @@ def group_metrics(
     }
 
 
-def _split_strata(values: NDArray[Any], spec: DatasetSpec) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the values by group, [G], and those by class of rows whose attribute is not known, [C]."""
-    by_group, by_class = values[: spec.num_groups], values[spec.num_groups :]
-    return by_group, by_class if len(by_class) else np.zeros(spec.num_classes, values.dtype)
+def _split_cells(values: NDArray[Any], spec: DatasetSpec) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the values by (label, attribute), [C A], and those by class of rows whose attribute is not known, [C]."""
+    by_pair, by_class = values[: spec.num_known_cells], values[spec.num_known_cells :]
+    return by_pair, by_class if len(by_class) else np.zeros(spec.num_classes, values.dtype)
+
+
+def _by_group(values: NDArray[Any], spec: DatasetSpec) -> NDArray[Any]:
+    """Return the sums by group, [G], of values by (label, attribute), [C A]."""
+    return values.reshape(spec.num_classes, -1).sum(0) if spec.by_attribute else values
 
 
 def shortcut_gaps(accuracy: Floats, spec: DatasetSpec) -> Metrics:

@@ -48,6 +48,7 @@ def view_options(config: Config) -> ViewOptions:
         label=data.label,
         attribute=data.attribute,
         aligned=data.aligned,
+        group_by=data.group_by,
         custom_indices_path=data.custom_indices_path,
         known_attributes_only=data.known_attributes_only,
         val_fraction=data.val_fraction,
@@ -111,10 +112,7 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
         return
     spec = views["val"].spec
     if rule == "minority" and not spec.aligned:
-        raise UsageError(
-            f"training.selection is 'minority', but {spec.name} does not say which attribute goes with each class; "
-            "say it with --data.aligned 'class:attribute,...', or select by worst_group"
-        )
+        raise UsageError(f"training.selection is 'minority', but {no_pairs(spec)}, or select by worst_group")
     needs_groups = rule != NO_SELECTION and SELECTION_RULES[rule].over.endswith("groups")
     if needs_groups and not views["val"].knows_attribute.any():
         raise UsageError(
@@ -122,6 +120,19 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
             "known; select by worst_class, mean_class, average or loss, or keep the last epoch with "
             "--training.selection last"
         )
+
+
+def no_pairs(spec: DatasetSpec) -> str:
+    """Return why a set has no bias-aligned pairs, and the setting that gives them, as a part of a message."""
+    if spec.by_attribute:
+        return (
+            f"the groups of {spec.name} are by {spec.attribute_name} alone, where no row is bias-conflicting; group by "
+            "--data.group_by label_attribute with --data.aligned 'class:attribute,...'"
+        )
+    return (
+        f"{spec.name} does not say which attribute goes with each class; say it with --data.aligned "
+        "'class:attribute,...'"
+    )
 
 
 def check_selection_rows(config: Config, views: Mapping[str, View]) -> Selection:

@@ -199,7 +199,7 @@ def _initial_state(run: Run, view: View, objective: Objective, model: nn.Module,
         objective,
         optimizer,
         Precision(training.precision, run.device),
-        GroupMeter(view.spec.num_groups, view.spec.num_classes, run.device),
+        GroupMeter.of(view.spec, run.device),
         make_average(model, training.ema),
     )
 

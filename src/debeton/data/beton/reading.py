@@ -228,7 +228,8 @@ def open_beton(path: Path | str) -> Beton:
     image = metadata["f0"]
     label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
     if not np.array_equal(spec.group(label, attribute), group):
-        raise DataError(f"{path}: the group column is not label * {len(spec.attributes)} + attribute; write it again")
+        expected = "the attribute" if spec.by_attribute else f"label * {len(spec.attributes)} + attribute"
+        raise DataError(f"{path}: the group column is not {expected}; write it again")
     sizes = np.empty(len(metadata), np.uint64)
     sizes[allocations["sample_id"]] = allocations["size"]
     return Beton(

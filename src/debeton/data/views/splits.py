@@ -9,7 +9,7 @@ from pathlib import Path
 
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.sidecar import read_sidecar
-from debeton.data.spec import DatasetSpec
+from debeton.data.spec import BY_CELL, DatasetSpec
 from debeton.data.split_names import TEST_PREFIX, is_known_split
 from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, select_rows
 from debeton.data.views.subsets import balanced, biased, fold, mini, scale_split
@@ -25,7 +25,7 @@ Views = dict[str, View]
 class ViewOptions:
     """Options that choose the rows of a run and their labels. A step that is not asked for changes nothing.
 
-    label, attribute, aligned: columns and bias-aligned pairs (`View.with_task`).
+    label, attribute, aligned, group_by: columns, bias-aligned pairs and kind of groups (`View.with_task`).
     custom_indices_path: file with the rows of each split.
     known_attributes_only: leave out the rows of 'train', 'val' and 'target' whose attribute is not known.
     val_fraction: share of every training group that becomes 'val' if there is no validation beton, in [0, 1).
@@ -44,6 +44,7 @@ class ViewOptions:
     label: str | None = None
     attribute: str | None = None
     aligned: str | None = None
+    group_by: str | None = None
     custom_indices_path: str | None = None
     known_attributes_only: bool = False
     val_fraction: float = 0.0
@@ -126,7 +127,8 @@ def open_views(paths: Mapping[str, Path], options: ViewOptions = ViewOptions()) 
     views = {split: View.whole(open_beton(path), split) for split, path in paths.items()}
     for split, view in views.items():
         _check_same_names(views["train"].spec, view.spec, split, paths[split])
-    views = {split: view.with_task(options.label, options.attribute, options.aligned) for split, view in views.items()}
+    task = (options.label, options.attribute, options.aligned, options.group_by)
+    views = {split: view.with_task(*task) for split, view in views.items()}
     for step in STEPS:
         views = step(views, options)
     return views
@@ -231,14 +233,16 @@ def _balance(views: Views, options: ViewOptions) -> Views:
 
 
 def _add_synthetic(views: Views, options: ViewOptions) -> Views:
-    """Combine real and synthetic rows by the synthetic mode."""
+    """Combine real and synthetic rows by the synthetic mode, which counts them by label and attribute."""
     if options.synthetic_mode == "none":
         return views
-    mode = MODES.get(options.synthetic_mode)
+    mode, group_by = MODES.get(options.synthetic_mode), views["train"].spec.group_by
     amount = Amount(options.per_cell, options.synthetic_share, options.seed)
-    combined = {"train": mode.train(views["train"], views["synthetic"], amount)}
+    real, synthetic = (views[split].grouped_by(BY_CELL) for split in ("train", "synthetic"))
+    combined = {"train": mode.train(real, synthetic, amount)}
     if mode.first is not None:
-        combined["first"] = mode.first(views["train"], views["synthetic"], amount)
+        combined["first"] = mode.first(real, synthetic, amount)
+    combined = {name: view.grouped_by(group_by) for name, view in combined.items()}
     return {**views, **{name: replace(view, name=name) for name, view in combined.items()}}
 
 

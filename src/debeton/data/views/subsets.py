@@ -50,6 +50,12 @@ def aligned_groups(view: View, setting: str) -> NDArray[np.bool_]:
     """
     view.require_attributes(setting)
     spec = view.spec
+    if spec.by_attribute:
+        raise UsageError(
+            f"{setting} needs bias-aligned rows, and the groups of {spec.name} are by {spec.attribute_name} alone, where "
+            f"no row is; add --data.group_by label_attribute and, for example, --data.aligned "
+            f"'{spec.classes[0]}:{spec.attributes[0]},...'"
+        )
     aligned = spec.aligned_groups()
     if aligned is None:
         raise UsageError(
@@ -132,11 +138,11 @@ def mini(view: View, fraction: float) -> View:
 def fold(view: View, folds: int, index: int, seed: int) -> tuple[View, View]:
     """Split a view into (the rest, fold `index`) for cross-validation, both in file order.
 
-    folds: number of folds, at least 2; they share every group as evenly as possible, and also the rows of a class whose
-        attribute is not known.
+    folds: number of folds, at least 2; they share every (label, attribute) as evenly as possible, and also the rows of
+        a class whose attribute is not known.
     index: from 0 to folds - 1.
-    Every row is in exactly one fold. The rows of a group are dealt in turn, and each group goes on where the group
-    before it stopped.
+    Every row is in exactly one fold. The rows of a cell are dealt in turn, and each cell goes on where the cell before
+    it stopped.
     """
     if folds < 2 or not 0 <= index < folds:
         raise UsageError(
@@ -144,7 +150,7 @@ def fold(view: View, folds: int, index: int, seed: int) -> tuple[View, View]:
         )
     number = np.empty(len(view), np.int64)
     dealt = 0
-    for members in shuffled_members(view.strata, seed, f"folds {view.name}").values():
+    for members in shuffled_members(view.cells, seed, f"folds {view.name}").values():
         number[members] = (dealt + np.arange(len(members))) % folds
         dealt += len(members)
     return view.subset(number != index), view.subset(number == index, "val")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from debeton.data.beton.reading import Beton
 from debeton.data.beton.sidecar import group_counts
-from debeton.data.spec import UNKNOWN, DatasetSpec, Ints, count_codes, parse_aligned
+from debeton.data.spec import BY_CELL, UNKNOWN, DatasetSpec, Ints, count_codes, parse_aligned
 from debeton.data.triggers.trigger import PlantedTrigger
 from debeton.data.views.dealing import held_counts
 from debeton.system.errors import DataError, UsageError, nearest
@@ -103,6 +103,11 @@ class View:
         """Return the stratum of each row, int64 [M]: its group, or G + label where the attribute is not known."""
         return self.spec.stratum(self.label[self.rows], self.group[self.rows])
 
+    @property
+    def cells(self) -> Ints:
+        """Return the cell of each row, int64 [M]: its (label, attribute), or its class if the latter is not known."""
+        return self.spec.cell(self.label[self.rows], self.group[self.rows])
+
     def require_attributes(self, needed_by: str) -> None:
         """Raise UsageError with the number of rows whose attribute is not known.
 
@@ -128,17 +133,36 @@ class View:
         real = self.rows[self.beton.source[self.rows] == 0]
         return count_codes(view.group[real], view.spec.num_groups)
 
-    def with_task(self, label: str | None = None, attribute: str | None = None, aligned: str | None = None) -> View:
-        """Return the same rows with other columns of the beton as label and attribute.
+    def grouped_by(self, how: str) -> View:
+        """Return the same rows in groups by label and attribute, or by attribute alone (`DatasetSpec.group_by`)."""
+        spec = self.spec.grouped_by(how)
+        return self if spec is self.spec else replace(self, spec=spec, group=spec.group(self.label, self.attribute))
+
+    def with_task(
+        self,
+        label: str | None = None,
+        attribute: str | None = None,
+        aligned: str | None = None,
+        group_by: str | None = None,
+    ) -> View:
+        """Return the same rows with other columns of the beton as label and attribute, or in other groups.
 
         label, attribute: column names; None keeps the beton's own. 'a,b' is the product of two columns.
         aligned: 'class:attribute,...', the attribute that goes with each class. None takes the set's `tasks` for this
             pair of columns; if they do not have it, no pairs are defined.
+        group_by: 'label_attribute' or 'attribute' (`DatasetSpec.group_by`); None keeps the beton's own.
         Synthetic rows for which a column has no value (-1) are left out. A real row without a value keeps -1 as its
-        attribute, not known. UsageError names an unknown column and the nearest known one; DataError names a real row
-        without a label.
+        attribute, not known. UsageError names an unknown column and the nearest known one, and refuses bias-aligned
+        pairs for groups by attribute alone. DataError names a real row without a label.
         """
+        if group_by is not None:
+            return self.grouped_by(group_by).with_task(label, attribute, aligned)
         spec = self.spec
+        if spec.by_attribute and aligned is not None:
+            raise UsageError(
+                f"data.aligned is '{aligned}', but the groups of {spec.name} are by {spec.attribute_name} alone, where "
+                "no row is bias-aligned; add --data.group_by label_attribute, or leave data.aligned out"
+            )
         label = spec.label_name if label is None else label
         attribute = spec.attribute_name if attribute is None else attribute
         if (label, attribute, aligned) == (spec.label_name, spec.attribute_name, None):
@@ -195,20 +219,28 @@ class View:
             names = [f"{before} + {value}" if before else value for before in names for value in part_names]
         return codes, tuple(names)
 
-    def regrouped(self, attribute: Ints, names: Sequence[str], aligned: Sequence[Sequence[int]] = ()) -> View:
+    def regrouped(
+        self,
+        attribute: Ints,
+        names: Sequence[str],
+        aligned: Sequence[Sequence[int]] = (),
+        group_by: str = BY_CELL,
+    ) -> View:
         """Return the same rows with other attributes, e.g. pseudo-attributes.
 
         attribute: int64 [N] over all rows of the beton; -1 where it is not known.
         names: names of its codes.
         aligned: codes that go with each class; empty defines no pairs.
+        group_by: the new groups, by label and attribute or by attribute alone.
         """
         pairs = tuple(tuple(codes) for codes in aligned)
-        spec = replace(self.spec, attributes=tuple(names), aligned=pairs, missing=(), factors=())
+        new = {"attributes": tuple(names), "aligned": pairs, "group_by": group_by}
+        spec = replace(self.spec, missing=(), factors=(), **new)
         group = spec.group(self.label, attribute)
         return replace(self, attribute=attribute, group=group, spec=spec, true_groups=self.true_groups or self)
 
     def split_by_source(self) -> View:
-        """Return the same rows in groups (label, attribute, source), which balance real and synthetic rows together.
+        """Return the same rows in groups by source too, which balance real and synthetic rows together.
 
         Attribute a becomes 2 a for its real rows, e.g. 'Male (real)', and 2 a + 1 for its synthetic ones, 'Male
         (synthetic)'. Both go with the classes that a went with. Groups without a row in this view are `missing`.
@@ -216,7 +248,7 @@ class View:
         names = [f"{name} ({kind})" for name in self.spec.attributes for kind in ("real", "synthetic")]
         aligned = [tuple(2 * code + source for code in codes for source in (0, 1)) for codes in self.spec.aligned]
         by_source = np.where(self.attribute < 0, UNKNOWN, 2 * self.attribute + self.beton.source)
-        view = self.regrouped(by_source, names, aligned)
+        view = self.regrouped(by_source, names, aligned, self.spec.group_by)
         missing = tuple(np.flatnonzero(view.group_counts() == 0).tolist())
         return replace(view, spec=replace(view.spec, missing=missing))
 
@@ -237,19 +269,19 @@ class View:
         return replace(self, order="weighted", weights=1.0 / np.bincount(code)[code])
 
     def hold_out(self, fraction: float, seed: int, name: str) -> tuple[View, View]:
-        """Split a share of every group off at random: (rest, held out), both in file order.
+        """Split a share of every (label, attribute) off at random: (rest, held out), both in file order.
 
-        fraction: in [0, 1). Group g of n_g rows gives its share fraction * n_g, rounded up or down by
-            `dealing.held_counts`: the held-out part has the view's bias. A group keeps one row at least. The rows of a
-            class whose attribute is not known count as one more group of it.
+        fraction: in [0, 1). Cell c of n_c rows gives its share fraction * n_c, rounded up or down by
+            `dealing.held_counts`: the held-out part has the view's bias. A cell keeps one row at least. The rows of a
+            class whose attribute is not known count as one more cell of it.
         seed, name: decide the draw; `name` is also the name of the second view.
         """
         held = np.zeros(len(self), bool)
-        strata, rng = self.strata, make_rng(seed, "hold out", name)
-        present, sizes = np.unique(strata, return_counts=True)
-        label, conflicting = self.spec.describe_strata()
+        cells, rng = self.cells, make_rng(seed, "hold out", name)
+        present, sizes = np.unique(cells, return_counts=True)
+        label, _, conflicting = self.spec.describe_cells()
         remainders = make_rng(seed, "hold out", name, "remainders")
         counts = held_counts(sizes, label[present], conflicting[present], fraction, remainders)
-        for stratum, count in zip(present, counts.tolist(), strict=True):
-            held[rng.permutation(np.flatnonzero(strata == stratum))[:count]] = True
+        for cell, count in zip(present, counts.tolist(), strict=True):
+            held[rng.permutation(np.flatnonzero(cells == cell))[:count]] = True
         return self.subset(~held), self.subset(held, name)

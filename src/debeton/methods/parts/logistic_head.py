@@ -198,9 +198,9 @@ def _join_fits(fitted: Sequence[Any], max_iter: int) -> Logistic:
 
 def accuracies(head: Logistic, data: FeatureSet) -> Metrics:
     """Return the metrics of `metrics.group_metrics` on these rows, without a loss."""
-    size, strata = data.spec.num_strata, data.spec.stratum(data.label, data.group)
-    correct = strata[head.predict(data.x) == data.label]
-    counts = [count_codes(codes, size) for codes in (correct, strata)]
+    size, cells = data.spec.num_cells, data.spec.cell(data.label, data.group)
+    correct = cells[head.predict(data.x) == data.label]
+    counts = [count_codes(codes, size) for codes in (correct, cells)]
     return group_metrics(counts[0], counts[1], np.zeros(size), data.spec)
 
 
