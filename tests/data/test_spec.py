@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from debeton.data.spec import DatasetSpec
 
 DOMAINS = DatasetSpec("sites", ("normal", "tumour"), ("a", "b", "c"), group_by="attribute")
@@ -14,9 +15,11 @@ CELLS = DatasetSpec("sites", ("normal", "tumour"), ("a", "b", "c"), aligned=((0,
 
 def test_groups_by_attribute_are_the_attributes_whatever_the_label():
     label, attribute = np.array([0, 1, 1, 0]), np.array([2, 2, 0, -1])
-    assert DOMAINS.num_groups == 3 and DOMAINS.group_names == ("a", "b", "c")
+    assert DOMAINS.num_groups == 3
+    assert DOMAINS.group_names == ("a", "b", "c")
     assert DOMAINS.group(label, attribute).tolist() == [2, 2, 0, -1]
-    assert DOMAINS.bias_of(label, attribute) is None and DOMAINS.aligned_groups() is None
+    assert DOMAINS.bias_of(label, attribute) is None
+    assert DOMAINS.aligned_groups() is None
 
 
 @pytest.mark.parametrize("spec", [DOMAINS, CELLS], ids=["by attribute", "by label and attribute"])
@@ -26,15 +29,19 @@ def test_each_cell_has_one_label_and_one_group_and_rows_find_their_cell(spec: Da
     cell_label, cell_group, conflicting = spec.describe_cells()
     cell = spec.cell(label, group)
     assert sorted(cell.tolist()) == list(range(spec.num_cells)) == list(range(8))
-    assert np.array_equal(cell_label[cell], label) and np.array_equal(cell_group[cell], group)
+    assert np.array_equal(cell_label[cell], label)
+    assert np.array_equal(cell_group[cell], group)
     bias = spec.bias_of(label, attribute)
     assert np.array_equal(conflicting[cell], np.zeros(8, bool) if bias is None else bias[1])
 
 
 def test_a_set_grouped_by_attribute_loses_its_pairs_and_the_attributes_that_no_class_has_stay_missing():
     domains = CELLS.grouped_by("attribute")
-    assert domains.missing == (2,) and domains.aligned == () and domains.num_groups == 3
-    assert not domains.has_cell(0, 2) and domains.has_cell(0, 1)
+    assert domains.missing == (2,)
+    assert domains.aligned == ()
+    assert domains.num_groups == 3
+    assert not domains.has_cell(0, 2)
+    assert domains.has_cell(0, 1)
     assert domains.grouped_by("label_attribute").missing == (2, 5)
     assert CELLS.grouped_by("label_attribute") is CELLS
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from debeton.config import phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Float, Int, OneOf, OrNull, Text
+from debeton.data.spec import BY_CELL
 from debeton.data.views.view import View
 from debeton.diffusion.denoising import Denoising
 from debeton.diffusion.model import (
@@ -84,6 +85,7 @@ def conditions_of(view: View, kind: str) -> Conditions:
 
     kind: 'label' for the classes, 'group' for the cells (label, attribute).
     """
+    view = view.grouped_by(BY_CELL)
     spec = view.spec
     if kind == "label":
         cells: list[tuple[str, str | None]] = [(label, None) for label in spec.classes]
@@ -118,6 +120,7 @@ def cdpm(run: Run) -> nn.Module | None:
 def train_diffusion(run: Run, view: View) -> None:
     """Train a diffusion model of `view` through phase 'cdpm', and write it to the run's folder 'cdpm'."""
     settings = run.config.section(CdpmSettings)
+    view = view.grouped_by(BY_CELL)  # an image is drawn of a class and an attribute, whatever the groups
     view = replace(view, spec=replace(view.spec, mean=(0.5,) * 3, std=(0.5,) * 3))  # pixels in [-1, 1]
     conditions = conditions_of(view, settings.condition)
     if unseen := conditions.untrained:

@@ -204,6 +204,8 @@ def _check_groups(run: Run, view: View, *, halved: bool) -> None:
             "of every class; choose another split with --dfr.data"
         )
     need, counts = (2 if halved else 1), view.counts_by_name()
+    if view.spec.by_attribute:  # domains of other splits have no row here
+        counts = {name: n for name, n in counts.items() if n}
     short = [f"{name}: {n}" for name, n in counts.items() if n < need]
     if short and run.config.section(DfrSettings).balance and run.config.training.empty_groups == "error":
         raise DataError(
@@ -211,6 +213,17 @@ def _check_groups(run: Run, view: View, *, halved: bool) -> None:
             f"{'halves of ' if halved else ''}balanced groups need ({'; '.join(short[:5])}"
             f"{'; ...' if len(short) > 5 else ''}); fit on another split with --dfr.data, or balance the others with "
             "--training.empty_groups ignore"
+        )
+
+
+def _check_classes_of_refit(rows: FeatureSet) -> None:
+    """Raise DataError where balanced rows lack a class, as rows balanced by domain may."""
+    lacking = [name for k, name in enumerate(rows.spec.classes) if not (rows.label == k).any()]
+    if lacking:
+        raise DataError(
+            f"the {len(rows.label)} rows that dfr balanced over {len(np.unique(rows.group))} groups have none of "
+            f"{', '.join(lacking[:5])}; group by label and attribute with --data.group_by label_attribute, or fit on "
+            "all rows with --dfr.balance false"
         )
 
 
@@ -296,6 +309,7 @@ def _fit_head(
     jobs = []
     for i in range(refits):
         rows = scaled["fit"].balanced(make_rng(seed, "dfr refit", i)) if settings.balance else scaled["fit"]
+        _check_classes_of_refit(rows)
         jobs.append((rows, chosen, f"refit {i}"))
     head = average(fit_logistic(jobs, solver))
     if head.unconverged:

@@ -106,7 +106,9 @@ def _synthetic(config: Config, real: View) -> View | None:
     for split in ("synthetic", "train"):
         if split in paths:
             whole = View.whole(open_beton(paths[split]), split)
-            view = whole.with_task(config.data.label, config.data.attribute, config.data.aligned)
+            view = whole.with_task(
+                *(getattr(config.data, key) for key in ("label", "attribute", "aligned", "group_by"))
+            )
             try:
                 synthetic = synthetic_view(view)
             except UsageError:

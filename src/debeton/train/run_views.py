@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -179,15 +180,18 @@ def warn_of_views(config: Config, views: Mapping[str, View]) -> None:
     """Warn of measured splits that lack groups, and of rows that group accuracies leave out."""
     spec, counts = _training_groups(views)
     for split, absent in groups_without_rows(views).items():
-        logger.warning(
-            "warning: '%s' has no row of %d of the %d groups of the training rows (%s); its worst-group and mean-group "
+        level, kind = (logging.INFO, "note") if spec.by_attribute else (logging.WARNING, "warning")
+        logger.log(
+            level,
+            "%s: '%s' has no row of %d of the %d groups of the training rows (%s); its worst-group and mean-group "
             "accuracy are over the other groups",
+            kind,
             split,
             len(absent),
             (counts > 0).sum(),
             first_names([f"'{name}', {count} training rows" for name, count in absent.items()]),
         )
-    if "val" in views and config.training.selection == "worst_group":
+    if "val" in views and config.training.selection == "worst_group" and not spec.by_attribute:
         trained = dict(zip(spec.group_names, counts.tolist(), strict=True))
         empty = [name for name, n in views["val"].counts_by_name().items() if n == trained.get(name, 0) == 0]
         if empty:

@@ -78,7 +78,8 @@ def check_rows(
     """Return the rule that selects on a view's rows, where they serve it or the user insists.
 
     Raise UsageError where a group or class of the rule has no row. The accuracy over bias-conflicting rows needs one
-    row of these groups, not one of each.
+    row of these groups, not one of each. So does one over groups by attribute alone: a validation split in domains that
+    training never sees is their purpose.
 
     view, asked, at_least: as of `selection_on`.
     setting: key of the setting that asks for the rule, for the message.
@@ -87,7 +88,8 @@ def check_rows(
     """
     selection = selection_on(view, asked, at_least=at_least)
     names, size = tuple(name for name in selection.without_rows if name not in nowhere), selection.size
-    is_served = selection.rule == asked and (not names or selection.kind == "conflicting groups")
+    needs_one = selection.kind == "conflicting groups" or (selection.kind == "groups" and view.spec.by_attribute)
+    is_served = selection.rule == asked and (not names or needs_one)
     if is_served or empty_groups == "ignore":
         return selection
     names = names or selection.without_rows  # no split has a row of any of them

@@ -48,11 +48,10 @@ def table_hashes(
 
 def code_hashes(spec: DatasetSpec, label: Ints, attribute: Ints) -> Content:
     """Return the hashes of labels and attributes, int64 [N] each, with their names and the pairs that go together."""
+    grouping = [spec.group_by] if spec.by_attribute else []  # betons without it keep their hash
     return {
         "labels": _hash(list(spec.classes), label),
-        "attributes": _hash(
-            [*spec.attributes, str(spec.aligned), *([spec.group_by] if spec.by_attribute else [])], attribute
-        ),
+        "attributes": _hash([*spec.attributes, str(spec.aligned), *grouping], attribute),
     }
 
 

@@ -86,6 +86,11 @@ def _common_spec(betons: Sequence[Beton]) -> DatasetSpec:
     for other in betons[1:]:
         for kind in ("classes", "attributes"):
             _check_same_names(kind, getattr(first.spec, kind), getattr(other.spec, kind), first, other)
+        if other.spec.group_by != first.spec.group_by:
+            raise DataError(
+                f"{other.path} groups its rows by {other.spec.group_by}, and {first.path.name} by "
+                f"{first.spec.group_by}; write one of them again with the groups of the other"
+            )
     return first.spec
 
 

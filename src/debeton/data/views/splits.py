@@ -129,6 +129,8 @@ def open_views(paths: Mapping[str, Path], options: ViewOptions = ViewOptions()) 
         _check_same_names(views["train"].spec, view.spec, split, paths[split])
     task = (options.label, options.attribute, options.aligned, options.group_by)
     views = {split: view.with_task(*task) for split, view in views.items()}
+    for view in views.values():
+        _check_same_grouping(views["train"], view)
     for step in STEPS:
         views = step(views, options)
     return views
@@ -276,6 +278,16 @@ def _check_same_names(train: DatasetSpec, other: DatasetSpec, split: str, path: 
                 f"{path}: the {kind} of '{split}' are {list(names)}, those of 'train' are {list(expected)}; "
                 "write both betons from the same source"
             )
+
+
+def _check_same_grouping(train: View, other: View) -> None:
+    """Raise UsageError unless a split has the kind of groups of 'train'."""
+    if train.spec.group_by != other.spec.group_by:
+        raise UsageError(
+            f"{other.beton.path} groups the rows of '{other.name}' by {other.spec.group_by}, and those of 'train' are "
+            f"grouped by {train.spec.group_by}; say which with --data.group_by, or write both betons from the same "
+            "source"
+        )
 
 
 def evaluated(views: Mapping[str, View]) -> list[str]:

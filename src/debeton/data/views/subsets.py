@@ -52,8 +52,8 @@ def aligned_groups(view: View, setting: str) -> NDArray[np.bool_]:
     spec = view.spec
     if spec.by_attribute:
         raise UsageError(
-            f"{setting} needs bias-aligned rows, and the groups of {spec.name} are by {spec.attribute_name} alone, where "
-            f"no row is; add --data.group_by label_attribute and, for example, --data.aligned "
+            f"{setting} needs bias-aligned rows, and the groups of {spec.name} are by {spec.attribute_name} alone, "
+            f"where no row is; add --data.group_by label_attribute and, for example, --data.aligned "
             f"'{spec.classes[0]}:{spec.attributes[0]},...'"
         )
     aligned = spec.aligned_groups()

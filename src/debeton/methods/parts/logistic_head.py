@@ -54,8 +54,9 @@ class FeatureSet:
         return self.subset(np.concatenate([rng.permutation(m)[:smallest] for m in members]))
 
     def halved(self, rng: np.random.Generator) -> tuple[FeatureSet, FeatureSet]:
-        """Return two random halves of each group. The odd row is in the first half."""
-        members = [rng.permutation(np.flatnonzero(self.group == g)) for g in np.unique(self.group)]
+        """Return two random halves of each group, by class too. The odd row is in the first half."""
+        codes = self.spec.cell(self.label, self.group) if self.spec.by_attribute else self.group
+        members = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
         first = np.concatenate([m[len(m) // 2 :] for m in members])
         return self.subset(first), self.subset(np.concatenate([m[: len(m) // 2] for m in members]))
 
