@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from debeton.data.beton.images import BadImage, to_rgb
-from debeton.data.raw import stacked
+from debeton.data.raw import parts
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.pickles import load_pickle
 from debeton.data.sources import SOURCES, Dataset, mnist
@@ -361,13 +361,13 @@ def fetched(tmp_path, monkeypatch) -> list[tuple[object, Path]]:
         calls.append((archives, raw))
         write_idx(raw / "MNIST" / "raw", zipped=True)
 
-    monkeypatch.setattr(stacked, "fetch", bring)
+    monkeypatch.setattr(parts, "fetch", bring)
     monkeypatch.setattr(mnist, "DEBIAN", tmp_path / "debian")
     return calls
 
 
 def load_top(raw: Path | None, download: bool = True, **options: object) -> Dataset:
-    return stacked.load_part(SOURCES.get("dominoes").request(raw, download, **options), "top")
+    return parts.load_part(SOURCES.get("dominoes").request(raw, download, **options), "top")
 
 
 def test_a_half_of_a_domino_is_downloaded_only_where_it_is_not_there(tmp_path, fetched):

@@ -30,15 +30,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from debeton.data.raw.parts import parse_class_sets, with_set_labels
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.stacked import (
-    PART_OPTIONS,
-    load_part,
-    parse_class_sets,
-    stack_rows,
-    stacked_dataset,
-    with_set_labels,
-)
+from debeton.data.raw.stacked import PART_OPTIONS, load_half, stack_rows, stacked_dataset
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
@@ -85,7 +79,7 @@ def load(request: Request) -> Dataset:
 
 def _part(request: Request, role: str) -> Dataset:
     """Load the upper or the lower set, with the classes that the options name. role: 'top' or 'bottom'."""
-    part, text = load_part(request, role), request.options[f"{role}_classes"]
+    part, text = load_half(request, role), request.options[f"{role}_classes"]
     if not text:
         return part
     if request.options["legacy"]:

@@ -18,15 +18,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from debeton.data.raw.parts import parse_class_sets, with_set_labels
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.stacked import (
-    PART_OPTIONS,
-    load_part,
-    parse_class_sets,
-    stack_rows,
-    stacked_dataset,
-    with_set_labels,
-)
+from debeton.data.raw.stacked import PART_OPTIONS, load_half, stack_rows, stacked_dataset
 from debeton.data.spec import CIFAR_MEAN, CIFAR_STD, DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
@@ -43,7 +37,7 @@ from debeton.system.seed import make_rng
     ),
 )
 def load(request: Request) -> Dataset:
-    top, bottom = load_part(request, "top"), load_part(request, "bottom")
+    top, bottom = load_half(request, "top"), load_half(request, "bottom")
     top, bottom = (_two_sets(request, part, role) for part, role in ((top, "top"), (bottom, "bottom")))
     splits = {
         **_learning_splits(request, (top.splits["train"], bottom.splits["train"])),
