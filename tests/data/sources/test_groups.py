@@ -247,7 +247,7 @@ def test_bffhq_survives_a_round_trip_pixel_by_pixel(tmp_path):
     ("extra", "options", "error", "message"),
     [
         ("test/5_1.png", {}, DataError, "test/5_1.png in .* is not called ID_TARGET_BIAS.png"),
-        ("test/5_2_1.png", {}, DataError, "with digits 0 or 1"),
+        ("test/5_2_1.png", {}, DataError, "with a label of 0 to 1"),
         ("0.5pct/align/0/7_0_1.png", {}, DataError, "7_0_1.png in .* lies in align/0, which contradicts its name"),
         ("0.5pct/conflict/0/7_1_0.png", {}, DataError, "lies in conflict/0, which contradicts its name"),
         ("test/6_1_1.png", {"conflict_percent": "3"}, UsageError, "'3' is unknown.* known: 0.5, 1, 2, 5"),

@@ -10,6 +10,8 @@
 - faces.py: attribute tables and base bias of the face sets.
 - parts.py: sets that are made of other sets, and where those lie.
 - stacked.py: two sets, one image above the other (dominoes, mnist_cifar).
+- align_conflict.py: released sets with align/ and conflict/ folders, and the arrays of LfF.
+- skew.py: sets with one attribute per class, released or made.
 - imagenet_classes.py: names and subsets of the ImageNet classes.
 - shipped_splits.py: the splits that From Fake to Real ships as pickles.
 - pickles.py: pickles of plain data, read without running their code.

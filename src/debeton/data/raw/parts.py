@@ -25,6 +25,7 @@ from debeton.system.errors import DataError, UsageError, nearest
 
 ClassSets = tuple[tuple[int, ...], ...]
 Pixels = NDArray[np.uint8]
+Change = Callable[[Pixels, int], Pixels]  # the pixels of an image of the base set, and the row -> new pixels
 
 
 def base_options(base: str) -> tuple[Option, ...]:
@@ -59,7 +60,7 @@ def changed_rows(
     numbers: Ints,
     label: Ints,
     attribute: Ints,
-    change: Callable[[Pixels, int], Pixels],
+    change: Change,
     columns: Mapping[str, Any] | None = None,
 ) -> Rows:
     """Return rows whose images are those of another set, changed when they are read.

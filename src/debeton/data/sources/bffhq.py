@@ -22,18 +22,12 @@ the bias-conflicting half of test.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from pathlib import PurePosixPath
-
-from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import find_images, find_root, known_choice
+from debeton.data.raw.align_conflict import PERCENTS, read_align_conflict
+from debeton.data.raw.image_files import ImageTree
+from debeton.data.raw.layout import find_root, known_choice
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.spec import DatasetSpec, Rows
-from debeton.system.errors import DataError
+from debeton.data.spec import DatasetSpec
 
-PERCENTS = ("0.5", "1", "2", "5")
-NAME = re.compile(r"[^_]+_([01])_([01])")
 SPEC = DatasetSpec(
     "bffhq", ("young", "old"), ("female", "male"), aligned=((0,), (1,)), label_name="age", attribute_name="gender"
 )
@@ -55,35 +49,5 @@ def load(request: Request) -> Dataset:
     percent = known_choice("conflict-percent", request.options["conflict_percent"].removesuffix("pct"), PERCENTS)
     markers = (f"{percent}pct", "train") if percent == PERCENTS[0] else (f"{percent}pct",)
     root = find_root(request, "bffhq", markers, ("bffhq",), any_of=True, zips=("bffhq.zip",))
-    tree = ImageTree(root)
-    folder = next((folder for folder in markers if tree.files(f"{folder}/align/*/*")), markers[0])
-    valid = "valid" if tree.files("valid/*") else f"{folder}/valid"
-    patterns = {
-        "train": (f"{folder}/align/*/*", f"{folder}/conflict/*/*"),
-        "val": (f"{valid}/*",),
-        "test": ("test/*",),
-    }
-    splits = {split: _rows(tree, find_images(tree, globs, "bffhq")) for split, globs in patterns.items()}
+    splits = read_align_conflict(SPEC, ImageTree(root), markers)
     return Dataset(SPEC, splits, EXPECTED_TRAIN.get(percent, {}) | EXPECTED)
-
-
-def _rows(tree: ImageTree, files: Iterable[str]) -> Rows:
-    names = list(files)
-    digits = [_digits(file, tree) for file in names]
-    return file_rows(tree, names, [target for target, _ in digits], [bias for _, bias in digits])
-
-
-def _digits(file: str, tree: ImageTree) -> tuple[int, int]:
-    """Return TARGET and BIAS of a file. DataError if its folders contradict its name."""
-    path = PurePosixPath(file)
-    digits = NAME.fullmatch(path.stem)
-    if digits is None:
-        raise DataError(f"bffhq: {file} in {tree.root} is not called ID_TARGET_BIAS.png with digits 0 or 1")
-    target, bias = int(digits[1]), int(digits[2])
-    _, *kind, _ = path.parts
-    conflicting = "conflict" in kind
-    if len(kind) > 1 and (kind[-1] != digits[1] or conflicting != (target != bias)):
-        raise DataError(
-            f"bffhq: {file} in {tree.root} lies in {'/'.join(kind)}, which contradicts its name; unpack it again"
-        )
-    return target, bias
