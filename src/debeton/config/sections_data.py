@@ -36,12 +36,14 @@ class Data:
     label: str | None = setting(OrNull(Text()), "column that is the label; null: the label of the beton", default=None)
     attribute: str | None = setting(
         OrNull(Text()),
-        "column that is the spurious attribute, or 'a,b' for the product of two; null: the attribute of the beton",
+        "column that is the spurious attribute, or 'a,b' for the product of two; a name with a comma stands in double "
+        "quotes; null: the attribute of the beton",
         default=None,
     )
     aligned: str | None = setting(
         OrNull(Text()),
-        "attribute that goes with each class, 'class:attribute,...'; null: as the data set says",
+        "attribute that goes with each class, 'class:attribute,...'; a name with a comma, colon or quote stands in "
+        "double quotes, as in CSV files; null: as the data set says",
         default=None,
     )
     group_by: str | None = setting(

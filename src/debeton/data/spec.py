@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.name_lists import RULE, join_names, quote, split_unquoted, unquote
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -309,18 +310,14 @@ class Rows:
 def parse_aligned(text: str, classes: tuple[str, ...], attributes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """Return `DatasetSpec.aligned` of the text 'classA:attr1,classB:attr2', or () if the text is empty.
 
-    A class may have several attributes and needs at least one. UsageError names an unknown class or attribute.
+    Names that hold a comma, colon or quote are quoted as `system.name_lists` says. A class may have several attributes
+    and needs at least one. UsageError names an unknown class or attribute.
     """
     if not text:
         return ()
     pairs: dict[str, list[int]] = {name: [] for name in classes}
-    for item in text.split(","):
-        label, _, attribute = (part.strip() for part in item.rpartition(":"))
-        for kind, name, names in (("class", label, classes), ("attribute", attribute, attributes)):
-            if name not in names:
-                raise UsageError(
-                    f"--aligned '{item}': unknown {kind} '{name}'{nearest(name, names)} known: {', '.join(names)}"
-                )
+    for item in split_unquoted(text, ",", others=":"):
+        label, attribute = _parse_pair(item, classes, attributes)
         pairs[label].append(attributes.index(attribute))
     lacking = [name for name, codes in pairs.items() if not codes]
     if lacking:
@@ -328,3 +325,39 @@ def parse_aligned(text: str, classes: tuple[str, ...], attributes: tuple[str, ..
             f"--aligned '{text}' names no attribute for the class {lacking[0]}; it needs one for each class"
         )
     return tuple(tuple(sorted(set(codes))) for codes in pairs.values())
+
+
+def _parse_pair(item: str, classes: tuple[str, ...], attributes: tuple[str, ...]) -> tuple[str, str]:
+    """Return the class and the attribute of 'class:attribute'.
+
+    Names with colons need no quotes where only one colon stands between a class and an attribute.
+    """
+    parts = split_unquoted(item, ":")
+    cuts = [(":".join(parts[:k]), ":".join(parts[k:])) for k in range(1, len(parts))]
+    splits = [(unquote(label), unquote(attribute)) for label, attribute in cuts if _is_name(label, attribute)]
+    known = [pair for pair in splits if pair[0] in classes and pair[1] in attributes]
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise UsageError(
+            f"--aligned '{item}' can be read as {' or '.join(f'class {c}, attribute {a}' for c, a in known)}; {RULE}"
+        )
+    rule = f"; {RULE}" if any(name != quote(name) for name in (*classes, *attributes)) else ""
+    if not splits:
+        raise UsageError(
+            f"--aligned '{item}' is no pair, which is 'class:attribute'; the classes are {join_names(classes, ', ')}, "
+            f"the attributes {join_names(attributes, ', ')}{rule}"
+        )
+    label, attribute = splits[-1]
+    kind, name, names = ("class", label, classes) if label not in classes else ("attribute", attribute, attributes)
+    raise UsageError(
+        f"--aligned '{item}': unknown {kind} '{name}'{nearest(name, names)} known: {join_names(names, ', ')}{rule}"
+    )
+
+
+def _is_name(*parts: str) -> bool:
+    """Return whether each part is one name: a cut inside a quoted name leaves a broken quote."""
+    try:
+        return bool([unquote(part) for part in parts])
+    except UsageError:
+        return False

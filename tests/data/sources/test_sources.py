@@ -488,9 +488,16 @@ def test_numbers_are_codes_of_the_names_given(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\nimages/0.png,1\n", r"lacks the column path; it has \['file', 'label'\]"),
-        ("file,y\nimages/0.png,1\n", "lacks the columns path and label"),
-        ("", "lacks the columns path and label"),
+        (
+            "where,label\nimages/0.png,1\n",
+            "has no column for the path; it has where, label. .* attribute, the spurious",
+        ),
+        ("file,kind\nimages/0.png,1\n", "has no column for the label; it has file, kind"),
+        (
+            "images/0.png,1\nimages/1.png,0\n",
+            "'images/0.png,1', names an image and no columns; begin the file with a line such as path",
+        ),
+        ("", "is empty; its first line names the columns"),
         ("path,label\n", "has no row below its header"),
         ("path,label\nimages/0.png,\n", "line 2: no label"),
         ("path,label,split\nimages/0.png,a\n", "line 2: no split"),

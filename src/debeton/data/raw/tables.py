@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from debeton.data.raw.image_files import MissingDataError
@@ -12,11 +14,29 @@ from debeton.data.spec import UNKNOWN
 from debeton.system.errors import DataError, nearest
 
 Record = dict[str, str]
+DELIMITERS = (",", ";", "\t")
 LINE = "line"  # the key under which a record keeps its line number, for messages
 
 # Cells, in lower case, that programs write where a value is missing; and further words of people for the same.
 MISSING_CELLS = ("", "nan", "<na>", "#n/a")
 UNKNOWN_CELLS = (*MISSING_CELLS, "na", "n/a", "none", "null", "unknown", "?", "-1", "-1.0")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, with a header.
+
+    where: the file or folder of the table, for messages.
+    cells: by column, [N] each, stripped. A column without a name is left out.
+    rows: the name of each row in messages, such as 'line 7', [N].
+    """
+
+    where: str
+    cells: Mapping[str, list[str]]
+    rows: list[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def read_csv(
@@ -34,23 +54,15 @@ def read_csv(
 
     DataError for a missing column, another empty cell, a file without rows, or a file that is no CSV.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise MissingDataError(f"there is no {path}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
+    columns, rows = _parse(_read_text(path), str(path))
     absent = [name for name in required if name not in columns]
     if absent:
         raise DataError(f"{path} lacks the column{'s' * (len(absent) > 1)} {' and '.join(absent)}; it has {columns}")
     wanted = [*required, *(name for name in defaults or {} if name in columns)]
     records = []
     for line, row in rows:
-        record = {name: (row[name] or "").strip() for name in wanted}
+        cells = dict(zip(columns, row))
+        record = {name: cells.get(name, "") for name in wanted}
         lacking = [name for name in wanted if not record[name] and name not in blank]
         if lacking:
             needed = ", ".join(name for name in wanted if name not in blank)
@@ -63,13 +75,63 @@ def read_csv(
 
 def read_header(path: Path) -> list[str]:
     """Return the column names of a CSV file. MissingDataError if there is none, DataError if it is no CSV."""
+    return _parse(_read_text(path), str(path))[0]
+
+
+def read_table(path: Path, text: str | None = None) -> Table:
+    """Read a table with a header: cells are separated by commas, semicolons or tabs, whichever the header has.
+
+    Rows of blank cells are left out. DataError for a column named twice, a row longer than the header, a file without
+    rows, or a file that is no table of text.
+
+    path: the file. MissingDataError if there is none.
+    text: its content, if it does not lie on the disk.
+    """
+    text = _read_text(path) if text is None else text
+    head = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    delimiter = max(DELIMITERS, key=lambda mark: len(_parse(head, str(path), mark)[0]))
+    columns, rows = _parse(text, str(path), delimiter)
+    if not any(columns):
+        raise DataError(f"{path} is empty; its first line names the columns, such as path,label,attribute,split")
+    twice = [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has {columns.count(twice[0])} columns called '{twice[0]}'; rename all but one")
+    rows = [(line, row) for line, row in rows if any(row)]
+    if not rows:
+        raise DataError(f"{path} has no row below its header")
+    for line, row in rows:
+        if any(row[len(columns) :]):
+            raise DataError(
+                f"{path}, line {line}: {len(row)} cells, and the header has {len(columns)}: '{row[len(columns)]}' is "
+                "in no column; put a cell that holds the separator in double quotes"
+            )
+    cells = {
+        name: [row[place] if place < len(row) else "" for _, row in rows] for place, name in enumerate(columns) if name
+    }
+    return Table(str(path), cells, [f"line {line}" for line, _ in rows])
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file. MissingDataError if there is none, DataError if it is not in UTF-8."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+            return file.read()
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; expected a CSV file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as UTF-8") from None
+
+
+def _parse(text: str, where: str, delimiter: str = ",") -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and each row with its line number. All cells are stripped; empty lines are left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter, strict=True)
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"{where} is not a CSV file in UTF-8 (line {reader.line_num}: {error})") from None
+    return (lines[0][1], lines[1:]) if lines else ([], [])
 
 
 def read_fields(path: Path, width: int | None = None, skip: int = 0) -> list[list[str]]:
@@ -95,27 +157,32 @@ def read_fields(path: Path, width: int | None = None, skip: int = 0) -> list[lis
     return rows
 
 
-def with_unknown_blank(records: Sequence[Record], column: str, names: Sequence[str]) -> tuple[list[Record], list[str]]:
-    """Return the records with an empty cell in `column` where its value is unknown, and the words for that.
+def with_unknown_blank(cells: Sequence[str], names: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Return the cells, empty where the value is unknown, and the words for that.
 
     Unknown is an empty cell, and one of UNKNOWN_CELLS in any case, unless `names` lists that word as a name. If there
     is such a cell and all others are whole numbers, '1.0' becomes '1': pandas writes so beside empty cells.
     """
-    cells = ["" if record[column].casefold() in UNKNOWN_CELLS else record[column] for record in records]
-    cells = [record[column] if record[column] in names else cell for record, cell in zip(records, cells)]
-    words = {record[column] for record, cell in zip(records, cells) if not cell}
-    if words and all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in cells if cell) and not set(cells) & set(names):
-        cells = [cell.partition(".")[0] for cell in cells]
-    return [{**record, column: cell} for record, cell in zip(records, cells)], sorted(words)
+    known = [cell if cell in names or cell.casefold() not in UNKNOWN_CELLS else "" for cell in cells]
+    words = {cell for cell, kept in zip(cells, known) if not kept}
+    if words and all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in known if cell) and not set(known) & set(names):
+        known = [cell.partition(".")[0] for cell in known]
+    return known, sorted(words)
 
 
-def require_values(records: Sequence[Record], column: str, names: Sequence[str], where: Path) -> None:
-    """Raise DataError for the first cell that says that the value is missing, unless `names` lists it as a name."""
-    for record in records:
-        if record[column].casefold() in MISSING_CELLS and record[column] not in names:
+def require_values(table: Table, columns: Mapping[str, str], kind: str, names: Sequence[str] = ()) -> None:
+    """Raise DataError for the first row without a value of this kind.
+
+    columns: the columns that every row needs, by kind, such as 'label'.
+    names: words that are values, also if they are some of MISSING_CELLS.
+    """
+    for cell, row in zip(table.cells[columns[kind]], table.rows):
+        if not cell:
+            raise DataError(f"{table.where}, {row}: no {kind}; every row needs {', '.join(columns)}")
+        if cell.casefold() in MISSING_CELLS and cell not in names:
             raise DataError(
-                f"{where}, line {record[LINE]}: the {column} is '{record[column]}', a missing value; every row needs a "
-                f"{column}, so write it or leave the row out"
+                f"{table.where}, {row}: the {kind} is '{cell}', a missing value; every row needs a {kind}, so write it "
+                "or leave the row out"
             )
 
 

@@ -1,13 +1,20 @@
-"""Your own photos: class folders, or a CSV with labels, spurious attributes and splits.
+"""Your own photos: class folders, folders by a pattern, or a CSV with labels, spurious attributes and splits.
 
-Licence: yours. Layouts. RAW is the folder; class folders may also lie in a .zip:
+Licence: yours. Layouts. RAW is the folder; the images may also lie in a .zip:
 - `SPLIT/CLASS/` if there is a `train/`, else `CLASS/`, all of it train. As in torchvision's ImageFolder, the images of
   a class lie at any depth below its folder, and classes are the folder names of train in sorted order. A folder below a
   class is no attribute. Files that are left out are counted and named.
-- A CSV, `metadata.csv` in RAW or the file of `--csv`, with the columns path (relative to RAW) and label. The columns
-  attribute and split are optional. A split is a name, or 0, 1, 2 for train, val, test; without the column all is train.
-  Labels and attributes are names, numbered in sorted order or as `--classes` and `--attributes` list them, or whole
-  numbers from 0.
+- `--pattern '{split}/{class}/{attribute}/*'`: folders and names of files that say more. A name in braces is a part of
+  one level; names other than split, class and attribute become columns. `*` and `**` are as in globs.
+- A CSV, `metadata.csv` in RAW or the file of `--csv`, also with semicolons or tabs. Its columns are the path (below
+  RAW), the label, and optionally the attribute and the split. They are known by their names: path, filename,
+  img_filename, file, ...; label, y, class, target, ...; attribute, a, place, spurious, domain, ...; split, partition.
+  `--columns path=A,label=B,attribute=C,split=D` says them for any other table.
+
+A split is a name, or 0, 1, 2 for train, val, test; without the column all is train. Labels and attributes are names,
+numbered in sorted order or as `--classes` and `--attributes` list them, or whole numbers from 0. Every further column
+is kept beside: as named codes where it has few values, so that `--data.attribute site` or `--data.attribute sex,age`
+works in training, else as numbers or text.
 
 Splits are train, val, test and test_NAME. Other words for them are understood and reported: `validation` is val,
 `Train` is train, `val_out_of_domain` is test_val_out_of_domain (data/split_names.py has the list). A split of any other
@@ -15,44 +22,62 @@ name is written only if `--splits` lists it, because training does not look for 
 
 Without an attribute column every row has the one attribute 'any'. An attribute is unknown (-1) where its cell is empty
 or holds nan, NA, N/A, None, null, unknown, ? or -1, unless `--attributes` lists that word. `--aligned` names the
-attribute that goes with each class in training, so that results hold bias-aligned and bias-conflicting accuracy.
+attribute that goes with each class in training, so that results hold bias-aligned and bias-conflicting accuracy. A name
+with a comma, colon or blank at its end stands in double quotes, as in CSV files: `--classes '"salt, pepper",sugar'`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from debeton.data.raw.class_folders import read_class_folders
-from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.column_roles import ROLES, choose_columns, parse_columns
+from debeton.data.raw.further_columns import FurtherColumn, read_further_columns, value_names
+from debeton.data.raw.image_files import ImageTree, file_rows, zip_text
+from debeton.data.raw.path_patterns import read_pattern
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import (
-    Record,
-    parse_codes,
-    read_csv,
-    require_unique,
-    require_values,
-    with_unknown_blank,
-)
+from debeton.data.raw.table_paths import read_paths
+from debeton.data.raw.tables import Table, parse_codes, read_table, require_unique, require_values, with_unknown_blank
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
 from debeton.data.split_names import first_in_order, name_splits
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
+from debeton.system.name_lists import join_names, parse_names
+
+METADATA = "metadata.csv"
+MAX_ATTRIBUTES = 50  # values of a column that a note proposes as the attribute
 
 
 @register_source(
     "folder",
-    "your own images: SPLIT/CLASS/* folders, or a CSV of path, label, attribute and split",
+    "your own images: class folders, folders by a pattern, or a CSV of path, label, attribute and split",
     "it is yours: --raw DIR names the folder",
     (
         Option("name", str, "folder", "name of the data set, also in file names"),
-        Option("csv", Path, None, "CSV file with the rows, relative to RAW; default metadata.csv where there is one"),
+        Option(
+            "csv", Path, None, "CSV file with the rows, in RAW or elsewhere; default metadata.csv where there is one"
+        ),
+        Option(
+            "columns",
+            str,
+            None,
+            "columns of the CSV, 'path=FILE,label=Y,attribute=SITE,split=PART'; 'attribute=': none (default: by name)",
+        ),
+        Option("pattern", str, None, "paths of the images below RAW, '{split}/{class}/{attribute}/*'"),
         Option("classes", str, "", "names of the classes in order, 'cat,dog'; default those in the data, sorted"),
         Option("attributes", str, "", "names of the attributes in order; default those in the data, sorted"),
-        Option("aligned", str, "", "the attribute that goes with each class, 'classA:attr1,classB:attr2'"),
+        Option(
+            "aligned",
+            str,
+            "",
+            "the attribute that goes with each class, 'classA:attr1,classB:attr2'; here and in the other lists a name "
+            "with a comma, colon or quote stands in double quotes, as in CSV files",
+        ),
     ),
 )
 def load(request: Request) -> Dataset:
@@ -61,27 +86,54 @@ def load(request: Request) -> Dataset:
         raise UsageError(f"--name '{name}' must be letters, digits, '_', '-' and '.': it becomes a file name")
     if raw is None or not raw.exists():
         raise DataError(f"folder needs --raw, the folder with your images; {raw or 'none'} was given")
-    given: Path | None = request.options["csv"]
-    table = raw / (given or "metadata.csv")
-    if given is not None and not table.is_file():
-        raise DataError(f"folder: there is no CSV file {table}")
-    if raw.is_dir() and table.is_file():
-        return _from_csv(request, raw, table)
-    return _from_class_folders(request, raw)
+    tree = ImageTree(raw)
+    if request.options["pattern"]:
+        for option in ("csv", "columns"):
+            if request.options[option]:
+                raise UsageError(f"--pattern reads the paths and --{option} a CSV; give one of them")
+        found = read_pattern(tree, request.options["pattern"])
+        return replace(_from_table(request, tree, found.table, found.roles, found.notes), left_out=found.left_out)
+    table = _find_table(raw, request.options["csv"])
+    if table is None:
+        return _from_class_folders(request, tree)
+    roles = choose_columns(table, parse_columns(request.options["columns"] or "", table))
+    return _from_table(request, tree, table, roles, _notes_on_columns(table, roles))
 
 
-def _from_class_folders(request: Request, raw: Path) -> Dataset:
+def _find_table(raw: Path, given: Path | None) -> Table | None:
+    """Return the table of --csv, or else metadata.csv of RAW. None if there is none."""
+    if raw.is_file() and not (given is not None and given.is_file()):
+        name = METADATA if given is None else given.name
+        text = zip_text(raw, name)
+        if text is not None:
+            return read_table(raw / name, text)
+    places = [raw / METADATA] if given is None else [raw / given, given]
+    for place in places:
+        if place.is_file():
+            return read_table(place)
+    if given is not None:
+        raise DataError(f"folder: there is no CSV file {' and no '.join(map(str, dict.fromkeys(places)))}")
+    return None
+
+
+def _from_class_folders(request: Request, tree: ImageTree) -> Dataset:
     """Return the data set from class folders."""
-    for option in ("attributes", "aligned"):
+    raw = tree.root
+    for option in ("attributes", "aligned", "columns"):
         if request.options[option]:
             raise UsageError(
-                f"--{option} needs attributes, and class folders have none; write a metadata.csv with that column"
+                f"--{option} needs {'a table' if option == 'columns' else 'attributes'}, and class folders have none; "
+                "name a table with --csv, or say which folders are attributes with --pattern, as in "
+                "'{class}/{attribute}/*'"
             )
-    tree = ImageTree(raw)
     given = _names(request.options["classes"])
     found = read_class_folders(tree, given)
     if not found.files["train"]:
-        raise DataError(f"folder: {raw} holds neither metadata.csv, SPLIT/CLASS/* nor CLASS/* images")
+        tables = sorted(path.name for path in raw.glob("*.[ct]sv")) if raw.is_dir() else []
+        raise DataError(
+            f"folder: {raw} holds neither metadata.csv, SPLIT/CLASS/* nor CLASS/* images; "
+            + (f"there is {tables[0]}, name it with --csv" if tables else "say where they are with --csv or --pattern")
+        )
     classes = given or tuple(sorted(set(found.labels["train"])))
     rows = {}
     for split, names in found.labels.items():
@@ -91,83 +143,135 @@ def _from_class_folders(request: Request, raw: Path) -> Dataset:
     return replace(dataset, left_out=found.left_out, notes=found.notes)
 
 
-def _from_csv(request: Request, raw: Path, table: Path) -> Dataset:
-    """Return the data set from a CSV."""
-    records = read_csv(table, ("path", "label"), {"attribute": "any", "split": "train"}, blank=("attribute",))
-    paths = [os.path.normpath(record["path"]) for record in records]
-    require_unique(paths, table, [f"line {record['line']}" for record in records])
+def _from_table(
+    request: Request, tree: ImageTree, table: Table, roles: Mapping[str, str], notes: Sequence[str]
+) -> Dataset:
+    """Return the data set of a table.
+
+    roles: the column of the path, of the label, and of the attribute and the split where there is one.
+    notes: sentences on how the table was read.
+    """
+    needed = {role: roles[role] for role in ("path", "label", "split") if role in roles}
+    for role in needed:
+        require_values(table, needed, role, _names(request.options["classes"]) if role == "label" else ())
+    paths, outside = read_paths(table, roles["path"], tree)
+    require_unique(paths, table.where, table.rows)
+    further, empty = read_further_columns(table, [name for name in table.cells if name not in roles.values()])
+    spec, label, attribute = _label_rows(request, table, roles, further)
+    split_names = table.cells[roles["split"]] if "split" in roles else ["train"] * len(table)
+    split_of, split_notes = name_splits(split_names, table.where, numbers=True)
+    parts: dict[str, list[int]] = {}
+    for row, name in enumerate(split_names):
+        parts.setdefault(split_of[name], []).append(row)
+    splits = {}
+    for split, members in parts.items():
+        rows = np.array(members, np.int64)
+        columns = {column.name: column.at(rows) for column in further}
+        splits[split] = file_rows(tree, [paths[row] for row in members], label[rows], attribute[rows], columns)
+    more = [*notes, *outside, *split_notes, *_notes_on_further_columns(further, empty, "attribute" in roles)]
+    return replace(_dataset(spec, splits, table.where), notes=tuple(more))
+
+
+def _label_rows(
+    request: Request, table: Table, roles: Mapping[str, str], further: Sequence[FurtherColumn]
+) -> tuple[DatasetSpec, np.ndarray, np.ndarray]:
+    """Return the spec, and the codes of the label and the attribute of every row, int64 [N]."""
     named_classes, named_attributes = (_names(request.options[option]) for option in ("classes", "attributes"))
-    require_values(records, "label", named_classes, table)
-    records = _with_known_attributes(records, named_attributes, table)
-    classes = named_classes or _names_in_table(records, "label", table)
-    attributes = named_attributes or _names_in_table(records, "attribute", table)
+    labels = table.cells[roles["label"]]
+    classes = named_classes or _names_in_table(labels, "label", table.where)
+    label = np.array(parse_codes(labels, classes, "label", table.where, table.rows), np.int64)
+    attributes, attribute = named_attributes or ("any",), np.zeros(len(table), np.int64)
+    if "attribute" in roles:
+        cells = _known_attributes(table, roles["attribute"], named_attributes)
+        attributes = named_attributes or _names_in_table(cells, "attribute", table.where)
+        codes = parse_codes(cells, attributes, "attribute", table.where, table.rows, may_be_unknown=True)
+        attribute = np.array(codes, np.int64)
+    elif named_attributes:
+        raise UsageError(
+            f"--attributes names attributes, and no column of {table.where} is the attribute; say which with --columns "
+            "attribute=COLUMN"
+        )
     spec = DatasetSpec(
-        request.options["name"], classes, attributes, parse_aligned(request.options["aligned"], classes, attributes)
+        request.options["name"],
+        classes,
+        attributes,
+        parse_aligned(request.options["aligned"], classes, attributes),
+        label_name=roles["label"],
+        attribute_name=roles.get("attribute", "any" if "attribute" in table.cells else "attribute"),
+        columns={column.name: column.names for column in further if column.names is not None},
     )
-    split_of, notes = name_splits((record["split"] for record in records), str(table), numbers=True)
-    parts: dict[str, list[Record]] = {}
-    for record in records:
-        parts.setdefault(split_of[record["split"]], []).append(record)
-    tree = ImageTree(raw)
-    dataset = _dataset(spec, {name: _csv_rows(part, tree, spec, table) for name, part in parts.items()}, table)
-    return replace(dataset, notes=tuple(notes))
+    return spec, label, attribute
 
 
-def _with_known_attributes(records: list[Record], names: Sequence[str], table: Path) -> list[Record]:
-    """Return the records with an empty attribute where it is unknown. Log their number and the words for it."""
-    records, words = with_unknown_blank(records, "attribute", names)
-    unknown = sum(not record["attribute"] for record in records)
-    if unknown == len(records) and not names:
+def _known_attributes(table: Table, column: str, names: Sequence[str]) -> list[str]:
+    """Return the cells, empty where the attribute is unknown. Log their number and the words for it."""
+    cells, words = with_unknown_blank(table.cells[column], names)
+    unknown = cells.count("")
+    if unknown == len(cells) and not names:
         raise DataError(
-            f"{table}: the attribute of every row is unknown; leave the column out, or name the attributes with "
+            f"{table.where}: the attribute of every row is unknown; leave the column out, or name the attributes with "
             "--attributes"
         )
     if unknown:
         shown = ", ".join(f"'{word}'" if word else "an empty cell" for word in words)
         logger.warning(
             "warning: %s: the attribute of %d of %d rows is unknown (%s); a word that --attributes lists is a name",
-            table,
+            table.where,
             unknown,
-            len(records),
+            len(cells),
             shown,
         )
-    return records
+    return cells
 
 
-def _names_in_table(records: Sequence[Record], column: str, table: Path) -> tuple[str, ...]:
+def _names_in_table(cells: Sequence[str], kind: str, where: str) -> tuple[str, ...]:
     """Return the names of a column by code, in sorted order.
 
     Whole numbers must count from 0 to the largest without a gap.
+
+    kind: 'label' or 'attribute'.
     """
-    values = {record[column] for record in records} - {""}
-    if not all(value.lstrip("-").isdecimal() for value in values):
-        return tuple(sorted(values))
-    numbers = {int(value) for value in values}
+    names = value_names(cell for cell in cells if cell)
+    if not all(name.lstrip("-").isdecimal() for name in names):
+        return names
+    numbers = {int(name) for name in names}
     gaps = sorted(set(range(max(max(numbers), 0) + 1)) - numbers)
     if min(numbers) < 0 or gaps:
-        flag = "--classes" if column == "label" else "--attributes"
+        flag = "--classes" if kind == "label" else "--attributes"
         raise DataError(
-            f"{table}: the {column}s are numbers from {min(numbers)} to {max(numbers)}"
+            f"{where}: the {kind}s are numbers from {min(numbers)} to {max(numbers)}"
             f"{f' but none is {gaps[0]}' if gaps else ''}; they count from 0 without a gap, or {flag} names them all"
         )
     return tuple(str(number) for number in sorted(numbers))
 
 
-def _csv_rows(records: Sequence[Record], tree: ImageTree, spec: DatasetSpec, table: Path) -> Rows:
-    lines = [f"line {record['line']}" for record in records]
-    label = parse_codes([record["label"] for record in records], spec.classes, "label", str(table), lines)
-    attribute = parse_codes(
-        [record["attribute"] for record in records],
-        spec.attributes,
-        "attribute",
-        str(table),
-        lines,
-        may_be_unknown=True,
-    )
-    return file_rows(tree, [record["path"] for record in records], label, attribute)
+def _notes_on_columns(table: Table, roles: Mapping[str, str]) -> list[str]:
+    """Return a sentence with the column of each role where one has another name than its role."""
+    if all(role == column for role, column in roles.items()):
+        return []
+    taken = ", ".join(f"{role} is the column '{roles[role]}'" for role in ROLES if role in roles)
+    return [f"{taken} (--columns says it otherwise)"]
 
 
-def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path) -> Dataset:
+def _notes_on_further_columns(further: Sequence[FurtherColumn], empty: Sequence[str], attribute: bool) -> list[str]:
+    """Return sentences on the columns that are kept beside, and on those that may be the attribute.
+
+    attribute: whether the data set has one.
+    """
+    notes = [f"further columns are kept beside: {', '.join(map(str, further))}"] if further else []
+    if empty:
+        notes.append(f"left out, because no row has a value: {join_names(empty, ', ')}")
+    named = [column.name for column in further if 1 < len(column.names or ()) <= MAX_ATTRIBUTES]
+    if named and not attribute:
+        notes.append(
+            f"no column is the spurious attribute, so results have no groups by attribute; {join_names(named, ', ')} "
+            f"could be: write it with --columns attribute={join_names(named[:1])}, or train with --data.attribute "
+            f"{join_names(named[:1])}"
+        )
+    return notes
+
+
+def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path | str) -> Dataset:
     """Return the data set with train, val and test first, then the other splits by name.
 
     DataError if a split holds a class that train lacks.
@@ -183,7 +287,7 @@ def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path) -> Dataset
 
 def _names(text: str) -> tuple[str, ...]:
     """Return the names in 'a,b,...'. UsageError if a name is empty or occurs twice."""
-    names = tuple(name.strip() for name in text.split(",")) if text else ()
+    names = parse_names(text)
     if len(set(names)) != len(names) or "" in names:
         raise UsageError(f"'{text}' is not a list of different names")
     return names

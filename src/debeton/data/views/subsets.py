@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.system.errors import UsageError
+from debeton.system.name_lists import quote
 from debeton.system.seed import make_rng
 
 
@@ -60,7 +61,8 @@ def aligned_groups(view: View, setting: str) -> NDArray[np.bool_]:
     if aligned is None:
         raise UsageError(
             f"{setting} needs to know which {spec.attribute_name} goes with each {spec.label_name} of {spec.name}, "
-            f"and the set does not say; give it, as in --data.aligned '{spec.classes[0]}:{spec.attributes[0]},...'"
+            "and the set does not say; give it, as in --data.aligned "
+            f"'{quote(spec.classes[0])}:{quote(spec.attributes[0])},...'"
         )
     return aligned
 

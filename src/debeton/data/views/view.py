@@ -14,6 +14,7 @@ from debeton.data.spec import BY_CELL, UNKNOWN, DatasetSpec, Ints, count_codes, 
 from debeton.data.triggers.trigger import PlantedTrigger
 from debeton.data.views.dealing import held_counts
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.name_lists import join_names, parse_names
 from debeton.system.seed import make_rng
 
 
@@ -147,7 +148,8 @@ class View:
     ) -> View:
         """Return the same rows with other columns of the beton as label and attribute, or in other groups.
 
-        label, attribute: column names; None keeps the beton's own. 'a,b' is the product of two columns.
+        label, attribute: column names; None keeps the beton's own. 'a,b' is the product of two columns, and a name with
+            a comma stands in double quotes.
         aligned: 'class:attribute,...', the attribute that goes with each class. None takes the set's `tasks` for this
             pair of columns; if they do not have it, no pairs are defined.
         group_by: 'label_attribute' or 'attribute' (`DatasetSpec.group_by`); None keeps the beton's own.
@@ -204,12 +206,14 @@ class View:
         spec = self.spec
         own = {spec.attribute_name: (self.attribute, spec.attributes), spec.label_name: (self.label, spec.classes)}
         codes, names = np.zeros(len(self.beton), np.int64), [""]
-        for part in (part.strip() for part in name.split(",")):
+        for part in parse_names(name):
             if part not in own and part not in spec.columns:
                 known = sorted({*own, *spec.columns})
+                there = part in self.beton.extra
                 raise UsageError(
                     f"data.{role}: {self.beton.path} has no column '{part}' with named codes"
-                    f"{nearest(part, known)} known: {', '.join(known)}"
+                    f"{' (it holds other numbers or text)' if there else ''}{nearest(part, known)} "
+                    f"known: {join_names(known, ', ')}"
                 )
             part_codes, part_names = own.get(part) or (
                 np.asarray(self.beton.extra[part], np.int64),
