@@ -9,6 +9,7 @@ Data:
     rows_from_arrays: Rows of images and labels in memory
     rows_from_dataset: Rows of any PyTorch map-style data set
     write_beton: write Rows as a beton with its sidecar
+    write_dataset: write any PyTorch map-style data set as a beton, each item read once
     WriteOptions: how images are stored, JPEG or raw, quality, largest size
     open_beton: open a beton; no image is decoded
     View: which rows of a beton, how often, in which order, in which groups
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from debeton.data.loader.options import LoaderOptions as LoaderOptions
     from debeton.data.raw.own_data import rows_from_arrays as rows_from_arrays
     from debeton.data.raw.own_data import rows_from_dataset as rows_from_dataset
+    from debeton.data.raw.write_dataset import write_dataset as write_dataset
     from debeton.data.sources import Dataset as Dataset
     from debeton.data.sources import Option as Option
     from debeton.data.sources import Request as Request
@@ -146,6 +148,7 @@ _MODULES = {
     "section": "debeton.config",
     "setting": "debeton.config",
     "write_beton": "debeton.data.beton.writer",
+    "write_dataset": "debeton.data.raw.write_dataset",
 }
 __all__ = ["__version__", *_MODULES]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,21 +18,24 @@ WINDOW = 8  # results per thread that may wait for their turn
 
 def in_order(
     work: Callable[[S], T],
-    items: Sequence[S],
+    items: Iterable[S],
     num_workers: int | None = None,
     describe: str = "",
     *,
     progress: bool = False,
+    total: int | None = None,
 ) -> Generator[T, None, None]:
     """Yield work(item) for every item, in the items' sequence.
 
     num_workers: threads; None is one per core.
     describe, progress: text of a progress bar, and whether it is drawn.
+    total: the number of items, if they have no length.
     If the results may not be read to the end, close the generator, e.g. by `contextlib.closing`. Else the garbage
     collector may try to join the pool's threads from one of these threads.
     """
     workers = num_workers or usable_cores()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=describe, disable=not progress) as bar:
+    total = len(items) if isinstance(items, Sized) else total
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=describe, disable=not progress) as bar:
         pending: deque[Future[T]] = deque()
         try:
             for item in items:

@@ -9,6 +9,7 @@
 - turbojpeg.py: libjpeg-turbo and FFCV's resizer, called directly.
 - file.py: a beton while it is written, its sidecar, and the check of the bytes on the disk.
 - columns.py: further values per row, in X.beton.columns.npz.
+- row_checks.py: the checks of rows that need no image.
 - writer.py: rows to a beton. Every image is checked first.
 - merge.py: several betons to one. No image is decoded.
 - reading.py: opening a beton.

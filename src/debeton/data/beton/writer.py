@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.columns import Column, as_column, values_at
+from debeton.data.beton.columns import values_at
 from debeton.data.beton.ffcv_format import JPG, RAW, WRITE_MODES
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton
 from debeton.data.beton.image_decoding import MAX_PIXELS, BadImage
 from debeton.data.beton.images import CHROMAS, RAW_PIXELS, Encoded, check_storable, encode
+from debeton.data.beton.row_checks import CheckedRows, check_rows
 from debeton.data.beton.treatment import Treatment, count_treatments
 from debeton.data.left_out import LeftOut
-from debeton.data.spec import UNKNOWN, DatasetSpec, Ints, Rows
+from debeton.data.spec import DatasetSpec, Ints, RawImage, Rows
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import replacing
 from debeton.system.pool import in_order
@@ -141,25 +142,80 @@ def write_beton(
     - the disk is full.
     """
     where = f"{spec.name}/{split}"
-    columns = _checked_columns(rows, spec, where)
-    bad: Problems = [(row, NO_FILE) for row in sorted(_absent_rows(rows))]
-    _raise_if_bad(bad, rows, where, skip_bad=options.skip_bad)  # before anything is encoded
-    present = _sequence(len(rows), {row for row, _ in bad}, options.shuffle_seed, where)
+    checked = check_rows(rows, spec, where)  # before anything is encoded
+    absent = _absent_rows(rows)
+    stored = row_sequence(len(rows), absent, options.shuffle_seed, where)
+    images = ImageStream(
+        spec.name, split, len(rows), stored, stored.tolist(), rows.image, rows.names.__getitem__, sorted(absent)
+    )
+    entries = {
+        "dataset_options": dict(dataset_options or {}),
+        "left_out": [entry.to_dict() for entry in left_out],
+    }
+    return write_stream(path, images, lambda: checked, options, entries, progress=progress)
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """The images of a split, in the sequence in which they are stored.
+
+    name, split: of the data set.
+    num_rows: the number of all rows, N.
+    rows: the numbers of the rows to store, in their sequence.
+    items: an item for each of `rows`, read one after the other.
+    image: item -> RawImage; called from several threads. BadImage if there is no image.
+    row_name: row number -> the name of the row in messages.
+    absent: the rows whose file does not exist, sorted.
+    """
+
+    name: str
+    split: str
+    num_rows: int
+    rows: Ints
+    items: Iterable[Any]
+    image: Callable[[Any], RawImage]
+    row_name: Callable[[int], str]
+    absent: Sequence[int] = ()
+
+
+def write_stream(
+    path: Path,
+    images: ImageStream,
+    describe: Callable[[], CheckedRows],
+    options: WriteOptions,
+    entries: Mapping[str, Any],
+    *,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Write images and then the rows that they belong to, and return the sidecar.
+
+    path: the beton to write.
+    images: the images.
+    describe: returns the rows, labels included. It is called when all images are read.
+    options: the way in which images are stored.
+    entries: more entries of the sidecar.
+    progress: whether to draw progress bars.
+    DataError as `write_beton`.
+    """
+    bad: Problems = [(row, NO_FILE) for row in images.absent]
+    _raise_if_bad(bad, images, skip_bad=options.skip_bad)  # before anything is encoded
     path = Path(path)
     with replacing(*beton_files(path)) as partials:
-        with BetonFile(partials[-1], len(present)) as file:
-            stored, undecodable, treatments = _write_images(file, rows, present, spec, options, progress)
+        with BetonFile(partials[-1], len(images.rows)) as file:
+            stored, undecodable, treatments = _write_images(file, images, options, progress)
             bad = sorted(bad + undecodable)
-            _raise_if_bad(bad, rows, where, skip_bad=options.skip_bad)
+            _raise_if_bad(bad, images, skip_bad=options.skip_bad)
+            checked = describe()
+            rows, spec = checked.rows, checked.spec
             source = np.zeros(len(rows), np.int64) if rows.source is None else rows.source
             tables = file.write_tables(spec, rows.label[stored], rows.attribute[stored], source[stored])
         return finish_beton(
             partials,
             tables,
             spec,
-            split,
+            images.split,
             [rows.names[row] for row in stored],
-            {name: values_at(column, stored) for name, column in columns.items()},
+            {name: values_at(column, stored) for name, column in checked.columns.items()},
             {
                 "shuffle_seed": options.shuffle_seed,
                 "skipped": [rows.names[row] for row, _ in bad],
@@ -169,14 +225,13 @@ def write_beton(
                     "max_resolution": options.max_resolution,
                     "stored": count_treatments(treatments),
                 },
-                "dataset_options": dict(dataset_options or {}),
-                "left_out": [entry.to_dict() for entry in left_out],
+                **entries,
             },
             progress=progress,
         )
 
 
-def _sequence(num_rows: int, absent: Set[int], shuffle_seed: int | None, where: str) -> Ints:
+def row_sequence(num_rows: int, absent: Set[int], shuffle_seed: int | None, where: str) -> Ints:
     """Return the rows that are there, in the sequence in which they are stored.
 
     A missing file does not change the sequence of the other rows.
@@ -190,20 +245,22 @@ def _absent_rows(rows: Rows) -> set[int]:
 
 
 def _write_images(
-    file: BetonFile, rows: Rows, present: Ints, spec: DatasetSpec, options: WriteOptions, progress: bool
+    file: BetonFile, images: ImageStream, options: WriteOptions, progress: bool
 ) -> tuple[Ints, Problems, Counter[Treatment]]:
-    """Append the images of the rows `present`. Return the rows that were stored, those that cannot be, and treatments.
+    """Append the images. Return the rows that were stored, those that cannot be, and the treatments.
 
     If a row is bad and skip_bad is off, the remaining rows are still checked, so that all bad ones can be listed.
     """
-    as_jpeg = _stored_as_jpeg(len(rows), options, spec.name)
-    stored, bad, candidates = array("q"), Problems(), present.tolist()
+    as_jpeg = _stored_as_jpeg(images.num_rows, options, images.name)
+    stored, bad = array("q"), Problems()
     treatments: Counter[Treatment] = Counter()
+    candidates = images.rows.tolist()
 
-    def encode_row(row: int) -> tuple[Encoded, int] | str:
+    def encode_item(item: tuple[int, Any]) -> tuple[Encoded, int] | str:
+        row, source = item
         try:
             image = encode(
-                rows.image(row),
+                images.image(source),
                 as_jpeg=None if as_jpeg is None else bool(as_jpeg[row]),
                 quality=options.quality,
                 chroma=options.chroma,
@@ -215,7 +272,8 @@ def _write_images(
             return str(error)
         return image, zlib.crc32(image.data)
 
-    results = in_order(encode_row, candidates, options.num_workers, "write", progress=progress)
+    items = zip(candidates, images.items, strict=True)
+    results = in_order(encode_item, items, options.num_workers, "write", progress=progress, total=len(candidates))
     with closing(results):
         for row, result in zip(candidates, results, strict=True):
             if isinstance(result, str):
@@ -237,82 +295,15 @@ def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[
     return make_rng(name, "proportion").random(num_rows) < options.compress_probability
 
 
-def _raise_if_bad(bad: Problems, rows: Rows, where: str, *, skip_bad: bool) -> None:
+def _raise_if_bad(bad: Problems, images: ImageStream, *, skip_bad: bool) -> None:
     """Raise DataError for bad rows unless they may be skipped, and if no row is left."""
+    where = f"{images.name}/{images.split}"
     if bad and not skip_bad:
-        shown = "".join(f"\n  row {row}: {rows.names[row]} {problem}" for row, problem in bad[:10])
+        shown = "".join(f"\n  row {row}: {images.row_name(row)} {problem}" for row, problem in bad[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise DataError(
-            f"{where}: {len(bad)} of {len(rows)} rows cannot be stored; repair the files or pass --skip-bad"
+            f"{where}: {len(bad)} of {images.num_rows} rows cannot be stored; repair the files or pass --skip-bad"
             f"{shown}{more}"
         )
-    if len(bad) == len(rows):
-        raise DataError(f"{where}: none of the {len(rows)} rows can be decoded; nothing to write")
-
-
-def _checked_columns(rows: Rows, spec: DatasetSpec, where: str) -> dict[str, Column]:
-    """Check everything about the rows that needs no image, and return the further columns."""
-    if not len(rows):
-        raise DataError(f"{where} has no row; nothing to write")
-    given: dict[str, Sequence[Any] | NDArray[Any]] = {
-        "label": rows.label,
-        "attribute": rows.attribute,
-        "names": rows.names,
-        **rows.columns,
-    }
-    if rows.source is not None:
-        given["source"] = rows.source
-    for name, values in given.items():
-        if len(values) != len(rows):
-            raise DataError(f"{where}: column '{name}' has {len(values)} values for {len(rows)} rows")
-    spec.group(rows.label, rows.attribute)
-    _check_names(rows.names, where)
-    columns = {name: _named_column(name, values, where) for name, values in rows.columns.items()}
-    for name, values in spec.columns.items():
-        _check_codes(name, columns.get(name), values, rows, where)
-    return columns
-
-
-def _check_names(names: Sequence[str], where: str) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{where}: the row '{name}' is listed twice; every row needs a name of its own")
-        seen.add(name)
-    try:
-        "".join(names).encode()
-    except UnicodeEncodeError as error:  # a file name that is not UTF-8
-        raise DataError(
-            f"{where}: the name of the row {next(filter(_is_no_text, names))!r} is not UTF-8 ({error}); rename the file"
-        ) from None
-
-
-def _is_no_text(name: str) -> bool:
-    return name.encode(errors="ignore").decode() != name
-
-
-def _named_column(name: str, values: Sequence[Any] | NDArray[Any], where: str) -> Column:
-    if name == "path" or "#" in name:
-        raise DataError(f"{where}: a column cannot be called '{name}'; give it another name, without '#'")
-    try:
-        return as_column(values)
-    except ValueError as error:
-        raise DataError(f"{where}: column '{name}' mixes types; {error}") from None
-
-
-def _check_codes(name: str, column: Column | None, values: Sequence[str], rows: Rows, where: str) -> None:
-    """Check that a column named in the spec holds codes of its values, or -1 for not known."""
-    if column is None:
-        raise DataError(
-            f"{where}: the spec names the column '{name}', but the rows have no such column; add it to them"
-        )
-    if not isinstance(column, np.ndarray) or column.dtype.kind not in "iub":
-        raise DataError(
-            f"{where}: column '{name}' must hold whole numbers, the codes of {', '.join(values)}; it holds other values"
-        )
-    bad = np.flatnonzero((column < UNKNOWN) | (column >= len(values)))
-    if len(bad):
-        raise DataError(
-            f"{where}: column '{name}' has the code {int(column[bad[0]])} in row {int(bad[0])} "
-            f"({rows.names[bad[0]]}); there are {len(values)} values (0 to {len(values) - 1}) and {len(bad)} such rows"
-        )
+    if len(bad) == images.num_rows:
+        raise DataError(f"{where}: none of the {images.num_rows} rows can be decoded; nothing to write")

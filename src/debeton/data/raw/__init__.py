@@ -14,6 +14,9 @@
 - skew.py: sets with one attribute per class, released or made.
 - imagenet_classes.py: names and subsets of the ImageNet classes.
 - shipped_splits.py: the splits that From Fake to Real ships as pickles.
+- own_data.py: images in memory, and PyTorch data sets, as rows.
+- write_dataset.py, dataset_items.py, item_values.py: a PyTorch data set to a beton, each item read once.
+- value_codes.py: numbers and text beside images, as codes with names and as columns.
 - pickles.py: pickles of plain data, read without running their code.
 - synthetic_images.py: folders of synthetic images as rows with source 1.
 - corruptions.py: synthetic images made worse on purpose.

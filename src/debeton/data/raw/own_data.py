@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from debeton.data.raw.dataset_items import MapDataset
 from debeton.data.spec import UNKNOWN, Ints, RawImage, Rows, attribute_codes
 from debeton.system.errors import DataError
-
-
-class MapDataset(Protocol):
-    """A data set by index, as PyTorch's: `dataset[i]` is (image, label) or (image, label, attribute)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
 
 
 def rows_from_arrays(
@@ -63,7 +56,8 @@ def rows_from_dataset(
     - a PIL image;
     - an array, uint8 [H, W, 3] or [H, W];
     - a tensor [3, H, W] or [1, H, W], uint8 or float in [0, 1];
-    - the bytes of an image file, or its path.
+    - the bytes of an image file, or its path;
+    - {'bytes': ..., 'path': ...}, as the library `datasets` gives an encoded image.
 
     Leave random transforms and Normalize out of the data set's transforms.
 
@@ -96,6 +90,8 @@ def as_raw_image(image: Any, row: int) -> RawImage:
         return image
     if isinstance(image, str):
         return Path(image)
+    if isinstance(image, Mapping):  # an encoded image of the library `datasets`
+        return image["bytes"] if image.get("bytes") is not None else Path(image["path"])
     if hasattr(image, "convert"):  # PIL's
         return np.asarray(image.convert("RGB"))
     is_tensor = hasattr(image, "detach")
