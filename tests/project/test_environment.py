@@ -11,6 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from debeton.tools import doctor
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # What conda itself brings in place of pip's package, and by which name.
@@ -88,10 +90,17 @@ def test_conda_brings_what_ffcv_compiles_against():
     assert {"python", "pip", "cxx-compiler", "pkg-config", "libjpeg-turbo", "opencv", "tbb"} == set(own)
 
 
-def test_the_python_of_conda_is_one_the_project_supports():
-    own, _ = read_conda()
+def test_every_file_names_the_same_versions_of_python():
     supported = Requirement(f"python{read_project()['project']['requires-python']}").specifier
-    assert supported.contains(own["python"].lstrip("=") + ".0")
+    versions = [f"3.{minor}" for minor in range(30) if supported.contains(f"3.{minor}.0")]
+    assert versions == ["3.11", "3.12", "3.13", "3.14"]
+    own, _ = read_conda()
+    assert Requirement(f"python{own['python']}").specifier == supported
+    assert [".".join(map(str, version)) for version in doctor.PYTHONS] == [versions[0], versions[-1]]
+    (in_setup,) = re.findall(r"^VERSIONS=\((.*?)\)", (ROOT / "scripts" / "setup.sh").read_text(), re.MULTILINE)
+    assert sorted(in_setup.split()) == versions
+    assert read_project()["tool"]["ruff"]["target-version"] == "py311"
+    assert read_project()["tool"]["mypy"]["python_version"] == versions[0]
 
 
 def test_the_lock_was_made_by_the_documented_command():

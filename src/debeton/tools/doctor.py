@@ -33,6 +33,7 @@ TINY_JPEG = base64.b64decode(
     "CAAIABADAREAAhEBAxEB/8QAFAABAAAAAAAAAAAAAAAAAAAABf/EABQQAQAAAAAAAAAAAAAAAAAAAAD/xAAWAQEBAQAAAAAAAAAAAAAAAAAG"
     "BQf/xAAUEQEAAAAAAAAAAAAAAAAAAAAA/9oADAMBAAIRAxEAPwAxGKhbRQN//9k="
 )
+PYTHONS = (3, 11), (3, 14)  # the oldest and the newest, as in pyproject.toml
 GIB = 2**30
 
 
@@ -224,7 +225,7 @@ def check_debeton() -> Check:
 def check_python() -> Check:
     """Check for a Python of 3.11 to 3.14."""
     detail = f"{platform.python_version()} at {sys.executable}"
-    return Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 14), detail, _reinstall("debeton"))
+    return Check("Python", PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1], detail, _reinstall("debeton"))
 
 
 def check_platform() -> Check:
