@@ -427,6 +427,37 @@ def test_pseudo_groups_from_a_file_train_and_the_true_groups_are_measured(toy_ar
     assert 0 < results["test"]["adjusted_accuracy"] < 1
 
 
+@pytest.mark.parametrize("method", ["groupdro", "resample", "reweight", "subg", "dfr", "jtt"])
+def test_pseudo_groups_of_three_clusters_train_and_the_true_groups_are_measured(method, toy_args, toy_betons, tmp_path):
+    beton = open_beton(toy_betons / "toy_train.beton")
+    lines = [f"{path},{('bright', 'dim', 'grey')[i % 3]}" for i, path in enumerate(beton.extra["path"])]
+    (tmp_path / "clusters.csv").write_text("\n".join(["path,shade", *lines]))
+    given = ["--data.pseudo_groups", tmp_path / "clusters.csv", "--data.pseudo_column", "shade", "--dfr.data", "train"]
+    assert run([*toy_args, *given, "--training.method", method, "--dfr.refits", "2", "--training.epochs", "1"]) == 0
+    results = json.loads((only_folder(toy_args) / "results.json").read_text())
+    names = [f"{label}, {shade}" for label in ("left", "right") for shade in ("bright", "dim", "grey")]
+    assert list(results["train_groups"]) == names
+    assert sum(results["train_groups"].values()) == 512
+    assert set(results["test"]["group_accuracy"]) == {"left, dark", "left, light", "right, dark", "right, light"}
+
+
+def test_rows_without_a_pseudo_group_stop_what_balances_groups_until_they_are_left_out(
+    toy_args, toy_betons, tmp_path, capsys
+):
+    beton = open_beton(toy_betons / "toy_train.beton")
+    lines = [f"{path},{(0, 1, 2, '')[i % 4]}" for i, path in enumerate(beton.extra["path"])]
+    (tmp_path / "clusters.csv").write_text("\n".join(["path,cluster", *lines]))
+    given = ["--data.pseudo_groups", tmp_path / "clusters.csv", "--data.pseudo_column", "cluster", "--dry-run"]
+    args = [*toy_args, *given, "--training.method", "groupdro"]
+    assert run(args) == 2
+    assert "needs the pseudo-group of every row, and it is not known for 128 of 512 rows" in capsys.readouterr().err
+    assert run([*args, "--data.known_attributes_only", "true"]) == 0
+    assert "view train: 384 rows" in capsys.readouterr().out
+    minority = ["--training.method", "dfr", "--dfr.data", "train", "--dfr.criterion", "minority"]
+    assert run([*args, *minority, "--data.known_attributes_only", "true"]) == 2
+    assert "none of the 3 values of pseudo-groups 'cluster' is said to be" in capsys.readouterr().err
+
+
 def test_a_file_of_row_numbers_decides_what_is_trained_on(toy_args, tmp_path, capsys):
     (tmp_path / "rows.json").write_text(json.dumps({"train_indices": [5, 6, 90], "test_indices": [0, 1]}))
     assert run([*toy_args, "--data.custom_indices_path", tmp_path / "rows.json", "--dry-run"]) == 0

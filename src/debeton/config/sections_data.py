@@ -88,10 +88,16 @@ class Data:
     )
     pseudo_groups: str | None = setting(
         OrNull(Text()),
-        "CSV of a path and a column of 0 (bias-aligned) and 1 (bias-conflicting) for each row; null: none",
+        "CSV of a path and a column of values that group the training rows, with their labels; null: none",
         default=None,
     )
-    pseudo_column: str = setting(Text(), "name of the column of 0 and 1 in pseudo_groups", default="ddb")
+    pseudo_column: str = setting(Text(), "name of the column of values in pseudo_groups", default="ddb")
+    pseudo_kind: str = setting(
+        OneOf("auto", "bias", "cluster"),
+        "values of pseudo_column: 0 bias-aligned and 1 bias-conflicting (bias), any numbers or names (cluster); "
+        "auto: bias where no value but 0 and 1 occurs",
+        default="auto",
+    )
     seed: int = setting(Int(0), "seed of splits and subsets, and of nothing else", default=0, identity="seed")
 
 

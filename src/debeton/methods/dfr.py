@@ -175,7 +175,7 @@ def head_views(run: Run) -> dict[str, View]:
     keys = {"fit": "data", "tune": "tune"}
     views = {role: view_of(run, split, f"dfr.{keys[role]} is '{split}'") for role, split in splits.items()}
     if settings.criterion == "minority" and not views["fit"].spec.aligned:
-        raise UsageError(f"dfr.criterion is 'minority', but {no_pairs(views['fit'].spec)}, or choose by worst_group")
+        raise UsageError(f"dfr.criterion is 'minority', but {no_pairs(views['fit'])}, or choose by worst_group")
     return views
 
 

@@ -64,6 +64,7 @@ def view_options(config: Config) -> ViewOptions:
         balance=data.balance,
         pseudo_groups=data.pseudo_groups,
         pseudo_column=data.pseudo_column,
+        pseudo_kind=data.pseudo_kind,
         synthetic_mode=synthetic.mode,
         per_cell=synthetic.per_cell,
         synthetic_share=synthetic.share,
@@ -113,7 +114,7 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
         return
     spec = views["val"].spec
     if rule == "minority" and not spec.aligned:
-        raise UsageError(f"training.selection is 'minority', but {no_pairs(spec)}, or select by worst_group")
+        raise UsageError(f"training.selection is 'minority', but {no_pairs(views['val'])}, or select by worst_group")
     needs_groups = rule != NO_SELECTION and SELECTION_RULES[rule].over.endswith("groups")
     if needs_groups and not views["val"].knows_attribute.any():
         raise UsageError(
@@ -123,8 +124,14 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
         )
 
 
-def no_pairs(spec: DatasetSpec) -> str:
-    """Return why a set has no bias-aligned pairs, and the setting that gives them, as a part of a message."""
+def no_pairs(view: View) -> str:
+    """Return why a view has no bias-aligned pairs, and the setting that gives them, as a part of a message."""
+    spec = view.spec
+    if view.true_groups is not None:
+        return (
+            f"none of the {len(spec.attributes)} values of pseudo-groups '{spec.attribute_name}' is said to be "
+            "bias-conflicting; give a column of 0 (bias-aligned) and 1 (bias-conflicting) with --data.pseudo_column"
+        )
     if spec.by_attribute:
         return (
             f"the groups of {spec.name} are by {spec.attribute_name} alone, where no row is bias-conflicting; group by "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, select_rows
+from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, read_marks, select_rows
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 
@@ -149,7 +149,9 @@ def test_wrong_pseudo_group_files_give_one_sentence(view: View, tmp_path: Path) 
     metadata(tmp_path / "y.csv")
     (tmp_path / "y.csv").write_text((tmp_path / "y.csv").read_text().replace("0.jpg,1", "0.jpg,2", 1))
     with pytest.raises(DataError, match=r"class_0/0\.jpg: ddb is '2'; expected 0 or 1"):
-        pseudo_grouped(view, tmp_path / "y.csv", "ddb")
+        pseudo_grouped(view, tmp_path / "y.csv", "ddb", "bias")
+    with pytest.raises(DataError, match=r"class_0/0\.jpg: ddb is '2'; expected 0 or 1"):
+        read_marks(tmp_path / "y.csv", view, "ddb")
     (tmp_path / "z.csv").write_text("path,ddb\nclass_0/0.jpg,1\nclass_0/0.jpg,1\n")
     with pytest.raises(DataError, match=r"line 3: class_0/0\.jpg is listed twice"):
         pseudo_grouped(view, tmp_path / "z.csv", "ddb")
@@ -161,3 +163,59 @@ def test_wrong_pseudo_group_files_give_one_sentence(view: View, tmp_path: Path) 
     lines = [line + (",split" if k == 0 else f",{2 * (k == 13)}") for k, line in enumerate(other.read_text().split())]
     other.write_text("\n".join(lines))  # with a column 'split', rows of the test split are skipped
     assert pseudo_grouped(view, other, "ddb").group_counts().sum() == 12
+
+
+def clusters(path: Path, values: Sequence[str]) -> Path:
+    """A table of one value for each of the 12 rows, the last row first."""
+    lines = [f"class_{i % 3}/{i}.jpg,{value}" for i, value in enumerate(values)]
+    path.write_text("\n".join(["path,cluster", *lines[::-1]]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["10", "2", "2", "7"] * 3, ("cluster 2", "cluster 7", "cluster 10")),
+        (["2.0", "10.0", "", "7.0"] * 3, ("cluster 2", "cluster 7", "cluster 10")),
+        (["sea", "sky", "sky", "forest"] * 3, ("forest", "sea", "sky")),
+        (["10", "b", "2", "-1"] * 3, ("10", "2", "b")),
+        (["1", "1", "1", "unknown"] * 3, ("cluster 1",)),
+    ],
+    ids=["numbers", "as pandas writes them", "names", "mixed", "one value"],
+)
+def test_any_values_are_groups_with_their_names(view: View, tmp_path: Path, values: list[str], names: tuple[str, ...]):
+    found = pseudo_grouped(view, clusters(tmp_path / "x.csv", values), "cluster", "cluster")
+    assert found.spec.attributes == names
+    for i, value in enumerate(values):
+        code = found.attribute[i]
+        number = value.removesuffix(".0")
+        expected = number if value and value not in ("-1", "unknown") else None
+        assert (None if code < 0 else names[code].removeprefix("cluster ")) == expected
+    assert found.spec.aligned == ()
+    assert found.true_groups is view
+
+
+def test_groups_of_clusters_without_a_row_do_not_exist(view: View, tmp_path: Path):
+    found = pseudo_grouped(view, clusters(tmp_path / "x.csv", ["0", "2", "1", "2"] * 3), "cluster")
+    assert found.counts_by_name() == {"land, cluster 0": 3, "land, cluster 1": 3, "water, cluster 2": 6}
+
+
+def test_two_clusters_are_marks_unless_the_user_says_clusters(view: View, tmp_path: Path):
+    path = clusters(tmp_path / "x.csv", ["0", "1", "1", "-1"] * 3)
+    assert pseudo_grouped(view, path, "cluster").spec.attributes == ("aligned", "conflicting")
+    assert pseudo_grouped(view, path, "cluster").attribute.tolist() == [0, 1, 1, -1] * 3
+    assert pseudo_grouped(view, path, "cluster", "cluster").spec.attributes == ("cluster 0", "cluster 1")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["0.25", "0.5", "1", "0"] * 3, "cluster has 0.25, which is no whole number"),
+        (["", "-1", "nan", "?"] * 3, "cluster is known for none of the 12 rows of 'train'"),
+        ([f"row {i}" for i in range(12)], "has 12 values for the 12 rows"),
+    ],
+    ids=["scores", "all unknown", "a name a row"],
+)
+def test_columns_that_are_no_groups_are_refused(view: View, tmp_path: Path, values: list[str], words: str):
+    with pytest.raises(DataError, match=words):
+        pseudo_grouped(view, clusters(tmp_path / "x.csv", values), "cluster")

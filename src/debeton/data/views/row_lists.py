@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.raw.tables import read_csv, read_header
-from debeton.data.spec import Ints
+from debeton.data.raw.tables import UNKNOWN_CELLS, read_csv, read_header
+from debeton.data.spec import UNKNOWN, Ints
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.log import logger
 from debeton.system.plain_files import load_plain
 
+MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # cells of bias-aligned and of bias-conflicting rows
 TRAINING = ("0", "train")  # values of the column 'split' that mark training rows
 # of this project, of Waterbirds' metadata.csv, of SCALE's metadata files
 PATH_COLUMNS = ("path", "img_filename", "filename")
@@ -85,19 +89,77 @@ def select_rows(views: Mapping[str, View], lists: Mapping[str, Ints], path: Path
     return chosen
 
 
-def pseudo_grouped(view: View, path: Path, column: str) -> View:
-    """Group a view by pseudo-groups (class x {aligned, conflicting}) from a CSV of relative paths and codes 0, 1.
+def pseudo_grouped(view: View, path: Path, column: str, kind: str = "auto") -> View:
+    """Group a view by class and the values of a CSV column, matched by relative path.
 
-    The format is that of Diffusing DeBias's `outputs/DATASET_metadata_aug.csv`, column `ddb`: 1 marks a row that is
-    thought to be bias-conflicting. Errors as in `read_marks`.
+    An empty cell, -1 and the other words of `tables.UNKNOWN_CELLS` are a value that is not known. Errors as in
+    `read_columns`; DataError for a column that cannot be groups.
+
+    kind: the meaning of the values.
+        'bias': 0 is thought to be bias-aligned and 1 bias-conflicting, as in the file
+        `outputs/DATASET_metadata_aug.csv` of Diffusing DeBias, column `ddb`.
+        'cluster': any values, such as cluster numbers or names. Groups without a row do not exist, and none is
+        bias-aligned.
+        'auto': 'bias' where no value but 0 and 1 occurs, else 'cluster'.
     """
     if not path.is_file():
         raise UsageError(f"data.pseudo_groups: there is no file {path}")
-    return by_marks(view, read_marks(path, view, column))
+    values = read_columns(path, view, (column,))[column]
+    known = ["" if value.casefold() in UNKNOWN_CELLS else value for value in values]
+    if kind == "bias" or (kind == "auto" and {*known} <= {"", *MARKS} and any(known)):
+        return by_marks(view, _mark_codes(known, path, view, column, may_be_unknown=True))
+    codes, names = _value_codes(known, path, view, column)
+    attribute = np.full(len(view.beton), UNKNOWN)
+    attribute[view.rows] = codes
+    grouped = view.regrouped(attribute, names)
+    missing = tuple(np.flatnonzero(grouped.group_counts() == 0).tolist())
+    logger.info("pseudo-groups: column '%s' of %s has %d values; none is bias-aligned", column, path, len(names))
+    return replace(grouped, spec=replace(grouped.spec, attribute_name=column, missing=missing))
 
 
-def by_marks(view: View, marked: NDArray[np.bool_]) -> View:
-    """Group a view by class x {aligned, conflicting}; a row is conflicting if `marked`, bool [M], is true."""
+def _value_codes(values: Sequence[str], path: Path, view: View, column: str) -> tuple[Ints, tuple[str, ...]]:
+    """Return the code of each value, -1 for an empty one, and the names of the codes.
+
+    Numbers are in ascending order and named 'COLUMN number'; names are in alphabetical order. DataError for numbers
+    that are not whole, no known value, or a value for nearly every row.
+    """
+    present = sorted({value for value in values if value})
+    if not present:
+        raise DataError(f"{path}: {column} is known for none of the {len(view)} rows of '{view.name}'")
+    numbers = [number for value in present if (number := _as_number(value)) is not None]
+    if len(numbers) == len(present):
+        if broken := [number for number in numbers if number != int(number)]:
+            raise DataError(
+                f"{path}: {column} has {broken[0]:g}, which is no whole number; expected numbers of clusters or names, "
+                "so cut scores into classes first"
+            )
+        order = sorted({int(number) for number in numbers})
+        code_of = {value: order.index(int(number)) for value, number in zip(present, numbers, strict=True)}
+        names = tuple(f"{column} {number}" for number in order)
+    else:
+        code_of, names = {value: code for code, value in enumerate(present)}, tuple(present)
+    if len(names) > max(2, len(view) // 2):
+        raise DataError(
+            f"{path}: {column} has {len(names)} values for the {len(view)} rows of '{view.name}', so that it groups "
+            "hardly any two rows; choose another column with --data.pseudo_column"
+        )
+    return np.array([code_of[value] if value else UNKNOWN for value in values], np.int64), names
+
+
+def _as_number(text: str) -> float | None:
+    """Return the finite number that a text writes; None for other text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def by_marks(view: View, marked: NDArray[np.bool_] | Ints) -> View:
+    """Group a view by class x {aligned, conflicting}.
+
+    marked: whether each row is conflicting, bool [M]; or 0, 1 or -1 for not known, int64 [M].
+    """
     attribute = np.zeros(len(view.beton), np.int64)
     attribute[view.rows] = marked
     return view.regrouped(attribute, ("aligned", "conflicting"), [(0,)] * view.spec.num_classes)
@@ -108,21 +170,25 @@ def read_marks(path: Path, view: View, column: str) -> NDArray[np.bool_]:
 
     DataError as in `read_columns`, and for any value other than 0 and 1.
     """
-    values = read_columns(path, view, (column,))[column]
-    codes = {"0": False, "1": True, "0.0": False, "1.0": True}
+    return _mark_codes(read_columns(path, view, (column,))[column], path, view, column) == 1
+
+
+def _mark_codes(values: Sequence[str], path: Path, view: View, column: str, *, may_be_unknown: bool = False) -> Ints:
+    """Return marks as 0 or 1, int64 [M]; with `may_be_unknown` also -1 for an empty value. DataError for others."""
+    codes = {**MARKS, **({"": UNKNOWN} if may_be_unknown else {})}
     for row, value in zip(view.rows.tolist(), values):
         if value not in codes:
             name = view.beton.extra["path"][row]
-            raise DataError(f"{path}, {name}: {column} is '{value}'; expected 0 or 1")
-    return np.array([codes[value] for value in values], bool)
+            raise DataError(f"{path}, {name}: {column} is '{value}'; expected 0 or 1: bias-aligned or bias-conflicting")
+    return np.array([codes[value] for value in values], np.int64)
 
 
 def read_columns(path: Path, view: View, columns: Sequence[str]) -> dict[str, list[str]]:
     """Read columns of a CSV for the view's rows, in the sequence of the view.
 
-    Rows are matched by relative path, never by position. If the file has a column 'split' (Waterbirds' metadata), lines
-    of splits other than 0 are skipped. DataError if a row of the view is not in the file or is there twice, or if the
-    file names a path that the view's beton does not have.
+    Rows are matched by relative path, never by position. A cell may be empty. If the file has a column 'split'
+    (Waterbirds' metadata), lines of splits other than 0 are skipped. DataError if a row of the view is not in the file
+    or is there twice, or if the file names a path that the view's beton does not have.
     """
     header = read_header(path)
     key = next((name for name in PATH_COLUMNS if name in header), PATH_COLUMNS[0])
@@ -130,7 +196,7 @@ def read_columns(path: Path, view: View, columns: Sequence[str]) -> dict[str, li
         if column not in header:
             raise DataError(f"{path} has no column '{column}'{nearest(column, header)} it has {header}")
     table: dict[str, dict[str, str]] = {}
-    for record in read_csv(path, (key, *columns), {"split": "0"}):
+    for record in read_csv(path, (key, *columns), {"split": "0"}, blank=columns):
         if record["split"] not in TRAINING:
             continue
         if record[key] in table:

@@ -36,7 +36,7 @@ class ViewOptions:
     min_conflicting: validation rows that each conflicting group keeps.
     majority_size, target_size: row counts of SCALE's split (`scale_split`).
     balance: 'none', 'class' or 'group'; balances the training rows.
-    pseudo_groups, pseudo_column: a CSV of pseudo-groups and its column.
+    pseudo_groups, pseudo_column, pseudo_kind: a CSV of pseudo-groups, its column, and the meaning of its values.
     synthetic_mode, per_cell, synthetic_share: how synthetic rows join (`data/views/synthetic_modes.py`).
     seed: seed of every draw.
     """
@@ -59,6 +59,7 @@ class ViewOptions:
     balance: str = "none"
     pseudo_groups: str | None = None
     pseudo_column: str = "ddb"
+    pseudo_kind: str = "auto"
     synthetic_mode: str = "none"
     per_cell: int | None = None
     synthetic_share: float = 1.0
@@ -162,10 +163,14 @@ def _choose_rows(views: Views, options: ViewOptions) -> Views:
 
 
 def _drop_unknown(views: Views, options: ViewOptions) -> Views:
-    """Leave out the rows to train on and to select by whose attribute is not known. Test splits stay whole."""
+    """Leave out the rows to train on and to select by whose attribute is not known. Test splits stay whole.
+
+    Training rows in pseudo-groups are left out by these (`_group_anew`).
+    """
     if not options.known_attributes_only:
         return views
-    chosen = {split: views[split] for split in ("train", "val", "target") if split in views}
+    splits = ("train", "val", "target") if options.pseudo_groups is None else ("val", "target")
+    chosen = {split: views[split] for split in splits if split in views}
     for split, view in chosen.items():
         if not view.knows_attribute.any():
             raise UsageError(
@@ -249,10 +254,12 @@ def _add_synthetic(views: Views, options: ViewOptions) -> Views:
 
 
 def _group_anew(views: Views, options: ViewOptions) -> Views:
-    """Put the training rows into the pseudo-groups of a file."""
+    """Put the training rows into the pseudo-groups of a file. Other splits keep the true groups, to be measured in."""
     if options.pseudo_groups is None:
         return views
-    return {**views, "train": pseudo_grouped(views["train"], Path(options.pseudo_groups), options.pseudo_column)}
+    path = Path(options.pseudo_groups)
+    train = pseudo_grouped(views["train"], path, options.pseudo_column, options.pseudo_kind)
+    return {**views, "train": train.subset(train.knows_attribute) if options.known_attributes_only else train}
 
 
 # Applied one after another: choose rows, set the size of each group, add synthetic rows, group the rows.

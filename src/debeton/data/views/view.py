@@ -117,6 +117,12 @@ class View:
         unknown = int((~self.knows_attribute).sum())
         if not unknown:
             return
+        if self.true_groups is not None:
+            raise UsageError(
+                f"{needed_by} needs the pseudo-group of every row, and it is not known for {unknown:,} of "
+                f"{len(self):,} rows of '{self.name}'; leave these rows out with --data.known_attributes_only true, or "
+                "complete the table"
+            )
         remedies = [
             "use a method that needs no attribute (erm, jtt, lff, eiil, ...)",
             "give pseudo-groups of the training rows with --data.pseudo_groups FILE",

@@ -22,6 +22,7 @@ from debeton.report.figures.maps import (
     WIDTH,
     add_legend,
     colour_of,
+    group_grid,
     plot_few_groups,
     plot_many_groups,
     wrap,
@@ -262,6 +263,6 @@ def _bar_axes(bars: int, names: Sequence[str]) -> tuple[Figure, Axes]:
         axes.set_xticks(range(len(names)), [wrap(name, 18) for name in names])
     else:
         axes.set_xticks(range(len(names)), names, rotation=40 if longest > 3 else 0, ha="right")
-    axes.set_xlabel("group (class, attribute)")
+    axes.set_xlabel("group (class, attribute)" if group_grid(names) else "group")
     axes.grid(visible=False, axis="x")
     return figure, axes
