@@ -14,6 +14,7 @@
 - merge.py: several betons to one. No image is decoded.
 - reading.py: opening a beton.
 - opened.py: a file that is read through one descriptor, and the changes of that file since.
+- adopted.py: the fields of betons that another program wrote.
 - content.py: the hashes that name the content of a beton.
 - stretches.py: the stored images of a beton, many at a time.
 - sidecar.py: the description of a beton, X.beton.json, and its place.

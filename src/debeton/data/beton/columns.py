@@ -27,6 +27,8 @@ Column = NDArray[Any] | list[str]  # numbers or booleans, or text
 
 TEXT_BYTES, TEXT_ENDS = "#utf8", "#ends"  # members of a text column: its name and one of these
 BETON_CHECKSUM = "#beton"  # member with the checksum of the beton that the columns belong to
+CODES = ("#label", "#attribute")  # members with the labels and attributes of an adopted beton
+HIDDEN = "#"  # first character of members that are no columns; no column has it in its name
 # The errors that zipfile, zlib and NumPy raise on a damaged file.
 DAMAGE_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError, NotImplementedError)
 # The header of a member in a zip file: signature, length of the name, length of the extra field.
@@ -55,10 +57,15 @@ def values_at(column: Column, rows: NDArray[np.int64]) -> Column:
     return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
 
 
-def write_columns(path: Path, columns: Mapping[str, Column], checksum: str) -> None:
-    """Write the columns of the beton with this checksum. The same columns give the same bytes."""
+def write_columns(
+    path: Path, columns: Mapping[str, Column], checksum: str, codes: Sequence[NDArray[np.int64]] = ()
+) -> None:
+    """Write the columns of the beton with this checksum. The same columns give the same bytes.
+
+    codes: the labels and the attributes, for an adopted beton only.
+    """
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-        for name, array in _members(columns, checksum):
+        for name, array in _members({**columns, **dict(zip(CODES, codes))}, checksum):
             # A new ZipInfo holds no time of day, so the same columns give the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -106,7 +113,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         if BETON_CHECKSUM in self._members and self.read_member(BETON_CHECKSUM).item() != checksum:
             raise DataError(f"{path} and its beton were not written together; write the beton again")
         self._text = {name.removesuffix(TEXT_BYTES) for name in self._members if name.endswith(TEXT_BYTES)}
-        members = {name for name in self._members if name != BETON_CHECKSUM}
+        members = {name for name in self._members if not name.startswith(HIDDEN)}
         numbers = {name for name in members if not name.endswith((TEXT_BYTES, TEXT_ENDS))}
         self._names = sorted(self._text | numbers)
 
@@ -146,6 +153,15 @@ class Columns(Mapping[str, NDArray[Any]]):
         if column.dtype.kind == "U":  # text in a beton of schema 1
             return column.astype(TEXT_TYPE)
         return column.astype(np.int64) if column.dtype.kind in "iu" and column.dtype != np.uint64 else column.copy()
+
+    def read_codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the labels and the attributes of an adopted beton, int64 [N] each."""
+        if missing := [name for name in CODES if name not in self._members]:
+            raise DataError(f"{self.path} lacks {' and '.join(missing)}; adopt the beton again")
+        label, attribute = (self.read_member(name).astype(np.int64) for name in CODES)
+        if not len(label) == len(attribute) == self._num_rows:
+            raise DataError(f"{self.path} has {len(label)} labels for {self._num_rows} rows; adopt the beton again")
+        return label, attribute
 
     def read_member(self, name: str) -> NDArray[Any]:
         """Read one array of the archive.

@@ -6,6 +6,7 @@ tests/data/beton/test_ffcv_format.py compares these types with FFCV's own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,20 @@ HEADER = np.dtype(
 FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+PIECE = np.dtype([("ptr", "<u8"), ("size", "<u8")])  # bytes that lie among the images
+MAX_FIELDS = 64
+
+# FFCV's fields by type id: the name of the class, and the type of their entry in a row. An array's entry is its place.
+FLOAT, INT, RGB_IMAGE, NDARRAY, JSON, TENSOR = 0, 1, 2, 4, 5, 6
+TYPES = {
+    FLOAT: ("FloatField", np.dtype("<f8")),
+    INT: ("IntField", np.dtype("<i8")),
+    RGB_IMAGE: ("RGBImageField", IMAGE),
+    3: ("BytesField", PIECE),
+    NDARRAY: ("NDArrayField", np.dtype("<u8")),
+    JSON: ("JSONField", PIECE),
+    TENSOR: ("TorchTensorField", np.dtype("<u8")),
+}
 
 # The fields of our betons: FFCV's type id (1 IntField, 2 RGBImageField, both without arguments) and the stored type.
 COLUMNS = ("label", "attribute", "group", "source", "index")
@@ -58,8 +73,82 @@ def header_bytes(num_rows: int, page_size: int, table_start: int) -> bytes:
     return header.tobytes() + descriptors.tobytes()
 
 
+@dataclass(frozen=True)
+class Field:
+    """A field of an FFCV file.
+
+    type_id: FFCV's number of its type, a key of TYPES, or 255 for a type of the user's own.
+    arguments: of the field's type, uint8 [1024].
+    """
+
+    name: str
+    type_id: int
+    arguments: NDArray[np.uint8]
+
+    @property
+    def type_name(self) -> str:
+        """Return the name of FFCV's class, such as 'IntField'."""
+        return TYPES[self.type_id][0] if self.type_id in TYPES else "of a type of its own"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The tables of an FFCV file with N rows.
+
+    metadata: the fields of all rows, structured [N]: f0, f1, ...
+    allocations: the position and the size of each stored piece of bytes, [M] of type ALLOCATION.
+    """
+
+    fields: tuple[Field, ...]
+    metadata: NDArray[Any]
+    allocations: NDArray[Any]
+
+
+def read_stored(file: OpenedFile | Path) -> Stored:
+    """Return the tables of any FFCV file. ValueError says why it is none, or is not whole."""
+    file = OpenedFile.of(file)
+    header, fields = _read_header(file)
+    own = [field.name for field in fields if field.type_id not in TYPES]
+    if own:
+        raise ValueError(
+            f"the field '{own[0]}' has a type of its own, so nobody else knows how many bytes it takes in a row; write "
+            f"the file without it"
+        )
+    dtype = np.dtype([("", TYPES[field.type_id][1]) for field in fields], align=True)
+    num_rows, table, start = int(header["num_samples"]), int(header["alloc_table_ptr"]), _metadata_start(len(fields))
+    if not table:
+        raise ValueError("it was never finished: its header names no table of stored bytes")
+    if table > file.size or start + num_rows * dtype.itemsize > table:
+        raise ValueError(
+            f"it is cut short: {num_rows} rows and a table at byte {table} do not fit in {file.size} bytes"
+        )
+    count, rest = divmod(file.size - table, ALLOCATION.itemsize)
+    if rest:
+        raise ValueError(f"it is cut short: its last table ends within an entry, {rest} bytes after the one before")
+    return Stored(fields, file.array(dtype, num_rows, start), file.array(ALLOCATION, count, table))
+
+
+def _read_header(file: OpenedFile) -> tuple[Any, tuple[Field, ...]]:
+    """Return the header and the fields. ValueError if the file is too short or of another version."""
+    if file.size < HEADER.itemsize + FIELD.itemsize:
+        raise ValueError(f"{file.size} bytes are fewer than its header needs")
+    header = file.array(HEADER, 1, 0)[0]
+    if header["version"] != VERSION:
+        raise ValueError(f"format version {header['version']}, expected {VERSION}")
+    num_fields = min(int(header["num_fields"]), MAX_FIELDS, (file.size - HEADER.itemsize) // FIELD.itemsize)
+    described = file.array(FIELD, num_fields, HEADER.itemsize)
+    return header, tuple(
+        Field(bytes(f["name"]).rstrip(b"\0").decode("ascii", "replace"), int(f["type_id"]), f["arguments"])
+        for f in described
+    )
+
+
+def _metadata_start(num_fields: int) -> int:
+    return HEADER.itemsize + num_fields * FIELD.itemsize
+
+
 def read_tables(file: OpenedFile | Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the fields of all rows and the allocation table.
+    """Return the fields of all rows and the allocation table of a beton of this project.
 
     The first is an array [N] of type METADATA, the second an array [N] of type ALLOCATION.
     ValueError says why the file is no beton with these fields.
@@ -68,14 +157,9 @@ def read_tables(file: OpenedFile | Path) -> tuple[NDArray[Any], NDArray[Any]]:
     size = file.size
     if size < METADATA_START:
         raise ValueError(f"{size} bytes are fewer than its header needs")
-    header = file.array(HEADER, 1, 0)[0]
-    if header["version"] != VERSION:
-        raise ValueError(f"format version {header['version']}, expected {VERSION}")
-    num_fields = min(int(header["num_fields"]), 64, (size - HEADER.itemsize) // FIELD.itemsize)
-    fields = file.array(FIELD, num_fields, HEADER.itemsize)
-    stored = [(bytes(f["name"]).rstrip(b"\0").decode("ascii", "replace"), int(f["type_id"])) for f in fields]
-    if stored != [(name, type_id) for name, (type_id, _) in FIELDS.items()]:
-        raise ValueError(f"it has the fields {[name for name, _ in stored]}, expected {list(FIELDS)}")
+    header, fields = _read_header(file)
+    if [(field.name, field.type_id) for field in fields] != [(name, type_id) for name, (type_id, _) in FIELDS.items()]:
+        raise ValueError(f"it has the fields {[field.name for field in fields]}, expected {list(FIELDS)}")
     num_rows, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
     if METADATA_START + num_rows * METADATA.itemsize > table or table + num_rows * ALLOCATION.itemsize != size:
         raise ValueError(f"{num_rows} rows do not fit in {size} bytes")

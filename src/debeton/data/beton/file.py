@@ -56,6 +56,30 @@ class Tables:
     allocations: NDArray[Any]
     crcs: NDArray[np.uint32]
 
+    @property
+    def rows(self) -> StoredRows:
+        """Return what the sidecar describes."""
+        metadata, sizes = self.metadata, self.allocations["size"]
+        return StoredRows(metadata["f1"], metadata["f2"], metadata["f4"], metadata["f0"], sizes, self.crcs)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of a beton as the sidecar describes them, N of each.
+
+    label, attribute, source: int64.
+    image: the fields of the images, of type IMAGE.
+    sizes: of the stored images, in bytes.
+    crcs: the CRC-32 of the bytes of each image, uint32.
+    """
+
+    label: Ints
+    attribute: Ints
+    source: Ints
+    image: NDArray[Any]
+    sizes: NDArray[Any]
+    crcs: NDArray[np.uint32]
+
 
 class BetonFile:
     """A beton that is being written. Append the images in row order, then call `write_tables`.
@@ -172,20 +196,9 @@ def finish_beton(
     progress: whether to draw a progress bar.
     """
     columns_file, sidecar_file, beton_file = partials
-    metadata = tables.metadata
     sidecar = {
-        "schema_version": SCHEMA_VERSION,
-        "dataset": spec.name,
-        "split": split,
-        "n": len(metadata),
-        "spec": spec.to_dict(),
-        "group_counts": group_counts(spec, metadata["f1"], metadata["f3"]),
-        **entries,
-        "image": {**entries["image"], **_describe_images(metadata["f0"])},
-        "columns": sorted({"path", *columns}),
-        "row_hash": row_hash(names, metadata["f1"], metadata["f2"]),
-        "content": _content(tables, spec, names, columns),
-        "checksum": checksum(metadata, tables.allocations),
+        **describe_rows(tables.rows, spec, split, names, columns, entries),
+        "checksum": checksum(tables.metadata, tables.allocations),
         "file_size": beton_file.stat().st_size,
     }
     sidecar_file.write_text(json.dumps(sidecar, indent=1))
@@ -194,17 +207,40 @@ def finish_beton(
     return sidecar
 
 
+def describe_rows(
+    rows: StoredRows,
+    spec: DatasetSpec,
+    split: str,
+    names: Sequence[str],
+    columns: Mapping[str, Column],
+    entries: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the sidecar of a beton, but for the two entries that tie it to its file. See `finish_beton`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": spec.name,
+        "split": split,
+        "n": len(rows.label),
+        "spec": spec.to_dict(),
+        "group_counts": group_counts(spec, rows.label, spec.group(rows.label, rows.attribute)),
+        **entries,
+        "image": {**entries["image"], **_describe_images(rows.image)},
+        "columns": sorted({"path", *columns}),
+        "row_hash": row_hash(names, rows.label, rows.attribute),
+        "content": _content(rows, spec, names, columns),
+    }
+
+
 def _describe_images(image: NDArray[Any]) -> dict[str, Any]:
     """Return the share of JPEGs and the smallest and largest height and width."""
     sides = {name: [int(image[name].min()), int(image[name].max())] for name in ("height", "width")}
     return {"jpeg_share": float(np.mean(image["mode"] == JPG)), **sides}
 
 
-def _content(tables: Tables, spec: DatasetSpec, names: Sequence[str], columns: Mapping[str, Column]) -> Content:
+def _content(rows: StoredRows, spec: DatasetSpec, names: Sequence[str], columns: Mapping[str, Column]) -> Content:
     """Return the hashes that name what was written. The parameters are those of `finish_beton`."""
-    metadata = tables.metadata
-    hashes = table_hashes(spec, names, metadata["f1"], metadata["f2"], metadata["f4"], columns)
-    return {**hashes, "images": image_hash(metadata["f0"], tables.allocations["size"], tables.crcs)}
+    hashes = table_hashes(spec, names, rows.label, rows.attribute, rows.source, columns)
+    return {**hashes, "images": image_hash(rows.image, rows.sizes, rows.crcs)}
 
 
 def row_hash(names: Sequence[str], label: Ints, attribute: Ints) -> str:

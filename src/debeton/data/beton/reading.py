@@ -1,6 +1,7 @@
 """Betons: FFCV files with group labels and a sidecar. A beton is opened only if the two agree.
 
 `X.beton` has the fields image, label, attribute, group, source (0 real, 1 synthetic) and index. Stock FFCV reads it.
+A beton that another program wrote with FFCV has fields of its own; once adopted, its labels lie in the columns file.
 `X.beton.json`, the sidecar, describes the beton. `X.beton.columns.npz` holds further values per row, such as paths.
 It is read only when a column is asked for (columns.py).
 """
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.beton.adopted import ADOPTED, image_field, stored_sizes
 from debeton.data.beton.columns import Columns
 from debeton.data.beton.content import (
     Content,
@@ -27,7 +29,7 @@ from debeton.data.beton.content import (
     read_crcs,
     table_hashes,
 )
-from debeton.data.beton.ffcv_format import read_tables
+from debeton.data.beton.ffcv_format import read_stored, read_tables
 from debeton.data.beton.opened import Change, OpenedFile, State, cut_sentence, not_the_same
 from debeton.data.beton.sidecar import checksum, columns_path, find_beside, read_sidecar, sidecar_path
 from debeton.data.spec import DatasetSpec, Ints
@@ -62,6 +64,11 @@ class Beton:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def codes(self) -> tuple[Ints, Ints]:
+        """Return the labels and the attributes."""
+        return self.label, self.attribute
 
     @property
     def split(self) -> str:
@@ -193,7 +200,7 @@ def _differing_now(beton: Beton, known: Content) -> list[str]:
         found = at_path.read_content()
         if os.path.sameopenfile(at_path.file.descriptor, beton.file.descriptor):
             return differing_parts(known, found)
-    if checksum(*_read_tables(beton.file)) != beton.sidecar["checksum"]:
+    if _read_stored(beton.file, beton.sidecar, beton.codes).checksum != beton.sidecar["checksum"]:
         return ["labels", "attributes", "images"]
     return differing_parts(known, found) or differing_parts(known, {"images": beton.hash_images()})
 
@@ -221,53 +228,96 @@ def open_beton(path: Path | str) -> Beton:
         )
     opened = OpenedFile(path)
     sidecar = read_sidecar(path)
-    metadata, allocations = _read_matching_tables(opened, sidecar)
+    stored = _read_matching_rows(opened, sidecar)
     if opened.change(opened.look()) not in (None, Change.TOUCHED):
         raise DataError(f"{path} was written to while it was opened; open it again when its writer has finished")
     spec = DatasetSpec.from_dict(sidecar["spec"])
-    image = metadata["f0"]
-    label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
-    if not np.array_equal(spec.group(label, attribute), group):
+    image, group = stored.image, spec.group(stored.label, stored.attribute)
+    if stored.group is not None and not np.array_equal(stored.group, group):
         expected = "the attribute" if spec.by_attribute else f"label * {len(spec.attributes)} + attribute"
         raise DataError(f"{path}: the group column is not {expected}; write it again")
-    sizes = np.empty(len(metadata), np.uint64)
-    sizes[allocations["sample_id"]] = allocations["size"]
     return Beton(
         path=path,
         spec=spec,
         sidecar=sidecar,
-        label=label,
-        attribute=attribute,
+        label=stored.label,
+        attribute=stored.attribute,
         group=group,
-        source=source,
+        source=stored.source,
         heights=image["height"].astype(np.int64),
         widths=image["width"].astype(np.int64),
         modes=np.ascontiguousarray(image["mode"]),
         offsets=np.ascontiguousarray(image["data_ptr"]),
-        sizes=sizes,
+        sizes=stored.sizes,
         opened=opened,
     )
 
 
-def _read_matching_tables(file: OpenedFile, sidecar: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the fields and the allocation table of a beton. DataError unless they match the sidecar."""
+@dataclass(frozen=True)
+class _StoredRows:
+    """The rows of a beton as its file holds them, N of each.
+
+    label, attribute, source: int64.
+    group: int64; None for an adopted beton, whose file has none.
+    image: of type IMAGE.
+    sizes: of the images in bytes, uint64.
+    checksum: of everything that the sidecar is tied to.
+    """
+
+    label: Ints
+    attribute: Ints
+    source: Ints
+    group: Ints | None
+    image: NDArray[Any]
+    sizes: NDArray[np.uint64]
+    checksum: str
+
+
+def _read_matching_rows(file: OpenedFile, sidecar: Mapping[str, Any]) -> _StoredRows:
+    """Return the rows of a beton. DataError unless they match the sidecar."""
     path, size = file.path, file.size
     if size != sidecar["file_size"]:
         state = "truncated" if size < sidecar["file_size"] else "longer than it was written"
         raise DataError(f"{path} is {state}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
-    metadata, allocations = _read_tables(file)
-    if checksum(metadata, allocations) != sidecar["checksum"]:
+    stored = _read_stored(file, sidecar)
+    if stored.checksum != sidecar["checksum"]:
         raise DataError(
             f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
         )
-    if not len(metadata):
+    if not len(stored.label):
         raise DataError(f"{path} holds no row; an empty split can be used neither for training nor for evaluation")
-    return metadata, allocations
+    return stored
 
 
-def _read_tables(file: OpenedFile) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the fields and the allocation table of a beton. DataError if it is another program's."""
+def _read_stored(file: OpenedFile, sidecar: Mapping[str, Any], codes: tuple[Ints, Ints] | None = None) -> _StoredRows:
+    """Return the rows of a beton, whose sidecar says if this project wrote it. DataError if another program did.
+
+    codes: the labels and attributes of an adopted beton, if they are known; else its columns are read.
+    """
     try:
-        return read_tables(file)
+        if ADOPTED in sidecar:
+            return _read_adopted(file, sidecar, codes)
+        metadata, allocations = read_tables(file)
     except ValueError as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{file.path} is not a beton of this project: {error}; write it again") from None
+    label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
+    sizes = np.empty(len(metadata), np.uint64)
+    tables_checksum = checksum(metadata, allocations)
+    if tables_checksum == sidecar["checksum"]:  # else sample_id may be anything
+        sizes[allocations["sample_id"]] = allocations["size"]
+    return _StoredRows(label, attribute, source, group, metadata["f0"], sizes, tables_checksum)
+
+
+def _read_adopted(file: OpenedFile, sidecar: Mapping[str, Any], codes: tuple[Ints, Ints] | None) -> _StoredRows:
+    """Return the rows of a beton of another program, whose labels and attributes lie beside it."""
+    stored = read_stored(file)
+    if codes is None:
+        columns = Columns(find_beside(file.path, columns_path), len(stored.metadata), sidecar["checksum"])
+        codes = columns.read_codes()
+    image = image_field(stored, sidecar[ADOPTED]["image"])
+    tied = checksum(stored.metadata, stored.allocations, *codes)
+    sizes = stored_sizes(image, stored) if tied == sidecar["checksum"] else np.zeros(len(image), np.uint64)
+    source = np.zeros(len(image), np.int64)
+    return _StoredRows(*codes, source, None, image, sizes, tied)

@@ -46,10 +46,13 @@ def find_beside(path: Path, name_of: Callable[[Path], Path]) -> Path:
     return beside if beside.exists() else name_of(path)
 
 
-def checksum(metadata: NDArray[Any], allocations: NDArray[Any]) -> str:
-    """Return the CRC-32 of all columns and image positions. It ties a beton to its sidecar."""
+def checksum(*tables: NDArray[Any]) -> str:
+    """Return the CRC-32 of all columns and image positions. It ties a beton to its sidecar.
+
+    tables: the fields of all rows and the allocation table; of an adopted beton also the labels and the attributes.
+    """
     crc = 0
-    for table in (metadata, allocations):
+    for table in tables:
         crc = zlib.crc32(np.ascontiguousarray(table).view(np.uint8).data, crc)
     return f"{crc:08x}"
 

@@ -166,7 +166,7 @@ def _named_parts(item: Any) -> list[tuple[str, Any]] | None:
 
 
 def _is_numbers(item: Sequence[Any]) -> bool:
-    """Return whether a list is a row of numbers, such as a box or a vector. A tuple is none: it may be an item."""
+    """Return whether a list is a row of numbers, such as a box. A tuple is none: it may be an item."""
     return isinstance(item, list) and bool(item) and all(isinstance(value, int | float) for value in item)
 
 
