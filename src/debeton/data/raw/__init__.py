@@ -20,6 +20,7 @@
 - pickles.py: pickles of plain data, read without running their code.
 - synthetic_images.py: folders of synthetic images as rows with source 1.
 - corruptions.py: synthetic images made worse on purpose.
+- cifar_corruptions.py: the corruptions of images of 32x32 pixels.
 - check.py: the report of `--check`.
 - fetch.py, download.py, unpack.py: the steps of `--download`.
 """

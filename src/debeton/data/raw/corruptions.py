@@ -6,6 +6,7 @@ Real. The parameters are those of ImageNet-C (Hendrycks and Dietterich 2019, arX
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import cv2
@@ -54,7 +55,7 @@ def pixelate(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
     return np.asarray(shrunk.resize((width, height), Image.Resampling.NEAREST))
 
 
-def defocus(image: NDArray[np.uint8], radius: int, edge: float) -> NDArray[np.float64]:
+def defocus(image: NDArray[np.uint8], radius: float, edge: float) -> NDArray[np.float64]:
     """Average an image over a disk, [H, W, 3] in [0, 255].
 
     The kernel reaches beyond the disk, so that a smoothed edge keeps the sum. ImageNet-C's kernel of 8 pixels makes
@@ -63,7 +64,7 @@ def defocus(image: NDArray[np.uint8], radius: int, edge: float) -> NDArray[np.fl
     radius: of the disk, in pixels.
     edge: the standard deviation of the Gaussian that smooths the edge of the disk, in pixels.
     """
-    reach = radius + 3
+    reach = math.ceil(radius) + 3
     x, y = np.meshgrid(*[np.arange(-reach, reach + 1)] * 2)
     disk = (x**2 + y**2 <= radius**2).astype(np.float64)
     size = 3 if radius <= 8 else 5
