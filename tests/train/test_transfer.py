@@ -14,9 +14,10 @@ from torch import nn
 
 from debeton.config import load
 from debeton.data.loader.options import LoaderOptions
-from debeton.nets.checkpoint import copy_weights, load_checkpoint, load_weights, save_checkpoint
+from debeton.nets.checkpoint import copy_weights, load_checkpoint, save_checkpoint
 from debeton.nets.models import make_model, named_head
 from debeton.nets.transfer import hold_body, read_source, transferred
+from debeton.nets.weight_fitting import load_weights
 from debeton.system.errors import DataError
 from debeton.train.feature_loader import reason_against_cache
 from debeton.train.results import ResultLog

@@ -129,12 +129,23 @@ class Training:
 class Model:
     """The settings of section 'model'."""
 
-    arch: str = setting(Text(), "name of the architecture (--list models)", default="resnet18")
+    arch: str = setting(
+        Text(),
+        "name of the architecture (--list models), or timm:NAME, open_clip:NAME@WEIGHTS or hf:FOLDER",
+        default="resnet18",
+    )
     pretrained: bool = setting(Bool(), "start from the published weights of the architecture", default=False)
     blurpool: bool = setting(Bool(), "blur before strided convolutions (ffcv-imagenet)", default=False)
     checkpoint: str | None = setting(
         OrNull(Text()),
-        "checkpoint of a run to start from: with its head where transfer is NONE, else its body; null: none",
+        "weights to start from: a run folder, a checkpoint, or a weight file of another program (.pt, .safetensors); "
+        "with the head where transfer is NONE, else the body; null: none",
+        default=None,
+    )
+    weights: str | None = setting(
+        OrNull(Text()),
+        "file of the architecture's published weights (.safetensors, .pt, .pth, .bin), in place of a download; null: "
+        "none",
         default=None,
     )
     transfer: str = setting(

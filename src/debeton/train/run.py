@@ -19,10 +19,11 @@ from torch import nn
 from debeton.config import Config
 from debeton.data.loader.loader import check_unchanged
 from debeton.data.views.view import View
-from debeton.nets.checkpoint import CHECKPOINT_FOLDER, copy_weights, load_run_weights
+from debeton.nets.checkpoint import CHECKPOINT_FOLDER, copy_weights
 from debeton.nets.describe import describe_network
-from debeton.nets.models import make_model, place_network
-from debeton.nets.transfer import check_transfer, transferred
+from debeton.nets.models import place_network
+from debeton.nets.transfer import check_transfer, configured_network, transferred
+from debeton.nets.weight_fitting import load_run_weights
 from debeton.system import distributed
 from debeton.system.errors import DataError
 from debeton.system.log import log_to_file, logger, show_progress
@@ -118,8 +119,7 @@ class Run:
         seed_everything(config.training.seed)
         num_classes = self.views["train"].spec.num_classes
         if config.model.transfer == "NONE":
-            chosen = config.model
-            model = make_model(chosen.arch, num_classes, pretrained=chosen.pretrained, blurpool=chosen.blurpool)
+            model = configured_network(config, num_classes)
         else:
             model = transferred(config, num_classes)
         return place_network(model, self.device, channels_last=config.training.channels_last)

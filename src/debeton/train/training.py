@@ -253,10 +253,9 @@ def _identity(run: Run, view: View, resolution: int, arch: str) -> dict[str, Any
 
     They are the hashes of configuration and data, and what rebuilds the model and its inputs.
     """
-    network = describe_network(run.config, view.spec)
     return {
         "config_hash": run.config.identity_hash(),
-        "model": {**network, **({"arch": arch} if arch else {})},
+        "model": describe_network(run.config, view.spec, arch),
         "inputs": describe_inputs(run.config, view.spec, run.views, resolution),
         "trained_on": describe_training(run.config),
         "data": run.data,

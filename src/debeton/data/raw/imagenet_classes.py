@@ -35,6 +35,15 @@ def read_names(places: Sequence[Path]) -> dict[str, str]:
     return {}
 
 
+def imagenet_class_names() -> tuple[str, ...]:
+    """Return the names of ImageNet's 1,000 classes in the order of their wnids, as timm lists them."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    wnids = info.label_names()
+    return class_names(wnids, {wnid: info.label_name_to_description(wnid).split(",")[0] for wnid in wnids})
+
+
 def class_names(wnids: Sequence[str], names: dict[str, str]) -> tuple[str, ...]:
     """Return the names of classes. If two share a name (crane, the bird and the machine), the wnid follows it."""
     first_names = [names.get(wnid, wnid) for wnid in wnids]

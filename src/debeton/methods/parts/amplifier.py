@@ -20,10 +20,11 @@ from debeton.config.checkers import Bool, Float, Int, OrNull, Text
 from debeton.data.spec import Ints
 from debeton.data.views.view import View
 from debeton.methods.parts.marked_rows import Mask
-from debeton.nets.checkpoint import load_run_weights
+from debeton.nets.checkpoint import BEST_NAME
 from debeton.nets.describe import describe_network
 from debeton.nets.models import make_model, place_network
 from debeton.nets.networks import Coarsened
+from debeton.nets.weight_fitting import load_run_weights
 from debeton.system.log import logger
 from debeton.system.seed import seed_everything
 from debeton.train.checks import check_phase
@@ -143,14 +144,13 @@ def train_amplifier(run: Run, synthetic: View) -> nn.Module:
 def load_amplifier(run: Run, path: Path) -> nn.Module:
     """Return an amplifier that another run has trained.
 
-    path: checkpoints/phase_amplifier.pt of that run.
+    path: that run's folder, its checkpoints/phase_amplifier.pt, or a file of another program.
     """
     model = make_amplifier(run)
-    expected = {
-        **describe_network(run.config, run.views["train"].spec),
-        "arch": run.config.section(AmplifierSettings).arch,
-    }
-    load_run_weights(model, path, expected, "ddb.amplifier", "amplifier.arch")
+    arch = run.config.section(AmplifierSettings).arch
+    expected = describe_network(run.config, run.views["train"].spec, arch)
+    names = (f"phase_{PHASE}.pt", BEST_NAME)
+    load_run_weights(model, path, expected, "ddb.amplifier", "amplifier.arch", names)
     return model
 
 

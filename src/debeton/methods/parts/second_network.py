@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from debeton.nets.models import make_model, place_network
+from debeton.nets.models import place_network
+from debeton.nets.transfer import configured_network
 from debeton.system.errors import UsageError
 from debeton.train.run import Run
 
@@ -16,11 +17,7 @@ def second_network(run: Run) -> nn.Module:
     and DebiAN.
     """
     config = run.config
-    network = make_model(
-        config.model.arch,
-        run.views["train"].spec.num_classes,
-        pretrained=config.model.pretrained,
-    )
+    network = configured_network(config, run.views["train"].spec.num_classes, blurpool=False)
     return place_network(network, run.device, channels_last=config.training.channels_last)
 
 

@@ -29,9 +29,9 @@ from debeton.generate.image_set import SETTINGS, ImageSet, Shard, read_lines
 from debeton.generate.prompts import prompts_from_names
 from debeton.methods.cdpm import CdpmSettings
 from debeton.methods.parts.ddb_settings import DdbSettings
-from debeton.nets.checkpoint import load_weights
-from debeton.nets.models import make_model
+from debeton.nets.models import rebuild
 from debeton.nets.transfer import Source, read_source
+from debeton.nets.weight_fitting import load_weights
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
@@ -239,8 +239,8 @@ def read_oracle(path: Path, spec: DatasetSpec) -> tuple[nn.Module, Source]:
             f"attributes{'' if spec.aligned else ', none of which is said to go with a class'}; train the oracle with "
             f"--data.label {spec.attribute_name}"
         )
-    network = make_model(source.arch, source.num_classes, blurpool=source.blurpool)
-    load_weights(network, source.weights, path, source.arch)
+    network = rebuild(source.network)
+    load_weights(network, source.weights, source.path, source.arch)
     return network, source
 
 
