@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from debeton.commands.next_command import next_command
 from debeton.commands.write_options import Parser, make_parser, write_options
 from debeton.data.left_out import describe_left_out
 from debeton.data.raw.check import check_set, check_split, count_differences, missing_files
@@ -31,6 +32,7 @@ from debeton.data.raw.synthetic_images import append_synthetic, read_synthetic_r
 from debeton.data.sources import SOURCES, Dataset, Request, Source
 from debeton.data.spec import UNKNOWN_NAME, DatasetSpec, Rows
 from debeton.data.split_names import KNOWN, refuse_unknown_splits, unknown_splits
+from debeton.data.views.held_out_test import with_test_split
 from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.log import set_up_logging
@@ -67,6 +69,11 @@ def main(argv: Sequence[str]) -> int:
     else:
         options = {key: getattr(args, key) for key in (option.name.replace("-", "_") for option in source.options)}
         dataset = load(source, args, options)
+    if args.test_fraction is not None:
+        if source is None:
+            raise UsageError("--test-fraction takes rows of a data set's train; name the data set with --dataset")
+        dataset = replace(dataset, splits=with_test_split(dataset.spec, dataset.splits, args.test_fraction))
+        options = {**options, "test_fraction": args.test_fraction}
     if args.severity:
         if args.synthetic is None:
             raise UsageError("--severity corrupts generated images, and there are none; name them with --synthetic DIR")
@@ -75,7 +82,11 @@ def main(argv: Sequence[str]) -> int:
     if args.check:
         return check(dataset, args)
     refuse_unknown_splits(dataset.splits, dataset.spec.name, named=args.splits is not None)
-    return write(dataset, args, options)
+    write(dataset, args, options)
+    following = next_command(source.name, dataset.spec, args.out) if source is not None else None
+    if following is not None:
+        print("\n".join(following.lines()))
+    return 0
 
 
 def load(source: Source, args: argparse.Namespace, options: Mapping[str, Any]) -> Dataset:
@@ -184,7 +195,7 @@ def check(dataset: Dataset, args: argparse.Namespace) -> int:
     return 1 if problems + set_problems else 0
 
 
-def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]) -> int:
+def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     """Write every split and print one line for each; warn on stderr where counts differ from published ones."""
     from debeton.data.beton.treatment import describe_treatments
     from debeton.data.beton.writer import write_beton  # imports torch and numba
@@ -211,7 +222,6 @@ def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]
         skipped = f", {len(sidecar['skipped'])} skipped" if sidecar["skipped"] else ""
         stored = describe_treatments(sidecar["image"]["stored"])
         print(f"{path}: {sidecar['n']} rows{skipped}, {path.stat().st_size / 1e6:.1f} MB; {stored}; {counts}")
-    return 0
 
 
 def report(dataset: Dataset) -> None:

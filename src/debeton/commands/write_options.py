@@ -48,6 +48,12 @@ def make_parser(source: Source | None, description: str) -> Parser:
     add("--raw", type=Path, metavar="DIR", help="folder (or archive) with the files as their owners publish them")
     add("--out", type=Path, metavar="DIR", help="folder for DATASET_SPLIT.beton and the sidecars; of --merge the beton")
     add("--splits", metavar="A,B", help="write only these splits")
+    add(
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="share of every group of train that becomes the split test, where there is none; always the same rows",
+    )
     add("--download", action="store_true", help="fetch what is missing into --raw, or say how a person gets it")
     add("--mirror", metavar="URL", help="with --download: a copy of the raw folder to fetch from, not the owners")
     add("--synthetic", type=Path, metavar="DIR", help="generated images to add to the training split, with source 1")
