@@ -10,19 +10,22 @@ folder around `spuco_animals/`:
 - `spuco_birds/{train,val,test}/{landbirds,waterbirds}/{land,water}/*`;
 - `spuco_dogs/{train,val,test}/{small_dogs,big_dogs}/{indoor,outdoor}/*`.
 
+`spuco_birds` and `spuco_dogs` are the halves alone: two classes, two backgrounds, 2 x 2 groups.
+
 Labels and attributes are numbered as by the owners, birds before dogs. Bias-aligned are land birds on land, water birds
 on water, small dogs indoors and big dogs outdoors, 20 of 21 training rows. Val is as biased as train, test is balanced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, file_rows
-from debeton.data.raw.layout import find_images, find_root, missing_part_error
+from debeton.data.raw.layout import find_images, find_root, folders_around, missing_part_error
 from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
@@ -69,16 +72,19 @@ WORDS = {split: split for split in SPLITS}  # the splits in its file names
 BOX = "https://ucla.box.com/shared/static/"
 
 
+ARCHIVES = {
+    "spuco_birds": Archive("spuco_birds.tar.gz", f"{BOX}zrsx09ik7lqad1e389w06f1c4nbajo9z", folder="spuco_birds"),
+    "spuco_dogs": Archive("spuco_dogs.tar.gz", f"{BOX}u3dkllvq7a2py4x443pqul295wwd549e", folder="spuco_dogs"),
+}
+
+
 @register_source(
     "spuco_animals",
     "land and water birds, small and big dogs, the background is the shortcut, 42,000 + 2,100 + 4,000 RGB photos",
     "--raw DIR --download fetches both halves (3.0 and 2.7 GB); or take them from "
     "https://github.com/BigML-CS-UCLA/SpuCo (SpuCoBirds, SpuCoDogs) and unpack them: "
     "RAW/spuco_birds/train/landbirds/land/*, ..., RAW/spuco_dogs/train/small_dogs/indoor/*",
-    archives=(
-        Archive("spuco_birds.tar.gz", f"{BOX}zrsx09ik7lqad1e389w06f1c4nbajo9z", folder="spuco_birds"),
-        Archive("spuco_dogs.tar.gz", f"{BOX}u3dkllvq7a2py4x443pqul295wwd549e", folder="spuco_dogs"),
-    ),
+    archives=tuple(ARCHIVES.values()),
     options=shipped_options("0.95"),
 )
 def load(request: Request) -> Dataset:
@@ -91,6 +97,57 @@ def load(request: Request) -> Dataset:
     if request.options["ffr_splits"] is not None:
         return _shipped(request, tree, splits)
     return Dataset(SPEC, splits, {split: _sizes(*SIZES[split]) for split in SPLITS})
+
+
+@register_source(
+    "spuco_birds",
+    "land and water birds, the background is the shortcut, 21,000 + 1,050 + 2,000 RGB photos (half of SpuCo Animals)",
+    "--raw DIR --download fetches it (3.0 GB); or take SpuCoBirds from https://github.com/BigML-CS-UCLA/SpuCo and "
+    "unpack it: RAW/spuco_birds/train/landbirds/land/*, ...",
+    archives=(ARCHIVES["spuco_birds"],),
+)
+def load_birds(request: Request) -> Dataset:
+    return _half(request, "spuco_birds", "bird")
+
+
+@register_source(
+    "spuco_dogs",
+    "small and big dogs, the background is the shortcut, 21,000 + 1,050 + 2,000 RGB photos (half of SpuCo Animals)",
+    "--raw DIR --download fetches it (2.7 GB); or take SpuCoDogs from https://github.com/BigML-CS-UCLA/SpuCo and "
+    "unpack it: RAW/spuco_dogs/train/small_dogs/indoor/*, ...",
+    archives=(ARCHIVES["spuco_dogs"],),
+)
+def load_dogs(request: Request) -> Dataset:
+    return _half(request, "spuco_dogs", "dog")
+
+
+def _half(request: Request, half: str, label_name: str) -> Dataset:
+    """Return one half as a set of two classes and two backgrounds."""
+    where, first = (
+        folders_around(request, half, ("spuco_animals",)),
+        min(CELLS, key=lambda cell: CELLS[cell][0] != half),
+    )
+    root = next((folder for folder in where if (folder / half).is_dir()), None)
+    if root is None and (where[0] / "train").is_dir() and where[0].name == half:
+        root = where[0].parent
+    if root is None:
+        raise missing_part_error(half, half, where)
+    tree = ImageTree(root)
+    label, attribute = next(cell for cell, (part, _) in CELLS.items() if part == half)
+    spec = DatasetSpec(
+        half,
+        ANIMALS[label : label + 2],
+        PLACES[attribute : attribute + 2],
+        aligned=((0,), (1,)),
+        label_name=label_name,
+        attribute_name="background",
+    )
+    splits = {}
+    for split in SPLITS:
+        rows = _rows(tree, split, (half,))
+        splits[split] = replace(rows, label=rows.label - label, attribute=rows.attribute - attribute)
+    expected = {split: (aligned, other, other, aligned) for split, (aligned, other) in SIZES.items()}
+    return Dataset(spec, splits, expected)
 
 
 def _shipped(request: Request, tree: ImageTree, splits: Mapping[str, Rows]) -> Dataset:
@@ -112,10 +169,12 @@ def _sizes(aligned: int, other: int) -> list[int]:
     return [0 if cell not in CELLS else aligned if cell[0] == cell[1] else other for cell in cells]
 
 
-def _rows(tree: ImageTree, split: str) -> Rows:
+def _rows(tree: ImageTree, split: str, halves: Sequence[str] = HALVES) -> Rows:
     files: list[str] = []
     cells: list[tuple[int, int]] = []
     for cell, (half, folder) in CELLS.items():
+        if half not in halves:
+            continue
         images = find_images(tree, (f"{half}/{split}/{folder}/*",), "spuco_animals")
         files += images
         cells += [cell] * len(images)
