@@ -7,11 +7,12 @@ They write nothing and know no configuration. `fit_phase` trains a method's phas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from debeton import methods  # methods declare their settings
@@ -21,11 +22,13 @@ from debeton.data.spec import DatasetSpec, Ints, attribute_codes
 from debeton.system.errors import DataError, UsageError
 from debeton.system.project import find_preset
 from debeton.system.seed import seed_everything
-from debeton.train.evaluation import Evaluation, measure
+from debeton.train.evaluation import Evaluation, final_metrics, measure
+from debeton.train.intervals import accuracy_intervals
 from debeton.train.loop import FitOptions, TrainState, train_epochs
 from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import CrossEntropy, Objective, Precision
 from debeton.train.optim import SCHEDULES, ScheduleSpec, make_optimizer
+from debeton.train.probability_metrics import probability_metrics
 from debeton.train.training import fit as fit_phase
 
 __all__ = ["evaluate", "fit", "fit_phase", "load_config", "measure_predictions"]
@@ -105,6 +108,7 @@ def evaluate(
     loader: Loader,
     *,
     precision: str = "fp32",
+    probabilities: bool = False,
     train_counts: Ints | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -112,6 +116,7 @@ def evaluate(
 
     model: moved to the loader's device; its output are logits [B, C].
     loader: of an order that reads every row once, made with tail='keep'; without augmentation as a rule.
+    probabilities: keep the probabilities [M, C] (`Evaluation.probabilities`), and add their metrics to the accuracies.
     train_counts: int64 [G], rows of each training group; they weigh adjusted_accuracy, which is None without them.
     Returns the metrics, and by row of the view, in its order, the predicted class and the cross-entropy in nats.
     UsageError for a loader that leaves rows out or reads some twice.
@@ -124,7 +129,9 @@ def evaluate(
         )
     device = loader.options.device
     numbers = Precision(precision, device)
-    return measure(model.to(device), loader, numbers, train_counts=train_counts, progress=progress)[0]
+    kept = 0 if probabilities else None
+    found = measure(model.to(device), loader, numbers, train_counts=train_counts, progress=progress, logits_of=kept)[0]
+    return replace(found, metrics=final_metrics(found, view)) if probabilities else found
 
 
 def measure_predictions(
@@ -134,6 +141,7 @@ def measure_predictions(
     spec: DatasetSpec,
     *,
     loss: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
     train_counts: Ints | None = None,
 ) -> Metrics:
     """Return every accuracy of predictions that were made anywhere, as `group_metrics` names them.
@@ -142,8 +150,10 @@ def measure_predictions(
         None or NaN where it is not known; such a row counts in the accuracies over all rows and by class.
     spec: the names of classes and attributes, and which go together.
     loss: cross-entropy of each row in nats, [N]; without it the metric 'loss' is None.
+    probabilities: of each class, [N, C], or of class 1 of two, [N]. They add AUROC, average precision, F1, ECE and
+        Brier score, over all rows, by group and by attribute, and the intervals of accuracies.
     train_counts: as in `evaluate`.
-    DataError where lengths differ or a code is out of range.
+    DataError where lengths differ, a code is out of range, or probabilities are none.
     """
     columns = [np.asarray(values).astype(np.int64) for values in (predicted, label)]
     try:
@@ -161,4 +171,29 @@ def measure_predictions(
     tensors = [torch.from_numpy(np.ascontiguousarray(column)) for column in (*columns[:2], group, losses)]
     meter.update_predictions(*tensors)
     metrics = meter.compute(spec, train_counts)
-    return metrics if loss is not None else {**metrics, "loss": None}
+    if loss is None:
+        metrics = {**metrics, "loss": None}
+    if probabilities is None:
+        return metrics
+    shares = _as_probabilities(probabilities, len(group), spec)
+    more = probability_metrics(shares, columns[0], columns[1], columns[2], group, spec)
+    return {**metrics, **accuracy_intervals(metrics), **more}
+
+
+def _as_probabilities(values: ArrayLike, rows: int, spec: DatasetSpec) -> NDArray[np.float64]:
+    """Return class probabilities as float64 [N, C]. DataError names the first row whose values are none."""
+    given = np.asarray(values, np.float64)
+    if given.ndim == 1 and spec.num_classes == 2:
+        given = np.stack([1 - given, given], axis=1)
+    if given.shape != (rows, spec.num_classes):
+        raise DataError(f"the probabilities have the shape {list(given.shape)}; expected {[rows, spec.num_classes]}")
+    outside = np.flatnonzero(~((given >= 0) & (given <= 1)).all(1))
+    if len(outside):
+        row = int(outside[0])
+        raise DataError(f"the probabilities of row {row} are {given[row].tolist()}; expected numbers between 0 and 1")
+    sums = given.sum(1)
+    wrong = np.flatnonzero(abs(sums - 1) > 1e-3)  # as far as half precision goes
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(f"the probabilities of row {row} add up to {sums[row]:g}; expected 1, as softmax gives them")
+    return given

@@ -200,6 +200,20 @@ def test_evaluate_agrees_with_measure_predictions(view):
     assert without == {**metrics, "loss": None}
 
 
+def test_evaluate_keeps_probabilities_where_they_are_asked_for(view):
+    found = debeton.evaluate(linear(), make_loader(view, 40, tail="keep"), probabilities=True)
+    codes = (view.label[view.rows], view.attribute[view.rows])
+    by_hand = debeton.measure_predictions(
+        found.predicted, *codes, TOY_SPEC, loss=found.loss, probabilities=found.probabilities
+    )
+    assert found.metrics.pop("loss") == pytest.approx(by_hand.pop("loss"))
+    assert found.metrics == by_hand
+    logits = linear()(next(iter(make_loader(view, len(view), tail="keep"))).image).detach()
+    order = next(iter(make_loader(view, len(view), tail="keep"))).row.argsort()
+    np.testing.assert_allclose(found.probabilities, logits.double().softmax(1)[order], atol=1e-5)
+    assert debeton.evaluate(linear(), make_loader(view, 40, tail="keep")).logits is None
+
+
 @pytest.mark.parametrize("loader", [lambda v: make_loader(v, 40), lambda v: make_loader(v.resampled_by_group(), 32)])
 def test_evaluate_refuses_a_loader_that_may_leave_rows_out_or_repeat_them(view, loader):
     with pytest.raises(UsageError, match="expected every row once"):

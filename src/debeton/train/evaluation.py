@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from debeton.nets.networks import MirrorAveraged
 from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.train.feature_loader import FeatureStore, HeadOnly
+from debeton.train.intervals import accuracy_intervals
 from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import Precision
+from debeton.train.probability_metrics import probability_metrics
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
 
@@ -33,11 +36,19 @@ class Evaluation:
     metrics: as `metrics.group_metrics` returns them.
     predicted: int64 [M], the predicted classes, in the order of the view's rows.
     loss: float32 [M], the cross-entropy in nats.
+    logits: float32 [M, C], where they were asked for, else None.
     """
 
     metrics: Metrics
     predicted: Tensor
     loss: Tensor
+    logits: Tensor | None = None
+
+    @functools.cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return the class probabilities of the rows, [M, C]; only where the logits were asked for."""
+        assert self.logits is not None
+        return self.logits.double().softmax(1).numpy()
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,17 @@ class Presentation:
 
 
 CLEAN = Presentation()
+
+
+def final_metrics(evaluation: Evaluation, view: View) -> Metrics:
+    """Return the metrics of an evaluation with its logits: the accuracies, their intervals, and those of probabilities.
+
+    view: the rows that were measured.
+    """
+    label, attribute, group = (codes[view.rows] for codes in (view.label, view.attribute, view.group))
+    predicted = evaluation.predicted.numpy()
+    more = probability_metrics(evaluation.probabilities, predicted, label, attribute, group, view.spec)
+    return {**evaluation.metrics, **accuracy_intervals(evaluation.metrics), **more}
 
 
 def evaluate(run: Run, model: nn.Module, split: str) -> Evaluation:
@@ -76,11 +98,13 @@ def evaluate_presentations(
     triggers: Sequence[Trigger] = (),
     *,
     features: FeatureStore | None = None,
+    logits_of: int | None = None,
 ) -> list[Evaluation]:
     """Measure a model on several presentations of a view's images, each of which is decoded once.
 
     presentations: one evaluation each, in order.
     triggers: the triggers that presentations name by number.
+    logits_of: as in `measure`.
     features: as in `evaluate_view`; the features of the last finished phase are used where they are the model's.
     """
     loader = eval_loader(view, run.config, run.device, triggers)
@@ -92,7 +116,9 @@ def evaluate_presentations(
     # Pseudo-groups of a view are no groups of the training rows, so these cannot weight them.
     has_training_groups = view.spec.group_names == (train.true_groups or train).spec.group_names
     counts = train.real_counts() if has_training_groups else None
-    return measure(model, loader, precision, presentations, train_counts=counts, progress=run.progress)
+    return measure(
+        model, loader, precision, presentations, train_counts=counts, progress=run.progress, logits_of=logits_of
+    )
 
 
 def _features_of_last_phase(run: Run) -> FeatureStore | None:
@@ -109,6 +135,7 @@ def measure(
     *,
     train_counts: Ints | None = None,
     progress: bool = False,
+    logits_of: int | None = None,
 ) -> list[Evaluation]:
     """Measure a model on the images of a sequential loader: decode each image once, show it clean and with triggers.
 
@@ -117,12 +144,14 @@ def measure(
     presentations: one evaluation each, in order.
     train_counts: int64 [G], training rows by group, for the adjusted accuracy; None leaves it out.
     progress: show a progress bar.
+    logits_of: number of the presentation whose evaluation has the logits; None for none.
     """
     distributed.sync_buffers(model)
     view, device = loader.view, precision.device
     meters = [GroupMeter.of(view.spec, device) for _ in presentations]
     predictions = torch.full((len(presentations), len(view.beton)), -1, dtype=torch.int64, device=device)
     losses = torch.full((len(presentations), len(view.beton)), -1.0, device=device)
+    kept = None if logits_of is None else torch.zeros(len(view.beton), view.spec.num_classes, device=device)
     masks = [None if shown.mask is None else torch.from_numpy(shown.mask).to(device) for shown in presentations]
     with evaluating(model), loader.epoch(0) as batches:
         for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
@@ -133,13 +162,19 @@ def measure(
                 logits = clean if mask is None else clean.where(~mask[batch.row, None], triggered[shown.trigger])
                 losses[k, batch.row] = meters[k].update(logits, batch.label, batch.group)
                 predictions[k, batch.row] = logits.argmax(1)
+                if kept is not None and k == logits_of:
+                    kept[batch.row] = logits.float()
     distributed.max_over_processes(predictions)
     distributed.max_over_processes(losses)
+    if kept is not None:
+        distributed.sum_over_processes(kept)  # each row is 0 in all processes but one
     rows = torch.from_numpy(view.rows).to(device)
     evaluations = [
         Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu(), loss[rows].cpu())
         for meter, predicted, loss in zip(meters, predictions, losses, strict=True)
     ]
+    if kept is not None and logits_of is not None:
+        evaluations[logits_of] = replace(evaluations[logits_of], logits=kept[rows].cpu())
     if evaluations[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
         logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
     return evaluations
