@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from fastargs.validation import Checker as FastargsChecker
 
 from debeton.system.errors import UsageError, nearest
+from debeton.system.table_files import check_table_name
 
 T = TypeVar("T")
 W = TypeVar("W", bound=str)
@@ -83,6 +84,20 @@ class Text(Checker[str]):
 
     def help(self) -> str:
         return "text"
+
+
+class TableName(Checker[str]):
+    """A checker of the name of a table in the run folder, whose suffix decides the format."""
+
+    def check(self, value: Any) -> str:
+        name = Text().check(value)
+        if "/" in name or "\\" in name:
+            raise UsageError(f"'{name}' names a folder; the table lies in the run folder")
+        check_table_name(name)
+        return name
+
+    def help(self) -> str:
+        return "NAME.parquet or NAME.csv"
 
 
 class OneOf(Checker[W]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from debeton.config.checkers import Bool, Float, Int, IntList, OneOf, OrNull, Text
+from debeton.config.checkers import Bool, Float, Int, IntList, OneOf, OrNull, TableName, Text
 from debeton.config.section import section, setting
 
 
@@ -221,11 +221,16 @@ class Dist:
     )
 
 
-@section("logging", "copies of the results for other programs, and progress bars", identity="none")
+@section("logging", "predictions, copies of the results for other programs, and progress bars", identity="none")
 @dataclass(frozen=True)
 class Logging:
     """The settings of section 'logging'."""
 
+    predictions: str | None = setting(
+        OrNull(TableName()),
+        "file of the run folder for the predictions of every measured row, NAME.parquet or NAME.csv; null: none",
+        default="predictions.parquet",
+    )
     tensorboard: bool = setting(Bool(), "write TensorBoard events where TensorBoard is installed", default=True)
     wandb: str | None = setting(
         OrNull(Text()),

@@ -21,11 +21,12 @@ from debeton.system import distributed
 from debeton.system.files import write_text
 from debeton.system.log import logger
 from debeton.train.attack import attack_metrics, rates_by
-from debeton.train.evaluation import CLEAN, Evaluation, Presentation, evaluate, evaluate_presentations
+from debeton.train.evaluation import CLEAN, Evaluation, Presentation, evaluate_presentations, final_metrics
 from debeton.train.held_out import shared_row_remarks
 from debeton.train.metrics import TIE_BREAK, selection_score
 from debeton.train.phase import PhaseRecord
 from debeton.train.planting import evaluation_triggers
+from debeton.train.predictions import write_predictions
 from debeton.train.processes import described
 from debeton.train.remarks import SELECTED, not_held_out
 from debeton.train.results import prediction_result, versions
@@ -50,7 +51,7 @@ class SplitEvaluations:
 
 
 def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate the selected model on validation and every test, and write results.pt and results.json.
+    """Evaluate the selected model on validation and every test, and write predictions, results.pt and results.json.
 
     model: None for a method that trains no classifier; then nothing is evaluated.
     method_sections: sections of settings that belong to the method, beside the one with its name.
@@ -58,7 +59,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
     """
     began = time.perf_counter()
     measured = {split: evaluate_split(run, model, split) for split in evaluated(run.views)} if model else {}
-    metrics = {split: evaluations.standard.metrics for split, evaluations in measured.items()}
+    metrics = {split: final_metrics(one.standard, run.views[split]) for split, one in measured.items()}
     timing = {**timing_of(run), "final_evaluation_seconds": time.perf_counter() - began}
     config, train = run.config, run.views["train"]
     triggers = {split: describe_triggers(run.views[split], evaluations) for split, evaluations in measured.items()}
@@ -156,16 +157,15 @@ def evaluate_split(run: Run, model: nn.Module, split: str) -> SplitEvaluations:
     """Measure the model on a split as its images are, clean, and with each trigger. Decode each image once."""
     view = run.views[split]
     triggers = {trigger.name: trigger for trigger in evaluation_triggers(run.config)}
-    if not triggers and view.planted is None:
-        standard = evaluate(run, model, split)
-        return SplitEvaluations(standard, standard)
     shown: list[Trigger] = list(triggers.values())
     everywhere = np.ones(len(view.beton), bool)
     presentations = [CLEAN, *(Presentation(everywhere, k) for k in range(len(shown)))]
     if view.planted is not None:
         shown = shown if view.planted.trigger in shown else [*shown, view.planted.trigger]
         presentations.append(Presentation(view.planted.mask, shown.index(view.planted.trigger)))
-    clean, *others = evaluate_presentations(run, model, replace(view, planted=None), presentations, shown)
+    number = len(presentations) - 1 if view.planted is not None else 0
+    unplanted = replace(view, planted=None)
+    clean, *others = evaluate_presentations(run, model, unplanted, presentations, shown, logits_of=number)
     standard = others[-1] if view.planted is not None else clean
     return SplitEvaluations(standard, clean, dict(zip(triggers, others, strict=False)))
 
@@ -192,6 +192,10 @@ def describe_triggers(view: View, measured: SplitEvaluations) -> dict[str, Any]:
 
 
 def _write(run: Run, results: dict[str, Any], measured: Mapping[str, SplitEvaluations]) -> None:
+    predictions = run.config.logging.predictions
+    if predictions is not None and measured:
+        shown = {split: (run.views[split], evaluations.standard) for split, evaluations in measured.items()}
+        write_predictions(run.folder / predictions, shown)
     content: dict[str, Any] = {"args": run.config.nested()}
     split = "test" if "test" in measured else "val"
     if split in measured:
