@@ -6,6 +6,8 @@ Every message says what was found, where, what was expected and what to do.
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -81,10 +83,20 @@ def run_command(command: Callable[[], int | None]) -> int:
     """Run a command-line program; turn expected errors into one sentence and an exit status.
 
     Returns the command's own status, 0 for None, 2 for UsageError. 1 for DataError, OSError and a missing optional
-    package. 130 after Ctrl-C. Any other error is a bug and keeps its traceback.
+    package. 130 after Ctrl-C. 141 where the reader of the output has ended, as `head` does.
+    Any other error is a bug and keeps its traceback.
     """
     try:
-        return command() or 0
+        status = command() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError as error:
+        if _output_is_read():
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        # What is left in the buffer would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -94,3 +106,12 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _output_is_read() -> bool:
+    """Return whether another program still reads the standard output."""
+    try:
+        print(end="\n", flush=True)
+    except BrokenPipeError:
+        return False
+    return True
