@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from debeton.config import load
 from debeton.data.spec import parse_aligned
 from debeton.system.errors import UsageError
 from debeton.system.name_lists import join_names, parse_names, quote
@@ -71,3 +72,10 @@ def test_unknown_names_are_shown_with_known_names_as_they_are_to_be_typed():
         parse_aligned("salt, pepper:x", *known)
     with pytest.raises(UsageError, match=r"""unknown class 'salt'.* known: "salt, pepper", sugar; a name with a sep"""):
         parse_aligned("salt:x", *known)
+
+
+def test_quotes_reach_the_setting_from_the_command_line_and_from_yaml(tmp_path):
+    text = '"salt, pepper":"a:b",sugar:c'
+    (tmp_path / "a.yaml").write_text(f"data:\n  aligned: '{text}'\n")
+    assert load([tmp_path / "a.yaml"]).data.aligned == text
+    assert load([], ["--data.aligned", text]).data.aligned == load([], [f"--data.aligned={text}"]).data.aligned == text

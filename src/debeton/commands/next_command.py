@@ -110,7 +110,7 @@ def _remarks(config: Config, views: dict[str, View]) -> list[str]:
     if tests:
         remarks.append(f"results are measured on {', '.join(tests)}")
     elif "val" not in views:
-        remarks.append("there is no val and no test: nothing is measured; write a split of another name than train")
+        remarks.append("there is no val and no test, so nothing is measured; add rows of the split test")
     else:
         remarks.append(
             "there is no test: results are those of val, which also chooses the epoch, and so a little too good; "

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.sources import SOURCES
 from debeton.data.sources.folder import Dataset
+from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 
 
@@ -181,6 +185,24 @@ def test_a_column_without_values_is_left_out_and_names_that_a_sidecar_cannot_hol
     assert dataset.notes[2] == "left out, because no row has a value: notes"
 
 
+def test_further_columns_of_a_beton_become_its_label_attribute_and_products_with_their_names(tmp_path):
+    for k in range(8):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+    lines = [f"{k}.png,{'ab'[k % 2]},{'xy'[k // 2 % 2]},{'fm'[k // 4]},{k / 3:.2f}" for k in range(8)]
+    dataset = table(tmp_path, 'path,label,"site, city",sex,age\n' + "\n".join(lines))
+    write_beton(tmp_path / "b.beton", dataset.splits["train"], dataset.spec, "train", WriteOptions(mode="raw"))
+    view = View.whole(open_beton(tmp_path / "b.beton"), "train")
+    by_both = view.with_task(attribute='"site, city",sex', aligned="a:x + f,a:x + m,b:y + f,b:y + m")
+    assert by_both.spec.attributes == ("x + f", "x + m", "y + f", "y + m")
+    assert by_both.counts_by_name() == {f"{c}, {s} + {g}": 1 for c in "ab" for s in "xy" for g in "fm"}
+    assert by_both.spec.aligned == ((0, 1), (2, 3))
+    swapped = view.with_task(label="sex", attribute="label")
+    assert swapped.spec.group_names == ("f, a", "f, b", "m, a", "m, b")
+    assert view.beton.extra["age"].tolist() == [round(k / 3, 2) for k in range(8)]
+    with pytest.raises(UsageError, match=r'no column \'age\' with named codes \(it holds other .* "site, city"'):
+        view.with_task(attribute="age")
+
+
 # --- paths and broken tables ---------------------------------------------------------------------------------------
 
 
@@ -329,6 +351,7 @@ def test_a_pattern_reads_a_zip_without_its_outer_folder_and_attributes_may_be_un
         ("{split}/{class}/{attribute}/*.png", DataError, "fits none of the 4 images in .*; real paths: test/dog"),
         ("{split}/{class/*", UsageError, "a brace in '{class' has no partner"),
         ("{split}/{my class}/*/*", UsageError, "'{my class}' is no name of a column"),
+        ("{class}/[9-0]/*/*", UsageError, r"cannot be read \(bad character range 9-0\); real paths: test/dog"),
         ("/{class}/*", UsageError, "is no path below --raw"),
         ("../{class}/*", UsageError, "is no path below --raw"),
     ],
@@ -336,6 +359,22 @@ def test_a_pattern_reads_a_zip_without_its_outer_folder_and_attributes_may_be_un
 def test_a_wrong_pattern_is_explained_with_real_paths(text, error, message, tmp_path):
     with pytest.raises(error, match=message):
         pattern(tmp_path, text, *PATHS)
+
+
+def test_folders_named_by_numbers_are_names_as_class_folders_are(tmp_path):
+    names = ("7/a/1.jpg", "10/a/1.jpg", "10/b/2.jpg")
+    assert pattern(tmp_path, "{class}/{attribute}/*", *names).spec.classes == load(tmp_path).spec.classes == ("10", "7")
+
+
+def test_raw_is_no_table(tmp_path):
+    (tmp_path / "rows.csv").write_text("path,label\n1.jpg,a\n")
+    with pytest.raises(UsageError, match=r"rows.csv is no folder and no .zip; .* and a table with --csv"):
+        load(tmp_path / "rows.csv")
+
+
+def test_a_label_with_almost_as_many_values_as_rows_is_reported(tmp_path):
+    dataset = table(tmp_path, "path,label\n1.jpg,0.1\n2.jpg,0.2\n3.jpg,0.3\n")
+    assert dataset.notes == ("'label' has 3 values in 3 rows; the label should be a column with few values",)
 
 
 def test_a_pattern_and_a_table_are_not_mixed(tmp_path):

@@ -84,9 +84,12 @@ def compile_pattern(pattern: str, examples: list[str]) -> re.Pattern[str]:
     if not set(CLASS_NAMES) & set(names):
         raise UsageError(
             f"--pattern '{pattern}' has no {{class}}; put it in the place of the class, as in "
-            f"'{{class}}/{{attribute}}/*'. {_shown(examples)}"
+            f"'{{class}}/{{attribute}}/*'; {_shown(examples)}"
         )
-    return re.compile(text, re.DOTALL)
+    try:
+        return re.compile(text, re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"--pattern '{pattern}' cannot be read ({error.msg}); {_shown(examples)}") from None
 
 
 def _level_expression(level: str, names: list[str], pattern: str, examples: list[str]) -> str:

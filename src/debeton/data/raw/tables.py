@@ -15,6 +15,7 @@ from debeton.system.errors import DataError, nearest
 
 Record = dict[str, str]
 DELIMITERS = (",", ";", "\t")
+LONGEST_HEAD = 100_000  # characters of the header in which separators are counted; csv refuses cells of 131,072
 LINE = "line"  # the key under which a record keeps its line number, for messages
 
 # Cells, in lower case, that programs write where a value is missing; and further words of people for the same.
@@ -88,8 +89,8 @@ def read_table(path: Path, text: str | None = None) -> Table:
     text: its content, if it does not lie on the disk.
     """
     text = _read_text(path) if text is None else text
-    head = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
-    delimiter = max(DELIMITERS, key=lambda mark: len(_parse(head, str(path), mark)[0]))
+    head = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0][:LONGEST_HEAD]
+    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
     columns, rows = _parse(text, str(path), delimiter)
     if not any(columns):
         raise DataError(f"{path} is empty; its first line names the columns, such as path,label,attribute,split")

@@ -35,22 +35,23 @@ from pathlib import Path
 
 import numpy as np
 
+from debeton.data.image_names import is_no_image
 from debeton.data.raw.class_folders import read_class_folders
-from debeton.data.raw.column_roles import ROLES, choose_columns, parse_columns
+from debeton.data.raw.column_roles import choose_columns, parse_columns
 from debeton.data.raw.further_columns import FurtherColumn, read_further_columns, value_names
 from debeton.data.raw.image_files import ImageTree, file_rows, zip_text
 from debeton.data.raw.path_patterns import read_pattern
 from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.table_notes import notes_on_columns, notes_on_further_columns, notes_on_many_values
 from debeton.data.raw.table_paths import read_paths
 from debeton.data.raw.tables import Table, parse_codes, read_table, require_unique, require_values, with_unknown_blank
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
 from debeton.data.split_names import first_in_order, name_splits
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
-from debeton.system.name_lists import join_names, parse_names
+from debeton.system.name_lists import parse_names
 
 METADATA = "metadata.csv"
-MAX_ATTRIBUTES = 50  # values of a column that a note proposes as the attribute
 
 
 @register_source(
@@ -86,6 +87,10 @@ def load(request: Request) -> Dataset:
         raise UsageError(f"--name '{name}' must be letters, digits, '_', '-' and '.': it becomes a file name")
     if raw is None or not raw.exists():
         raise DataError(f"folder needs --raw, the folder with your images; {raw or 'none'} was given")
+    if raw.is_file() and is_no_image(raw) and raw.suffix != ".zip":
+        raise UsageError(
+            f"--raw {raw} is no folder and no .zip; name the folder with the images with --raw, and a table with --csv"
+        )
     tree = ImageTree(raw)
     if request.options["pattern"]:
         for option in ("csv", "columns"):
@@ -97,7 +102,7 @@ def load(request: Request) -> Dataset:
     if table is None:
         return _from_class_folders(request, tree)
     roles = choose_columns(table, parse_columns(request.options["columns"] or "", table))
-    return _from_table(request, tree, table, roles, _notes_on_columns(table, roles))
+    return _from_table(request, tree, table, roles, notes_on_columns(roles))
 
 
 def _find_table(raw: Path, given: Path | None) -> Table | None:
@@ -168,7 +173,8 @@ def _from_table(
         rows = np.array(members, np.int64)
         columns = {column.name: column.at(rows) for column in further}
         splits[split] = file_rows(tree, [paths[row] for row in members], label[rows], attribute[rows], columns)
-    more = [*notes, *outside, *split_notes, *_notes_on_further_columns(further, empty, "attribute" in roles)]
+    more = [*notes, *outside, *split_notes, *notes_on_further_columns(further, empty, "attribute" in roles)]
+    more += notes_on_many_values(spec, len(table))
     return replace(_dataset(spec, splits, table.where), notes=tuple(more))
 
 
@@ -178,12 +184,13 @@ def _label_rows(
     """Return the spec, and the codes of the label and the attribute of every row, int64 [N]."""
     named_classes, named_attributes = (_names(request.options[option]) for option in ("classes", "attributes"))
     labels = table.cells[roles["label"]]
-    classes = named_classes or _names_in_table(labels, "label", table.where)
+    names_of = _names_in_paths if request.options["pattern"] else _names_in_table
+    classes = named_classes or names_of(labels, "label", table.where)
     label = np.array(parse_codes(labels, classes, "label", table.where, table.rows), np.int64)
     attributes, attribute = named_attributes or ("any",), np.zeros(len(table), np.int64)
     if "attribute" in roles:
         cells = _known_attributes(table, roles["attribute"], named_attributes)
-        attributes = named_attributes or _names_in_table(cells, "attribute", table.where)
+        attributes = named_attributes or names_of(cells, "attribute", table.where)
         codes = parse_codes(cells, attributes, "attribute", table.where, table.rows, may_be_unknown=True)
         attribute = np.array(codes, np.int64)
     elif named_attributes:
@@ -240,35 +247,15 @@ def _names_in_table(cells: Sequence[str], kind: str, where: str) -> tuple[str, .
         flag = "--classes" if kind == "label" else "--attributes"
         raise DataError(
             f"{where}: the {kind}s are numbers from {min(numbers)} to {max(numbers)}"
-            f"{f' but none is {gaps[0]}' if gaps else ''}; they count from 0 without a gap, or {flag} names them all"
+            f"{f' but none is {gaps[0]}' if gaps else ''}; they count from 0 without a gap, or {flag} names them all, "
+            f"as in {flag} {','.join(map(str, sorted(numbers)[:3]))}{',...' if len(numbers) > 3 else ''}"
         )
     return tuple(str(number) for number in sorted(numbers))
 
 
-def _notes_on_columns(table: Table, roles: Mapping[str, str]) -> list[str]:
-    """Return a sentence with the column of each role where one has another name than its role."""
-    if all(role == column for role, column in roles.items()):
-        return []
-    taken = ", ".join(f"{role} is the column '{roles[role]}'" for role in ROLES if role in roles)
-    return [f"{taken} (--columns says it otherwise)"]
-
-
-def _notes_on_further_columns(further: Sequence[FurtherColumn], empty: Sequence[str], attribute: bool) -> list[str]:
-    """Return sentences on the columns that are kept beside, and on those that may be the attribute.
-
-    attribute: whether the data set has one.
-    """
-    notes = [f"further columns are kept beside: {', '.join(map(str, further))}"] if further else []
-    if empty:
-        notes.append(f"left out, because no row has a value: {join_names(empty, ', ')}")
-    named = [column.name for column in further if 1 < len(column.names or ()) <= MAX_ATTRIBUTES]
-    if named and not attribute:
-        notes.append(
-            f"no column is the spurious attribute, so results have no groups by attribute; {join_names(named, ', ')} "
-            f"could be: write it with --columns attribute={join_names(named[:1])}, or train with --data.attribute "
-            f"{join_names(named[:1])}"
-        )
-    return notes
+def _names_in_paths(cells: Sequence[str], kind: str, where: str) -> tuple[str, ...]:
+    """Return the names of folders in sorted order, as class folders are numbered; numbers are names."""
+    return tuple(sorted({cell for cell in cells if cell}))
 
 
 def _dataset(spec: DatasetSpec, splits: dict[str, Rows], where: Path | str) -> Dataset:
