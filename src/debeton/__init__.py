@@ -11,6 +11,7 @@ Data:
     write_beton: write Rows as a beton with its sidecar
     write_dataset: write any PyTorch map-style data set as a beton, each item read once
     WriteOptions: how images are stored, JPEG or raw, quality, largest size
+    adopt_beton: give a beton that FFCV's own writer made a sidecar, without changing it
     open_beton: open a beton; no image is decoded
     View: which rows of a beton, how often, in which order, in which groups
     make_loader: batches of a view, decoded ahead by a background thread
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from debeton.data.loader.batch import Batch as Batch
     from debeton.data.loader.loader import make_loader as make_loader
     from debeton.data.loader.options import LoaderOptions as LoaderOptions
+    from debeton.data.raw.adopt import adopt_beton as adopt_beton
     from debeton.data.raw.own_data import rows_from_arrays as rows_from_arrays
     from debeton.data.raw.own_data import rows_from_dataset as rows_from_dataset
     from debeton.data.raw.write_dataset import write_dataset as write_dataset
@@ -126,6 +128,7 @@ _MODULES = {
     "UsageError": "debeton.system.errors",
     "View": "debeton.data.views.view",
     "WriteOptions": "debeton.data.beton.writer",
+    "adopt_beton": "debeton.data.raw.adopt",
     "evaluate": "debeton.library",
     "fit": "debeton.library",
     "fit_phase": "debeton.library",

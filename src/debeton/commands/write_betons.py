@@ -7,6 +7,7 @@
     debeton write-betons --dataset celeba_hq --raw DIR --out BETONS --synthetic GENERATED
     debeton write-betons --like BETONS/celeba_hq_train.beton --synthetic GENERATED --out BETONS
     debeton write-betons --merge A.beton B.beton --out BOTH.beton
+    debeton write-betons --adopt MINE_train.beton --label y --attribute place
 
 Exit status: 0 done, 1 something is wrong with the data, 2 something is wrong with the command.
 """
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from debeton.commands.adopt import add_adopt_flags, adopt
 from debeton.commands.next_command import next_command
 from debeton.commands.write_options import Parser, make_parser, write_options
 from debeton.data.left_out import describe_left_out
@@ -48,9 +50,11 @@ def main(argv: Sequence[str]) -> int:
     plugins.use_plugins(argv)
     first = Parser(add_help=False)
     first.add_argument("--dataset")
-    name = first.parse_known_args(argv)[0].dataset
-    source = SOURCES.get(name) if name else None
-    args = make_parser(source, str(__doc__)).parse_strictly(argv)
+    first.add_argument("--adopt")
+    known = first.parse_known_args(argv)[0]
+    source = SOURCES.get(known.dataset) if known.dataset else None
+    adopting = known.adopt is not None and source is None  # a source may have flags of the same names
+    args = make_parser(source, str(__doc__), add_adopt_flags if adopting else None).parse_strictly(argv)
     set_up_logging(is_main=True)
     if args.list:
         width = max(map(len, SOURCES.names()))
@@ -58,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if args.num_workers < 0:
         raise UsageError(f"--num-workers {args.num_workers} is negative; 0 is one per core")
+    if args.adopt is not None:
+        return adopt(args)
     if args.out is None and not args.check:
         raise UsageError("--out is missing, the folder to write to; or pass --check to write nothing")
     if args.merge:

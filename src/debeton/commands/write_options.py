@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -39,8 +39,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"unknown flag '{flag}'{nearest(flag, self._option_string_actions)} see --help")
 
 
-def make_parser(source: Source | None, description: str) -> Parser:
-    """Return the parser of the command, with the options of the chosen data set if there is one."""
+def make_parser(
+    source: Source | None, description: str, add_further: Callable[[argparse.ArgumentParser], None] | None = None
+) -> Parser:
+    """Return the parser of the command, with the options of the chosen data set if there is one.
+
+    add_further: adds the flags of another use of the command.
+    """
     parser = Parser(description=description)
     add = parser.add_argument
     add("--list", action="store_true", help="print the data sets, one a line, and stop")
@@ -60,6 +65,12 @@ def make_parser(source: Source | None, description: str) -> Parser:
     add("--severity", type=int, default=0, metavar="S", help="corrupt the generated images, 1 to 5 (default: 0, not)")
     add("--like", type=Path, metavar="BETON", help="write --synthetic as a beton of its own, named like this one")
     add("--merge", type=Path, nargs="+", metavar="BETON", help="copy these betons into one, without a second encode")
+    add(
+        "--adopt",
+        type=Path,
+        metavar="BETON",
+        help="give a beton that you wrote with FFCV a sidecar; see --adopt X --help",
+    )
     add("--check", action="store_true", help="say what is missing, differs in count or does not decode; write nothing")
     add("--skip-bad", action="store_true", help="leave out images that cannot be decoded instead of stopping")
     add(
@@ -72,6 +83,8 @@ def make_parser(source: Source | None, description: str) -> Parser:
     add("--compress-probability", type=float, default=0.5, help="share stored as JPEG in proportion mode (default: .5)")
     add("--num-workers", type=int, default=0, help="encoding threads; 0, the default, is one per core")
     plugins.add_argument(parser)
+    if add_further is not None:
+        add_further(parser)
     if source is not None:
         group = parser.add_argument_group(f"options of {source.name}")
         for option in source.options:

@@ -104,8 +104,9 @@ def test_every_single_value_beside_the_image_becomes_a_column_and_the_rest_is_na
     assert beton.attribute.tolist() == [row % 3 for row in range(12)]
     assert sidecar["columns"] == ["age", "note", "old", "path"]
     assert beton.extra["age"].tolist() == [row / 4 for row in range(12)]
-    assert beton.extra["old"].tolist() == [row > 5 for row in range(12)]
-    assert beton.extra["note"][7] == "n7"
+    assert beton.extra["old"].tolist() == [int(row > 5) for row in range(12)]
+    assert beton.spec.columns["old"] == ("0", "1")
+    assert beton.spec.columns["note"][beton.extra["note"][7]] == "n7"
     assert beton.extra["path"][3] == "folder/3.jpg"
     assert "box (list)" in caplog.text
 
@@ -185,9 +186,9 @@ def test_a_data_set_with_a_lock_or_an_open_file_is_read_by_threads_and_others_by
     for name, further in (("plain", {}), ("locked", {"lock": threading.Lock()})):
         data = PidItems(**further)
         debeton.write_dataset(data, tmp_path / f"{name}_train.beton", label="label")
-        processes[name] = set(debeton.open_beton(tmp_path / f"{name}_train.beton").extra["process"].tolist())
-    assert processes["locked"] == {os.getpid()}
-    assert os.getpid() not in processes["plain"]
+        processes[name] = debeton.open_beton(tmp_path / f"{name}_train.beton").spec.columns["process"]
+    assert processes["locked"] == (str(os.getpid()),)
+    assert str(os.getpid()) not in processes["plain"]
 
 
 class PidItems(Items):

@@ -19,8 +19,10 @@ ADOPTED = "adopted"  # the entry of the sidecar of such a beton
 SHAPE = np.dtype([("shape", "<u8", 32), ("type_length", "<u8")])  # the first arguments of an array field
 
 
-def image_field(stored: Stored, name: str | None = None) -> NDArray[Any]:
-    """Return the images of all rows, [N] of type IMAGE. ValueError if no field, or more than one, can be meant.
+def image_field(stored: Stored, name: str | None = None) -> tuple[str, NDArray[Any]]:
+    """Return the name of the field with the images, and their entries, [N] of type IMAGE.
+
+    ValueError if no field, or more than one, can be meant.
 
     name: of the field; None takes the only one.
     """
@@ -32,7 +34,7 @@ def image_field(stored: Stored, name: str | None = None) -> NDArray[Any]:
         raise ValueError(f"it has no field with images; its fields are {known}, and an RGBImageField is needed")
     if name is None and len(images) > 1:
         raise ValueError(f"it has {len(images)} fields with images, {' and '.join(images)}; say which one with --image")
-    return _column(stored, name or images[0])
+    return name or images[0], _column(stored, name or images[0])
 
 
 def _column(stored: Stored, name: str) -> NDArray[Any]:
@@ -72,7 +74,9 @@ def check_images(image: NDArray[Any], sizes: NDArray[np.uint64], file_size: int)
 
 
 def field_values(file: OpenedFile, stored: Stored) -> tuple[dict[str, list[Any]], dict[str, str]]:
-    """Return the single values of all rows by field, [N] each, and the other fields with a word for what they hold.
+    """Return the single values of all rows by field, [N] each, and the other fields.
+
+    The second result has a word for what each other field holds.
 
     A field of JSON objects gives a column for each key with single values, called 'field.key'.
     """

@@ -316,7 +316,7 @@ def _read_adopted(file: OpenedFile, sidecar: Mapping[str, Any], codes: tuple[Int
     if codes is None:
         columns = Columns(find_beside(file.path, columns_path), len(stored.metadata), sidecar["checksum"])
         codes = columns.read_codes()
-    image = image_field(stored, sidecar[ADOPTED]["image"])
+    _, image = image_field(stored, sidecar[ADOPTED]["image"])
     tied = checksum(stored.metadata, stored.allocations, *codes)
     sizes = stored_sizes(image, stored) if tied == sidecar["checksum"] else np.zeros(len(image), np.uint64)
     source = np.zeros(len(image), np.int64)

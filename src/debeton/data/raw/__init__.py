@@ -16,7 +16,8 @@
 - shipped_splits.py: the splits that From Fake to Real ships as pickles.
 - own_data.py: images in memory, and PyTorch data sets, as rows.
 - write_dataset.py, dataset_items.py, item_values.py: a PyTorch data set to a beton, each item read once.
-- value_codes.py: numbers and text beside images, as codes with names and as columns.
+- value_table.py, value_codes.py: numbers and text beside images, as codes with names and as columns.
+- adopt.py: a beton that FFCV's own writer made gets a sidecar.
 - pickles.py: pickles of plain data, read without running their code.
 - synthetic_images.py: folders of synthetic images as rows with source 1.
 - corruptions.py: synthetic images made worse on purpose.

@@ -11,7 +11,7 @@ import datetime
 import enum
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -166,7 +166,7 @@ def _named_parts(item: Any) -> list[tuple[str, Any]] | None:
 
 
 def _is_numbers(item: Sequence[Any]) -> bool:
-    """Return whether a list is a row of numbers, such as a box. A tuple is none: it may be an item."""
+    """Return whether a list is a row of numbers, such as a box; a tuple may be an item."""
     return isinstance(item, list) and bool(item) and all(isinstance(value, int | float) for value in item)
 
 
@@ -217,7 +217,7 @@ def _guess(role: str, item: Any, parts: Mapping[str, Any]) -> str | None:
         return None
     name = named[POSITIONS[role]][0]
     if role == ATTRIBUTE:
-        is_code = name in parts and isinstance(as_scalar(parts[name]), int | str | None)
+        is_code = name in parts and isinstance(as_scalar(parts[name]), int | str | type(None))
         return name if is_code else None
     return name
 
@@ -259,7 +259,7 @@ def read_items(
     choice: Choice,
     to_image: Callable[[Any, int], RawImage],
     num_processes: int,
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """Yield items, read in their sequence by several processes. Close the generator if it is not read to its end.
 
     DataError where a process ends before its items are read; other errors as in `read_item`.

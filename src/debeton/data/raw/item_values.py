@@ -4,62 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from debeton.data.beton.image_decoding import BadImage
 from debeton.data.raw.dataset_items import ATTRIBUTE, LABEL, POSITIONS, Item, MapDataset
-from debeton.data.raw.value_codes import Names, code_values, keep_values
-from debeton.data.spec import DatasetSpec, RawImage, Rows, parse_aligned
-from debeton.system.errors import DataError, UsageError
+from debeton.data.raw.value_codes import Names
+from debeton.data.raw.value_table import PATH, GivenNames, ValueTable, code_table
+from debeton.data.spec import DatasetSpec, RawImage, Rows
 from debeton.system.log import logger
 
-PATH = "path"  # the column with the names of rows
 
+def own_names(dataset: MapDataset, role: str, part: str | None, values: Sequence[Any]) -> Names | None:
+    """Return the names that a data set has for the codes of 'label' or 'attribute'; None if it has none.
 
-@dataclass(frozen=True)
-class NamesOfCodes:
-    """The sources of the names of classes and attributes. The fields are those of `write_dataset`."""
-
-    dataset: MapDataset
-    spec: DatasetSpec | None = None
-    classes: Names | None = None
-    attributes: Names | None = None
-    aligned: str | Sequence[Sequence[int]] = ""
-
-    def __post_init__(self) -> None:
-        if self.spec is not None and (self.classes is not None or self.attributes is not None or self.aligned):
-            raise UsageError("spec= holds the names of classes and attributes; give it, or classes= and attributes=")
-
-    def of_role(self, role: str, part: str | None, values: Sequence[Any]) -> Names | None:
-        """Return the names of the codes of 'label' or 'attribute'; None if nothing names them.
-
-        part: the name of its part of the items; None for an array or a function.
-        values: [N].
-        """
-        if self.spec is not None:
-            return self.spec.classes if role == LABEL else self.spec.attributes
-        given = self.classes if role == LABEL else self.attributes
-        if given is not None:
-            return given
-        for dataset in _with_inner(self.dataset):
-            feature = getattr(dataset, "features", None)
-            if part is not None and isinstance(feature, Mapping) and hasattr(feature.get(part), "names"):
-                return tuple(feature[part].names)
-        return self._own_classes(part, values) if role == LABEL else None
-
-    def _own_classes(self, part: str | None, values: Sequence[Any]) -> Names | None:
-        """Return `dataset.classes` if these are the names of the label: of its own target, and not of another part."""
-        for dataset in _with_inner(self.dataset):
-            classes = getattr(dataset, "classes", None)
-            if not isinstance(classes, list | tuple):
-                continue
-            targets = getattr(dataset, "targets", None)
+    part: the name of its part of the items; None for an array or a function.
+    values: [N].
+    """
+    for inner in _with_inner(dataset):
+        features = getattr(inner, "features", None)
+        if part is not None and isinstance(features, Mapping) and hasattr(features.get(part), "names"):
+            return tuple(features[part].names)
+        classes = getattr(inner, "classes", None)
+        if role == LABEL and isinstance(classes, list | tuple):
+            targets = getattr(inner, "targets", None)
             is_target = part in (str(POSITIONS[LABEL]), LABEL, "target", "y")
             if not is_target and (targets is None or list(values) != [int(target) for target in targets]):
-                return None
+                return None  # the names of another part
             return tuple(name if isinstance(name, str) else ", ".join(map(str, name)) for name in classes)
-        return None
+    return None
 
 
 def _with_inner(dataset: Any) -> Iterator[Any]:
@@ -106,12 +79,18 @@ class ItemValues:
         return item.image
 
     def rows(
-        self, name: str, known: NamesOfCodes, names: Sequence[str] | None, columns: Mapping[str, Sequence[Any]]
+        self,
+        name: str,
+        dataset: MapDataset,
+        given: GivenNames,
+        names: Sequence[str] | None,
+        columns: Mapping[str, Sequence[Any]],
     ) -> tuple[Rows, DatasetSpec]:
         """Return the rows and their spec, when all items were added.
 
         name: of the data set.
-        known: what is known of the names of codes.
+        dataset: the data set, which may know names of codes.
+        given: the names of codes that are given.
         names: of the rows; None takes those of the items.
         columns: more values of each row, [N] each.
         """
@@ -119,33 +98,25 @@ class ItemValues:
         if self._others:
             listed = ", ".join(f"{part} ({word})" for part, word in self._others.items())
             logger.info("%s: no single number or text, so not kept beside the images: %s", self.where, listed)
-        kept = {self._column_name(part): values for part, values in self._columns.items()}
+        kept: dict[str, Sequence[Any]] = {self._column_name(part): values for part, values in self._columns.items()}
         paths = kept.pop(PATH, None)
         if names is None and paths is not None and all(paths) and len(set(paths)) == len(paths):
             names, paths = list(map(str, paths)), None
         if paths is not None:
             kept["item_path"] = paths
         names = [f"item {row}" for row in range(self._count)] if names is None else names
-        label, classes = self._codes(LABEL, known, names)
-        attribute, attributes = self._codes(ATTRIBUTE, known, names)
-        if known.spec is None:
-            spec = DatasetSpec(name, classes, attributes, _aligned(known.aligned, classes, attributes))
-            spec = replace(spec, **{f"{role}_name": word for role in (LABEL, ATTRIBUTE) if (word := self._word(role))})
-        else:
-            spec = known.spec
-        further = {column: keep_values(values) for column, values in kept.items()}
-        return Rows(label, attribute, _no_image, names, {**further, **columns}), spec
-
-    def _codes(self, role: str, known: NamesOfCodes, names: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
-        """Return the codes of 'label' or 'attribute', [N], and their names."""
-        values = self._given.get(role) or self._by_role.get(role)
-        of_codes = known.of_role(role, self._parts.get(role), values or ())
-        if values is None:  # only an attribute may be absent
-            values, of_codes = [0] * self._count, of_codes or ("any",)
-            if len(of_codes) > 1:
-                raise DataError(f"{self.where}: the items have no attribute, and attributes are named; give attribute=")
-        unknown = role == ATTRIBUTE
-        return code_values(values, of_codes, role, self.where, lambda row: names[row], may_be_missing=unknown)
+        by_role = {role: self._given.get(role) or self._by_role.get(role) for role in (LABEL, ATTRIBUTE)}
+        if given.spec is None:
+            found = {role: own_names(dataset, role, self._parts.get(role), by_role[role] or ()) for role in by_role}
+            classes = found[LABEL] if given.classes is None else given.classes
+            attributes = found[ATTRIBUTE] if given.attributes is None else given.attributes
+            given = replace(given, classes=classes, attributes=attributes)
+        words = {role: self._word(role) for role in by_role}
+        label = by_role[LABEL] or [None] * self._count
+        table = ValueTable(self.where, label, by_role[ATTRIBUTE], kept, names, words)
+        coded = code_table(table, name, given)
+        rows = coded.rows(_no_image)
+        return replace(rows, columns={**rows.columns, **columns}), coded.spec
 
     def _word(self, role: str) -> str:
         """Return the name of a role's part, as the spec names it; '' for a position or a function."""
@@ -167,14 +138,6 @@ class ItemValues:
         for values in (*self._by_role.values(), *self._columns.values()):
             for row in self._unread:
                 values[row] = values[read]
-
-
-def _aligned(
-    aligned: str | Sequence[Sequence[int]], classes: tuple[str, ...], attributes: tuple[str, ...]
-) -> tuple[tuple[int, ...], ...]:
-    if isinstance(aligned, str):
-        return parse_aligned(aligned, classes, attributes)
-    return tuple(tuple(codes) for codes in aligned)
 
 
 def _no_image(row: int) -> RawImage:

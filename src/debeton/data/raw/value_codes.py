@@ -1,4 +1,4 @@
-"""Single values of rows, numbers or text, turned into codes with names, and into columns of a beton."""
+"""Single values of rows, numbers or text, turned into codes with names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from debeton.data.beton.columns import Column
 from debeton.data.spec import NO_VALUE, UNKNOWN, Ints
 from debeton.system.errors import DataError, nearest
 
@@ -82,7 +81,7 @@ def names_of_values(texts: set[str], kind: str, where: str) -> tuple[str, ...]:
     if not texts:
         return ("any",)
     if not all(text.removeprefix("-").isdecimal() for text in texts):
-        fractions = [text for text in sorted(texts) if _is_fraction(text)]
+        fractions = [text for text in sorted(texts) if not text.lstrip("-").isdecimal() and _is_fraction(text)]
         if fractions:
             raise DataError(
                 f"{where}: the {kind} is a number with decimals, such as {fractions[0]}; a {kind} is one of a few "
@@ -111,19 +110,3 @@ def _is_fraction(text: str) -> bool:
 
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def keep_values(values: Sequence[Any]) -> Column:
-    """Return single values as a column of a beton: numbers or truth values, or else text.
-
-    A missing value is NaN among numbers and '' among text. Whole numbers stay whole if no value is missing.
-    """
-    there = [value for value in values if not is_missing(value)]
-    if there and all(isinstance(value, bool) for value in there) and len(there) == len(values):
-        return np.array(values, bool)
-    if there and all(isinstance(value, int | float) for value in there):
-        whole = len(there) == len(values) and all(isinstance(value, int) for value in there)
-        if whole and all(-(1 << 63) <= value < 1 << 63 for value in there):
-            return np.array(values, np.int64)
-        return np.array([np.nan if is_missing(value) else float(value) for value in values])
-    return ["" if is_missing(value) else text_of(value) for value in values]

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from debeton.data.raw.dataset_items import ATTRIBUTE, LABEL, Choice, Item, MapDataset, Part, read_item, read_items
-from debeton.data.raw.item_values import ItemValues, NamesOfCodes
+from debeton.data.raw.item_values import ItemValues
 from debeton.data.raw.own_data import as_raw_image
 from debeton.data.raw.value_codes import Names
+from debeton.data.raw.value_table import Aligned, GivenNames
 from debeton.data.spec import DatasetSpec
 from debeton.data.split_names import FURTHER, SPLITS, TEST_PREFIX
 from debeton.system.cores import usable_cores
@@ -42,7 +43,7 @@ def write_dataset(
     spec: DatasetSpec | None = None,
     classes: Names | None = None,
     attributes: Names | None = None,
-    aligned: str | Sequence[Sequence[int]] = "",
+    aligned: Aligned = "",
     name: str | None = None,
     names: Sequence[str] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
@@ -83,7 +84,7 @@ def write_dataset(
     from debeton.data.beton.writer import ImageStream, WriteOptions, row_sequence, write_stream  # imports numba
 
     count, path, options = _length(dataset), Path(path), options or WriteOptions()
-    name, split = _name_and_split(path, name or (spec.name if spec is not None else None), split)
+    name, split = name_and_split(path, name or (spec.name if spec is not None else None), split)
     where = f"{name}/{split}"
     given = {
         role: _listed(values, count, role)
@@ -92,14 +93,17 @@ def write_dataset(
     }
     parts: list[Any] = [None if role in given else part for role, part in ((LABEL, label), (ATTRIBUTE, attribute))]
     values = ItemValues(count, where, given)
-    known = NamesOfCodes(dataset, spec, classes, attributes, aligned)
+    known = GivenNames(spec, classes, attributes, aligned)
 
     def describe() -> CheckedRows:
-        return check_rows(*values.rows(name, known, names, columns or {}), where)
+        return check_rows(*values.rows(name, dataset, known, names, columns or {}), where)
 
     numbers = row_sequence(count, set(), options.shuffle_seed, where)
     row_name = names.__getitem__ if names is not None else "item {}".format
-    with _reading(dataset, numbers.tolist(), Choice(image, *parts, frozenset(given)), readers) as (items, read):
+    with _reading(dataset, numbers.tolist(), Choice(image, parts[0], parts[1], frozenset(given)), readers) as (
+        items,
+        read,
+    ):
         stream = ImageStream(name, split, count, numbers, items, lambda item: values.add(read(item)), row_name)
         bars = sys.stderr.isatty() if progress is None else progress
         return write_stream(path, stream, describe, options, {"dataset_options": {}, "left_out": []}, progress=bars)
@@ -165,7 +169,7 @@ def _length(dataset: MapDataset) -> int:
     return count
 
 
-def _name_and_split(path: Path, name: str | None, split: str | None) -> tuple[str, str]:
+def name_and_split(path: Path, name: str | None, split: str | None) -> tuple[str, str]:
     """Return the name of the data set and the split, from the file name where they are not given."""
     found = SPLIT_AT_END.fullmatch(path.stem)
     if split is None and found is None:
