@@ -123,10 +123,7 @@ def load_dogs(request: Request) -> Dataset:
 
 def _half(request: Request, half: str, label_name: str) -> Dataset:
     """Return one half as a set of two classes and two backgrounds."""
-    where, first = (
-        folders_around(request, half, ("spuco_animals",)),
-        min(CELLS, key=lambda cell: CELLS[cell][0] != half),
-    )
+    where = folders_around(request, half, ("spuco_animals",))
     root = next((folder for folder in where if (folder / half).is_dir()), None)
     if root is None and (where[0] / "train").is_dir() and where[0].name == half:
         root = where[0].parent
