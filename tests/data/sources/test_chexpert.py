@@ -139,7 +139,7 @@ def test_a_sheet_is_read_where_openpyxl_is_and_explained_where_it_is_not(raw, mo
         raise ImportError("openpyxl")
 
     monkeypatch.setattr(pd, "read_excel", missing)
-    with pytest.raises(UsageError, match=r"needs the package openpyxl; install it, or save the sheet as"):
+    with pytest.raises(UsageError, match=r"needs the package openpyxl to be read; install it, or save"):
         load("chexpert", raw)
 
 

@@ -88,6 +88,25 @@ def test_celeba_reads_the_official_files_from_its_folder_or_the_one_around(celeb
         assert len(train.absent()) == 0
 
 
+def test_celeba_reads_the_folder_of_wilds(celeba):
+    rows = ["image_id," + ",".join(NAMES)]
+    rows += [f"{file},{','.join(str(2 * b - 1) for b in row)}" for file, row in zip(FILES, bits_of(12))]
+    before = load("celeba", celeba)
+    (celeba / "list_attr_celeba.txt").unlink()
+    (celeba / "list_eval_partition.txt").unlink()
+    (celeba / "list_attr_celeba.csv").write_text("\n".join(rows) + "\n")
+    (celeba / "list_eval_partition.csv").write_text(
+        "image_id,partition\n" + "".join(f"{file},{part}\n" for file, part in zip(FILES, PARTITION))
+    )
+    wilds = celeba.rename(celeba.parent / "celebA_v1.0")
+    for raw in (wilds, wilds.parent):
+        dataset = load("celeba", raw)
+        for split, part in before.splits.items():
+            assert dataset.splits[split].names == part.names
+            assert dataset.splits[split].label.tolist() == part.label.tolist()
+            assert dataset.splits[split].attribute.tolist() == part.attribute.tolist()
+
+
 def test_celeba_has_all_forty_attributes_as_columns_in_every_split(celeba):
     dataset = load("celeba", celeba)
     assert list(dataset.spec.columns) == NAMES
@@ -440,6 +459,51 @@ def test_utkface_reads_sex_age_and_race_from_the_names(tmp_path):
                 assert age <= 5 or 20 <= age <= 50
         ages = [int(name.split("_")[0]) for name in utk_names()]
         assert len(seen) == sum(age <= 5 or 20 <= age <= 50 for age in ages)
+
+
+def test_utkface_takes_any_two_of_sex_race_and_age_bands_of_the_whole_set(tmp_path):
+    write_faces(tmp_path / "UTKFace", utk_names())
+    dataset = load("utkface", tmp_path, attribute="race", age_bands="18,40,60")
+    assert dataset.spec.columns["age_band"] == ("under 18", "18 to 39", "40 to 59", "60 and over")
+    assert (dataset.spec.label_name, dataset.spec.attributes) == (
+        "gender",
+        ("White", "Black", "Asian", "Indian", "Others"),
+    )
+    assert sizes(dataset) == {"train": 480, "val": 60, "test": 60}
+    for rows in dataset.splits.values():
+        ages = np.array([int(name.split("_")[0]) for name in rows.names])
+        assert rows.columns["age"].tolist() == ages.tolist()
+        assert rows.columns["age_band"].tolist() == np.digitize(ages, [18, 40, 60]).tolist()
+        assert rows.attribute.tolist() == [int(name.split("_")[2]) for name in rows.names]
+    assert "no base bias is made" in dataset.notes[0]
+    by_age = load("utkface", tmp_path, label="age_band", attribute="race", age_bands="18,40,60").splits["train"]
+    assert by_age.label.tolist() == dataset.splits["train"].columns["age_band"].tolist()
+
+
+def test_utkface_without_the_age_in_its_task_keeps_faces_in_no_band(tmp_path):
+    write_faces(tmp_path / "UTKFace", utk_names())
+    dataset = load("utkface", tmp_path, label="race", attribute="gender")
+    assert sum(sizes(dataset).values()) == 600
+    for rows in dataset.splits.values():
+        band = np.array(rows.columns["age_band"])
+        assert (band[(rows.columns["age"] > 5) & (rows.columns["age"] < 20)] == -1).all()
+    beside = load("utkface", tmp_path, label="race")  # the attribute is the age band, so other ages are left out
+    assert {part.count for part in beside.left_out} == {600 - sum(sizes(beside).values())}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "sex"}, "--label 'sex' is no attribute of utkface"),
+        ({"label": "race", "attribute": "race"}, "both 'race'"),
+        ({"age_bands": "20,x"}, "--age-bands '20,x' is no list of rising ages"),
+        ({"label": "race", "ffr_splits": Path("data")}, "--ffr-splits has From Fake to Real's task"),
+    ],
+)
+def test_utkface_explains_tasks_that_it_does_not_have(tmp_path, options, message):
+    write_faces(tmp_path / "UTKFace", utk_names(30))
+    with pytest.raises(UsageError, match=message):
+        load("utkface", tmp_path, **options)
 
 
 def test_utkface_counts_and_names_every_face_that_it_leaves_out(tmp_path):

@@ -8,6 +8,7 @@
 - shared_images.py: images that are in two splits.
 - tables.py: label files (CSV, text), and names turned into codes.
 - faces.py: attribute tables and base bias of the face sets.
+- age_bands.py: ages as bands.
 - parts.py: sets that are made of other sets, and where those lie.
 - stacked.py: two sets, one image above the other (dominoes, mnist_cifar).
 - align_conflict.py: released sets with align/ and conflict/ folders, and the arrays of LfF.

@@ -3,8 +3,8 @@
 Liu et al. 2015, "Deep Learning Face Attributes in the Wild"; http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html;
 non-commercial research only, no redistribution.
 
-Layout. RAW is torchvision's `celeba/` or the folder around the files. Label files may lie in `Anno/` and `Eval/` and
-the images in `Img/`, as on the owners' drive:
+Layout. RAW is torchvision's `celeba/`, WILDS' `celebA_v1.0/` or the folder around the files. Label files may lie in
+`Anno/` and `Eval/` and the images in `Img/`, as on the owners' drive:
 - `img_align_celeba/NNNNNN.jpg` or `img_align_celeba.zip`, which is read as it is;
 - `list_attr_celeba.txt`: the count, the 40 names, then `NNNNNN.jpg -1 1 ...`; or `list_attr_celeba.csv`, the same
   with a header `image_id,...`;
@@ -75,7 +75,7 @@ GROUPS = {
 def load(request: Request) -> Dataset:
     """Return the splits of the data set, as the module describes them."""
     options = request.options
-    where = folders_around(request, "celeba", ("celeba", "CelebA"))
+    where = folders_around(request, "celeba", ("celeba", "CelebA", "celebA_v1.0"))
     table_path = find_part("celeba", "list_attr_celeba.txt or .csv", where, _in("Anno", "list_attr_celeba"))
     table = read_attributes(_text(table_path), str(table_path))
     if options["metadata"] is None:

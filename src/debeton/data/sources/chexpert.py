@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from debeton.data.left_out import LeftOut, left_out
+from debeton.data.raw.age_bands import age_bands, band_codes, band_names
 from debeton.data.raw.faces import task_options, task_rows, task_spec
 from debeton.data.raw.image_files import ImageTree, MissingDataError
 from debeton.data.raw.layout import find_root, known_choice
@@ -129,7 +130,7 @@ def load(request: Request) -> Dataset:
 def _names(bands: Sequence[int], *, with_race: bool) -> dict[str, tuple[str, ...]]:
     """Return the names by code of each column that can be the label or the attribute."""
     names = {finding: (f"no {finding}", finding) for finding in FINDINGS}
-    names |= {"No Finding": ("finding", "No Finding"), "Sex": SEX, "age_band": _band_names(bands), "view": VIEWS}
+    names |= {"No Finding": ("finding", "No Finding"), "Sex": SEX, "age_band": band_names(bands), "view": VIEWS}
     if with_race:
         names |= {"race": RACES, "sex_race": tuple(f"{race} {sex}" for race, sex in product(RACES, SEX))}
     return names
@@ -141,22 +142,6 @@ def _others(files: Sequence[str], inside: Any) -> list[str]:
 
 def _beside(splits: Mapping[str, Any], files: Sequence[str]) -> tuple[LeftOut, ...]:
     return files_beside_rows(splits, set(files))
-
-
-def age_bands(text: str) -> list[int]:
-    """Return the ages at which bands begin, ascending, of a text such as '40,60,80'. UsageError for any other."""
-    try:
-        bands = [int(part) for part in text.split(",")]
-    except ValueError:
-        bands = []
-    if not bands or bands[0] <= 0 or bands != sorted(set(bands)):
-        raise UsageError(f"--age-bands '{text}' is no list of rising ages such as 40,60,80")
-    return bands
-
-
-def _band_names(bands: Sequence[int]) -> tuple[str, ...]:
-    inner = (f"{low} to {high - 1}" for low, high in pairwise(bands))
-    return (f"under {bands[0]}", *inner, f"{bands[-1]} and over")
 
 
 def _read_table(path: Path) -> list[Record]:
@@ -183,7 +168,7 @@ def _columns(
     patient = np.array([_patient(record["Path"]) for record in records], np.int64)
     sex = [SEX.index(record["Sex"]) if record["Sex"] in SEX else UNKNOWN for record in records]
     columns["Sex"] = np.array(sex, np.int64)
-    columns["age_band"] = np.searchsorted(bands, age, side="right").astype(np.int64)
+    columns["age_band"] = band_codes(age, bands)
     columns["view"] = np.array([_view(record) for record in records], np.int64)
     columns |= {"age": age, "patient_id": patient}
     if race_of:

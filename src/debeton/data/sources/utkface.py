@@ -17,6 +17,9 @@ Class: Male or Female. Attribute: the age band, 'old' from 20 to 50, 'young' up 
 are left out, and names without exactly these four fields; both are counted and named when the set is written. The
 sidecar has age, race, gender and age_band.
 
+`--label` and `--attribute` choose two of gender, age_band and race instead. `--age-bands 20,40,60` makes bands of all
+ages that begin at these; without age_band in the task, all ages remain too. No base bias is made then.
+
 Splits as in FFR's code: of all names, before any is left out, the first 80 % are train, the next 10 val, the last
 10 test. FFR takes the order in which its file system lists them, which is as good as random. Sorted names cannot
 replace it: they follow the digits of the age. Their last tenth is 7 to 9 and 70 to 96 years, a test split without a
@@ -36,24 +39,28 @@ from typing import Any
 import numpy as np
 
 from debeton.data.left_out import LeftOut, left_out
+from debeton.data.raw.age_bands import age_bands, band_codes, band_names
 from debeton.data.raw.faces import (
     BIAS_OPTIONS,
     CROSSED,
     check_base_bias,
     eighty_ten_ten,
     rows_after_base_bias,
+    task_options,
     task_rows,
+    task_spec,
 )
 from debeton.data.raw.image_files import ImageTree
 from debeton.data.raw.layout import folders_around, missing_part_error
 from debeton.data.raw.other_files import files_beside_rows
 from debeton.data.raw.shipped_splits import read_shipped_splits, shipped_options, shipped_rate
-from debeton.data.raw.source import Dataset, Request, register_source
+from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.spec import DatasetSpec, Ints, Rows
-from debeton.system.errors import DataError
+from debeton.system.errors import DataError, UsageError
 from debeton.system.seed import make_rng
 
 SEX, BANDS = ("Male", "Female"), ("old", "young")
+FFR_BANDS = "ffr"
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 NAME = re.compile(r"(\d+)_([01])_([0-4])_[^_]+")  # age, sex, race, date and endings
 # Synthetic faces, as From Fake to Real keeps them below generated_images/.
@@ -84,33 +91,57 @@ SHIPPED = {
     "faces with age, sex and race in their names, RGB 200x200; the sex by the age band (From Fake to Real)",
     "get UTKFace.tar.gz (Aligned&Cropped Faces) from https://susanqq.github.io/UTKFace/ by hand and unpack it: "
     "RAW/UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg",
-    (*BIAS_OPTIONS, *shipped_options()),
+    (
+        *task_options("gender", "age_band"),
+        Option("age-bands", str, FFR_BANDS, "ffr: up to 5 and 20 to 50; or where new bands begin: 20,40,60"),
+        *BIAS_OPTIONS,
+        *shipped_options(),
+    ),
 )
 def load(request: Request) -> Dataset:
     """Return the splits of the data set, as the module describes them."""
     options = request.options
     check_base_bias(options["base_bias"])
+    spec = _spec(options)
+    if spec is not SPEC and options["ffr_splits"] is not None:
+        raise UsageError("--ffr-splits has From Fake to Real's task; leave out --label, --attribute and --age-bands")
     tree, files = _listing(request)
-    columns, usable = _read_names(files)
+    columns = _read_names(files, options["age_bands"])
+    usable = np.flatnonzero((columns[spec.label_name] >= 0) & (columns[spec.attribute_name] >= 0))
     if options["ffr_splits"] is not None:
         splits = _shipped_rows(options, files, columns, usable)
         expected: Mapping[str, Sequence[int]] = _shipped_counts(shipped_rate(options))
     else:
-        splits, expected = _shuffled_splits(options, columns, usable), {}
+        splits, expected = _shuffled_splits(options, columns, usable, spec), {}
     rows = {
-        split: task_rows(tree, [files[row] for row in numbers], _columns_of(columns, numbers), SPEC)
+        split: task_rows(tree, [files[row] for row in numbers], _columns_of(columns, numbers), spec)
         for split, numbers in splits.items()
     }
-    return Dataset(SPEC, rows, expected, left_out=_left_out(files, columns, rows, options))
+    notes = () if spec is SPEC else ("no base bias is made, as the task is not that of From Fake to Real",)
+    return Dataset(spec, rows, expected, left_out=_left_out(files, columns, usable, rows, options), notes=notes)
+
+
+def _spec(options: Mapping[str, Any]) -> DatasetSpec:
+    """Return SPEC for From Fake to Real's task, else the spec of the task that the options name."""
+    task = (options["label"], options["attribute"], options["age_bands"])
+    if task == (SPEC.label_name, SPEC.attribute_name, FFR_BANDS):
+        return SPEC
+    bands = BANDS if options["age_bands"] == FFR_BANDS else band_names(age_bands(options["age_bands"]))
+    return task_spec(SPEC.name, {"gender": SEX, "age_band": bands, "race": RACES}, options, {})
 
 
 def _left_out(
-    files: Sequence[str], columns: Mapping[str, Ints], rows: Mapping[str, Rows], options: Mapping[str, Any]
+    files: Sequence[str],
+    columns: Mapping[str, Ints],
+    usable: Ints,
+    rows: Mapping[str, Rows],
+    options: Mapping[str, Any],
 ) -> tuple[LeftOut, ...]:
     """Return what is no row: names without the four fields, other ages, and the rest of the files."""
     used = {name for part in rows.values() for name in part.names}
     malformed = [files[row] for row in np.flatnonzero(columns["gender"] < 0).tolist()]
-    ages = [files[row] for row in np.flatnonzero((columns["gender"] >= 0) & (columns["age_band"] < 0)).tolist()]
+    named = np.flatnonzero(columns["gender"] >= 0)
+    ages = [files[row] for row in np.setdiff1d(named, usable).tolist()]
     others = sorted(set(files) - used - set(malformed) - set(ages))
     reason = "that --base-bias leaves out" if options["ffr_splits"] is None else "that are in no file of --ffr-splits"
     return (
@@ -133,10 +164,10 @@ def _listing(request: Request) -> tuple[ImageTree, list[str]]:
     raise missing_part_error("utkface", "UTKFace/AGE_SEX_RACE_DATE.jpg.chip.jpg", where)
 
 
-def _read_names(files: Sequence[str]) -> tuple[dict[str, Ints], Ints]:
-    """Return the columns over all files, and the usable rows.
+def _read_names(files: Sequence[str], bands: str) -> dict[str, Ints]:
+    """Return the columns over all files, with -1 for a name without four fields or an age in no band.
 
-    A row is usable if its name has four fields and its age is in a band.
+    bands: the value of `--age-bands`.
     """
     fields = np.full((len(files), 3), -1, np.int64)
     for row, file in enumerate(files):
@@ -144,23 +175,26 @@ def _read_names(files: Sequence[str]) -> tuple[dict[str, Ints], Ints]:
         if match:
             fields[row] = [int(field) for field in match.groups()]
     age, sex, race = fields.T
-    band = np.select([(age >= 20) & (age <= 50), (age >= 0) & (age <= 5)], [0, 1], -1)
-    columns = {"gender": sex, "age_band": band, "race": race, "age": age}
-    return columns, np.flatnonzero(band >= 0)
+    if bands == FFR_BANDS:
+        band = np.select([(age >= 20) & (age <= 50), (age >= 0) & (age <= 5)], [0, 1], -1)
+    else:
+        band = np.where(age >= 0, band_codes(age, age_bands(bands)), -1)
+    return {"gender": sex, "age_band": band, "race": race, "age": age}
 
 
-def _shuffled_splits(options: Mapping[str, Any], columns: Mapping[str, Ints], usable: Ints) -> dict[str, Ints]:
-    """Return the rows by split of the shuffled names, after the base bias."""
+def _shuffled_splits(
+    options: Mapping[str, Any], columns: Mapping[str, Ints], usable: Ints, spec: DatasetSpec
+) -> dict[str, Ints]:
+    """Return the rows by split of the shuffled names, after the base bias of From Fake to Real's task."""
     n = len(columns["age"])
     order = make_rng(options["data_seed"], SPEC.name, "listing").permutation(n)
     splits = {}
     for split, part in eighty_ten_ten(n).items():
         rows = np.sort(np.intersect1d(order[part], usable))
         if not len(rows):
-            raise DataError(
-                f"utkface/{split}: none of the {n} names has an age of 0 to 5 or 20 to 50; check that RAW is complete"
-            )
-        if split != "test":
+            ages = "an age of 0 to 5 or 20 to 50" if spec is SPEC else f"{spec.label_name} and {spec.attribute_name}"
+            raise DataError(f"utkface/{split}: none of the {n} names has {ages}; check that RAW is complete")
+        if split != "test" and spec is SPEC:
             rows = rows[rows_after_base_bias(SPEC, _columns_of(columns, rows), split, options)]
         splits[split] = rows
     return splits
