@@ -2,7 +2,8 @@
 
 debeton list                 every kind but networks and presets
 debeton list methods
-debeton list models          every network, torchvision's among them
+debeton list models          every network of the project and of torchvision
+debeton list timm            every network of timm; debeton list open_clip: those with published weights
 debeton list presets         the project's configuration files, and the folder that they are in
 """
 
@@ -49,7 +50,24 @@ def _generators() -> Names:
 def _models() -> Names:
     from debeton.nets.models import model_names
 
-    return [(name, "") for name in model_names()]
+    return [
+        *((name, "") for name in model_names()),
+        ("timm:NAME", "a network of timm; debeton list timm names them"),
+        ("open_clip:NAME@WEIGHTS", "an image tower of open_clip; debeton list open_clip names those with weights"),
+        ("hf:FOLDER", "an image model of transformers, in a folder of save_pretrained"),
+    ]
+
+
+def _timm() -> Names:
+    from debeton.nets.timm_networks import timm_names
+
+    return [(name, "") for name in timm_names()]
+
+
+def _open_clip() -> Names:
+    from debeton.nets.open_clip_networks import open_clip_names
+
+    return [(name, "") for name in open_clip_names()]
 
 
 def _presets() -> Names:
@@ -67,8 +85,13 @@ KINDS: dict[str, Callable[[], Names]] = {
     "augmentations": _augmentations,
     "generators": _generators,
     "models": _models,
+    "timm": _timm,
+    "open_clip": _open_clip,
     "presets": _presets,
 }
+
+
+LONG = ("models", "timm", "open_clip", "presets")  # kinds that are printed only when asked for
 
 
 def print_names(kind: str) -> None:
@@ -88,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     plugins.add_argument(parser)
     arguments = parser.parse_args(list(argv))
     plugins.use_plugins(argv)
-    kinds = [arguments.kind] if arguments.kind else [kind for kind in KINDS if kind not in ("models", "presets")]
+    kinds = [arguments.kind] if arguments.kind else [kind for kind in KINDS if kind not in LONG]
     for number, kind in enumerate(kinds):
         if len(kinds) > 1:
             print(("\n" if number else "") + f"{kind}:")

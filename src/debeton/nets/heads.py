@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from debeton.nets.architecture import HEAD_ATTRIBUTE
 from debeton.nets.models import named_head
 from debeton.system.errors import UsageError
 
@@ -14,6 +15,8 @@ class RefittedHead(nn.Linear):
     """A linear layer that computes in float32, under autocast as without it.
 
     A method folds a scaler into its weights, and such a sum is a difference of large numbers.
+
+    Features [B, D, 1, 1], as a convolution takes them, give logits [B, C, 1, 1].
 
     normalise: divide each feature vector by its length first.
     """
@@ -24,6 +27,8 @@ class RefittedHead(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return logits [B, C] of features [B, D]."""
+        if input.ndim == 4:
+            return self.forward(input.flatten(1))[:, :, None, None]
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(normalised(input.float()) if self.normalise else input.float())
 
@@ -34,14 +39,15 @@ def normalised(features: Tensor) -> Tensor:
 
 
 def install_head(model: nn.Module, num_classes: int, *, normalise: bool) -> RefittedHead:
-    """Replace the model's head by a `RefittedHead`. UsageError if the head is a convolution (SqueezeNet)."""
+    """Replace the model's head by a `RefittedHead`. UsageError for a convolution over places (SqueezeNet)."""
     name, head = named_head(model)
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear) and not hasattr(model, HEAD_ATTRIBUTE):
         raise UsageError(
             f"the head of {type(model).__name__} is a {type(head).__name__} inside the network, which logistic "
             "regression cannot replace; take an architecture that ends in a linear layer"
         )
-    fresh = RefittedHead(head.in_features, num_classes, normalise=normalise).to(head.weight.device)
+    features = head.in_features if isinstance(head, nn.Linear) else head.in_channels
+    fresh = RefittedHead(features, num_classes, normalise=normalise).to(head.weight.device)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, fresh)
     return fresh

@@ -20,6 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 
+ACTIVATING = "timm.layers.norm_act.BatchNormAct2d"
+
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return the batch-norm layers of a network, by name."""
@@ -45,7 +47,7 @@ def share_statistics(model: nn.Module) -> None:
     does more than batch norm, because its own computation would be left out.
     """
     for name, module in batch_norms(model).items():
-        if type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+        if type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward) and not _with_activation(module):
             raise UsageError(
                 f"the layer {name} of {type(model).__name__} is a {type(module).__name__}, a batch norm with a forward "
                 "pass of its own, whose statistics cannot be shared by processes; set --dist.sync_bn false, and each "
@@ -53,6 +55,11 @@ def share_statistics(model: nn.Module) -> None:
             )
         if "forward" not in vars(module):
             setattr(module, "forward", partial(forward_over_processes, module))  # noqa: B010 - mypy
+
+
+def _with_activation(module: _BatchNorm) -> bool:
+    """Return whether a layer is timm's batch norm, which drops out and activates the normalised values."""
+    return any(f"{kind.__module__}.{kind.__name__}" == ACTIVATING for kind in type(module).__mro__[:2])
 
 
 def forward_over_processes(module: _BatchNorm, x: Tensor) -> Tensor:
@@ -75,7 +82,7 @@ def forward_over_processes(module: _BatchNorm, x: Tensor) -> Tensor:
     if weight is None:
         weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
     result: Tensor = _Normalise.apply(x, weight, bias, mean, variance, count, module.eps)  # type: ignore[no-untyped-call]
-    return result
+    return module.act(module.drop(result)) if _with_activation(module) else result  # type: ignore[operator]
 
 
 def _statistics_of_all(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -205,7 +205,7 @@ def _foreign(
 ) -> Trained:
     """Load a weight file of another program as the architecture `arch`."""
     if arch is None:
-        raise UsageError(
+        raise DataError(
             f"{file.path} does not say which model it holds; name the architecture, such as resnet50 or timm:resnet50"
         )
     model = make_model(arch, _outputs(file, arch, file.path), blurpool=blurpool)

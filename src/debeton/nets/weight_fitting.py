@@ -121,7 +121,7 @@ def matched(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def _fronts(names: Mapping[str, Any]) -> list[str]:
-    """Return the words in front of a tenth of the names or more, each with its dot, after an empty one."""
+    """Return the words in front of a tenth of the names or more, with their dots, and an empty one."""
     counts = Counter(front for name in names for front in _parents(name))
     return ["", *(front for front, count in counts.items() if front and 10 * count >= len(names))]
 

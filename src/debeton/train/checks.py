@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from debeton.config import PhaseSettings, phase_settings
+import torch
+from torch import nn
+
+from debeton.config import Config, PhaseSettings, phase_settings
 from debeton.data.loader.loader import make_loader
 from debeton.data.views.splits import evaluated
 from debeton.data.views.view import View
+from debeton.nets.models import architecture, evaluating
+from debeton.system.errors import UsageError
 from debeton.train.planting import evaluation_triggers
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
@@ -20,11 +25,47 @@ def check_classifier(run: Run) -> None:
 
     UsageError or DataError: as the phase itself would raise it.
     """
-    run.network()
-    check_phase(run, run.views["train"], phase_settings(run.config))
+    model, training = run.network(), phase_settings(run.config)
+    check_phase(run, run.views["train"], training)
     evaluation_triggers(run.config)
-    for split in evaluated(run.views):
-        eval_loader(run.views[split], run.config, run.device)
+    loaders = [make_loader(run.views["train"], 1, options=train_options(run, training))]
+    loaders += [eval_loader(run.views[split], run.config, run.device) for split in evaluated(run.views)]
+    for size in sorted({loader.image_size for loader in loaders} | ramp_sizes(run.config)):
+        check_size(model, run.config.model.arch, size, run.device)
+
+
+def ramp_sizes(config: Config) -> set[tuple[int, int]]:
+    """Return the first and the last size of a training resolution that rises."""
+    ramp = config.resolution
+    return {(ramp.min_res,) * 2, (ramp.max_res,) * 2} if ramp.prog_resizing else set()
+
+
+def check_size(model: nn.Module, arch: str, size: tuple[int, int], device: torch.device) -> None:
+    """Raise UsageError if a network does not take images of this size: two black images go through it.
+
+    size: height and width in pixels.
+    """
+    height, width = size
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    try:
+        with evaluating(model), torch.inference_mode():
+            logits = model(torch.zeros(2, 3, height, width, device=device, dtype=dtype))
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
+            form = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise UsageError(f"model.arch {arch} returns {form} for two images; expected logits [2, number of classes]")
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        known = architecture(arch)
+        made = f"; it takes {known.sizes}" if known.sizes else ""
+        made += f"; its weights are made for {known.size} pixels" if known.size and not known.sizes else ""
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f"model.arch {arch} does not take images of {height} x {width} pixels ({reason}){made}; set the side with "
+            "--resolution.val_res and decoders that resize (decoder 'simple' keeps the stored size)"
+        ) from None
 
 
 def check_phase(run: Run, view: View, training: PhaseSettings) -> None:
