@@ -18,7 +18,7 @@ SCRIPTS = {
     "main.py": "train",
     "writers/write_betons.py": "write-betons",
     "writers/generate_images.py": "generate",
-    **{f"scripts/{name}.py": name for name in ("sweep", "report", "predict", "captions", "probe")},
+    **{f"scripts/{name}.py": name for name in ("sweep", "report", "evaluate", "predict", "captions", "probe")},
 }
 
 

@@ -131,6 +131,8 @@ class RunRecord:
         keys |= {key: self._beton_name(split) for key, split in BETON_PATHS.items()}
         keys |= {key: value for key, value in self._options.items() if key not in OPTION_SEEDS}
         keys["training.method"] = results.get("method")
+        if "evaluated" in results:  # a model that was measured again is no repetition of its run
+            keys["evaluated"] = results["evaluated"].get("checkpoint") or "published weights"
         own = self.sections | {str(v) for k, v in keys.items() if k.startswith(f"{self.method}.")}
         left_out = tuple(f"{section}." for section in sections if section not in own)
         settings = {k: v for k, v in keys.items() if not k.startswith(left_out)}

@@ -20,6 +20,7 @@ SCRIPTS = {
     "writers/generate_images.py": "generate",
     "scripts/sweep.py": "sweep",
     "scripts/report.py": "report",
+    "scripts/evaluate.py": "evaluate",
     "scripts/predict.py": "predict",
     "scripts/captions.py": "captions",
     "scripts/probe.py": "probe",

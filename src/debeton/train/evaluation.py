@@ -112,10 +112,10 @@ def evaluate_presentations(
     if cached is not None and cached.serves(model):
         model, loader = HeadOnly(cached.network), cached.evaluation(loader)
     model = MirrorAveraged(model) if run.config.training.tta else model
-    precision, train = Precision(run.config.training.precision, run.device), run.views["train"]
+    precision, train = Precision(run.config.training.precision, run.device), run.views.get("train")
     # Pseudo-groups of a view are no groups of the training rows, so these cannot weight them.
-    has_training_groups = view.spec.group_names == (train.true_groups or train).spec.group_names
-    counts = train.real_counts() if has_training_groups else None
+    has_training_groups = train and view.spec.group_names == (train.true_groups or train).spec.group_names
+    counts = train.real_counts() if train and has_training_groups else None
     return measure(
         model, loader, precision, presentations, train_counts=counts, progress=run.progress, logits_of=logits_of
     )

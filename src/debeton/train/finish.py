@@ -50,20 +50,27 @@ class SplitEvaluations:
     triggered: Mapping[str, Evaluation] = field(default_factory=dict)
 
 
-def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = ()) -> dict[str, Any]:
+def finish(
+    run: Run,
+    model: nn.Module | None,
+    method_sections: Sequence[str] = (),
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Evaluate the selected model on validation and every test, and write predictions, results.pt and results.json.
 
     model: None for a method that trains no classifier; then nothing is evaluated.
     method_sections: sections of settings that belong to the method, beside the one with its name.
+    more: entries of results.json that are known otherwise, as for a model that no phase of this run trained.
     DataError, and no results, if a beton of the run changed.
     """
     began = time.perf_counter()
     measured = {split: evaluate_split(run, model, split) for split in evaluated(run.views)} if model else {}
     metrics = {split: final_metrics(one.standard, run.views[split]) for split, one in measured.items()}
     timing = {**timing_of(run), "final_evaluation_seconds": time.perf_counter() - began}
-    config, train = run.config, run.views["train"]
+    config, train = run.config, run.views.get("train")  # there is none where a model is only measured
     triggers = {split: describe_triggers(run.views[split], evaluations) for split, evaluations in measured.items()}
-    absent = groups_without_rows(run.views)
+    absent = groups_without_rows(run.views) if train else {}
+    shown = train or next(iter(run.views.values()))
     results = {
         "name": experiment_name(config),
         "dataset": config.data.dataset,
@@ -75,10 +82,10 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         "processes": described(run.processes),
         "sync_bn": config.dist.sync_bn,
         "data": run.data,
-        "dataset_options": train.beton.sidecar["dataset_options"],
+        "dataset_options": shown.beton.sidecar["dataset_options"],
         "versions": versions(),
-        "source": describe_source(config),
-        "train_groups": train.counts_by_name(),
+        "source": describe_source(config) if train else None,
+        "train_groups": train.counts_by_name() if train else {},
         **({"groups_without_rows": absent} if absent else {}),
         **{split: metrics.get(split) for split in ("val", "test")},
         "other_tests": {split: values for split, values in metrics.items() if split not in ("val", "test")},
@@ -86,6 +93,7 @@ def finish(run: Run, model: nn.Module | None, method_sections: Sequence[str] = (
         **({"oracle": _oracle(run)} if config.training.oracle else {}),
         "notes": run.notes,
         "timing": timing,
+        **(more or {}),
     }
     run.check_data()
     if distributed.is_main():

@@ -46,7 +46,7 @@ def plant(views: Views, config: Config) -> Views:
     chosen = {"all": (*trained, *measured), "train": trained, "test": measured}[spurious.splits]
     if spurious.spurious_perc == 0:
         return views
-    classes = class_codes(spurious.spurious_file, views["train"].spec)
+    classes = class_codes(spurious.spurious_file, next(iter(views.values())).spec)  # all views have the same classes
     planted = {}
     for split in views.keys() & set(chosen):
         mask = rows_with_trigger(views[split].label, classes, spurious.spurious_perc, spurious.seed)

@@ -44,6 +44,21 @@ def imagenet_class_names() -> tuple[str, ...]:
     return class_names(wnids, {wnid: info.label_name_to_description(wnid).split(",")[0] for wnid in wnids})
 
 
+def imagenet_aliases(classes: Sequence[str]) -> dict[str, int]:
+    """Return the codes of ImageNet's classes by wnid and by name, if `classes` are these; else an empty table.
+
+    classes: names by code: wnids or the names of `imagenet_class_names`.
+    """
+    if len(classes) != NUM_CLASSES:
+        return {}
+    from timm.data import ImageNetInfo
+
+    wnids, names = ImageNetInfo().label_names(), imagenet_class_names()
+    if sum(name in pair for name, pair in zip(classes, zip(wnids, names))) < NUM_CLASSES:
+        return {}
+    return {alias: code for kind in (names, wnids) for code, alias in enumerate(kind)}
+
+
 def class_names(wnids: Sequence[str], names: dict[str, str]) -> tuple[str, ...]:
     """Return the names of classes. If two share a name (crane, the bird and the machine), the wnid follows it."""
     first_names = [names.get(wnid, wnid) for wnid in wnids]
