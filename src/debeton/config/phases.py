@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from debeton.config.checkers import Float, Int, OrNull
 from debeton.config.loading import Config
 from debeton.config.section import SECTIONS, Setting, declared_field
 from debeton.config.sections import Resolution, Training
+from debeton.system.seed import derive_seed
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,25 @@ class PhaseSettings(Training):
     """
 
     resolution: int = Resolution.val_res
+
+    @property
+    def seed_of_order(self) -> int:
+        """Return the seed of the order of rows: order_seed, or else seed."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+    @property
+    def seed_of_augmentation(self) -> int:
+        """Return the seed of crops and augmentations: augment_seed, or else seed."""
+        return self.seed if self.augment_seed is None else self.augment_seed
+
+    def reseeded(self, purpose: str) -> PhaseSettings:
+        """Return the same settings with seeds of their own for another loader of the phase.
+
+        purpose: the word that tells this loader from others.
+        """
+        seeds = {name: getattr(self, name) for name in ("seed", "order_seed", "augment_seed")}
+        own = {name: None if seed is None else derive_seed(seed, purpose) for name, seed in seeds.items()}
+        return replace(self, **own)
 
 
 def phase_setting(name: str, phase: str, *, default: Any = None, otherwise: str | None = None) -> Any:

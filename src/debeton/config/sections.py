@@ -19,6 +19,12 @@ class Training:
 
     method: str = setting(Text(), "name of the method (--list methods)", default="erm")
     seed: int = setting(Int(0), "seed of weights, order and augmentation", default=0, identity="seed")
+    order_seed: int | None = setting(
+        OrNull(Int(0), -1), "seed of the order of the training rows; null: seed", default=None, identity="seed"
+    )
+    augment_seed: int | None = setting(
+        OrNull(Int(0), -1), "seed of crops and augmentations; null: seed", default=None, identity="seed"
+    )
     epochs: int = setting(Int(0), "number of passes over the training rows", default=60)
     batch_size: int = setting(Int(1), "rows of one step, over all processes", default=512)
     eval_batch_size: int | None = setting(
@@ -105,7 +111,9 @@ class Training:
         Text(), "crop of images in evaluation, named as for decoder_train", default="center_crop_224_256"
     )
     augment: str = setting(
-        Text(), "augmentations in order, such as 'flip,pad_crop:4,cutout:8'; none: no augmentation", default="flip"
+        Text(),
+        "augmentations in order, such as 'flip,pad_crop:4,cutout:8' (debeton list augmentations); none: none of them",
+        default="flip",
     )
     num_workers: int | None = setting(
         OrNull(Int(1), 0),

@@ -21,7 +21,8 @@ Keys = NDArray[np.uint64]
 
 
 # Where in a sample's stream each operation draws; far apart, so that none overlaps another.
-CROP_DRAWS, FLIP_DRAWS, PAD_DRAWS, CUTOUT_DRAWS = 0, 100, 200, 300  # the last three in augment.py
+CROP_DRAWS, FLIP_DRAWS, PAD_DRAWS, CUTOUT_DRAWS = 0, 100, 200, 300  # the last three in augmentations/
+RANDOM_CROP_DRAWS, ERASE_DRAWS, JITTER_DRAWS, GREY_DRAWS, BLUR_DRAWS, POLICY_DRAWS = 400, 500, 600, 700, 800, 900
 
 
 _STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

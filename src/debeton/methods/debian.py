@@ -6,7 +6,7 @@ released code (zhihengli-UR/DebiAN).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from debeton.methods.parts.row_weights import RowWeights, rows_of_all_processes
 from debeton.methods.parts.second_network import second_network
 from debeton.nets.models import evaluating, freeze_batch_norm
 from debeton.system import distributed
-from debeton.system.seed import derive_seed
 from debeton.train.objective import Objective, Precision, StepOutput
 from debeton.train.run import Run
 from debeton.train.training import fit, train_loader
@@ -181,7 +180,7 @@ def debian(run: Run) -> nn.Module:
     """Train both networks at once, each from its own weights. Evaluate and return the model."""
     config, view = run.config, run.views["train"]
     model = run.network()
-    again = replace(phase_settings(config), seed=derive_seed(config.training.seed, "discoverer"))
+    again = phase_settings(config).reseeded("discoverer")
     objective = AlternateNetworks(
         second_network(run),
         view,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from debeton.config import section, setting
+from debeton.config import phase_settings, section, setting
 from debeton.config.checkers import Float
 from debeton.data.loader.batch import Batch
 from debeton.methods.method import register_method
@@ -84,7 +84,6 @@ class Mixup(Objective):
 )
 def mixup(run: Run) -> nn.Module:
     """Train by mixup on the training view, in one phase."""
-    training = run.config.training
-    return fit(
-        run, run.views["train"], Mixup(run.config.section(MixupSettings).alpha, training.seed, training.label_smoothing)
-    )
+    training = phase_settings(run.config)
+    alpha = run.config.section(MixupSettings).alpha
+    return fit(run, run.views["train"], Mixup(alpha, training.seed_of_augmentation, training.label_smoothing))

@@ -29,7 +29,6 @@ from debeton.nets.models import named_head
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
-from debeton.system.seed import derive_seed
 from debeton.train.batch_rows import check_smallest_batch
 from debeton.train.objective import CrossEntropy, Objective, Precision, StepOutput
 from debeton.train.run import Run
@@ -182,8 +181,7 @@ def scale(run: Run) -> nn.Module:
     if size < config.training.batch_size:
         logger.info("scale: the target split has %d rows, so its batches have no more", size)
     steps = len(train_loader(run, train))
-    seed = derive_seed(config.training.seed, "target")
-    of_target = replace(phase_settings(config), batch_size=size, seed=seed)
+    of_target = replace(phase_settings(config).reseeded("target"), batch_size=size)
     model, target_loader = run.network(), train_loader(run, target.in_draws(steps, size), of_target)
     check_smallest_batch(model, target_loader, "train", shared=config.dist.sync_bn, hold=hold_frozen(run))
     objective = MixedGradients(

@@ -165,7 +165,7 @@ class FeatureLoader(Loader):
         """Return 1 for each sample of the batches that is shown mirrored and 0 for the others; None without flips."""
         if not self.flips or not positions:
             return None
-        mirrored = is_mirrored(sample_keys(self.seed, epoch, np.concatenate(positions)))
+        mirrored = is_mirrored(sample_keys(self.augment_seed, epoch, np.concatenate(positions)))
         return torch.from_numpy(mirrored.astype(np.int64)).to(self.tables.device)
 
 

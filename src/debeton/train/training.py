@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from debeton.config import PhaseSettings, phase_settings
+from debeton.data.loader.augment import split_mixing
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions, Tail
 from debeton.data.views.view import View
@@ -27,6 +28,7 @@ from debeton.nets.transfer import body_is_still, describe_training, hold_body
 from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.train.batch_rows import check_smallest_batch, least_rows
+from debeton.train.cut_mixing import with_cutmix
 from debeton.train.evaluation import evaluate_view
 from debeton.train.feature_loader import FeatureStore, HeadOnly, reason_against_cache, refuse_cache
 from debeton.train.graphs import graphed
@@ -74,6 +76,7 @@ def fit(
     if val is None and objective.classifies:
         val = run.views.get("val")
     model = run.network() if model is None else model
+    objective = with_cutmix(objective, training.augment, training.seed_of_augmentation)
     read = run.sections if sections is None else tuple(sections)
     run.phase(
         phase,
@@ -96,7 +99,7 @@ def train_loader(run: Run, view: View, training: PhaseSettings | None = None) ->
         logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, len(view), batch_size, given)
     tail: Tail = "drop" if training.drop_last else "share"
     least, options = least_rows(run.config), train_options(run, training)
-    loader = make_loader(view, batch_size, seed=training.seed, tail=tail, least_rows=least, options=options)
+    loader = make_loader(view, batch_size, seed=training.seed_of_order, tail=tail, least_rows=least, options=options)
     if loader.joined_rows:
         logger.info(
             "view '%s': the last %d of the %d rows of an epoch join the batch before, because batch norm needs %d rows",
@@ -113,7 +116,8 @@ def train_options(run: Run, training: PhaseSettings) -> LoaderOptions:
     return replace(
         loader_options(run.config, run.device),
         decoder=training.decoder_train,
-        ops=training.augment,
+        ops=split_mixing(training.augment)[0],
+        augment_seed=training.seed_of_augmentation,
         resolution=training.resolution,
         channels_last=training.channels_last,
     )

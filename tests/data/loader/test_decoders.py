@@ -346,7 +346,7 @@ def test_ops_run_in_the_order_given() -> None:
     ("text", "words"),
     [
         ("flop", "unknown augmentation 'flop'; did you mean 'flip'"),
-        ("flip,rotate", "known: cutout, flip, mirror, pad_crop"),
+        ("flip,rotate", "unknown augmentation 'rotate'; known: "),
         ("flip:3", "'flip:3' is malformed"),
         ("pad_crop:x", "'pad_crop:x' is malformed"),
         ("pad_crop:-4", "'pad_crop:-4' is malformed"),

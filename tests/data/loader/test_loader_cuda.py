@@ -81,8 +81,8 @@ def test_the_kernel_gathers_as_torch_does(channels_last, moved, patched):
     rng = np.random.default_rng(0)
     images, row = torch.from_numpy(rng.integers(0, 256, (50, 33, 41, 3), dtype=np.uint8)), rng.integers(50, size=16)
     moves = Moves(
-        rng.integers(33, size=(16, 33), dtype=np.int32) if moved else None,
-        rng.integers(41, size=(16, 41), dtype=np.int32) if moved else None,
+        rng.integers(-1, 33, (16, 33), dtype=np.int32) if moved else None,
+        rng.integers(-1, 41, (16, 41), dtype=np.int32) if moved else None,
         np.sort(rng.integers(0, 34, (16, 2, 2)), axis=1).reshape(16, 4) if patched else None,
         127,
     )

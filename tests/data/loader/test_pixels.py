@@ -224,6 +224,8 @@ OPERATIONS = [
     "flip,pad_crop:4",
     "pad_crop:2,flip,mirror",
     "flip,pad_crop:4,cutout:8",
+    "random_crop:5,flip",
+    "flip,random_crop:4,pad_crop:2,random_erasing:0.7",
 ]
 
 

@@ -58,9 +58,11 @@ def in_torch(
     pixels = images[row]
     batch, height, width, _ = pixels.shape
     if row_of is not None:
-        pixels = pixels[torch.arange(batch, device=row.device)[:, None], row_of.long()]
+        pixels = pixels[torch.arange(batch, device=row.device)[:, None], row_of.long().clamp(min=0)]
+        pixels = pixels * (row_of >= 0)[:, :, None, None]  # a row of source BLACK
     if column_of is not None:
-        pixels = pixels.gather(2, column_of.long()[:, None, :, None].expand(batch, height, width, 3))
+        pixels = pixels.gather(2, column_of.long().clamp(min=0)[:, None, :, None].expand(batch, height, width, 3))
+        pixels = pixels * (column_of >= 0)[:, None, :, None]
     scale, shift = scale_and_shift
     values = pixels.float() * scale + shift
     if patches is not None:

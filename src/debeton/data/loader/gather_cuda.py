@@ -44,13 +44,14 @@ def _gather(
         from_x = tl.load(column_of + b * width + x, mask=exists, other=0)
     source = images + tl.load(row + b) * (height * width * 3) + (from_y * width + from_x) * 3
     target = out + b * batch_stride + y * row_stride + x * column_stride
+    visible = exists & (from_y >= 0) & (from_x >= 0)  # else the source is BLACK
     inside = pixel < 0
     if PATCHED:
         corner = patches + 4 * b
         inside = (y >= tl.load(corner)) & (y < tl.load(corner + 2))
         inside = inside & (x >= tl.load(corner + 1)) & (x < tl.load(corner + 3))
     for c in tl.static_range(3):
-        value = tl.load(source + c, mask=exists, other=0).to(tl.float32)
+        value = tl.load(source + c, mask=visible, other=0).to(tl.float32)
         if PATCHED:
             value = tl.where(inside, fill * 1.0, value)
         value = value * tl.load(scale_and_shift + c) + tl.load(scale_and_shift + 3 + c)

@@ -104,6 +104,11 @@ class Loader:
         self._current: weakref.ref[EpochIterator] | None = None
         self._memory = BatchMemory(0)
 
+    @property
+    def augment_seed(self) -> int:
+        """Return the seed of crops and augmentations."""
+        return self.seed if self.options.augment_seed is None else self.options.augment_seed
+
     def __len__(self) -> int:
         """Return the number of global batches of an epoch."""
         full, rest = divmod(self.view.epoch_size, self.batch_size)
@@ -172,7 +177,7 @@ class Loader:
             decoder=self._decoder,
             ops=tuple(self._ops),
             size=self.image_size,
-            seed=self.seed,
+            seed=self.augment_seed,
             epoch=epoch,
             batches=batches,
             memory=self.batch_memory(largest * 3 * math.prod(self.image_size)),

@@ -44,6 +44,7 @@ typedef struct { /* every member has eight bytes, because pixels.py fills it as 
     const float *scale_and_shift;      /* [2, 3] value = pixel * scale + shift */
     int64_t fill;                      /* value of the patches, 0 to 255 */
     int64_t jpeg;                      /* value in `modes` that means JPEG */
+    const int32_t *black_rows, *black_columns; /* as row_of and column_of; black where negative; or NULL */
 } Batch;
 
 /* The filter of one axis: value x of the result is the sum over t of weight[x, t] * source[start[x] + t].
@@ -382,16 +383,26 @@ static int resample(
 }
 
 /* Fill a patch [top, left, bottom, right] of an image of the result. plane: values of one channel. */
-static void fill_patch(const Batch *b, const int64_t *patch, char *out, size_t plane) {
+static void fill_patch(const Batch *b, const int64_t *patch, int64_t fill, char *out, size_t plane) {
     const float *s = b->scale_and_shift;
     for (int64_t y = patch[0]; y < patch[2]; y++)
         for (int64_t x = patch[1]; x < patch[3]; x++)
             for (int c = 0; c < 3; c++) {
                 size_t at = y * b->to_width + x;
                 at = b->layout == CHANNELS_FIRST ? c * plane + at : 3 * at + c;
-                if (b->layout == BYTES) ((uint8_t *)out)[at] = (uint8_t)b->fill;
-                else ((float *)out)[at] = b->fill * s[c] + s[3 + c];
+                if (b->layout == BYTES) ((uint8_t *)out)[at] = (uint8_t)fill;
+                else ((float *)out)[at] = fill * s[c] + s[3 + c];
             }
+}
+
+/* Blacken the rows and columns of image i of the result whose source is negative. */
+static void blacken(const Batch *b, int64_t i, char *out, size_t plane) {
+    const int32_t *rows = b->black_rows ? b->black_rows + i * b->to_height : NULL;
+    const int32_t *columns = b->black_columns ? b->black_columns + i * b->to_width : NULL;
+    for (int64_t y = 0; rows && y < b->to_height; y++)
+        if (rows[y] < 0) fill_patch(b, (int64_t[]){y, 0, y + 1, b->to_width}, 0, out, plane);
+    for (int64_t x = 0; columns && x < b->to_width; x++)
+        if (columns[x] < 0) fill_patch(b, (int64_t[]){0, x, b->to_height, x + 1}, 0, out, plane);
 }
 
 /* Write image i of the batch into `out`; return 0, or -1 if it is damaged or there is no memory. */
@@ -425,7 +436,8 @@ static int write_image(const Batch *b, int64_t i) {
         const uint8_t *row = win.pixels + (row_of ? row_of[y] : y) * win.stride;
         copy_row(row, column_of, b->to_width, b->layout, b->scale_and_shift, scales, out + y * out_stride, plane);
     }
-    if (b->patches) fill_patch(b, b->patches + 4 * i, out, plane);
+    blacken(b, i, out, plane);
+    if (b->patches) fill_patch(b, b->patches + 4 * i, b->fill, out, plane);
     return 0;
 }
 

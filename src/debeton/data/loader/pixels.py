@@ -38,6 +38,7 @@ FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
 LIBRARIES = ("-ljpeg", "-lm", "-lpthread")
 BYTES, CHANNELS_LAST, CHANNELS_FIRST = range(3)  # layouts of a batch, as in pixels.c
 GONE = -2  # status of an image whose bytes could not be read from a mapped file, as in pixels.c
+BLACK = -1  # in `Moves`, the source of a row or column that is black
 Ints32 = NDArray[np.int32]
 
 
@@ -122,7 +123,7 @@ AVAILABLE = _LIBRARY is not None
 class Moves:
     """Changes to the images of a batch at their final size: pixels are moved, then a patch is filled.
 
-    rows: int32 [B, H], the row that each row of the result comes from; None leaves rows in place.
+    rows: int32 [B, H], the row that each row of the result comes from, or BLACK; None leaves rows in place.
     columns: int32 [B, W], likewise for columns.
     patches: int64 [B, 4], top, left, bottom, right; filled last.
     fill: value of the patches, 0 to 255.
@@ -176,10 +177,12 @@ def write_images(
     arrays = [np.ascontiguousarray(array) for array in stored]
     boxes = np.ascontiguousarray(boxes)
     # Named, so that they live until the C function has read them.
-    move_arrays = [
-        None if array is None else np.ascontiguousarray(array) for array in (moves.rows, moves.columns, moves.patches)
-    ]
-    rows, columns, patches = (0 if array is None else array.ctypes.data for array in move_arrays)
+    sources = [moves.rows, moves.columns]
+    has_black = [array is not None and array.min(initial=0) < 0 for array in sources]
+    black = [array if negative else None for array, negative in zip(sources, has_black, strict=True)]
+    inside = [np.maximum(array, 0) if negative else array for array, negative in zip(sources, has_black, strict=True)]
+    move_arrays = [None if array is None else np.ascontiguousarray(array) for array in (*inside, moves.patches, *black)]
+    rows, columns, patches, *black_at = (0 if array is None else array.ctypes.data for array in move_arrays)
     batch = np.array(
         [
             base,
@@ -194,6 +197,7 @@ def write_images(
             scale_and_shift.ctypes.data,
             moves.fill,
             JPG,
+            *black_at,
         ],
         np.uint64,
     )
