@@ -27,7 +27,7 @@ from debeton.train.intervals import accuracy_intervals
 from debeton.train.loop import FitOptions, TrainState, train_epochs
 from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import CrossEntropy, Objective, Precision
-from debeton.train.optim import SCHEDULES, ScheduleSpec, make_optimizer
+from debeton.train.optim import PLATEAU, SCHEDULES, ScheduleSpec, make_optimizer
 from debeton.train.probability_metrics import probability_metrics
 from debeton.train.training import fit as fit_phase
 
@@ -77,6 +77,8 @@ def fit(
     after_epoch: called with the number of finished epochs and the metrics of the last one.
     DataError where the loss is no longer finite.
     """
+    if lr_scheduler == PLATEAU:
+        raise UsageError("fit evaluates nothing, so lr_scheduler 'plateau' would never lower the rate; use another")
     device = loader.options.device
     seed_everything(seed)
     model.to(device)

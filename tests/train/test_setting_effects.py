@@ -23,7 +23,7 @@ from debeton.nets.models import make_model
 from debeton.system import distributed
 from debeton.system.registry import Entry
 from debeton.system.seed import seed_everything
-from debeton.train import training
+from debeton.train import phase_setup
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run, open_run
 from debeton.train.training import train_loader
@@ -143,7 +143,7 @@ def test_the_processes_meet_over_the_backend(toy_args, monkeypatch, backend, ask
 @pytest.mark.parametrize("value", [True, False])
 def test_sync_bn_shares_the_batch_norm_statistics_of_several_processes(toy_args, monkeypatch, value):
     shared = []
-    monkeypatch.setattr(training, "share_statistics", shared.append)
+    monkeypatch.setattr(phase_setup, "share_statistics", shared.append)
     monkeypatch.setattr(distributed, "parallel", lambda model, device, **_: model)
     words = [*toy_args, "--dist.sync_bn", str(value)]
     for processes, expected in ((1, 0), (2, 2)):  # the model, and the networks of its objective
@@ -151,7 +151,7 @@ def test_sync_bn_shares_the_batch_norm_statistics_of_several_processes(toy_args,
         with opened(*words) as opened_run, monkeypatch.context() as patched:
             patched.setattr(distributed, "world_size", lambda processes=processes: processes)
             objective, settings = CrossEntropy(), phase_settings(opened_run.config)
-            training._forward(opened_run, opened_run.network(), objective, "train", settings)
+            phase_setup.as_called(opened_run, opened_run.network(), objective, "train", settings)
         assert len(shared) == (expected if value else 0)
 
 

@@ -156,6 +156,23 @@ class FloatList(Checker[tuple[float, ...]]):
         return " ".join(["numbers", *bounds, "separated by commas"])
 
 
+class WordOr(Checker[str | T]):
+    """A checker of one word, or of what another checker accepts.
+
+    word: the word.
+    own: the other checker.
+    """
+
+    def __init__(self, word: str, own: Checker[T]):
+        self.word, self.own = word, own
+
+    def check(self, value: Any) -> str | T:
+        return self.word if value == self.word else self.own.check(value)
+
+    def help(self) -> str:
+        return f"{self.word}, or {self.own.help()}"
+
+
 class OrNull(Checker[T | None]):
     """A checker of null (None: not set), or of what another checker accepts.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from debeton.config.checkers import Bool, Float, Int, IntList, OneOf, OrNull, TableName, Text
+from debeton.config.checkers import Bool, Float, FloatList, Int, IntList, OneOf, OrNull, TableName, Text, WordOr
 from debeton.config.section import section, setting
 
 
@@ -33,23 +33,54 @@ class Training:
         default=None,
         identity="none",
     )
+    accumulate: int = setting(
+        Int(1),
+        "parts in which the network sees the rows of a step, so that a large batch fits into a small memory; the step "
+        "is that of the whole batch, except that batch norm uses the rows of a part",
+        default=1,
+    )
     optimizer: str = setting(OneOf("sgd", "adam", "adamw"), "name of the optimizer", default="sgd")
     lr: float = setting(Float(0), "peak learning rate", default=0.1)
+    head_lr_factor: float = setting(
+        Float(0), "learning rate of the head (last layer) divided by that of the body", default=1.0
+    )
+    layer_decay: float | None = setting(
+        OrNull(Float(0, 1), 0),
+        "factor of the learning rate from each block to the one before it, often 0.65 to 0.9; the head has factor 1; "
+        "null: 1 for all",
+        default=None,
+    )
     weight_decay: float = setting(Float(0), "weight decay", default=1e-4)
     momentum: float = setting(Float(0, 1), "momentum of sgd", default=0.9)
     nesterov: bool = setting(Bool(), "Nesterov momentum in sgd", default=False)
     decay_norm: bool = setting(Bool(), "weight decay also on normalisation layers and biases", default=True)
     lr_scheduler: str = setting(
-        OneOf("steplr", "multisteplr", "cyclic", "cosine", "constant"),
+        OneOf("steplr", "multisteplr", "cyclic", "cosine", "constant", "plateau"),
         "schedule of the learning rate",
         default="steplr",
     )
     step_size: int = setting(Int(1), "epochs between two drops of steplr", default=30)
     lr_milestones: tuple[int, ...] = setting(IntList(), "epochs at which multisteplr drops", default=())
     lr_peak_epoch: float = setting(Float(0), "epoch at which cyclic reaches its peak", default=5.0)
-    warmup_epochs: float = setting(Float(0), "epochs of linear warm-up of cosine and constant", default=0.0)
+    lr_patience: int = setting(
+        Int(1), "evaluations without a better epoch after which plateau drops; then the count starts anew", default=5
+    )
+    warmup_epochs: float = setting(
+        Float(0), "epochs of linear warm-up, of every schedule but cyclic, which has lr_peak_epoch", default=0.0
+    )
     gamma: float = setting(Float(0), "factor of the learning rate at each drop", default=0.1)
+    patience: int | None = setting(
+        OrNull(Int(1), 0),
+        "evaluations without a better epoch, by training.selection, after which training ends; null: all epochs",
+        default=None,
+    )
     label_smoothing: float = setting(Float(0, 1), "share of label smoothing in the loss", default=0.0)
+    class_weights: str | tuple[float, ...] | None = setting(
+        OrNull(WordOr("balanced", FloatList(above=0, at_least=1))),
+        "weights of the classes in the cross-entropy, in the order of the classes; balanced: inverse to the rows of a "
+        "class; null: all weigh 1",
+        default=None,
+    )
     clip_grad: float | None = setting(
         OrNull(Float(0), 0), "largest norm of the gradient; longer ones are cut; null: no limit", default=None
     )

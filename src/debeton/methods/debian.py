@@ -129,6 +129,9 @@ class AlternateNetworks(Objective):
             freeze_batch_norm(self.discoverer)
         return self
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.discoverer,)
+
     def backward(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
         output = super().backward(model, batch, precision)
         further = self.further.take()
@@ -157,7 +160,7 @@ class AlternateNetworks(Objective):
 
     def _side(self, batch: Batch) -> Tensor:
         """Return the side on which the discoverer puts each row, [B] in [0, 1]."""
-        output = self.discoverer(batch.image).float()
+        output = self.run_own(self.discoverer, batch.image).float()
         return output.gather(1, batch.label[:, None])[:, 0].sigmoid()
 
     def _sums(self, side: Tensor, logits: Tensor, batch: Batch) -> Tensor:

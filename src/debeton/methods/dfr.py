@@ -139,6 +139,7 @@ def check_dfr(run: Run) -> None:
     needs="label, attribute of the validation or target split",
     check=check_dfr,
     begins_itself=True,
+    class_weights=True,  # those of dfr.base, which is asked too
 )
 def dfr(run: Run) -> nn.Module:
     """Train dfr.base, then replace its last layer by the mean of logistic regressions on group-balanced subsets."""

@@ -17,6 +17,7 @@ from debeton.train.run import Run
     "erm on the real rows, from a network that learned from balanced synthetic ones",
     paper="Qraitem et al. 2024 (From Fake to Real)",
     needs="label, attribute (of both the real and the synthetic rows)",
+    class_weights=True,
     implies={"synthetic.mode": "ffr"},
 )
 def ffr(run: Run) -> nn.Module | None:

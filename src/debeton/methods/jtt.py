@@ -14,10 +14,10 @@ from debeton.config.checkers import Int
 from debeton.data.views.row_lists import read_marks
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
+from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
 from debeton.system.log import logger
 from debeton.train.evaluation import evaluate
-from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
 from debeton.train.training import fit
 
@@ -95,6 +95,7 @@ def report_errors(view: View, error: Mask) -> dict[str, Any]:
     "rows that a first network gets wrong are repeated for a second",
     paper="Liu et al. 2021 (JTT)",
     needs="label",
+    class_weights=True,
 )
 def jtt(run: Run) -> nn.Module:
     """Train ERM for T epochs, find its error rows, and train ERM again with each error row lambda times more.
@@ -102,11 +103,10 @@ def jtt(run: Run) -> nn.Module:
     The second network begins with fresh weights of the same seed (Liu et al. 2021, Alg. 1).
     """
     config, view = run.config, run.views["train"]
-    smoothing = config.training.label_smoothing
-    first = fit(
-        run, view, CrossEntropy(smoothing), phase=IDENTIFY, settings=identify_settings(config), sections=["model"]
-    )
+    objective = cross_entropy(run, view)
+    first = fit(run, view, objective, phase=IDENTIFY, settings=identify_settings(config), sections=["model"])
     error = error_set(run, first)
     run.notes["jtt"] = report_errors(view, error)
     del first  # frees its memory for the second network
-    return fit(run, upweighted(view, error, config.section(JttSettings).upweight), CrossEntropy(smoothing))
+    view = upweighted(view, error, config.section(JttSettings).upweight)
+    return fit(run, view, cross_entropy(run, view))

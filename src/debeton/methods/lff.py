@@ -76,8 +76,11 @@ class LearningFromFailure(Objective):
             freeze_batch_norm(self.biased)
         return self
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.biased,)
+
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
-        logits, biased_logits = model(batch.image), self.biased(batch.image).float()
+        logits, biased_logits = model(batch.image), self.run_own(self.biased, batch.image).float()
         loss = functional.cross_entropy(logits.float(), batch.label, reduction="none")
         biased_loss = functional.cross_entropy(biased_logits.detach(), batch.label, reduction="none")
         weight = self._weight(batch, torch.stack([biased_loss, loss.detach()]))

@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 from torch import nn
 
 from debeton.config import imply
+from debeton.methods.parts.cross_entropy import class_weights
 from debeton.methods.parts.first_phase import begin
 from debeton.system.errors import UsageError
 from debeton.system.registry import Registry
 from debeton.train.checks import check_classifier
 from debeton.train.run import Run
 from debeton.train.run_views import check_selection_rows
+from debeton.train.schedule_checks import check_evaluations
 
 
 def _accept(run: Run) -> None:
@@ -36,6 +38,7 @@ class Method:
     classifies: False for a method that trains no classifier.
     sections: sections of settings that belong to the method, beside the one with its name.
     begins_itself: the method calls `begin` by itself, because its training may begin elsewhere (dfr.checkpoint).
+    class_weights: the method's loss has the weights of training.class_weights. Others refuse them.
     """
 
     run: Callable[[Run], nn.Module | None]
@@ -45,6 +48,7 @@ class Method:
     classifies: bool = True
     sections: tuple[str, ...] = ()
     begins_itself: bool = False
+    class_weights: bool = False
 
 
 Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
@@ -62,18 +66,20 @@ def register_method(
     classifies: bool = True,
     sections: tuple[str, ...] = (),
     begins_itself: bool = False,
+    class_weights: bool = False,
     implies: Mapping[str, Any] | None = None,
 ) -> Callable[[Trainer], Trainer]:
     """Return a decorator that registers `run -> trained model`.
 
     name: the value of training.method.
     summary: one line for --list methods.
-    paper, needs, check, classifies, sections, begins_itself: see `Method`.
+    paper, needs, check, classifies, sections, begins_itself, class_weights: see `Method`.
     implies: settings of other sections that come with the method, such as {'synthetic.mode': 'ffr'}.
     """
 
     def decorate(run: Trainer) -> Trainer:
-        METHODS.add(name, Method(run, paper, needs, check, classifies, sections, begins_itself), summary)
+        method = Method(run, paper, needs, check, classifies, sections, begins_itself, class_weights)
+        METHODS.add(name, method, summary)
         if implies:
             imply("training.method", name, implies)
         return run
@@ -85,7 +91,21 @@ def check_method(run: Run, name: str, method: Method) -> None:
     """Raise UsageError or DataError for a run that the method cannot train."""
     if method.needs == NEEDS_ATTRIBUTE:
         run.views["train"].require_attributes(name)
+    check_class_weights(run, name, method)
     method.check(run)
+
+
+def check_class_weights(run: Run, name: str, method: Method) -> None:
+    """Raise UsageError where training.class_weights is set for a method whose loss has none, or does not fit."""
+    if run.config.training.class_weights is None:
+        return
+    if not method.class_weights:
+        able = ", ".join(sorted(entry.name for entry in METHODS if entry.value.class_weights))
+        raise UsageError(
+            f"training.class_weights is set, and {name} has no class weights in its loss; leave them out, use a method "
+            f"that has them ({able}), or one that balances classes by itself (reweight_class, resample_class, suby)"
+        )
+    class_weights(run, run.views["train"])
 
 
 def check(run: Run) -> None:
@@ -102,6 +122,7 @@ def check(run: Run) -> None:
             "trains none; use --synthetic.mode none, usb, asb or only"
         )
     check_method(run, run.config.training.method, method)
+    check_evaluations(run, classifies=method.classifies)
     if method.classifies:
         check_selection_rows(run.config, run.views)
         check_classifier(run)

@@ -22,6 +22,7 @@ from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
 from debeton.data.views.view import View
 from debeton.methods.method import register_method
+from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.methods.parts.further_batches import FurtherBatches
 from debeton.methods.parts.mixing import MAPPINGS, make_mixer
 from debeton.methods.parts.splits import view_of
@@ -30,7 +31,7 @@ from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.batch_rows import check_smallest_batch
-from debeton.train.objective import CrossEntropy, Objective, Precision, StepOutput
+from debeton.train.objective import Objective, Precision, StepOutput
 from debeton.train.run import Run
 from debeton.train.training import fit, hold_frozen, train_loader
 
@@ -94,6 +95,9 @@ class MixedGradients(Objective):
 
     def set_extra_state(self, state: int) -> None:
         self.steps = state
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.train_head,)
 
     def backward(self, model: nn.Module, batch: Batch, precision: Precision) -> StepOutput:
         with swapped_head(self.model[0], self.head_name, self.train_head):
@@ -201,7 +205,9 @@ def scale(run: Run) -> nn.Module:
     paper="SCALE 2023 (its method 1)",
     needs="label of the target split",
     check=target_view,
+    class_weights=True,
 )
 def erm_target(run: Run) -> nn.Module:
     """Train by cross-entropy on the target view alone."""
-    return fit(run, target_view(run), CrossEntropy(run.config.training.label_smoothing))
+    view = target_view(run)
+    return fit(run, view, cross_entropy(run, view))

@@ -18,6 +18,7 @@ from debeton.nets.models import evaluating
 from debeton.nets.shared_statistics import trained_batch_norms
 from debeton.system import distributed
 from debeton.system.errors import UsageError
+from debeton.train.micro_batches import MicroBatches
 
 
 def least_rows(config: Config) -> int:
@@ -29,7 +30,13 @@ def least_rows(config: Config) -> int:
 
 
 def check_smallest_batch(
-    model: nn.Module, loader: Loader, phase: str, *, shared: bool, hold: Callable[[nn.Module], None] | None = None
+    model: nn.Module,
+    loader: Loader,
+    phase: str,
+    *,
+    shared: bool,
+    hold: Callable[[nn.Module], None] | None = None,
+    micro: MicroBatches | None = None,
 ) -> None:
     """Raise UsageError if a batch is too small for the network; it would fail in the middle of an epoch.
 
@@ -41,8 +48,13 @@ def check_smallest_batch(
     phase: its name, for the message.
     shared: batch norm uses the rows of all processes.
     hold: puts the frozen part of the model into evaluation mode.
+    micro: the parts of a batch, where gradients accumulate.
     """
     processes, rows = loader.options.world, loader.smallest_batch
+    remedy = ""
+    if micro is not None:
+        rows = min(micro.smallest(size) for size in loader.batch_sizes)
+        remedy = ", or a smaller --training.accumulate"
     if (rows if shared else rows // processes) == 1:
         layer = _layer_of_single_values(model, loader, hold)
         if layer:
@@ -51,7 +63,7 @@ def check_smallest_batch(
             raise UsageError(
                 f"phase '{phase}' takes from view '{loader.view.name}' {given}, and batch norm (layer {layer} of "
                 f"{type(model).__name__}) needs more than one value per channel; use --training.batch_size {enough} or "
-                "more and a view of as many rows, or keep the statistics with --model.bn_mode eval"
+                f"more and a view of as many rows{remedy}, or keep the statistics with --model.bn_mode eval"
             )
     if rows < processes:
         try:
@@ -60,7 +72,7 @@ def check_smallest_batch(
             raise UsageError(
                 f"the last batch of phase '{phase}' has {rows} rows for {processes} processes, and "
                 f"{type(model).__name__} cannot run without rows ({error}); use another --training.batch_size, fewer "
-                "processes, or --training.drop_last true"
+                f"processes, or --training.drop_last true{remedy}"
             ) from None
 
 

@@ -14,6 +14,7 @@ from debeton.system.errors import UsageError
 from debeton.train.planting import evaluation_triggers
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
+from debeton.train.schedule_checks import check_settings
 from debeton.train.training import train_options
 
 
@@ -74,4 +75,5 @@ def check_phase(run: Run, view: View, training: PhaseSettings) -> None:
     view: the training rows, or other rows of the same data set where those of the phase are not there yet.
     training: settings of the phase.
     """
+    check_settings(training)
     make_loader(view, min(training.batch_size, len(view)), options=train_options(run, training))

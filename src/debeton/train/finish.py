@@ -78,6 +78,7 @@ def finish(
         "method_sections": list(method_sections),
         "seed": config.training.seed,
         **describe_selection(run, list(metrics)),
+        **({"ended_early": ended} if (ended := ended_early(run)) else {}),
         "config_hash": config.identity_hash(),
         "processes": described(run.processes),
         "sync_bn": config.dist.sync_bn,
@@ -130,6 +131,11 @@ def describe_selection(run: Run, reported: Sequence[str]) -> dict[str, Any]:
         "reported": list(reported),
         "remarks": [*not_held_out(uses, reported), *shared_row_remarks(run.views), *run.remarks],
     }
+
+
+def ended_early(run: Run) -> dict[str, str]:
+    """Return why phases ended before their last epoch, by name."""
+    return {name: record.ended_early for name, record in run.phases.items() if record.ended_early}
 
 
 def _selection_of(run: Run, record: PhaseRecord) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def _autocast() -> tuple[bool, torch.dtype]:
     return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
 
 
-def reason_against_graph(*, on_gpu: bool, processes: int, compiled: bool, calls_once: bool) -> str:
+def reason_against_graph(
+    *, on_gpu: bool, processes: int, compiled: bool, calls_once: bool, in_parts: bool = False
+) -> str:
     """Return the reason why a phase's network is not replayed as a graph; '' if it is."""
     if not on_gpu:
         return "there are none on a CPU"
@@ -83,6 +85,8 @@ def reason_against_graph(*, on_gpu: bool, processes: int, compiled: bool, calls_
         return "several processes average gradients while they are computed"
     if compiled:
         return "training.compile is on"
+    if in_parts:
+        return "training.accumulate calls the network once for each part of a batch, before the first gradient"
     return "" if calls_once else "its objective calls the network more than once a step"
 
 

@@ -34,6 +34,8 @@ class PhaseKeeper:
     rule: of selection; 'last' keeps the final epoch.
     epochs: of the phase.
     eval_epochs: epochs between evaluations; the last epoch is always evaluated.
+    patience: evaluations without a better epoch after which the phase ends; None: it has all its epochs.
+    lr_patience: evaluations without a better epoch after which the learning rate drops; None: it does not.
     save_every: epochs between saves of the whole state; the last is always saved.
     lead: the metric that the console leads with.
     oracle: model -> test metrics; logged, and never used to select.
@@ -51,6 +53,8 @@ class PhaseKeeper:
     rule: str
     epochs: int
     eval_epochs: int = 1
+    patience: int | None = None
+    lr_patience: int | None = None
     save_every: int = 1
     lead: str = "accuracy"
     oracle: Callable[[nn.Module], Metrics] | None = None
@@ -111,12 +115,13 @@ class PhaseKeeper:
             self._log("val", val)
             if self.rule != "last":
                 self._keep_if_best(val)
+                self._drop_rate_if_due()
         if is_due and self.oracle is not None:
             self._log("test", self.oracle(state.evaluated))
         train = {**train, "loss": summary.get("loss")} if train["loss"] is None else train
         line = epoch_line(state.epoch, self.epochs, train, val, lr, self.lead)
         logger.info("%s  data_wait %.1f %%", line, 100 * state.data_wait)
-        if state.epoch % self.save_every == 0 or state.epoch == self.epochs:
+        if state.epoch % self.save_every == 0 or state.epoch == self.epochs or self.reason_to_end:
             self.save()
 
     def _keep_if_best(self, val: Metrics) -> None:
@@ -126,6 +131,31 @@ class PhaseKeeper:
         if not self.state.best or score > tuple(self.state.best["score"]):
             self.state.best = {"epoch": self.state.epoch, "score": list(score)}
             self._save_best()
+
+    def _evaluations_since(self, epoch: int) -> int:
+        """Return the evaluations after an epoch. They are counted from the epochs, so a resumed phase agrees."""
+        return self.state.epoch // self.eval_epochs - epoch // self.eval_epochs
+
+    def _drop_rate_if_due(self) -> None:
+        """Note a drop of the learning rate where lr_patience evaluations were no better since the best or last drop."""
+        state = self.state
+        since = max(state.best["epoch"], *state.drops, 0)
+        if self.lr_patience is not None and self._evaluations_since(since) >= self.lr_patience:
+            state.drops = [*state.drops, state.epoch]
+            logger.info("epoch %d: no better epoch than %d; the learning rate drops", state.epoch, state.best["epoch"])
+
+    @property
+    def reason_to_end(self) -> str:
+        """The reason why the phase ends before its last epoch; '' where it goes on or has all its epochs."""
+        state = self.state
+        if self.patience is None or not state.best or self.rule == "last" or state.epoch >= self.epochs:
+            return ""
+        if self._evaluations_since(state.best["epoch"]) < self.patience:
+            return ""
+        return (
+            f"epoch {state.epoch} of {self.epochs}: {self.patience} evaluations without a better {self.rule} than that "
+            f"of epoch {state.best['epoch']} (training.patience)"
+        )
 
     def _save_best(self) -> None:
         self.check()

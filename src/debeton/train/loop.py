@@ -67,6 +67,7 @@ class TrainState:
     seconds: training time so far.
     waited: the part of `seconds` in which the next batch was not ready.
     best: plain values that the caller keeps about the best epoch.
+    drops: the epochs after which schedule plateau has lowered the learning rate.
     """
 
     model: nn.Module
@@ -81,8 +82,9 @@ class TrainState:
     seconds: float = 0.0
     waited: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
+    drops: list[int] = field(default_factory=list)
 
-    _COUNTERS = ("epoch", "batch", "step", "seconds", "waited", "best")
+    _COUNTERS = ("epoch", "batch", "step", "seconds", "waited", "best", "drops")
 
     def spend(self, seconds: float, waited: float) -> None:
         """Add training time, and the part of it that was spent waiting for batches."""
@@ -118,7 +120,8 @@ class TrainState:
         self.meter.restore(state["meter"])
         restore_rng_state(state["rng"])
         for name in self._COUNTERS:
-            setattr(self, name, state[name])
+            if name in state:  # an older version saved fewer
+                setattr(self, name, state[name])
 
     @property
     def evaluated(self) -> nn.Module:
@@ -141,6 +144,7 @@ def train_epochs(
     forward: nn.Module | None = None,
     after_epoch: Callable[[Metrics, float], None] = lambda metrics, lr: None,
     save: Callable[[], None] = lambda: None,
+    ended: Callable[[], bool] = lambda: False,
     stop: StopRequest | None = None,
 ) -> None:
     """Train until options.epochs epochs are finished, from the point that `state` has reached.
@@ -150,6 +154,7 @@ def train_epochs(
     forward: the module that the objective calls: the model itself, or its DDP or compiled form.
     after_epoch: called with the epoch's training metrics and last learning rate; evaluates and saves.
     save: writes `state`; called before Preempted is raised.
+    ended: returns True where training ends before options.epochs; asked before each epoch.
     stop: the request to stop, if signals are caught.
     """
     forward = state.model if forward is None else forward
@@ -161,7 +166,7 @@ def train_epochs(
         warning = warning_of_few_classes(loader.view, loader.batch_size, loader.seed)
         if warning:
             logger.warning(warning)
-    while state.epoch < options.epochs:
+    while state.epoch < options.epochs and not ended():
         if options.resolution is not None:
             loader.resolution = options.resolution(state.epoch)
         forward.train()

@@ -5,6 +5,7 @@ A method's hook into the training loop is an Objective. Its state lives in buffe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from debeton.data.loader.batch import Batch
+from debeton.system import distributed
+from debeton.train.micro_batches import MicroBatches
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,6 +70,7 @@ class Objective(nn.Module):
     averages_gradients = False
     takes_features = False
     calls_once = False
+    micro: MicroBatches | None = None  # of the phase, where it accumulates gradients
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Return the loss of a batch, and the logits."""
@@ -83,6 +87,14 @@ class Objective(nn.Module):
         precision.scale(output.loss * batch.share if batch.share != 1.0 else output.loss).backward()
         return StepOutput(output.loss.detach(), None if output.logits is None else output.logits.detach())
 
+    def networks(self) -> Sequence[nn.Module]:
+        """Return its own networks that are trained, each with a head. Their layers have rates like the model's."""
+        return ()
+
+    def run_own(self, network: nn.Module, *tensors: Tensor) -> Tensor:
+        """Return the output of a network of its own, in the same parts as the model where gradients accumulate."""
+        return network(*tensors) if self.micro is None else self.micro.call(network, *tensors)  # type: ignore[no-any-return]
+
     def summary(self) -> dict[str, Any]:
         """Return plain values that results.jsonl keeps beside each training epoch, such as weights by group.
 
@@ -94,17 +106,33 @@ class Objective(nn.Module):
 class CrossEntropy(Objective):
     """The mean cross-entropy over the rows of a batch: empirical risk minimisation.
 
+    With class weights w it is sum_i w[y_i] l_i / sum_i w[y_i], as torch's CrossEntropyLoss(weight=w) has it. Both sums
+    go over the rows of all processes.
+
     label_smoothing: in [0, 1).
+    class_weights: w, float [C]; None: all classes weigh 1.
     """
 
     takes_features = True
     calls_once = True
 
-    def __init__(self, label_smoothing: float = 0.0):
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None):
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", class_weights)
+        self.class_weights: Tensor | None
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         logits = model(batch.image)
-        loss = functional.cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)
-        return StepOutput(loss, logits)
+        if self.class_weights is None or distributed.world_size() == 1:
+            loss = functional.cross_entropy(
+                logits.float(), batch.label, weight=self.class_weights, label_smoothing=self.label_smoothing
+            )
+            return StepOutput(loss, logits)
+        total = functional.cross_entropy(
+            logits.float(), batch.label, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
+        )
+        # A mean over this process's rows whose share-weighted mean over processes is the quotient of the two sums.
+        own = torch.stack([logits.new_tensor(len(batch), dtype=torch.float32), self.class_weights[batch.label].sum()])
+        rows, weights = distributed.sum_over_processes(own)
+        return StepOutput(total / max(len(batch), 1) * (rows / weights), logits)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class ScheduleSpec:
     step_size: epochs between drops (steplr).
     milestones: epochs of the drops (multisteplr).
     gamma: factor of each drop.
-    warmup_epochs: linear warm-up (cosine, constant); may be a fraction.
+    warmup_epochs: linear warm-up from 0 to the schedule's own rate (not cyclic); may be a fraction.
     """
 
     epochs: int
@@ -43,6 +44,7 @@ class ScheduleSpec:
 # (step, spec) -> multiple of the peak learning rate
 Schedule = Callable[[int, ScheduleSpec], float]
 SCHEDULES: Registry[Schedule] = Registry("lr_scheduler")
+PLATEAU = "plateau"
 
 
 @SCHEDULES.register("constant", "the peak throughout, after an optional warm-up")
@@ -60,16 +62,24 @@ def cyclic(step: int, spec: ScheduleSpec) -> float:
     return (spec.total_steps - step) / max(1.0, spec.total_steps - peak)
 
 
-@SCHEDULES.register("steplr", "a drop by gamma every step_size epochs")
+@SCHEDULES.register("steplr", "a drop by gamma every step_size epochs, after an optional warm-up")
 def steplr(step: int, spec: ScheduleSpec) -> float:
-    """Return gamma ** (epoch // step_size)."""
-    return spec.gamma ** (step // spec.steps_per_epoch // spec.step_size)
+    """Return gamma ** (epoch // step_size), with a linear warm-up. Epochs of the warm-up count."""
+    return _warmup(step, spec) * spec.gamma ** (step // spec.steps_per_epoch // spec.step_size)
 
 
-@SCHEDULES.register("multisteplr", "a drop by gamma at each of lr_milestones")
+@SCHEDULES.register("multisteplr", "a drop by gamma at each of lr_milestones, after an optional warm-up")
 def multisteplr(step: int, spec: ScheduleSpec) -> float:
-    """Return gamma ** (number of milestones reached)."""
-    return float(spec.gamma ** sum(step // spec.steps_per_epoch >= m for m in spec.milestones))
+    """Return gamma ** (number of milestones reached), with a linear warm-up. Epochs of the warm-up count."""
+    return _warmup(step, spec) * float(spec.gamma ** sum(step // spec.steps_per_epoch >= m for m in spec.milestones))
+
+
+@SCHEDULES.register(
+    PLATEAU, "a drop by gamma after lr_patience evaluations without a better epoch, after an optional warm-up"
+)
+def plateau(step: int, spec: ScheduleSpec) -> float:
+    """Return 1, after a linear warm-up. The drops depend on evaluations; the phase multiplies by them (patience.py)."""
+    return _warmup(step, spec)
 
 
 @SCHEDULES.register("cosine", "half a cosine from the peak to 0, after an optional warm-up")
@@ -85,20 +95,36 @@ def _warmup(step: int, spec: ScheduleSpec) -> float:
     return min(1.0, (step + 1) / warm) if warm > 0 else 1.0
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, *, decay_norm: bool) -> list[dict[str, object]]:
+# Key of a group of parameters: the factor of its learning rate. A group without it has the factor 1.
+LR_FACTOR = "lr_factor"
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, decay_norm: bool, lr_factors: Mapping[nn.Parameter, float] | None = None
+) -> list[dict[str, Any]]:
     """Return the trainable parameters as groups of an optimizer. Raise UsageError if there are none.
 
     decay_norm: False puts vectors (norm scales, biases) into a group without weight decay.
+    lr_factors: the factor of the learning rate of each parameter (`layer_rates.lr_factors`); None: 1 for all.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise UsageError("the model has no trainable parameter; there is nothing to optimize")
-    if decay_norm:
-        return [{"params": trainable, "weight_decay": weight_decay}]
-    return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    kinds = [(lambda p: True, weight_decay)]
+    if not decay_norm:
+        kinds = [(lambda p: p.ndim > 1, weight_decay), (lambda p: p.ndim <= 1, 0.0)]
+    if lr_factors is None:
+        return [{"params": [p for p in trainable if holds(p)], "weight_decay": decay} for holds, decay in kinds]
+    groups = [
+        {
+            "params": [p for p in trainable if holds(p) and lr_factors.get(p, 1.0) == factor],
+            "weight_decay": decay,
+            LR_FACTOR: factor,
+        }
+        for factor in sorted({lr_factors.get(p, 1.0) for p in trainable})
+        for holds, decay in kinds
     ]
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(
@@ -110,14 +136,15 @@ def make_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
     decay_norm: bool = True,
+    lr_factors: Mapping[nn.Parameter, float] | None = None,
 ) -> Optimizer:
     """Make SGD, Adam (coupled L2) or AdamW over the model's trainable parameters, with fused kernels on a GPU.
 
     name: sgd, adam or adamw.
     momentum, nesterov: of SGD.
-    decay_norm: see `parameter_groups`.
+    decay_norm, lr_factors: see `parameter_groups`.
     """
-    groups = parameter_groups(model, weight_decay, decay_norm=decay_norm)
+    groups = parameter_groups(model, weight_decay, decay_norm=decay_norm, lr_factors=lr_factors)
     fused = True if next(p for p in model.parameters()).is_cuda else None
     if name == "sgd":
         if nesterov and momentum == 0:
@@ -128,9 +155,9 @@ def make_optimizer(
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group this learning rate, times the group's own factor if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group[LR_FACTOR] if LR_FACTOR in group else lr
 
 
 def ramped_resolution(epoch: int, *, min_res: int, max_res: int, start: int, end: int) -> int:

@@ -32,6 +32,7 @@ class PhaseRecord:
     selection: the rule that selected the epoch (`Selection.to_json`); None for a phase without epochs.
     identity: `phase_identity`; '' for a phase that no other run can take over.
     taken_from: the run folder in which the phase was trained; '' for this run's own.
+    ended_early: the reason why the phase ended before its last epoch; '' where it did not.
     features: the cached features that the phase trained on, if any. Kept in memory only.
     """
 
@@ -42,13 +43,23 @@ class PhaseRecord:
     notes: Mapping[str, Any] = field(default_factory=dict)
     processes: Sequence[int] = ()
     selection: Mapping[str, Any] | None = None
+    ended_early: str = ""
     features: FeatureStore | None = None
     identity: str = ""
     taken_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain values."""
-        names = ("selected_epoch", "seconds", "images", "data_wait", "selection", "identity", "taken_from")
+        names = (
+            "selected_epoch",
+            "seconds",
+            "images",
+            "data_wait",
+            "selection",
+            "ended_early",
+            "identity",
+            "taken_from",
+        )
         plain = {name: getattr(self, name) for name in names}
         return {**plain, "notes": dict(self.notes), "processes": list(self.processes)}
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Of section 'training': the name of the method, whose phases are told apart by their own sections, and the folder of
 # the betons, whose rows are covered by content.
 NO_PART = ("method", "data_root")
-OF_SGD, OF_SELECTION = ("momentum", "nesterov"), ("selection", "eval_epochs")
+OF_SGD, OF_SELECTION = ("momentum", "nesterov"), ("selection", "eval_epochs", "patience", "lr_patience")
 OF_EVERY_PHASE = ("data", "synthetic", "spurious", "resolution", "dist")
 
 

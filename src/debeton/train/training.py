@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from debeton.config import PhaseSettings, phase_settings
@@ -20,29 +19,29 @@ from debeton.data.loader.augment import split_mixing
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions, Tail
 from debeton.data.views.view import View
-from debeton.nets.checkpoint import LATEST_NAME
 from debeton.nets.describe import describe_inputs, describe_network
-from debeton.nets.models import freeze_batch_norm
-from debeton.nets.shared_statistics import share_statistics, trained_batch_norms
-from debeton.nets.transfer import body_is_still, describe_training, hold_body
+from debeton.nets.shared_statistics import trained_batch_norms
+from debeton.nets.transfer import body_is_still, describe_training
 from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.train.batch_rows import check_smallest_batch, least_rows
 from debeton.train.cut_mixing import with_cutmix
 from debeton.train.evaluation import evaluate_view
 from debeton.train.feature_loader import FeatureStore, HeadOnly, reason_against_cache, refuse_cache
-from debeton.train.graphs import graphed
 from debeton.train.keeper import PhaseKeeper
-from debeton.train.loop import FitOptions, TrainState, make_average, train_epochs
-from debeton.train.metrics import GroupMeter, Metrics
+from debeton.train.loop import TrainState, train_epochs
+from debeton.train.metrics import Metrics
+from debeton.train.micro_batches import micro_batches, warn_of_batch_norm
 from debeton.train.objective import Objective, Precision
-from debeton.train.optim import SCHEDULES, ScheduleSpec, check_resolution_ramp, make_optimizer, ramped_resolution
+from debeton.train.optim import PLATEAU
 from debeton.train.phase import PhaseRecord
 from debeton.train.phase_identity import phase_identity
+from debeton.train.phase_setup import as_called, fit_options, hold_frozen, initial_state
 from debeton.train.processes import check_processes
 from debeton.train.run import Run
 from debeton.train.run_loaders import loader_options
-from debeton.train.selection import selection_on
+from debeton.train.schedule_checks import check_settings, warn_of_schedule
+from debeton.train.selection import NO_SELECTION, selection_on
 
 # An epoch on features takes less time than writing down the whole network after it.
 EPOCHS_OF_FEATURES_SAVED_AT_ONCE = 10
@@ -134,18 +133,23 @@ def _train(
     val: View | None,
 ) -> PhaseRecord:
     """Train from the phase's latest checkpoint to its end, and leave the selected weights in checkpoint_best.pt."""
+    check_settings(training)
     loader = train_loader(run, view, training)
     features = None if arch else _feature_store(run, model, objective, training)
+    hold = None if arch else hold_frozen(run)
+    micro = objective.micro = micro_batches(loader.batch_size, training.accumulate, loader.least_rows)
     if features is not None:
         loader, model = features.training(loader), HeadOnly(model)
     elif objective.classifies:
-        check_smallest_batch(
-            model, loader, phase, shared=run.config.dist.sync_bn, hold=None if arch else hold_frozen(run)
-        )
-    state = _initial_state(run, view, objective, model, training)
+        check_smallest_batch(model, loader, phase, shared=run.config.dist.sync_bn, hold=hold, micro=micro)
+    if micro is not None:
+        warn_of_batch_norm(model, micro, loader.batch_size, phase, hold)
+    state = initial_state(run, view, objective, model, training)
     selection = selection_on(val, training.selection)
     if selection.text != selection.asked and val is not None:
         logger.warning("warning: the epoch of phase '%s' is selected by %s", phase, selection.text)
+    still = body_is_still(run.config) and not arch
+    warn_of_schedule(training, phase, selects=selection.rule != NO_SELECTION, only_head=still)
     keeper = _keeper(run, view, state, phase, training, arch, val, features, selection.rule)
     keeper.check_processes(run.processes)
     if keeper.restore(run.device):
@@ -153,12 +157,15 @@ def _train(
     train_epochs(
         state,
         loader,
-        _fit_options(run, training, len(loader), configured=not arch),
-        forward=_forward(run, model, objective, phase, training),
+        fit_options(run, state, training, len(loader), configured=not arch),
+        forward=as_called(run, model, objective, phase, training),
         after_epoch=keeper.after_epoch,
+        ended=lambda: bool(keeper.reason_to_end),
         save=keeper.save,
         stop=run.stop,
     )
+    if keeper.reason_to_end:
+        logger.info("phase '%s' ended early, at %s", phase, keeper.reason_to_end)
     return PhaseRecord(
         seconds=state.seconds,
         selected_epoch=keeper.select(),
@@ -166,6 +173,7 @@ def _train(
         data_wait=state.data_wait,
         processes=keeper.processes,
         selection=selection.to_json(),
+        ended_early=keeper.reason_to_end,
         features=features,
     )
 
@@ -185,27 +193,6 @@ def _feature_store(run: Run, model: nn.Module, objective: Objective, training: P
         return None
     folder = Path(run.config.training.outdir) / "features"
     return FeatureStore(model, Precision(training.precision, run.device), folder, progress=run.progress)
-
-
-def _initial_state(run: Run, view: View, objective: Objective, model: nn.Module, training: PhaseSettings) -> TrainState:
-    # An objective may have networks of its own, which the same optimizer trains.
-    optimizer = make_optimizer(
-        nn.ModuleList([model, objective]),
-        training.optimizer,
-        lr=training.lr,
-        weight_decay=training.weight_decay,
-        momentum=training.momentum,
-        nesterov=training.nesterov,
-        decay_norm=training.decay_norm,
-    )
-    return TrainState(
-        model,
-        objective,
-        optimizer,
-        Precision(training.precision, run.device),
-        GroupMeter.of(view.spec, run.device),
-        make_average(model, training.ema),
-    )
 
 
 def _keeper(
@@ -235,6 +222,8 @@ def _keeper(
         rule=rule,
         epochs=training.epochs,
         eval_epochs=training.eval_epochs,
+        patience=training.patience,
+        lr_patience=training.lr_patience if training.lr_scheduler == PLATEAU else None,
         lead=leading_metric(run),
         save_every=EPOCHS_OF_FEATURES_SAVED_AT_ONCE if features else 1,
         oracle=accuracy_on(run.views["test"]) if measures_test else None,
@@ -264,59 +253,3 @@ def _identity(run: Run, view: View, resolution: int, arch: str) -> dict[str, Any
         "trained_on": describe_training(run.config),
         "data": run.data,
     }
-
-
-def _fit_options(run: Run, training: PhaseSettings, steps_per_epoch: int, *, configured: bool) -> FitOptions:
-    """Return the options of the loop. Sections 'model' and 'resolution' apply to the configured network alone."""
-    res = run.config.resolution
-    ramp = {"min_res": res.min_res, "max_res": res.max_res, "start": res.start_ramp, "end": res.end_ramp}
-    if res.prog_resizing:
-        check_resolution_ramp(list(ramp.values()))
-    spec = ScheduleSpec(
-        epochs=training.epochs,
-        steps_per_epoch=steps_per_epoch,
-        lr_peak_epoch=training.lr_peak_epoch,
-        step_size=training.step_size,
-        milestones=tuple(training.lr_milestones),
-        gamma=training.gamma,
-        warmup_epochs=training.warmup_epochs,
-    )
-    schedule = SCHEDULES.get(training.lr_scheduler)
-    return FitOptions(
-        epochs=training.epochs,
-        lr=lambda step: training.lr * schedule(step, spec),
-        resolution=(lambda epoch: ramped_resolution(epoch, **ramp)) if res.prog_resizing and configured else None,
-        clip_grad=training.clip_grad,
-        hold=hold_frozen(run) if configured else None,
-        log_every=training.log_every,
-        progress=run.progress,
-        checkpoint=str(run.checkpoints / LATEST_NAME),
-    )
-
-
-def hold_frozen(run: Run) -> Callable[[nn.Module], None] | None:
-    """Return the function that puts the frozen part of a network back into evaluation mode; None if none is frozen."""
-    if body_is_still(run.config):
-        return hold_body
-    frozen = (run.start is not None and run.start.freeze_bn) or run.config.model.bn_mode == "eval"
-    return freeze_batch_norm if frozen else None
-
-
-def _forward(run: Run, model: nn.Module, objective: Objective, phase: str, training: PhaseSettings) -> nn.Module:
-    """Return the model as the objective calls it: over all processes, compiled, or as a CUDA graph."""
-    if distributed.world_size() > 1 and run.config.dist.sync_bn:
-        for network in (model, objective):  # an objective may have networks of its own
-            share_statistics(network)
-    forward = distributed.parallel(model, run.device, average_gradients=not objective.averages_gradients)
-    if training.compile:
-        forward = torch.compile(forward)  # type: ignore[assignment]
-    if training.cuda_graphs:
-        forward = graphed(
-            forward,
-            phase,
-            on_gpu=run.device.type == "cuda",
-            processes=distributed.world_size(),
-            compiled=training.compile,
-            calls_once=objective.calls_once,
-        )
-    return forward

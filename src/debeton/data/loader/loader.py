@@ -123,7 +123,12 @@ class Loader:
     @property
     def smallest_batch(self) -> int:
         """Return the rows of the smallest global batch of an epoch."""
-        return min(stop - start for start, stop in self._bounds())
+        return min(self.batch_sizes)
+
+    @property
+    def batch_sizes(self) -> set[int]:
+        """Return the numbers of rows that the global batches of an epoch have."""
+        return {stop - start for start, stop in self._bounds()}
 
     def _bounds(self) -> list[tuple[int, int]]:
         """Return the first position of each global batch of an epoch, and the position after its last one."""

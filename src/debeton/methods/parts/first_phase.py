@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from debeton.config import Config, PhaseSettings, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Bool
 from debeton.data.views.splits import evaluated
+from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.train.evaluation import evaluate
 from debeton.train.metrics import SELECTION_RULES
-from debeton.train.objective import CrossEntropy
 from debeton.train.run import InitialWeights, Run
 from debeton.train.training import fit
 
@@ -47,7 +47,7 @@ def begin(run: Run) -> Run:
     if PHASE not in run.views:
         return run
     view = run.views[PHASE]
-    objective = CrossEntropy(run.config.training.label_smoothing)
+    objective = cross_entropy(run, view)
     model = fit(run, view, objective, phase=PHASE, settings=first_settings(run.config), sections=["model"])
     run.notes["first_phase"] = {"rows": len(view), "epoch": run.phases[PHASE].selected_epoch}
     for split in evaluated(run.views):

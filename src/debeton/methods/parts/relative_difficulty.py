@@ -72,7 +72,7 @@ class RelativeDifficulty(Objective):
             assert self.losses is not None
             amplifier_loss = self.losses[batch.row]
         else:
-            amplifier_logits = self.amplifier(batch.image).float()
+            amplifier_logits = self.run_own(self.amplifier, batch.image).float()
             amplifier_loss = functional.cross_entropy(amplifier_logits, batch.label, reduction="none")
         row, losses = rows_of_all_processes(batch, torch.stack([amplifier_loss, loss]))
         if self.averages is not None:
