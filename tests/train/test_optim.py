@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from debeton.nets.networks import SmallResNet
 from debeton.system.errors import UsageError
+from debeton.train.layer_rates import lr_factors
 from debeton.train.optim import (
     SCHEDULES,
     ScheduleSpec,
@@ -14,6 +16,7 @@ from debeton.train.optim import (
     make_optimizer,
     parameter_groups,
     ramped_resolution,
+    set_lr,
 )
 
 SPEC = ScheduleSpec(epochs=10, steps_per_epoch=4, lr_peak_epoch=2, step_size=3, milestones=(2, 7), gamma=0.5)
@@ -65,6 +68,51 @@ def test_warm_up_is_linear_and_then_the_schedule_starts():
     cosine = rates("cosine", ScheduleSpec(epochs=3, steps_per_epoch=4, warmup_epochs=1))
     assert cosine[3] == 1.0
     assert cosine[8] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["steplr", "multisteplr", "plateau"])
+def test_a_warm_up_multiplies_the_schedule_and_leaves_its_drops_where_they_are(name):
+    warm = ScheduleSpec(epochs=10, steps_per_epoch=4, step_size=3, milestones=(2, 7), gamma=0.5, warmup_epochs=2.5)
+    rise = [min(1.0, (step + 1) / 10) for step in range(40)]
+    assert rates(name, warm) == pytest.approx([a * b for a, b in zip(rise, rates(name))])
+    assert rates("plateau") == [1.0] * 40
+
+
+def test_layers_have_the_rate_of_their_depth_and_the_head_its_own():
+    """A network of depths 0 to 4, a decay of 0.5 and a factor of 10 for the head: 1/16, 1/8, 1/4, 1/2 and 10."""
+    model = SmallResNet(2)
+    factors = lr_factors([model], head_lr_factor=10.0, layer_decay=0.5)
+    optimizer = make_optimizer(model, "sgd", lr=1.0, weight_decay=0.1, decay_norm=False, lr_factors=factors)
+    set_lr(optimizer, 0.2)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: rate[id(p)] for name, p in model.named_parameters()}
+    expected = {"stem.0": 0.0125, "stages.0.conv1": 0.025, "stages.1.conv2": 0.05, "stages.2.bn1": 0.1, "fc": 2.0}
+    assert {name: found[f"{name}.weight"] for name in expected} == pytest.approx(expected)
+    assert found["fc.bias"] == pytest.approx(2.0)
+    assert {decay[id(p)] for p in model.parameters() if p.ndim > 1} == {0.1}
+    assert {decay[id(p)] for p in model.parameters() if p.ndim <= 1} == {0.0}
+    assert len(rate) == len(list(model.parameters()))
+
+
+def test_without_decay_and_factor_the_optimizer_has_the_groups_that_it_had():
+    model = SmallResNet(2)
+    assert lr_factors([model], head_lr_factor=1.0, layer_decay=None) is None
+    (group,) = make_optimizer(model, "sgd", lr=1.0, weight_decay=0.1).param_groups
+    assert "lr_factor" not in group
+
+
+def test_one_step_with_factors_moves_each_layer_by_its_own_rate():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    before = [p.detach().clone() for p in model.parameters()]
+    factors = lr_factors([model], head_lr_factor=3.0, layer_decay=0.25)
+    optimizer = make_optimizer(model, "sgd", lr=9.0, weight_decay=0.0, momentum=0.0, lr_factors=factors)
+    set_lr(optimizer, 0.1)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for p, old, rate in zip(model.parameters(), before, (0.025, 0.3)):
+        torch.testing.assert_close(old - p.detach(), torch.full((2, 2), rate))
 
 
 def test_norm_scales_and_biases_escape_weight_decay_where_asked():

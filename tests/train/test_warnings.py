@@ -51,3 +51,32 @@ def test_a_run_says_once_which_betons_it_does_not_use(toy_args, toy_betons: Path
     error = capsys.readouterr().err
     assert error.count("does not use toy_id_val.beton of ") == 1
     assert "(known: train, val, test, target, synthetic and test_NAME)" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["--training.warmup_epochs", 4],
+            "phase 'train' has 2 epochs: the warm-up of 4 epochs is longer, and the learning rate ends at 0.025 "
+            "instead of 0.05",
+        ),
+        (["--training.lr_scheduler", "cyclic"], "the peak of the learning rate would be at epoch 5"),
+        (
+            ["--training.lr_scheduler", "multisteplr", "--training.lr_milestones", "1,2,30"],
+            "the drops at 2, 30 never come",
+        ),
+        (["--training.patience", 2], "with 2 evaluations, training.patience 2 never ends it"),
+        (["--training.lr_scheduler", "plateau"], "the learning rate never drops (training.lr_patience 5)"),
+        (["--training.lr_patience", 2], "training.lr_patience 2 has no effect: it is of the schedule plateau"),
+        (["--training.warmup_epochs", 2, "--training.patience", 1], ""),
+    ],
+)
+def test_settings_beyond_a_short_training_are_warned_of_once_before_it(toy_args, capsys, words, text):
+    assert run([*toy_args, *words, "--training.batch_size", "512"]) == 0
+    error = capsys.readouterr().err
+    if text:
+        assert error.count(text) == 1
+        assert error.index(text) < error.index("epoch 1/2")
+    else:
+        assert "has 2 epochs:" not in error
