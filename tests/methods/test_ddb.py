@@ -477,7 +477,7 @@ def test_needs_of_later_phases_are_looked_up_before_the_first_one(
 
 
 def test_a_dry_run_of_settings_that_fit_writes_nothing(toy_args, tmp_path, capsys):
-    assert run([*toy_args, *given({**TINY, "training.method": "ddb2"}), "--dry-run"]) == 0
+    assert run([*toy_args, *given({**TINY, "training.method": "ddb2"}), "--dry-run", "--all"]) == 0
     assert "view train: 512 rows" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 

@@ -68,7 +68,7 @@ def counts_shown(text: str) -> dict[str, list[int]]:
 def dry_run(folder: Path, spec: DatasetSpec, capsys, **settings: Any) -> dict[str, list[int]]:
     words = [word for key, value in settings.items() for word in (f"--{key.replace('__', '.')}", value)]
     common = ["--data.dataset", spec.name, "--training.data_root", folder, "--training.decoder_train", "simple"]
-    assert run(["--dry-run", *common, "--training.batch_size", 8, *words]) == 0
+    assert run(["--dry-run", "--all", *common, "--training.batch_size", 8, *words]) == 0
     return counts_shown(capsys.readouterr().out)
 
 

@@ -85,7 +85,7 @@ def test_a_rate_of_zero_plants_nothing_and_still_measures(toy_betons):
 def test_a_dry_run_counts_the_rows_that_carry_it(toy_betons, capsys):
     args = ["--data.dataset", "toy", "--training.data_root", toy_betons, *SMALL, "--spurious.spurious_type", "square"]
     settings = ["--spurious.spurious_perc", "1", "--spurious.spurious_file", "right", "--spurious.splits", "train"]
-    assert run([*args, *settings, "--dry-run"]) == 0
+    assert run([*args, *settings, "--dry-run", "--all"]) == 0
     assert capsys.readouterr().out.count("trigger square in 256 rows") == 1
     assert run([*args, "--model.transfer", "FULL", "--dry-run"]) == 2
     assert "model.transfer FULL needs a source" in capsys.readouterr().err

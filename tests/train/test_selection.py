@@ -132,7 +132,7 @@ def test_a_rule_without_rows_is_refused_before_training_and_in_a_dry_run(biased_
 
 def test_where_the_user_insists_results_and_every_table_say_what_selected(biased_val, tmp_path, capsys):
     args = [*biased_val, "--training.selection", "minority", "--training.empty_groups", "ignore"]
-    assert run([*args, "--dry-run"]) == 0
+    assert run([*args, "--dry-run", "--all"]) == 0
     text = "mean_group (minority has no row in val)"
     assert f"epoch selected by {text}" in capsys.readouterr().out
     assert run(args) == 0

@@ -243,7 +243,7 @@ def test_the_log_and_the_dry_run_say_how_many_rows_group_accuracies_leave_out(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = "warning: the attribute of 16 of 64 rows of 'test' is not known; accuracies of groups"
-    assert run([*words(root, "part", tmp_path), "--dry-run"]) == 0
+    assert run([*words(root, "part", tmp_path), "--dry-run", "--all"]) == 0
     shown = capsys.readouterr()
     assert sentence in shown.err
     assert "  left, attribute unknown   0\n" not in shown.out
@@ -290,7 +290,7 @@ def test_a_run_warns_once_of_a_test_split_without_a_group_and_results_hold_it(
         "its worst-group and mean-group accuracy are over the other groups"
     )
     arguments = words(lacking, "gap", tmp_path, **{"training.selection": "worst_class"})
-    assert run([*arguments, "--dry-run"]) == 0
+    assert run([*arguments, "--dry-run", "--all"]) == 0
     assert capsys.readouterr().err.count(sentence) == 1
     with caplog.at_level(logging.WARNING, "debeton"):
         assert run(arguments) == 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from debeton.system import plugins
 from debeton.system.errors import UsageError
 from debeton.system.project import find_preset, presets_folder, project_root
+from debeton.system.wording import count
 
 if TYPE_CHECKING:
     from debeton.studies.jobs import Job
@@ -130,7 +130,7 @@ def list_jobs(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Na
     numbers = {job.name: number for number, job in enumerate(job_states.jobs)}
     for job in jobs:
         print(f"{numbers[job.name]:>4} {job.name}" + (f"  takes of {', '.join(job.needs)}" if job.needs else ""))
-    print(_count(len(jobs), "job"))
+    print(count(len(jobs), "job"))
     return 0
 
 
@@ -141,16 +141,12 @@ def dry_run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Name
         text = f"waits for {', '.join(job.needs)}" if command is None else shlex.join(["main.py", *command])
         print(f"{job.name}: {text}")
     sets = len({job.data for job in jobs if job.betons})
-    print(f"{_count(len(jobs), 'job')}, {_count(sets, 'set')} of betons to write")
+    print(f"{count(len(jobs), 'job')}, {count(sets, 'set')} of betons to write")
     return 0
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 def run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    """Run the jobs that are not finished; return 0 when all are, 1 else, 143 after a signal."""
+    """Run the jobs that are not finished; return 0 when all are, 1 else, 130 after Ctrl-C, 143 after SIGTERM."""
     from debeton.studies.runner import Runner, count_states
 
     runner = Runner(job_states, arguments.workers, lambda line: print(line, flush=True))
@@ -160,7 +156,7 @@ def run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespac
     print(count_states(states))
     _print_failed(states)
     if runner.stopped and not finished:
-        return 128 + signal.SIGTERM
+        return 128 + runner.stopped
     return 0 if finished else 1
 
 
@@ -188,7 +184,7 @@ def _print_failed(states: Sequence[State]) -> None:
     """Say how many jobs failed, and the command that runs them again; nothing where none did."""
     if failed := sum(state.kind == "failed" for state in states):
         print(
-            f"{_count(failed, 'job')} failed: 'retry' runs failed jobs again, as they are or continued; a job whose "
+            f"{count(failed, 'job')} failed: 'retry' runs failed jobs again, as they are or continued; a job whose "
             "settings or betons you change in the study runs again without it"
         )
 

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from debeton.commands.list_names import KINDS, print_names
 from debeton.system import plugins
+from debeton.system.errors import UsageError
 from debeton.system.project import find_preset
+
+if TYPE_CHECKING:
+    from debeton.config import Config
+    from debeton.methods import Method
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -27,7 +33,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check what every phase needs; print configuration, group counts and a batch's shapes; train nothing",
+        help="check what every phase needs, and print on one screen what would run and how long; train nothing",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="with --dry-run: print every setting, and every group of every view"
     )
     parser.add_argument("--list", choices=list(KINDS), help="print what there is, one a line")
     parser.add_argument("--doctor", action="store_true", help="print versions and what is missing")
@@ -55,6 +64,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
     """Resolve the configuration and run its method, or show what would run."""
     import os
 
+    from debeton.commands.next_commands import next_commands
     from debeton.config import load
     from debeton.methods import METHODS
     from debeton.methods import train as train_method
@@ -62,34 +72,52 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
     from debeton.system.log import logger, set_up_logging
     from debeton.train.finish import finish
     from debeton.train.run import open_run
+    from debeton.train.standing import said_before_leaving
     from debeton.train.stop import Preempted
 
     set_up_logging(is_main=int(os.environ.get("RANK", 0)) == 0)
     config = load([find_preset(file) for file in args.config_file], overrides)
     method = METHODS.get(config.training.method)  # an unknown name, before any data is opened
     if args.dry_run:
-        from debeton.methods import check
-        from debeton.train.dry_run import describe, prepare
+        return dry_run(config, method, whole=args.all)
+    if args.all:
+        raise UsageError("--all belongs to --dry-run: it prints every setting, group and shape")
+    try:
+        with open_run(config) as opened:
+            if opened is None:
+                return 0
+            with said_before_leaving(opened):
+                finish(opened, train_method(opened), method.sections)
+            if is_main():
+                from debeton.report.console import print_tables
+                from debeton.report.records import load_runs
+                from debeton.report.runs import group_settings
 
-        run = prepare(config)
-        check(run)
-        print(describe(run, selects=method.classifies))
+                print_tables(group_settings(load_runs([opened.folder])))
+                logger.info("results in %s", opened.folder)
+                for line in next_commands(opened.folder, classifies=method.classifies):
+                    logger.info("%s", line)
+    except Preempted as stop:
+        return 128 + stop.signum
+    return 0
+
+
+def dry_run(config: Config, method: Method, *, whole: bool) -> int:
+    """Print what would run, in the main process. whole: every setting, group and shape instead of one screen."""
+    import os
+
+    from debeton.methods import METHODS, check, outline, run_method
+    from debeton.train.dry_run import describe, prepare, screen
+
+    if int(os.environ.get("RANK", 0)):
         return 0
-    with open_run(config) as opened:
-        if opened is None:
-            return 0
-        try:
-            finish(opened, train_method(opened), method.sections)
-        except Preempted as stop:
-            logger.warning("stopped by signal %d with everything saved; the same command resumes", stop.signum)
-            return 128 + stop.signum
-        if is_main():
-            from debeton.report.console import print_tables
-            from debeton.report.records import load_runs
-            from debeton.report.runs import group_settings
-
-            print_tables(group_settings(load_runs([opened.folder])))
-            logger.info("results in %s", opened.folder)
+    run = prepare(config)
+    check(run)
+    if whole:
+        print(describe(run, selects=method.classifies))
+    else:
+        (summary,) = [entry.summary for entry in METHODS if entry.name == config.training.method]
+        print(screen(run, outline(run), run_method, summary, selects=method.classifies))
     return 0
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from debeton.methods.method import METHODS, Method, check, register_method, train
+from debeton.methods.method import METHODS, Method, check, outline, register_method, run_method, train
 
-__all__ = ["METHODS", "Method", "check", "register_method", "train"]
+__all__ = ["METHODS", "Method", "check", "outline", "register_method", "run_method", "train"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

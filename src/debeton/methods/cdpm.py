@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from debeton.config import phase_setting, phase_settings, section, setting
+from debeton.config import PhaseSettings, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Float, Int, OneOf, OrNull, Text
 from debeton.data.spec import BY_CELL
 from debeton.data.views.view import View
@@ -18,6 +18,7 @@ from debeton.diffusion.denoising import Denoising
 from debeton.diffusion.model import (
     IN_RUN,
     PREDICTIONS,
+    ConditionalUNet,
     Conditions,
     Shape,
     make_network,
@@ -30,6 +31,8 @@ from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.system.seed import seed_everything
+from debeton.train.objective import Objective
+from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.run import Run
 from debeton.train.training import fit, train_loader
 
@@ -103,6 +106,18 @@ def check_cdpm(run: Run) -> None:
     conditions_of(run.views["train"], run.config.section(CdpmSettings).condition)
 
 
+def cdpm_phases(run: Run) -> Outline:
+    """Return the outline: phase 'cdpm' on the training rows."""
+    view = run.views["train"]
+    training = diffusion_settings(run)
+
+    def start() -> tuple[nn.Module, Objective]:
+        network, objective, _ = make_diffusion(run, in_unit_range(view))
+        return network, objective
+
+    return [PhaseOutline(PHASE, training, in_unit_range(view), start=start)]
+
+
 @register_method(
     "cdpm",
     "a diffusion model of the training rows, for images of its conditions",
@@ -110,6 +125,7 @@ def check_cdpm(run: Run) -> None:
     needs="label; with cdpm.condition group label, attribute",
     classifies=False,
     check=check_cdpm,
+    phases=cdpm_phases,
 )
 def cdpm(run: Run) -> nn.Module | None:
     """Train phase 'cdpm' on the training view and write the model to the run's folder 'cdpm'. Return no classifier."""
@@ -117,35 +133,53 @@ def cdpm(run: Run) -> nn.Module | None:
     return None
 
 
-def train_diffusion(run: Run, view: View) -> None:
-    """Train a diffusion model of `view` through phase 'cdpm', and write it to the run's folder 'cdpm'."""
-    settings = run.config.section(CdpmSettings)
+def in_unit_range(view: View) -> View:
+    """Return the view as a diffusion model sees it: pixels in [-1, 1], and cells of class and attribute as groups."""
     view = view.grouped_by(BY_CELL)  # an image is drawn of a class and an attribute, whatever the groups
-    view = replace(view, spec=replace(view.spec, mean=(0.5,) * 3, std=(0.5,) * 3))  # pixels in [-1, 1]
+    return replace(view, spec=replace(view.spec, mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+def diffusion_settings(run: Run) -> PhaseSettings:
+    """Return the settings of phase 'cdpm'."""
+    # On a CPU, channels_last makes a step of this network 1.4 to 2 times as long, unlike a step of the classifiers.
+    channels_last = run.config.training.channels_last and run.device.type == "cuda"
+    return replace(phase_settings(run.config, run.config.section(CdpmSettings)), channels_last=channels_last)
+
+
+def make_diffusion(run: Run, view: View) -> tuple[ConditionalUNet, Denoising, Conditions]:
+    """Return a new diffusion model on the run's device, its objective, and its conditions.
+
+    view: the training rows, of `in_unit_range`.
+    """
+    settings, training = run.config.section(CdpmSettings), diffusion_settings(run)
     conditions = conditions_of(view, settings.condition)
     if unseen := conditions.untrained:
         logger.warning("warning: no training row is of %s; the model cannot draw images of it", "; ".join(unseen))
     shape = Shape(parse_widths(settings.widths), settings.layers, settings.attention)
     schedule = make_schedule(settings.prediction, settings.steps)
-    # On a CPU, channels_last makes a step of this network 1.4 to 2 times as long, unlike a step of the classifiers.
-    channels_last = run.config.training.channels_last and run.device.type == "cuda"
-    training = replace(phase_settings(run.config, settings), channels_last=channels_last)
     size = train_loader(run, view, training).image_size
     seed_everything(run.config.training.seed)
-    network = place_network(make_network(len(conditions.cells), size, shape), run.device, channels_last=channels_last)
+    network = make_network(len(conditions.cells), size, shape)
     objective = Denoising(
         schedule, view.spec, condition=settings.condition, dropout=settings.dropout, min_snr=settings.min_snr
     )
+    return place_network(network, run.device, channels_last=training.channels_last), objective, conditions
+
+
+def train_diffusion(run: Run, view: View) -> None:
+    """Train a diffusion model of `view` through phase 'cdpm', and write it to the run's folder 'cdpm'."""
+    view = in_unit_range(view)
+    network, objective, conditions = make_diffusion(run, view)
     fit(
         run,
         view,
         objective,
         phase=PHASE,
         model=network,
-        settings=training,
+        settings=diffusion_settings(run),
         arch=type(network).__name__,
         sections=[PHASE],
     )
     if distributed.is_main():
-        save_model(run.folder / IN_RUN, network, schedule, conditions)
+        save_model(run.folder / IN_RUN, network, objective.schedule, conditions)
     distributed.barrier()

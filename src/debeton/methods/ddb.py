@@ -17,11 +17,12 @@ from torch import nn
 
 from debeton.data.views.row_lists import by_marks, read_columns, read_marks
 from debeton.data.views.view import View
-from debeton.methods.cdpm import CdpmSettings, train_diffusion
+from debeton.methods.cdpm import CdpmSettings, cdpm_phases, train_diffusion
 from debeton.methods.groupdro import train_groupdro
-from debeton.methods.method import register_method
+from debeton.methods.method import phase_on, register_method
 from debeton.methods.parts.amplifier import (
     Scores,
+    amplifier_outline,
     check_amplifier,
     describe_scores,
     load_amplifier,
@@ -38,12 +39,14 @@ from debeton.methods.parts.synthetic_set import (
     check_drawing,
     check_images,
     check_oracle,
+    count_images,
     describe_images,
     draw_images,
     synthetic_view,
 )
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
+from debeton.train.outline import Outline
 from debeton.train.run import Run
 from debeton.train.training import fit
 
@@ -97,6 +100,21 @@ def check_ddb2(run: Run) -> None:
     check_ddb1(run)
 
 
+def ddb_phases(run: Run) -> Outline:
+    """Return the outline: the phases whose results are not given, and 'train'."""
+    settings, train = run.config.section(DdbSettings), run.views["train"]
+    last = phase_on(run, train)
+    if settings.pseudo_labels or settings.amplifier:
+        return last
+    if settings.amplifier_data == "real":
+        return [amplifier_outline(run, len(train)), *last]
+    if settings.images is not None:
+        return [amplifier_outline(run, count_images(run, Path(settings.images))), *last]
+    rows = settings.per_class * train.spec.num_classes
+    before = [] if settings.cdpm is not None else cdpm_phases(run)
+    return [*before, amplifier_outline(run, rows, f"{rows:,} images are drawn before it"), *last]
+
+
 @register_method(
     "ddb1",
     "GroupDRO in the groups that an amplifier of the bias sees",
@@ -104,6 +122,7 @@ def check_ddb2(run: Run) -> None:
     paper="Ciranni et al. 2025 (Diffusing DeBias, recipe I)",
     sections=("ddb", "cdpm", "amplifier", "groupdro"),
     check=check_ddb1,
+    phases=ddb_phases,
 )
 def ddb1(run: Run) -> nn.Module:
     """Train phases 'cdpm', 'amplifier' and 'train'; leave out each phase whose result is given."""
@@ -126,6 +145,7 @@ def ddb1(run: Run) -> nn.Module:
     paper="Ciranni et al. 2025 (Diffusing DeBias, recipe II)",
     sections=("ddb", "cdpm", "amplifier"),
     check=check_ddb2,
+    phases=ddb_phases,
 )
 def ddb2(run: Run) -> nn.Module:
     """Train phases 'cdpm', 'amplifier' and 'train'; leave out the first two where their results are given."""

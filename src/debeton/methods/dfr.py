@@ -23,7 +23,7 @@ from debeton.data.spec import count_codes
 from debeton.data.views.view import View
 from debeton.methods.method import METHODS, Method, check_method, register_method
 from debeton.methods.parts.balance import check_attribute
-from debeton.methods.parts.first_phase import begin
+from debeton.methods.parts.first_phase import begin, first_outline
 from debeton.methods.parts.logistic_head import (
     Candidate,
     FeatureSet,
@@ -49,6 +49,7 @@ from debeton.system.log import logger
 from debeton.system.seed import make_rng
 from debeton.train.features import cached_features, extract_features, feature_size
 from debeton.train.objective import Precision
+from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.phase import PhaseRecord
 from debeton.train.remarks import FITTED, TUNED
 from debeton.train.run import Run
@@ -132,6 +133,15 @@ def check_dfr(run: Run) -> None:
         check_method(run, run.config.section(DfrSettings).base, base)
 
 
+def dfr_phases(run: Run) -> Outline:
+    """Return the outline: the phases of dfr.base, and the fit of the last layer."""
+    settings, base = run.config.section(DfrSettings), base_method(run)
+    refits = settings.refits if settings.balance else 1
+    fits = f"{len(head_candidates(run))} values of C and class weights tried, {refits} fits averaged"
+    before = [] if settings.checkpoint is not None else first_outline(run)
+    return [*before, *([] if base is None else base.phases(run)), PhaseOutline(PHASE, note=fits)]
+
+
 @register_method(
     "dfr",
     "a base method, then its last layer fitted anew on balanced groups",
@@ -140,6 +150,7 @@ def check_dfr(run: Run) -> None:
     check=check_dfr,
     begins_itself=True,
     class_weights=True,  # those of dfr.base, which is asked too
+    phases=dfr_phases,
 )
 def dfr(run: Run) -> nn.Module:
     """Train dfr.base, then replace its last layer by the mean of logistic regressions on group-balanced subsets."""
@@ -277,6 +288,7 @@ def _load_base(run: Run, path: Path) -> nn.Module:
 def refit(run: Run, model: nn.Module) -> PhaseRecord:
     """Fit the head in the main process and save the model as the run's best checkpoint."""
     began, views = time.perf_counter(), head_views(run)
+    run.announce(PHASE, f"features of {' and '.join(dict.fromkeys(view.name for view in views.values()))} rows")
     data = {role: _features(run, model, view) for role, view in views.items()}
     scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.section(DfrSettings).scaler)
     scaling = Scaling.of(None if scaled_by is None else _features(run, model, scaled_by).x, feature_size(model))

@@ -12,18 +12,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from debeton.config import phase_setting, phase_settings, section, setting
+from debeton.config import PhaseSettings, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Float, Int
 from debeton.data.views.row_lists import by_marks, read_marks
 from debeton.data.views.view import View
 from debeton.methods.groupdro import train_groupdro
-from debeton.methods.method import register_method
+from debeton.methods.method import phase_on, register_method
 from debeton.methods.parts.logits import logits_by_batch
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
 from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
 from debeton.train.objective import CrossEntropy, Precision
+from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
 from debeton.train.training import fit
@@ -133,12 +134,25 @@ def conflicting_environment(run: Run, model: nn.Module) -> Mask:
     return read_or_write_table(run.folder / ENVIRONMENTS, view, model, infer, partial(read_marks, column=COLUMN))
 
 
+def identify_settings(run: Run) -> PhaseSettings:
+    """Return the settings of phase 'identify', whose last epoch is kept."""
+    own = run.config.section(EiilSettings)
+    return replace(phase_settings(run.config, own), epochs=own.epochs, selection="last")
+
+
+def eiil_phases(run: Run) -> Outline:
+    """Return the outline: phase 'identify', and GroupDRO in phase 'train'."""
+    view = run.views["train"]
+    return [PhaseOutline(IDENTIFY, identify_settings(run), view), *phase_on(run, view)]
+
+
 @register_method(
     "eiil",
     "GroupDRO over environments in which a first network is not invariant",
     needs="label",
     paper="Creager et al. 2021 (EIIL)",
     sections=("eiil", "groupdro"),
+    phases=eiil_phases,
 )
 def eiil(run: Run) -> nn.Module:
     """Train ERM for a few epochs, infer two environments of each class, and train GroupDRO over (class, environment).
@@ -146,14 +160,13 @@ def eiil(run: Run) -> nn.Module:
     The environments come from the answers of the first network. The second network begins with fresh weights of the
     same seed.
     """
-    own, view = run.config.section(EiilSettings), run.views["train"]
-    settings = replace(phase_settings(run.config, own), epochs=own.epochs, selection="last")
+    view = run.views["train"]
     first = fit(
         run,
         view,
         CrossEntropy(run.config.training.label_smoothing),
         phase=IDENTIFY,
-        settings=settings,
+        settings=identify_settings(run),
         sections=["model"],
     )
     conflicting = conflicting_environment(run, first)

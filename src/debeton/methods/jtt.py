@@ -18,6 +18,7 @@ from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
 from debeton.system.log import logger
 from debeton.train.evaluation import evaluate
+from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.run import Run
 from debeton.train.training import fit
 
@@ -90,12 +91,21 @@ def report_errors(view: View, error: Mask) -> dict[str, Any]:
     return description
 
 
+def jtt_phases(run: Run) -> Outline:
+    """Return the outline: phase 'identify', and 'train' on rows whose number depends on the errors of the first."""
+    view, copies = run.views["train"], run.config.section(JttSettings).upweight
+    note = f"each error row occurs {copies + 1} times" if copies else ""
+    train = PhaseOutline("train", phase_settings(run.config), view, at_least=bool(copies), note=note)
+    return [PhaseOutline(IDENTIFY, identify_settings(run.config), view), train]
+
+
 @register_method(
     "jtt",
     "rows that a first network gets wrong are repeated for a second",
     paper="Liu et al. 2021 (JTT)",
     needs="label",
     class_weights=True,
+    phases=jtt_phases,
 )
 def jtt(run: Run) -> nn.Module:
     """Train ERM for T epochs, find its error rows, and train ERM again with each error row lambda times more.

@@ -6,17 +6,19 @@ A method is a short function of a Run: a list of phases, read from top to bottom
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import nn
 
-from debeton.config import imply
+from debeton.config import imply, phase_settings
+from debeton.data.views.view import View
 from debeton.methods.parts.cross_entropy import class_weights
-from debeton.methods.parts.first_phase import begin
+from debeton.methods.parts.first_phase import begin, first_outline
 from debeton.system.errors import UsageError
 from debeton.system.registry import Registry
 from debeton.train.checks import check_classifier
+from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.run import Run
 from debeton.train.run_views import check_selection_rows
 from debeton.train.schedule_checks import check_evaluations
@@ -24,6 +26,16 @@ from debeton.train.schedule_checks import check_evaluations
 
 def _accept(run: Run) -> None:
     """Accept every run: the check of a method that has no requirements."""
+
+
+def phase_on(run: Run, view: View, name: str = "train") -> Outline:
+    """Return the outline of a method that has one phase, with the settings of section 'training'."""
+    return [PhaseOutline(name, phase_settings(run.config), view)]
+
+
+def one_phase(run: Run) -> Outline:
+    """Return the outline of a method with the phase 'train' alone, on the training rows."""
+    return phase_on(run, run.views["train"])
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,9 @@ class Method:
     classifies: False for a method that trains no classifier.
     sections: sections of settings that belong to the method, beside the one with its name.
     begins_itself: the method calls `begin` by itself, because its training may begin elsewhere (dfr.checkpoint).
+         Then its outline has the first phase too.
     class_weights: the method's loss has the weights of training.class_weights. Others refuse them.
+    phases: returns the outline of a run, without looking at anything but its settings and views.
     """
 
     run: Callable[[Run], nn.Module | None]
@@ -49,6 +63,7 @@ class Method:
     sections: tuple[str, ...] = ()
     begins_itself: bool = False
     class_weights: bool = False
+    phases: Callable[[Run], Outline] = one_phase
 
 
 Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
@@ -68,17 +83,18 @@ def register_method(
     begins_itself: bool = False,
     class_weights: bool = False,
     implies: Mapping[str, Any] | None = None,
+    phases: Callable[[Run], Outline] = one_phase,
 ) -> Callable[[Trainer], Trainer]:
     """Return a decorator that registers `run -> trained model`.
 
     name: the value of training.method.
     summary: one line for --list methods.
-    paper, needs, check, classifies, sections, begins_itself, class_weights: see `Method`.
+    paper, needs, check, classifies, sections, begins_itself, class_weights, phases: see `Method`.
     implies: settings of other sections that come with the method, such as {'synthetic.mode': 'ffr'}.
     """
 
     def decorate(run: Trainer) -> Trainer:
-        method = Method(run, paper, needs, check, classifies, sections, begins_itself, class_weights)
+        method = Method(run, paper, needs, check, classifies, sections, begins_itself, class_weights, phases)
         METHODS.add(name, method, summary)
         if implies:
             imply("training.method", name, implies)
@@ -133,6 +149,17 @@ def train(run: Run) -> nn.Module | None:
 
     Where synthetic.mode asks for a first phase on synthetic rows, the method's networks begin with its weights.
     """
-    method = METHODS.get(run.config.training.method)
     check(run)
+    return run_method(replace(run, outline=outline(run)))
+
+
+def run_method(run: Run) -> nn.Module | None:
+    """Run the configured method after the first phase, if there is one. `train` checks the run before."""
+    method = METHODS.get(run.config.training.method)
     return method.run(run if method.begins_itself else begin(run))
+
+
+def outline(run: Run) -> Outline:
+    """Return the outline of a run: the first phase where there is one, and the phases of its method."""
+    method = METHODS.get(run.config.training.method)
+    return [*([] if method.begins_itself else first_outline(run)), *method.phases(run)]

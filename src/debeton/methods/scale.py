@@ -21,7 +21,7 @@ from debeton.config.checkers import Int, OneOf
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
 from debeton.data.views.view import View
-from debeton.methods.method import register_method
+from debeton.methods.method import phase_on, register_method
 from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.methods.parts.further_batches import FurtherBatches
 from debeton.methods.parts.mixing import MAPPINGS, make_mixer
@@ -32,6 +32,7 @@ from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.batch_rows import check_smallest_batch
 from debeton.train.objective import Objective, Precision, StepOutput
+from debeton.train.outline import Outline
 from debeton.train.run import Run
 from debeton.train.training import fit, hold_frozen, train_loader
 
@@ -199,6 +200,11 @@ def scale(run: Run) -> nn.Module:
     return fit(run, train, objective, model=model)
 
 
+def target_phase(run: Run) -> Outline:
+    """Return the outline of `erm_target`: one phase, on the target rows."""
+    return phase_on(run, target_view(run))
+
+
 @register_method(
     "erm_target",
     "mean cross-entropy over the target set alone",
@@ -206,6 +212,7 @@ def scale(run: Run) -> nn.Module:
     needs="label of the target split",
     check=target_view,
     class_weights=True,
+    phases=target_phase,
 )
 def erm_target(run: Run) -> nn.Module:
     """Train by cross-entropy on the target view alone."""

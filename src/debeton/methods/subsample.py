@@ -5,11 +5,22 @@ from __future__ import annotations
 from torch import nn
 
 from debeton.data.views.subsets import balanced
-from debeton.methods.method import register_method
+from debeton.data.views.view import View
+from debeton.methods.method import phase_on, register_method
 from debeton.methods.parts.balance import check_classes, check_groups, view_by_class, view_by_group
 from debeton.train.objective import CrossEntropy
 from debeton.train.run import Run
 from debeton.train.training import fit
+
+
+def balanced_groups(run: Run) -> View:
+    """Return a subset of the training rows with equally many rows of each group, drawn by data.seed."""
+    return balanced(view_by_group(run), "group", run.config.data.seed)
+
+
+def balanced_classes(run: Run) -> View:
+    """Return a subset of the training rows with equally many rows of each class, drawn by data.seed."""
+    return balanced(view_by_class(run), "class", run.config.data.seed)
 
 
 @register_method(
@@ -18,11 +29,11 @@ from debeton.train.training import fit
     paper="Idrissi et al. 2022 (SUBG)",
     needs="label, attribute",
     check=check_groups,
+    phases=lambda run: phase_on(run, balanced_groups(run)),
 )
 def subg(run: Run) -> nn.Module:
     """Train by ERM on one subset with equally many rows of each group, drawn once by data.seed."""
-    view = balanced(view_by_group(run), "group", run.config.data.seed)
-    return fit(run, view, CrossEntropy(run.config.training.label_smoothing))
+    return fit(run, balanced_groups(run), CrossEntropy(run.config.training.label_smoothing))
 
 
 @register_method(
@@ -31,8 +42,8 @@ def subg(run: Run) -> nn.Module:
     paper="Idrissi et al. 2022 (SUBY)",
     needs="label",
     check=check_classes,
+    phases=lambda run: phase_on(run, balanced_classes(run)),
 )
 def suby(run: Run) -> nn.Module:
     """Train by ERM on one subset with equally many rows of each class, drawn once by data.seed."""
-    view = balanced(view_by_class(run), "class", run.config.data.seed)
-    return fit(run, view, CrossEntropy(run.config.training.label_smoothing))
+    return fit(run, balanced_classes(run), CrossEntropy(run.config.training.label_smoothing))

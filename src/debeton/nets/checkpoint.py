@@ -68,15 +68,23 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_counters(path: Path) -> dict[str, Any]:
+    """Return the numbers and texts of a checkpoint. Its tensors stay on the disk. Errors as in `load_checkpoint`."""
+    content = load_checkpoint(path, map_file=True)
+    return {name: value for name, value in content.items() if isinstance(value, int | float | str)}
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, map_file: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
 
     FileNotFoundError if there is none. DataError if it is damaged or holds more than tensors, numbers, arrays and plain
     values.
+
+    map_file: map tensors into memory, so that only those that are used are read.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    content = load_plain(path, "a checkpoint", device)
+    content = load_plain(path, "a checkpoint", device, map_file=map_file)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, not a checkpoint dictionary")
     return content

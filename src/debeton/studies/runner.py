@@ -27,6 +27,7 @@ from debeton.system.project import SCRIPTS, program
 
 WRITTEN = ".written"  # file in a folder of complete betons; it holds the commands that wrote them
 TO_RUN = ("missing", "unfinished")  # states of jobs that a run starts
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit statuses of a run that was asked to stop
 OUT_OF_TIME = 124  # exit status of a command that took too long, as timeout(1) returns it
 
 
@@ -41,7 +42,7 @@ class Runner:
 
     def __init__(self, job_states: JobStates, workers: int, tell: Callable[[str], None]):
         self.job_states, self.workers, self.tell = job_states, workers, tell
-        self.stopped = False
+        self.stopped = 0  # the signal that stopped the run, or 0
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -101,7 +102,7 @@ class Runner:
             error = f"stopped after {job.minutes:g} minutes, the study's limit; 'retry' continues the run"
             self.job_states.record_error(job, error)
             self.tell(f"failed  {job.name}: {error}")
-        elif self.stopped or status == 128 + signal.SIGTERM:
+        elif self.stopped or status in STOPPED:
             self.tell(f"stopped {job.name}; the same command continues it")
         else:
             log = self.job_states.folders.log_file(job)
@@ -172,6 +173,8 @@ class Runner:
                 cwd=self.job_states.folders.root,
             )
             self._processes.add(process)
+        if self.stopped:  # between the look at it and the start
+            process.send_signal(self.stopped)
         try:
             return process.wait(seconds or None)
         except subprocess.TimeoutExpired:
@@ -182,17 +185,23 @@ class Runner:
             with self._lock:
                 self._processes.discard(process)
 
-    def stop(self) -> None:
-        """Start no more jobs, and send SIGTERM to the running ones, which save themselves and end."""
-        self.stopped = True
-        with self._lock:
-            for process in self._processes:
-                process.terminate()
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        """Start no more jobs, and pass the signal on to the running ones, which save themselves and end.
+
+        Jobs do not get a terminal's Ctrl-C by themselves. A second one ends them at once, as it ends a single run.
+        """
+        if signum == signal.SIGINT:
+            how = "ends them at once" if self.stopped else "lets them save and end; a second one ends them at once"
+            os.write(1, f"\nCtrl-C: no more jobs start; it is passed on to the running ones and {how}\n".encode())
+        self.stopped = signum
+        # No lock: this runs in a signal handler, and the thread that it interrupts may hold the lock.
+        for process in list(self._processes):
+            process.send_signal(signum)
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
         """Call `stop` on SIGINT and SIGTERM inside the context."""
-        before = {s: signal.signal(s, lambda number, frame: self.stop()) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, lambda number, frame: self.stop(number)) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger("debeton")
@@ -20,12 +22,34 @@ def set_up_logging(*, is_main: bool) -> None:
 
 def log_to_file(path: Path) -> None:
     """Append messages with the time to the file `path`; an earlier run's file in this process is closed."""
-    for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
-        logger.removeHandler(handler)
-        handler.close()
+    close_log_file()
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect the warnings inside the context in the list that is yielded. Nothing goes to the console or a file."""
+    messages: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    handlers = logger.handlers[:]
+    logger.handlers[:] = [Collector(logging.WARNING)]
+    try:
+        yield messages
+    finally:
+        logger.handlers[:] = handlers
+
+
+def close_log_file() -> None:
+    """Close the file of `log_to_file`; nothing where there is none."""
+    for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def show_progress(setting: str) -> bool:

@@ -33,19 +33,20 @@ _PLAIN: list[Any] = [
 ]
 
 
-def load_plain(path: Path, kind: str, device: torch.device | str = "cpu") -> Any:
+def load_plain(path: Path, kind: str, device: torch.device | str = "cpu", *, map_file: bool = False) -> Any:
     """Read a file of torch.save that holds nothing but data.
 
     path: an existing file.
     kind: the word for its content in messages, such as 'a checkpoint'.
     device: the place of its tensors.
+    map_file: map tensors into memory, so that only those that are used are read.
 
     DataError if the file is damaged or holds more than tensors, numbers, arrays and plain values.
     """
     try:
         with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of other pickle protocols; the errors below are enough
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location=device, weights_only=True, mmap=map_file or None)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
         raise DataError(
             f"{path} cannot be read as {kind} ({_reason(error)}); it is damaged or was not made by this program"
@@ -56,8 +57,8 @@ def _reason(error: Exception) -> str:
     """Return what is wrong with a file, without torch's advice to read it in a way that runs its code."""
     if (name := re.search(r"GLOBAL (\S+)", str(error))) and not name[1].startswith(("builtins.", "posix.", "os.")):
         return (
-            f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run; of a "
-            "whole pickled network, save the network's state_dict() instead, where it was trained"
+            f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run; of "
+            "a whole pickled network, save the network's state_dict() instead, where it was trained"
         )
     if name := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run"

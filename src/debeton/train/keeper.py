@@ -15,10 +15,16 @@ from debeton.nets.checkpoint import BEST_NAME, LATEST_NAME, load_checkpoint, sav
 from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.train.loop import TrainState
-from debeton.train.metrics import Metrics, selection_score
+from debeton.train.metrics import SELECTION_RULES, TIE_BREAK, Metrics, selection_score
+from debeton.train.pace import Pace
 from debeton.train.processes import joined
 from debeton.train.results import ResultLog
 from debeton.train.run_data import check_data
+from debeton.train.selection import NO_SELECTION
+from debeton.train.stop import Preempted
+
+LINE = 120  # columns
+NOTEWORTHY_WAIT = 0.05  # share of the training time that waited for batches
 
 
 @dataclass
@@ -32,6 +38,7 @@ class PhaseKeeper:
     identity: plain values that every checkpoint carries, such as those that rebuild the model.
     evaluate: model -> validation metrics; None without validation rows.
     rule: of selection; 'last' keeps the final epoch.
+    pace: the clock of the phase.
     epochs: of the phase.
     eval_epochs: epochs between evaluations; the last epoch is always evaluated.
     patience: evaluations without a better epoch after which the phase ends; None: it has all its epochs.
@@ -52,6 +59,7 @@ class PhaseKeeper:
     evaluate: Callable[[nn.Module], Metrics] | None
     rule: str
     epochs: int
+    pace: Pace
     eval_epochs: int = 1
     patience: int | None = None
     lr_patience: int | None = None
@@ -106,31 +114,59 @@ class PhaseKeeper:
         train: metrics of the epoch's training batches.
         lr: learning rate of the last step.
         """
-        state = self.state
-        summary = state.objective.summary()
+        summary = self.state.objective.summary()
         self._log("train", train, lr, summary)
+        train = {**train, "loss": summary.get("loss")} if train["loss"] is None else train
+        self._finish_epoch(train, lr)
+
+    def finish_pending(self) -> None:
+        """Do the evaluation of the epoch after whose last step the run was stopped; nothing where there is none."""
+        if self.state.pending:
+            self._finish_epoch(**self.state.pending)
+
+    def _finish_epoch(self, train: Metrics, lr: float) -> None:
+        """Evaluate when it is due; keep the weights if they are the best so far; tell; save."""
+        state = self.state
         is_due = state.epoch % self.eval_epochs == 0 or state.epoch == self.epochs
-        val = self.evaluate(state.evaluated) if is_due and self.evaluate is not None else None
+        kept = False
+        try:
+            val = self.evaluate(state.evaluated) if is_due and self.evaluate is not None else None
+            test = self.oracle(state.evaluated) if is_due and self.oracle is not None else None
+        except Preempted:
+            # Several processes may not wait for each other here: one of them may have left already.
+            if distributed.world_size() == 1:
+                state.pending = {"train": train, "lr": lr}
+                self.save()
+            raise
+        state.pending = {}
         if val is not None:
             self._log("val", val)
-            if self.rule != "last":
-                self._keep_if_best(val)
+            if self.rule != NO_SELECTION:
+                kept = self._keep_if_best(val)
                 self._drop_rate_if_due()
-        if is_due and self.oracle is not None:
-            self._log("test", self.oracle(state.evaluated))
-        train = {**train, "loss": summary.get("loss")} if train["loss"] is None else train
-        line = epoch_line(state.epoch, self.epochs, train, val, lr, self.lead)
-        logger.info("%s  data_wait %.1f %%", line, 100 * state.data_wait)
+        if test is not None:
+            self._log("test", test)
+        pace = self.pace.after_epoch(state.epoch, state.step, state.seconds)
+        wait = f"  data_wait {100 * state.data_wait:.0f} %" if state.data_wait >= NOTEWORTHY_WAIT else ""
+        end = f"  {pace}{wait}{'  kept' if kept else ''}"
+        for shown in (3, 2, 1):  # accuracies: as many as the line has room for
+            line = epoch_line(state.epoch, self.epochs, train, val, lr, self.lead, self.rule, shown) + end
+            if len(line) <= LINE:
+                break
+        logger.info("%s", line)
         if state.epoch % self.save_every == 0 or state.epoch == self.epochs or self.reason_to_end:
             self.save()
 
-    def _keep_if_best(self, val: Metrics) -> None:
+    def _keep_if_best(self, val: Metrics) -> bool:
+        """Keep the weights if no earlier epoch is as good; return whether they are kept."""
         score = selection_score(val, self.rule)
         if math.isinf(score[0]):
             logger.warning("warning: the validation loss of epoch %d is not a finite number", self.state.epoch)
         if not self.state.best or score > tuple(self.state.best["score"]):
             self.state.best = {"epoch": self.state.epoch, "score": list(score)}
             self._save_best()
+            return True
+        return False
 
     def _evaluations_since(self, epoch: int) -> int:
         """Return the evaluations after an epoch. They are counted from the epochs, so a resumed phase agrees."""
@@ -187,23 +223,63 @@ class PhaseKeeper:
             )
 
 
-def epoch_line(epoch: int, epochs: int, train: Metrics, val: Metrics | None, lr: float, lead: str) -> str:
+def epoch_line(
+    epoch: int,
+    epochs: int,
+    train: Metrics,
+    val: Metrics | None,
+    lr: float,
+    lead: str,
+    rule: str = "worst_group",
+    shown: int = 3,
+) -> str:
     """Return the log line of an epoch; accuracies in percent.
 
     lead: the metric shown as `acc`.
+    rule: of selection, whose accuracy comes next.
+    shown: number of validation metrics; those that are defined come first.
     """
     parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"lr {lr:.3g}"]
     if train["loss"] is not None:
         accuracy = "" if train["accuracy"] is None else f" acc {100 * train['accuracy']:.1f}"
         parts.append(f"train loss {train['loss']:.3f}{accuracy}")
     if val is not None:
-        shown = {
-            "acc": lead,
-            "worst": "worst_group_accuracy",
-            "mean": "mean_group_accuracy",
-            "aligned": "bias_aligned_accuracy",
-            "conflicting": "bias_conflicting_accuracy",
-        }
-        values = [f"{name} {100 * val[key]:.1f}" for name, key in shown.items() if val[key] is not None]
-        parts.append("val " + " ".join(values))
+        of_rule = [SELECTION_RULES[rule].metric] if rule in SELECTION_RULES else []
+        keys = dict.fromkeys([lead, *of_rule, *SHORT_NAMES])
+        defined = [key for key in keys if val.get(key) is not None][:shown]
+        parts.append("val " + " ".join(_short(key, val[key], lead) for key in defined))
     return "  ".join(parts)
+
+
+SHORT_NAMES = {
+    "worst_group_accuracy": "worst",
+    "mean_group_accuracy": "mean",
+    "bias_conflicting_accuracy": "conflicting",
+    "bias_aligned_accuracy": "aligned",
+}
+
+
+def _short(metric: str, value: float, lead: str) -> str:
+    if metric == "loss":
+        return f"loss {value:.3f}"
+    name = "acc" if metric == lead else SHORT_NAMES.get(metric, metric.removesuffix("_accuracy"))
+    return f"{name} {100 * value:.1f}"
+
+
+def reason_of_epoch(epoch: int, epochs: int, rule: str, text: str, values: Mapping[int, Metrics]) -> str:
+    """Return which epoch of a phase is kept and why: the rule, its value, and what broke a tie.
+
+    rule, text: that selected, and its name in tables (`Selection`).
+    values: validation metrics by epoch.
+    """
+    if rule == NO_SELECTION or epoch not in values:
+        return f"epoch {epoch}, the last, is kept" if epoch == epochs else f"epoch {epoch} of {epochs} is kept"
+    best, value = selection_score(values[epoch], rule), values[epoch][SELECTION_RULES[rule].metric]
+    shown = f"{value:.4f}" if rule == "loss" else f"{100 * value:.1f} %"
+    equal = [other for other, one in values.items() if other != epoch and selection_score(one, rule)[0] == best[0]]
+    tie = ""
+    if equal:
+        by = TIE_BREAK if any(selection_score(values[other], rule)[1] < best[1] for other in equal) else "the earliest"
+        by = "the earliest" if any(selection_score(values[other], rule) == best for other in equal) else by
+        tie = f" ({len(equal)} tie{'s' if len(equal) > 1 else ''}: {by} decides)"
+    return f"epoch {epoch} of {epochs} is kept: {text} on val {shown}{tie}"

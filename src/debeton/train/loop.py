@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,7 @@ class FitOptions:
     hold: puts the frozen part of the model back into evaluation mode.
     log_every: steps between checks of the loss.
     progress: show a progress bar.
+    title: name of the phase, for the progress bar.
     checkpoint: the path of the latest state, for messages.
     """
 
@@ -49,6 +51,7 @@ class FitOptions:
     hold: Callable[[nn.Module], None] | None = None
     log_every: int = 50
     progress: bool = False
+    title: str = ""
     checkpoint: str = ""
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class TrainState:
     waited: the part of `seconds` in which the next batch was not ready.
     best: plain values that the caller keeps about the best epoch.
     drops: the epochs after which schedule plateau has lowered the learning rate.
+    pending: plain values of an epoch that was stopped in its evaluation; the evaluation is done when it resumes.
     """
 
     model: nn.Module
@@ -83,8 +87,9 @@ class TrainState:
     waited: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
     drops: list[int] = field(default_factory=list)
+    pending: dict[str, Any] = field(default_factory=dict)
 
-    _COUNTERS = ("epoch", "batch", "step", "seconds", "waited", "best", "drops")
+    _COUNTERS = ("epoch", "batch", "step", "seconds", "waited", "best", "drops", "pending")
 
     def spend(self, seconds: float, waited: float) -> None:
         """Add training time, and the part of it that was spent waiting for batches."""
@@ -174,7 +179,8 @@ def train_epochs(
         if options.hold is not None:
             options.hold(state.model)
         began, lr = time.perf_counter(), options.lr(state.step)
-        with loader.epoch(state.epoch, start=state.batch) as batches:
+        steps = nullcontext() if stop is None else stop.in_steps()
+        with loader.epoch(state.epoch, start=state.batch) as batches, steps:
             for batch in _progress(batches, state, options):
                 lr = options.lr(state.step)
                 set_lr(state.optimizer, lr)
@@ -211,7 +217,7 @@ def train_epochs(
 def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) -> Iterator[Any]:
     bar = tqdm(
         batches,
-        desc=f"epoch {state.epoch + 1}/{options.epochs}",
+        desc=f"{options.title} epoch {state.epoch + 1}/{options.epochs}".strip(),
         total=state.batch + len(batches),
         initial=state.batch,
         unit="step",

@@ -33,6 +33,9 @@ class PhaseRecord:
     identity: `phase_identity`; '' for a phase that no other run can take over.
     taken_from: the run folder in which the phase was trained; '' for this run's own.
     ended_early: the reason why the phase ended before its last epoch; '' where it did not.
+    epochs: number of epochs that it was trained for; 0 for a phase without epochs.
+    endless_identity: `phase_identity` without the number of epochs; '' for a phase that no other run can extend.
+    continues: the run folder of a shorter run, from whose last state it was trained on (`extension`); '' for none.
     features: the cached features that the phase trained on, if any. Kept in memory only.
     """
 
@@ -47,19 +50,14 @@ class PhaseRecord:
     features: FeatureStore | None = None
     identity: str = ""
     taken_from: str = ""
+    epochs: int = 0
+    endless_identity: str = ""
+    continues: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain values."""
-        names = (
-            "selected_epoch",
-            "seconds",
-            "images",
-            "data_wait",
-            "selection",
-            "ended_early",
-            "identity",
-            "taken_from",
-        )
+        names = ("selected_epoch", "seconds", "images", "data_wait", "selection", "ended_early", "identity")
+        names += ("taken_from", "epochs", "endless_identity", "continues")
         plain = {name: getattr(self, name) for name in names}
         return {**plain, "notes": dict(self.notes), "processes": list(self.processes)}
 

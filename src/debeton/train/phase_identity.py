@@ -18,6 +18,7 @@ from torch import nn
 
 from debeton.config import PhaseSettings
 from debeton.config.identity import run_identity
+from debeton.config.section import declared
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import add_weights
 from debeton.system import distributed
@@ -43,6 +44,8 @@ def phase_identity(
     objective: nn.Module,
     training: PhaseSettings,
     sections: Sequence[str] | None,
+    *,
+    endless: bool = False,
 ) -> str:
     """Return 24 hex digits that change when the weights of a phase may change; '' if an earlier phase has none.
 
@@ -54,6 +57,7 @@ def phase_identity(
     objective: the loss, with networks and tables of its own.
     training: settings of the phase.
     sections: further sections of settings that the phase reads; None: all sections.
+    endless: leave out the number of epochs, for a phase that may be extended (`extension`).
     """
     before = [record.identity for record in run.phases.values()]
     if not all(before):
@@ -62,11 +66,12 @@ def phase_identity(
         *NO_PART,
         *(() if training.optimizer == "sgd" else OF_SGD),
         *(OF_SELECTION if val is None else ()),
+        *(("epochs",) if endless else ()),
     }
     named = {f"training.{key}": value for key, value in asdict(training).items() if key not in without_effect}
     content: list[Any] = [name, before, run_identity(named), type(model).__name__, type(objective).__name__]
     content += [
-        _settings(run, sections),
+        _settings(run, sections, endless=endless),
         hashes_of_plugins(),
         None if run.config.dist.sync_bn else distributed.world_size(),
     ]
@@ -78,10 +83,15 @@ def phase_identity(
     return digest.hexdigest()[:24]
 
 
-def _settings(run: Run, sections: Sequence[str] | None) -> dict[str, Any]:
-    """Return the settings, by key, of the sections that a phase reads. Those of `training` come with the phase."""
+def _settings(run: Run, sections: Sequence[str] | None, *, endless: bool) -> dict[str, Any]:
+    """Return the settings, by key, of the sections that a phase reads. Those of `training` come with the phase.
+
+    endless: without the settings that stand for the epochs of a phase, such as cdpm.epochs.
+    """
     values = run_identity(run.config.values)
     chosen = {key.split(".")[0] for key in values} if sections is None else {*OF_EVERY_PHASE, *sections}
+    if endless:
+        values = {key: value for key, value in values.items() if declared()[key].replaces != "epochs"}
     return {key: value for key, value in values.items() if key.split(".")[0] in chosen - {"training"}}
 
 

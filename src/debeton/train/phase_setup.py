@@ -58,12 +58,10 @@ def fit_options(
     ramp = {"min_res": res.min_res, "max_res": res.max_res, "start": res.start_ramp, "end": res.end_ramp}
     if res.prog_resizing:
         check_resolution_ramp(list(ramp.values()))
-    spec = schedule_spec(training, steps_per_epoch)
-    schedule = SCHEDULES.get(training.lr_scheduler)
+    undropped = learning_rate(training, steps_per_epoch, training.epochs)
 
     def rate(step: int) -> float:
-        peak = training.lr * training.gamma ** len(state.drops) if state.drops else training.lr
-        return peak * schedule(step, spec)
+        return undropped(step) * training.gamma ** len(state.drops) if state.drops else undropped(step)
 
     return FitOptions(
         epochs=training.epochs,
@@ -109,10 +107,10 @@ def as_called(run: Run, model: nn.Module, objective: Objective, phase: str, trai
     return forward
 
 
-def schedule_spec(training: PhaseSettings, steps_per_epoch: int) -> ScheduleSpec:
-    """Return the numbers that the learning-rate schedule of a phase depends on."""
-    return ScheduleSpec(
-        epochs=training.epochs,
+def learning_rate(training: PhaseSettings, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+    """Return the learning rate of a step in a phase of so many epochs, before the drops of schedule plateau."""
+    spec = ScheduleSpec(
+        epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         lr_peak_epoch=training.lr_peak_epoch,
         step_size=training.step_size,
@@ -120,3 +118,5 @@ def schedule_spec(training: PhaseSettings, steps_per_epoch: int) -> ScheduleSpec
         gamma=training.gamma,
         warmup_epochs=training.warmup_epochs,
     )
+    schedule = SCHEDULES.get(training.lr_scheduler)
+    return lambda step: training.lr * schedule(step, spec)

@@ -10,7 +10,9 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -26,16 +28,18 @@ from debeton.nets.transfer import check_transfer, configured_network, transferre
 from debeton.nets.weight_fitting import load_run_weights
 from debeton.system import distributed
 from debeton.system.errors import DataError
-from debeton.system.log import log_to_file, logger, show_progress
+from debeton.system.log import close_log_file, log_to_file, logger, show_progress
 from debeton.system.seed import seed_everything
 from debeton.train.held_out import warn_of_results
+from debeton.train.outline import Outline, PhaseStart, place_in
 from debeton.train.phase import PhaseFiles, PhaseRecord
 from debeton.train.processes import joined
 from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.train.run_data import RunData, describe_data
-from debeton.train.run_folder import claim_folder, locked, other_folders
+from debeton.train.run_folder import claim_folder, find_folder, locked, other_folders, remove_if_empty
 from debeton.train.run_views import check_selection, prepare_views, warn_of_views
 from debeton.train.stop import Preempted, StopRequest
+from debeton.train.unfinished import note_unfinished
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Run:
     start: the weights that networks begin with; None for those that the configuration asks for.
     sections: the sections of settings that the phases read (`phase_identity`); None: all sections.
     data: the hashes that name the beton of each view (`run_data.describe_data`).
+    outline: the phases that the method is going to have; empty where nobody has asked for it.
     """
 
     config: Config
@@ -82,6 +87,7 @@ class Run:
     start: InitialWeights | None = None
     sections: tuple[str, ...] | None = None
     data: RunData = field(default_factory=dict)
+    outline: Outline = ()
 
     @property
     def progress(self) -> bool:
@@ -108,6 +114,17 @@ class Run:
     def processes(self) -> tuple[int, ...]:
         """The numbers of processes that did the finished phases, in their sequence."""
         return joined(*(record.processes for record in self.phases.values()))
+
+    def place_of(self, phase: str) -> str:
+        """Return the place of a phase in the run, such as ' (2 of 3)'; empty where it is not known."""
+        return place_in(self.outline, phase)
+
+    def about_to_train(self, start: PhaseStart) -> None:
+        """Do nothing: a phase begins as it stands. A rehearsal (trial.py) looks at it here, and leaves."""
+
+    def announce(self, phase: str, text: str) -> None:
+        """Log the beginning of a phase. text: what it does, in a few words."""
+        logger.info("phase '%s'%s: %s", phase, self.place_of(phase), text)
 
     def beginning_with(self, start: InitialWeights) -> Run:
         """Return the same run, whose networks begin with these weights."""
@@ -166,9 +183,10 @@ class Run:
             assert recorded is not None
             record = replace(recorded, features=done.features)
         elif record.selected_epoch is None:
-            logger.info("phase '%s' is finished; its weights are used", name)
+            logger.info("phase '%s'%s is finished; its weights are used", name, self.place_of(name))
         else:
-            logger.info("phase '%s' is finished; epoch %d of it is used", name, record.selected_epoch)
+            place, epoch = self.place_of(name), record.selected_epoch
+            logger.info("phase '%s'%s is finished; epoch %d of it is used", name, place, epoch)
         self.phases[name] = record
         return record
 
@@ -208,7 +226,7 @@ def open_run(config: Config) -> Iterator[Run | None]:
         check_selection(config, views)
         torch.use_deterministic_algorithms(config.training.deterministic, warn_only=True)
         data = describe_data(views)
-        folder = _claim(config, data)
+        folder, is_new = _claim(config, data, stack)
         if (folder / "results.json").exists():
             logger.info("%s is finished; its results are in %s", folder, folder / "results.json")
             yield None
@@ -216,6 +234,9 @@ def open_run(config: Config) -> Iterator[Run | None]:
         if distributed.is_main():
             stack.enter_context(locked(folder))
             log_to_file(folder / "log.txt")
+            stack.callback(close_log_file)
+            if is_new:
+                note_unfinished(config, folder)
             warn_of_views(config, views)
         processes = distributed.world_size()
         logger.info("run folder %s%s", folder, f" of {processes} processes" if processes > 1 else "")
@@ -226,18 +247,33 @@ def open_run(config: Config) -> Iterator[Run | None]:
         yield Run(config, folder, device, views, log, stop, data=data)
 
 
-def _claim(config: Config, data: RunData) -> Path:
-    """Claim the run folder in the main process, and return it in all.
+def _claim(config: Config, data: RunData, stack: ExitStack) -> tuple[Path, bool]:
+    """Claim the run folder in the main process. Return it, in all, and whether this process has made it.
 
     DataError, in all processes, if it belongs to other data.
+
+    stack: removes a new folder when it closes after an error, if no step was trained.
     """
-    folder, problem = "", ""
-    try:
-        folder = str(claim_folder(config, data)) if distributed.is_main() else ""
-    except DataError as error:
-        problem = str(error)
+    folder, problem, is_new = "", "", False
+    if distributed.is_main():
+        is_new = find_folder(config) is None
+        try:
+            claimed = claim_folder(config, data)
+        except DataError as error:
+            problem = str(error)
+        else:
+            folder = str(claimed)
+            if is_new:
+                stack.push(partial(_remove_if_nothing_was_trained, claimed))
     distributed.raise_together(problem)
-    return Path(distributed.from_main(folder))
+    return Path(distributed.from_main(folder)), is_new
+
+
+def _remove_if_nothing_was_trained(
+    folder: Path, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    if kind is not None and remove_if_empty(folder):
+        logger.info("%s is removed: no step was trained", folder)
 
 
 def _sinks(config: Config, folder: Path) -> list[Sink]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
+import itertools
 import json
 import os
 import shutil
@@ -17,10 +19,11 @@ from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system.errors import UsageError
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
-from debeton.system.plugins import record_plugins, warn_of_changes
+from debeton.system.plugins import RECORD, record_plugins, warn_of_changes
 from debeton.train.run_data import DATA_NAME, RunData, check_folder
 
 CONFIG_NAME = "config.yaml"
+EVENTS = "events.out.tfevents"  # files of TensorBoard begin so
 
 
 def experiment_name(config: Config) -> str:
@@ -71,6 +74,28 @@ def claim_folder(config: Config, data: RunData | None = None) -> Path:
             return folder
         if not _belongs_to(folder, config):
             version += 1
+
+
+def remove_if_empty(folder: Path) -> bool:
+    """Remove a run folder that holds no more than its settings and its log. Return whether it was removed.
+
+    Anything else is kept: a checkpoint, a line of results, a table of rows, images.
+    """
+    expected = {CONFIG_NAME, DATA_NAME, RECORD, "log.txt", ".lock", CHECKPOINT_FOLDER, "wandb"}
+    others = [one for one in folder.iterdir() if one.name not in expected and not one.name.startswith(EVENTS)]
+    if others or any((folder / CHECKPOINT_FOLDER).iterdir()):
+        return False
+    shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # other versions of the experiment
+        folder.parent.rmdir()
+    return True
+
+
+def next_folder(config: Config) -> Path:
+    """Return the folder that `claim_folder` would make for a configuration without one."""
+    parent = Path(config.training.outdir) / experiment_name(config)
+    versions = itertools.count()
+    return next(folder for folder in (parent / f"version_{k}" for k in versions) if not folder.exists())
 
 
 def _belongs_to(folder: Path, config: Config) -> bool:

@@ -24,19 +24,23 @@ from debeton.nets.shared_statistics import trained_batch_norms
 from debeton.nets.transfer import body_is_still, describe_training
 from debeton.system import distributed
 from debeton.system.log import logger
+from debeton.system.wording import count, duration
 from debeton.train.batch_rows import check_smallest_batch, least_rows
 from debeton.train.cut_mixing import with_cutmix
 from debeton.train.evaluation import evaluate_view
+from debeton.train.extension import continue_shorter
 from debeton.train.feature_loader import FeatureStore, HeadOnly, reason_against_cache, refuse_cache
-from debeton.train.keeper import PhaseKeeper
+from debeton.train.keeper import PhaseKeeper, reason_of_epoch
 from debeton.train.loop import TrainState, train_epochs
 from debeton.train.metrics import Metrics
 from debeton.train.micro_batches import micro_batches, warn_of_batch_norm
 from debeton.train.objective import Objective, Precision
 from debeton.train.optim import PLATEAU
+from debeton.train.outline import PhaseStart, images_after
+from debeton.train.pace import Pace
 from debeton.train.phase import PhaseRecord
 from debeton.train.phase_identity import phase_identity
-from debeton.train.phase_setup import as_called, fit_options, hold_frozen, initial_state
+from debeton.train.phase_setup import as_called, fit_options, hold_frozen, initial_state, learning_rate
 from debeton.train.processes import check_processes
 from debeton.train.run import Run
 from debeton.train.run_loaders import loader_options
@@ -77,11 +81,13 @@ def fit(
     model = run.network() if model is None else model
     objective = with_cutmix(objective, training.augment, training.seed_of_augmentation)
     read = run.sections if sections is None else tuple(sections)
+    run.about_to_train(PhaseStart(phase, view, objective, model, training, arch))
+    identity = partial(phase_identity, run, phase, view, val, model, objective, training, read)
     run.phase(
         phase,
         model,
-        lambda: _train(run, view, objective.to(run.device), phase, model, training, arch, val),
-        lambda: phase_identity(run, phase, view, val, model, objective, training, read),
+        lambda: _train(run, view, objective.to(run.device), phase, model, training, arch, val, identity(endless=True)),
+        identity,
     )
     return model
 
@@ -131,6 +137,7 @@ def _train(
     training: PhaseSettings,
     arch: str,
     val: View | None,
+    endless_identity: str,
 ) -> PhaseRecord:
     """Train from the phase's latest checkpoint to its end, and leave the selected weights in checkpoint_best.pt."""
     check_settings(training)
@@ -152,12 +159,27 @@ def _train(
     warn_of_schedule(training, phase, selects=selection.rule != NO_SELECTION, only_head=still)
     keeper = _keeper(run, view, state, phase, training, arch, val, features, selection.rule)
     keeper.check_processes(run.processes)
+    rows = loader.view.epoch_size if loader.tail != "drop" else len(loader) * loader.batch_size
+    run.announce(
+        phase,
+        f"{count(training.epochs, 'epoch')} of {count(len(loader), 'step')}, {count(rows, 'row')} in batches of "
+        f"{loader.batch_size}"
+        f"{', on cached features' if features is not None else ''}",
+    )
+    rates = partial(learning_rate, training, len(loader))
+    continues = continue_shorter(run, keeper, training, endless_identity, rates, len(loader))
     if keeper.restore(run.device):
         logger.info("resuming phase '%s' at epoch %d, step %d", phase, state.epoch, state.step)
+    keeper.pace = Pace(training.epochs, rows / len(loader), images_after(run.outline, phase))
+    keeper.pace.begin(state.step, state.seconds)
+    keeper.finish_pending()
     train_epochs(
         state,
         loader,
-        fit_options(run, state, training, len(loader), configured=not arch),
+        replace(
+            fit_options(run, state, training, len(loader), configured=not arch),
+            title=f"{phase}{run.place_of(phase)}",
+        ),
         forward=as_called(run, model, objective, phase, training),
         after_epoch=keeper.after_epoch,
         ended=lambda: bool(keeper.reason_to_end),
@@ -166,16 +188,29 @@ def _train(
     )
     if keeper.reason_to_end:
         logger.info("phase '%s' ended early, at %s", phase, keeper.reason_to_end)
+    selected = keeper.select()
+    why = reason_of_epoch(selected, training.epochs, selection.rule, selection.text, _values_of(run, phase))
+    wait = 100 * state.data_wait
+    logger.info("phase '%s' took %s, data_wait %.1f %%; %s", phase, duration(state.seconds), wait, why)
     return PhaseRecord(
         seconds=state.seconds,
-        selected_epoch=keeper.select(),
+        selected_epoch=selected,
         images=state.step * loader.batch_size,
         data_wait=state.data_wait,
         processes=keeper.processes,
         selection=selection.to_json(),
         ended_early=keeper.reason_to_end,
         features=features,
+        epochs=training.epochs,
+        endless_identity=endless_identity,
+        continues=continues,
     )
+
+
+def _values_of(run: Run, phase: str) -> dict[int, Metrics]:
+    """Return the validation metrics of a phase by epoch, as the log has them."""
+    lines = run.log.read() if distributed.is_main() else []
+    return {line["epoch"]: line["metrics"] for line in lines if (line["phase"], line["split"]) == (phase, "val")}
 
 
 def _feature_store(run: Run, model: nn.Module, objective: Objective, training: PhaseSettings) -> FeatureStore | None:
@@ -221,6 +256,7 @@ def _keeper(
         evaluate=None if val is None else accuracy_on(val),
         rule=rule,
         epochs=training.epochs,
+        pace=Pace(training.epochs),
         eval_epochs=training.eval_epochs,
         patience=training.patience,
         lr_patience=training.lr_patience if training.lr_scheduler == PLATEAU else None,
@@ -253,3 +289,17 @@ def _identity(run: Run, view: View, resolution: int, arch: str) -> dict[str, Any
         "trained_on": describe_training(run.config),
         "data": run.data,
     }
+
+
+def features_serve(run: Run, start: PhaseStart) -> bool:
+    """Return whether a phase trains on cached features."""
+    return not start.arch and _feature_store(run, start.model, start.objective, start.training) is not None
+
+
+def train_briefly(run: Run, start: PhaseStart, loader: Loader) -> None:
+    """Take the steps of one epoch of a loader as `fit` takes them. Nothing is evaluated, logged or saved."""
+    start.objective.micro = micro_batches(loader.batch_size, start.training.accumulate, loader.least_rows)
+    state = initial_state(run, start.view, start.objective.to(run.device), start.model, start.training)
+    options = fit_options(run, state, start.training, len(loader), configured=not start.arch)
+    forward = as_called(run, start.model, start.objective, start.phase, start.training)
+    train_epochs(state, loader, replace(options, epochs=1, progress=False), forward=forward)

@@ -30,6 +30,7 @@ from debeton.system.seed import seed_everything
 from debeton.train.checks import check_phase
 from debeton.train.evaluation import evaluate_view
 from debeton.train.objective import CrossEntropy
+from debeton.train.outline import PhaseOutline
 from debeton.train.run import Run
 from debeton.train.training import fit
 
@@ -115,6 +116,23 @@ def check_amplifier(run: Run, path: Path | None) -> None:
         return
     make_amplifier(run)
     check_phase(run, run.views["train"], amplifier_settings(run))
+
+
+def amplifier_outline(run: Run, rows: int, note: str = "") -> PhaseOutline:
+    """Return the outline of phase 'amplifier'.
+
+    rows: images that it gets, of which it holds some out.
+    note: how the images come about.
+    """
+    settings = run.config.section(AmplifierSettings)
+    return PhaseOutline(
+        PHASE,
+        amplifier_settings(run),
+        run.views["train"],
+        rows=rows - round(settings.holdout * rows),
+        start=lambda: (make_amplifier(run), CrossEntropy(settings.label_smoothing)),
+        note=note,
+    )
 
 
 def train_amplifier(run: Run, synthetic: View) -> nn.Module:

@@ -13,6 +13,7 @@ from debeton.data.views.splits import evaluated
 from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.train.evaluation import evaluate
 from debeton.train.metrics import SELECTION_RULES
+from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.run import InitialWeights, Run
 from debeton.train.training import fit
 
@@ -36,6 +37,11 @@ class FfrSettings:
 def first_settings(config: Config) -> PhaseSettings:
     """Return the settings of the first phase."""
     return phase_settings(config, config.section(FfrSettings))
+
+
+def first_outline(run: Run) -> Outline:
+    """Return the outline of the first phase; empty where the views have no rows for one."""
+    return [PhaseOutline(PHASE, first_settings(run.config), run.views[PHASE])] if PHASE in run.views else []
 
 
 def begin(run: Run) -> Run:

@@ -175,7 +175,8 @@ def fit_logistic(jobs: Sequence[tuple[FeatureSet, Candidate, str]], solver: Solv
             tasks.append((model, data.x, data.label == k, weights))
     workers = solver.workers if sum(x.size for _, x, _, _ in tasks) > WORTH_PROCESSES else 1
     # Workers ignore signals to stop: this process handles them, and may be about to save.
-    quiet = {"initializer": signal.pthread_sigmask, "initargs": (signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))}
+    stopping = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    quiet = {"initializer": signal.pthread_sigmask, "initargs": (signal.SIG_BLOCK, stopping)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # counted instead
         # A method of scikit-learn itself: for a function of this package, each worker would import torch.

@@ -157,6 +157,12 @@ def check_images(run: Run, folder: Path) -> None:
     _check_counts(folder, read_synthetic_rows(folder, spec).label, spec)
 
 
+def count_images(run: Run, folder: Path) -> int:
+    """Return the number of images in a given folder. Errors as in `check_images`."""
+    check_images(run, folder)
+    return len(read_synthetic_rows(folder, _own_spec(run)).label)
+
+
 def _check_counts(folder: Path, label: Ints, spec: DatasetSpec) -> None:
     """Raise DataError where a class has fewer than two images. label: code of each image, [N]."""
     counts = np.bincount(label, minlength=spec.num_classes)
