@@ -19,6 +19,8 @@
 - write_dataset.py, dataset_items.py, item_values.py: a PyTorch data set to a beton, each item read once.
 - value_table.py, value_codes.py: numbers and text beside images, as codes with names and as columns.
 - adopt.py: a beton that FFCV's own writer made gets a sidecar.
+- arrow_tables.py, tar_shards.py: files of the libraries `datasets` and webdataset.
+- labelled_splits.py: their rows with labels, divided into splits.
 - pickles.py: pickles of plain data, read without running their code.
 - synthetic_images.py: folders of synthetic images as rows with source 1.
 - corruptions.py: synthetic images made worse on purpose.
