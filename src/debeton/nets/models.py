@@ -266,6 +266,7 @@ def place_network(network: Module, device: torch.device, *, channels_last: bool)
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in evaluation mode during the block; afterwards every module has its earlier mode."""
     modes = {module: module.training for module in model.modules()}
+    model.train()  # LeViT and others of timm keep a table for evaluations, which only this call forgets
     model.eval()
     try:
         yield

@@ -55,13 +55,11 @@ def load_plain(path: Path, kind: str, device: torch.device | str = "cpu", *, map
 
 def _reason(error: Exception) -> str:
     """Return what is wrong with a file, without torch's advice to read it in a way that runs its code."""
-    if (name := re.search(r"GLOBAL (\S+)", str(error))) and not name[1].startswith(("builtins.", "posix.", "os.")):
+    if name := re.search(r"GLOBAL (\S+)", str(error)):
         return (
             f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run; of "
-            "a whole pickled network, save the network's state_dict() instead, where it was trained"
+            "a network that was saved whole, save the network's state_dict() instead"
         )
-    if name := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it names {name[1]}, which is neither a tensor, a number, an array nor a plain value, and is not run"
     if isinstance(error, pickle.UnpicklingError):
         return "it is no file of tensors and plain values, and nothing of it is run"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
