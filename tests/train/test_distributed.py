@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.running import ROOT, assert_same_training, run
+from tests.running import ROOT, assert_same_training, folder_of, run
 
 from debeton.nets.checkpoint import load_checkpoint
 
@@ -191,3 +191,20 @@ def test_a_rank_that_is_killed_ends_the_job_with_a_message(toy_args, tmp_path):
     text = (tmp_path / "said").read_text()
     assert "Signal 9 (SIGKILL)" in text
     assert "main.py FAILED" in text
+
+
+def test_accumulated_gradients_and_class_weights_of_two_processes_are_those_of_one(
+    toy_args, write_toy, two_processes, tmp_path
+):
+    """Batches of 50 in parts of 17, and a last batch of one row beyond a part: both processes take the same parts."""
+    write_toy(tmp_path / "odd.beton", 118, 0.8)  # 50, 50 and 18 rows
+    words = ["--data.train_path", tmp_path / "odd.beton", "--training.batch_size", 50, "--training.accumulate", 3]
+    words += ["--training.class_weights", "1,3", "--training.lr", 0.02, "--training.layer_decay", 0.8]
+    args = [*toy_args, *words, "--training.epochs", 2]
+    assert run([*args, "--training.outdir", tmp_path / "one"]) == 0
+    two_processes([*args, "--training.outdir", tmp_path / "two"])
+    left, right = (
+        load_checkpoint(folder_of(tmp_path / name) / "checkpoints/checkpoint_latest.pt")["state_dict"]
+        for name in ("one", "two")
+    )
+    assert_same_training(left, right, "small_resnet")

@@ -110,7 +110,7 @@ def parameter_groups(
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise UsageError("the model has no trainable parameter; there is nothing to optimize")
-    kinds = [(lambda p: True, weight_decay)]
+    kinds: list[tuple[Callable[[nn.Parameter], bool], float]] = [(lambda p: True, weight_decay)]
     if not decay_norm:
         kinds = [(lambda p: p.ndim > 1, weight_decay), (lambda p: p.ndim <= 1, 0.0)]
     if lr_factors is None:
