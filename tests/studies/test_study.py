@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -581,6 +583,29 @@ def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_pat
     assert not runner.run_one(job)
     assert job_states.state(job).kind == "failed"
     assert lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' continues the run"
+
+
+def test_ctrl_c_is_passed_on_to_a_job_which_is_stopped_and_not_failed(tmp_path):
+    (job,) = load_study(write(tmp_path / "s.yaml", betons=None, axes=None, seeds=[0], variants={"erm": {}})).jobs()
+    script = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(130))\n"
+    (tmp_path / "main.py").write_text(script + "open('started', 'w').close()\ntime.sleep(60)\n")
+    job_states = JobStates([job], StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states.config(job)
+    lines: list[str] = []
+    runner = Runner(job_states, 1, lines.append)
+    job_states.folders = StudyFolders(tmp_path, tmp_path / "runs", tmp_path / "data")
+
+    def press() -> None:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    with runner.stopping_on_signals():
+        assert not runner.run_one(job)
+    assert runner.stopped == signal.SIGINT
+    assert lines[-1] == f"stopped {job.name}; the same command continues it"
+    assert job_states.state(job).kind == "missing"
 
 
 def test_workers_share_the_gpus_evenly(job_states, jobs, monkeypatch):

@@ -161,3 +161,22 @@ def test_the_first_rows_of_a_batch_keep_their_columns() -> None:
     assert len(few) == 2
     assert few.image.shape == few.triggered[0].shape == (2, 3, 2, 2)
     assert few.group.tolist() == [0, 1]
+
+
+def test_a_method_that_does_not_declare_its_phases_is_named(
+    toy_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], plugins_end_here: None
+) -> None:
+    plugin = tmp_path / "warm.py"
+    plugin.write_text(
+        "import debeton\n\n"
+        '@debeton.register_method("warm", "warms up first", paper="-", needs="label")\n'
+        "def warm(run):\n"
+        '    model = debeton.fit_phase(run, run.views["train"], debeton.CrossEntropy(), phase="warm_up")\n'
+        '    return debeton.fit_phase(run, run.views["train"], debeton.CrossEntropy(), model=model)\n'
+    )
+    args = [*toy_args, "--plugins", str(plugin), "--training.method", "warm", "--training.epochs", "1"]
+    assert "method 'warm' begins with phase 'warm_up' and declares 'train'" in section(screen(args, capsys), "warnings")
+    assert run(args) == 0
+    said = capsys.readouterr().err
+    assert "warning: method 'warm' trains phase 'warm_up' and declares no such phase" in said
+    assert "phase 'train' (1 of 1): 1 epoch of 8 steps" in said

@@ -167,6 +167,13 @@ class Run:
         work: does the phase and leaves its weights in checkpoint_best.pt. Not called when the phase is finished.
         identity: returns the phase's identity, called before the work; '' where no other run can take it over.
         """
+        if self.outline and not self.place_of(name):
+            logger.warning(
+                "warning: method '%s' trains phase '%s' and declares no such phase, so a dry run does not show it; "
+                "declare it with register_method(phases=...)",
+                self.config.training.method,
+                name,
+            )
         files = PhaseFiles(self.checkpoints)
         record, own = files.take_over(name, model, self.device), ""
         if record is None:

@@ -84,7 +84,8 @@ def said_before_leaving(run: Run) -> Iterator[None]:
     try:
         yield
     except Preempted as stop:
-        logger.warning("%s", describe_stop(run.folder, stop))
+        if distributed.is_main():
+            logger.warning("%s", describe_stop(run.folder, stop))
         raise
     except Exception as error:
         if run.stop.signum != signal.SIGINT or distributed.world_size() == 1:

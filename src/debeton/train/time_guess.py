@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from debeton.data.views.splits import evaluated
+from debeton.system.log import logger
 from debeton.system.wording import duration
 from debeton.train.outline import Outline, PhaseOutline, PhaseStart
 from debeton.train.planting import evaluation_triggers
 from debeton.train.run import Run
 from debeton.train.standing import Standing
-from debeton.train.trial import Speed, begin_phase, measure_evaluation, measure_training, rehearse
+from debeton.train.trial import Speed, begin_phase, measure_evaluation, measure_training, processes, rehearse
 
 
 @dataclass
@@ -81,6 +82,14 @@ def _start_of(run: Run, outline: Outline, number: int, method: Callable[[Run], o
     """Return how a phase begins: the first one as the method begins it, others as the outline says."""
     phase = outline[number]
     start = rehearse(run, method) if number == 0 and phase.start is None else None
+    if start is not None and start.phase != phase.name:
+        logger.warning(
+            "method '%s' begins with phase '%s' and declares '%s', so the phases above are not known; declare them "
+            "with register_method(phases=...)",
+            run.config.training.method,
+            start.phase,
+            phase.name,
+        )
     return start or begin_phase(run, phase, phase.view or run.views["train"])
 
 
@@ -99,7 +108,7 @@ def phase_seconds(run: Run, phase: PhaseOutline, speed: Speed, evaluation: float
         return images * evaluation
     if phase.start is not None and not rows:
         evaluations = 0
-    steps = phase.epochs * phase.rows_of_epoch / max(phase.batch_size, 1)
+    steps = phase.images / (speed.batch * processes())  # of the batch that was measured
     is_classifier = phase.start is None or evaluation > 0
     return steps * speed.step + (evaluations * rows * evaluation if is_classifier else 0.0)
 

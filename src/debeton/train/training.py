@@ -191,7 +191,8 @@ def _train(
     selected = keeper.select()
     why = reason_of_epoch(selected, training.epochs, selection.rule, selection.text, _values_of(run, phase))
     wait = 100 * state.data_wait
-    logger.info("phase '%s' took %s, data_wait %.1f %%; %s", phase, duration(state.seconds), wait, why)
+    logger.info("phase '%s' took %s, data_wait %.1f %%", phase, duration(state.seconds), wait)
+    logger.info("phase '%s': %s", phase, why)
     return PhaseRecord(
         seconds=state.seconds,
         selected_epoch=selected,
