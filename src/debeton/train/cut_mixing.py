@@ -19,7 +19,8 @@ class CutMixed(Objective):
     """The CutMix loss of images x_i that have a box of x_j: lam l(f(x), y_i) + (1 - lam) l(f(x), y_j).
 
     Yun et al. 2019. j is a permutation of the batch's rows. lam is the share of the pixels that stay, with one box a
-    batch, as in the released code. Training metrics are those of the mixed images, against the label and the group of row i.
+    batch, as in the released code. Training metrics are those of the mixed images, against the label and the group of
+    row i.
 
     The draws are functions of (seed, step), and the step is saved with the run. Several processes share the box. Each
     process mixes its own rows among themselves, so the pairs differ from those of a single process.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
+from tests.pages import ROOT, commands_of, run_block
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
@@ -300,3 +302,28 @@ def test_a_users_augmentation_takes_whole_and_broken_numbers(monkeypatch: pytest
     assert (op.factor, op.times) == (0.5, 2)
     assert isinstance(op.times, int)
     assert op(np.full((1, 2, 2, 3), 200, np.uint8), None, None).max() == 50
+
+
+# --- docs/augmentations.md ---------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_augmentation_with_its_defaults():
+    table = {}
+    for line in (ROOT / "docs" / "augmentations.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[0].startswith("`") and not cells[0].startswith("`training"):
+            table[cells[0].strip("`").partition(":")[0]] = cells[2]
+    assert set(table) == {entry.name for entry in OPS}
+    for name, shown in table.items():
+        defaults = [str(parameter.default) for parameter in inspect.signature(OPS.get(name)).parameters.values()]
+        assert shown == ", ".join(defaults), name
+
+
+def test_the_command_of_the_page_trains_on_the_toy_set(toy_args, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (words,) = commands_of("augmentations.md", "augment")
+    augment = words[words.index("--training.augment") + 1]
+    given = dict(zip(toy_args[::2], toy_args[1::2], strict=True)) | {"--training.augment": augment}
+    run_block("augmentations.md", "augment", *(w for pair in given.items() for w in pair), "--training.epochs", "1")
+    (config,) = (tmp_path / "runs").rglob("config.yaml")
+    assert augment in config.read_text()

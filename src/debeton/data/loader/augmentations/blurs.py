@@ -34,24 +34,30 @@ def blur(images, sigmas, taps):
             continue
         weights = np.exp(-0.5 * ((np.arange(taps) - half) / sigmas[i]) ** 2)
         weights = (weights / weights.sum()).astype(np.float32)
-        across = np.zeros((height, width, 3), np.float32)
+        across = np.zeros((height, 3 * width), np.float32)
+        padded = np.empty(3 * (width + 2 * half), np.float32)
+        line = np.empty(3 * width, np.float32)
         for y in range(height):
-            for x in range(width):
-                for t in range(taps):
-                    source = _reflected(x + t - half, width)
-                    for c in range(3):
-                        across[y, x, c] += weights[t] * np.float32(images[i, y, source, c])
+            for x in range(width + 2 * half):
+                source = _reflected(x - half, width)
+                for c in range(3):
+                    padded[3 * x + c] = images[i, y, source, c]
+            for t in range(taps):  # the inner loop over a line is the one that a processor does in few steps
+                for k in range(3 * width):
+                    across[y, k] += weights[t] * padded[3 * t + k]
         for y in range(height):
+            line[:] = 0
+            for t in range(taps):
+                source = _reflected(y + t - half, height)
+                for k in range(3 * width):
+                    line[k] += weights[t] * across[source, k]
             for x in range(width):
                 for c in range(3):
-                    value = np.float32(0)
-                    for t in range(taps):
-                        value += weights[t] * across[_reflected(y + t - half, height), x, c]
-                    images[i, y, x, c] = np.uint8(np.rint(value))
+                    images[i, y, x, c] = np.uint8(np.rint(line[3 * x + c]))
 
 
 def filter_width(size: tuple[int, int]) -> int:
-    """Return the width of the filter for images of (height, width) pixels: a tenth of the shorter side, odd, from 3."""
+    """Return the width of the filter: a tenth of the shorter side of the images, odd, 3 or more."""
     return max(3, min(size) // 10 // 2 * 2 + 1)
 
 

@@ -1,6 +1,7 @@
 """CutMix: a box of one image is put into another, and their labels are mixed by area.
 
-Yun et al. 2019 (arXiv 1905.04899). It changes the loss, so that no loader can apply it. `train/cut_mixing.py` applies it to the batches of training.
+Yun et al. 2019 (arXiv 1905.04899). It changes the loss, so that no loader can apply it. `train/cut_mixing.py` applies
+it to the batches of training.
 """
 
 from __future__ import annotations

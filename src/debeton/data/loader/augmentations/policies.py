@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
-from debeton.data.draws import I64, POLICY_DRAWS, U8, Keys, uniform
+from debeton.data.draws import I64, RAND_AUGMENT_DRAWS, TRIVIAL_AUGMENT_DRAWS, U8, Keys, uniform
 from debeton.data.loader.augmentations.colours import as_byte, scale_brightness, scale_contrast, scale_saturation
 from debeton.data.loader.augmentations.registry import register_augmentation, require_between, require_whole
 
+FIRST_DRAWS = {"rand_augment": RAND_AUGMENT_DRAWS, "trivial_augment": TRIVIAL_AUGMENT_DRAWS}
 BINS = 31  # magnitudes of an operation
 NAMES = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast",
@@ -188,7 +189,7 @@ def draw_operations(
 
     magnitude: the bin of all magnitudes; None draws one for each operation.
     """
-    draws = POLICY_DRAWS + 3 * np.arange(count)
+    draws = FIRST_DRAWS[policy] + 3 * np.arange(count)
     chosen, negative, bins = (uniform(keys[:, None], draws + k) for k in range(3))
     operations = (chosen * len(NAMES)).astype(np.int64)
     levels = (bins * BINS).astype(np.int64) if magnitude is None else np.full(operations.shape, magnitude)
