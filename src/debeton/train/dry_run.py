@@ -23,6 +23,7 @@ from debeton.train.results import ResultLog
 from debeton.train.run import Run
 from debeton.train.run_folder import find_folder, next_folder
 from debeton.train.run_views import check_selection, check_selection_rows, prepare_views, warn_of_views
+from debeton.train.selection import NO_SELECTION
 from debeton.train.standing import Standing, standing
 from debeton.train.stop import StopRequest
 from debeton.train.time_guess import TimeGuess, guess_times
@@ -65,7 +66,8 @@ def screen(run: Run, outline: Outline, method: Callable[[Run], object], summary:
         ("groups", _group_lines(run.views)),
     ]
     if selects:
-        parts.append(("selection", [f"{check_selection_rows(run.config, run.views).text} selects the epoch"]))
+        rule = check_selection_rows(run.config, run.views).text
+        parts.append(("selection", ["the last epoch is kept" if rule == NO_SELECTION else f"{rule} selects the epoch"]))
     parts.append(("time", times.lines))
     parts.append(("warnings", list(dict.fromkeys(text.removeprefix("warning: ") for text in messages)) or ["none"]))
     return "\n".join(line for heading, lines in parts for line in _under(heading, lines))

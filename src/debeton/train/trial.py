@@ -26,7 +26,7 @@ from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
 from debeton.train.training import features_serve, train_briefly, train_loader
 
-FEW_ROWS = 16  # of the first step, which also tells whether a step of a whole batch takes too long to be tried
+FEW_ROWS = 4  # of the first step, which also tells whether a step of a whole batch takes too long to be tried
 MOST_BATCHES, LONGEST_DECODING = 8, 1.0  # batches and seconds of the trial of the decoder
 LONGEST_STEP = 4.0  # seconds; a longer step is tried on a part of the batch
 
