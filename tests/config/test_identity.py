@@ -19,7 +19,8 @@ def test_each_setting_declares_its_part():
     assert {key for key, part in parts.items() if part == "none"} == NONE | {
         key for key in parts if key.startswith(("loader.", "logging."))
     }
-    assert [key for key, part in parts.items() if part == "seed"] == ["training.seed", "data.seed"]
+    seeds = ["training.seed", "training.order_seed", "training.augment_seed", "data.seed"]
+    assert [key for key, part in parts.items() if part == "seed"] == seeds
     assert [key for key, part in parts.items() if part == "place"] == ["training.data_root"]
     assert set(parts.values()) == {"setting", "seed", "place", "none"}
 

@@ -34,11 +34,11 @@ def setting_identity(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_seeds(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the seeds in which the runs of one setting differ.
+    """Return the seeds in which the runs of one setting differ. A seed that is null follows another one.
 
     values: of a configuration, by dotted key.
     """
-    return {key: value for key, value in values.items() if _part(key) == "seed"}
+    return {key: value for key, value in values.items() if _part(key) == "seed" and value is not None}
 
 
 def _part(key: str) -> Identity:
