@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from debeton.commands import captions as program
@@ -228,6 +229,29 @@ def test_captions_of_other_images_or_another_model_are_made_anew(tiny_blip, imag
     (out / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run(*words, "--model", moved) == 0
     assert asked == [6, 1, 6, 6]
+
+
+def test_weights_of_fp16_alone_are_loaded(tiny_blip, images, tmp_path):
+    from transformers import BlipForConditionalGeneration
+
+    half = shutil.copytree(tiny_blip, tmp_path / "half")
+    (half / "model.safetensors").unlink()
+    BlipForConditionalGeneration.from_pretrained(tiny_blip).half().save_pretrained(half, variant="fp16")
+    assert not (half / "model.safetensors").exists()
+    assert run(images, "--model", half, "--out", tmp_path / "out", "--device", "cpu", "--min-support", 1) == 0
+
+
+def test_a_broken_image_is_named(tiny_blip, tmp_path, capsys):
+    folder = tmp_path / "set" / "land"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number}.png")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:50])
+    words = (tmp_path / "set", "--model", tiny_blip, "--out", tmp_path / "out", "--device", "cpu")
+    assert run(*words) == 1
+    error = capsys.readouterr().err
+    assert "the image set/land/1.png cannot be read (" in error
+    assert "Traceback" not in error
 
 
 def test_an_image_with_two_captions_is_refused(tmp_path):

@@ -160,6 +160,18 @@ def test_other_settings_for_the_same_folder_are_refused_and_named(whole):
         ImageSet(whole, {**SETTINGS, "generator": "other"})
 
 
+def test_the_same_model_under_another_path_goes_on_and_another_one_does_not(tmp_path):
+    begun = {**SETTINGS, "model": "models/sd", "revision": "0123456789abcdef"}
+    ImageSet(tmp_path, begun)
+    ImageSet(tmp_path, {**begun, "model": "/home/me/models/sd/"})
+    with pytest.raises(UsageError, match=r"different: model, revision"):
+        ImageSet(tmp_path, {**begun, "model": "other", "revision": "f" * 16})
+    without = {**begun, "revision": None}
+    ImageSet(tmp_path / "unknown", without)
+    with pytest.raises(UsageError, match=r"model is 'models/sd' there and 'sd' here"):
+        ImageSet(tmp_path / "unknown", {**without, "model": "sd"})
+
+
 def test_a_set_is_read_as_synthetic_rows(whole):
     rows = read_synthetic_rows(whole, SPEC)
     assert len(rows) == 36

@@ -106,6 +106,50 @@ def test_stable_diffusion_makes_an_image_from_its_prompt_and_seed_alone(tiny_mod
     assert len(settings["revision"]) == 16
 
 
+def test_a_set_goes_on_under_another_spelling_of_the_models_path(tiny_model, tmp_path, monkeypatch):
+    words = (*SD, "--out", tmp_path / "set", "--batch-size", 4)
+    assert command(*words, "--model", tiny_model, "--per-cell", 1) == 0
+    monkeypatch.chdir(tiny_model.parent)
+    assert command(*words, "--model", "./model/", "--per-cell", 2) == 0
+    assert len(kept_of(tmp_path / "set")) == 8
+
+
+def test_a_folder_with_weights_of_fp16_alone_gives_the_images_of_these_weights(tiny_model, tmp_path):
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    half = StableDiffusionPipeline.from_pretrained(str(tiny_model), dtype=torch.float16)
+    half.save_pretrained(tmp_path / "plain")
+    half.save_pretrained(tmp_path / "half", variant="fp16")
+    assert {path.name for path in (tmp_path / "half").rglob("*.safetensors")} == {
+        "diffusion_pytorch_model.fp16.safetensors",
+        "model.fp16.safetensors",
+    }
+    for name in ("plain", "half"):
+        assert command(*SD, "--model", tmp_path / name, "--out", tmp_path / f"set_{name}", "--per-cell", 1) == 0
+    assert images_of(tmp_path / "set_half") == images_of(tmp_path / "set_plain")
+
+
+@pytest.mark.parametrize(
+    ("files", "variant"),
+    [
+        (["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"], None),
+        (["unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin"], "fp16"),
+        (["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"], "fp16"),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], None),
+        (["a/model.bf16.bin", "a/model.fp16.bin", "b/model.fp16.bin"], "fp16"),
+        (["config.json"], None),
+    ],
+)
+def test_a_variant_is_asked_for_where_a_part_of_the_model_has_no_plain_weights(tmp_path, files, variant):
+    from debeton.generate.generators.generator import weights_variant
+
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert weights_variant(tmp_path) == variant
+
+
 def test_the_prompt_changes_the_image_only_with_guidance(tiny_model):
     from debeton.generate.generators.stable_diffusion import StableDiffusion
 

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from debeton.data.beton.image_decoding import BadImage
 from debeton.data.beton.images import to_rgb
 from debeton.data.spec import Rows
-from debeton.generate.generators.generator import DTYPES, folder_hash, local_model
+from debeton.generate.generators.generator import DTYPES, folder_hash, local_model, weights_variant
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
@@ -145,7 +146,10 @@ class Captioner:
         try:
             self.processor = AutoProcessor.from_pretrained(model, local_files_only=folder is not None)
             network = AutoModelForImageTextToText.from_pretrained(
-                model, dtype=DTYPES[dtype], local_files_only=folder is not None
+                model,
+                dtype=DTYPES[dtype],
+                local_files_only=folder is not None,
+                variant=None if folder is None else weights_variant(folder),
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -190,6 +194,16 @@ def image_hash(image: NDArray[np.uint8]) -> str:
     return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
+def pixels_of(rows: Rows, row: int) -> NDArray[np.uint8]:
+    """Return an image, uint8 [H, W, 3]. DataError names the file of an image that cannot be read."""
+    try:
+        return to_rgb(rows.image(row))
+    except (BadImage, OSError) as error:
+        raise DataError(
+            f"the image {rows.names[row]} cannot be read ({error}); remove it from the set, or generate it again"
+        ) from None
+
+
 def caption_rows(
     captioner: Captioner, rows: Rows, path: Path, *, batch_size: int = 16, progress: bool = False
 ) -> list[str]:
@@ -205,7 +219,7 @@ def caption_rows(
     progress: show a progress bar.
     """
     stored = read_captions(path) if path.exists() else {}
-    hashes = [image_hash(to_rgb(rows.image(i))) for i in range(len(rows))]
+    hashes = [image_hash(pixels_of(rows, i)) for i in range(len(rows))]
     known = {
         name: stored[name]
         for name, of_image in zip(rows.names, hashes)
@@ -223,7 +237,7 @@ def caption_rows(
     with tqdm(total=len(missing), desc="captions", unit="image", disable=not progress) as bar:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
-            texts = captioner.caption([to_rgb(rows.image(i)) for i in batch])
+            texts = captioner.caption([pixels_of(rows, i) for i in batch])
             known |= {
                 rows.names[i]: Caption(text, hashes[i], captioner.identity)
                 for i, text in zip(batch, texts, strict=True)
@@ -290,7 +304,7 @@ def captions_for(rows: Rows, captions: Mapping[str, Caption], where: Path) -> li
         caption = captions.get(name, captions.get(name.partition("/")[2]))
         if caption is None:
             raise DataError(f"{where} has no caption of {name} (and maybe of others); it needs one for every image")
-        if caption.image and caption.image != image_hash(to_rgb(rows.image(i))):
+        if caption.image and caption.image != image_hash(pixels_of(rows, i)):
             raise DataError(
                 f"{where}: the caption of {name} was made of another image of that name (and maybe those of others): "
                 "the images were drawn anew; caption them again with --model"

@@ -83,6 +83,10 @@ class Slot:
         return f"{folder}/{self.number:08}.png"
 
 
+# Settings that name a place, and the settings beside them that name its content by a hash.
+CONTENT_OF_PLACE = {"model": "revision", "images": "files"}
+
+
 class ImageSet:
     """Image set in a folder, opened by one shard.
 
@@ -107,7 +111,7 @@ class ImageSet:
             write_text(path, json.dumps(self.settings, indent=1, ensure_ascii=False))
             return
         stored = json.loads(path.read_text(encoding="utf-8"))
-        wrong = [key for key in {**stored, **self.settings} if stored.get(key) != self.settings.get(key)]
+        wrong = different_settings(stored, self.settings)
         if wrong:
             raise UsageError(
                 f"{self.folder} was begun with other settings: {wrong[0]} is {stored.get(wrong[0])!r} there and "
@@ -172,6 +176,19 @@ class ImageSet:
             verdicts = by_condition.setdefault(str(Condition(line["label"], line["attribute"])), {})
             verdicts[line["verdict"]] = verdicts.get(line["verdict"], 0) + 1
         return by_condition
+
+
+def different_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the names of the settings that decide the images and differ.
+
+    A model or a folder under another path is the same where the hash of its content is the same.
+    """
+
+    def is_same_content(key: str) -> bool:
+        content = CONTENT_OF_PLACE.get(key, "")
+        return stored.get(content) is not None and stored.get(content) == given.get(content)
+
+    return [key for key in {**stored, **given} if stored.get(key) != given.get(key) and not is_same_content(key)]
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from debeton.system.registry import Registry
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAMPLES, PIECE = 64, 1 << 16  # number of pieces of each file that `folder_hash` reads, and the bytes of one piece
 
+# Weight files of diffusers and transformers, such as model.fp16-00001-of-00002.safetensors.
+WEIGHTS = re.compile(r"[\w-]+?(\.(?P<variant>[A-Za-z]\w*))?(-\d+-of-\d+)?\.(safetensors|bin)")
 
 # Verdict on an image that the safety checker of a model turned black. It is no verdict of a filter: the pixels alone do
 # not tell why an image is black, and the filter 'none' would keep it.
@@ -129,6 +132,22 @@ def local_model(model: str, marker: str, kind: str, example: str) -> Path | None
     if folder.is_absolute() or model.startswith(".") or model.count("/") != 1:
         raise UsageError(f"no {kind} at {model}; expected a folder with {marker}, or an id such as {example}")
     return None
+
+
+def weights_variant(folder: Path) -> str | None:
+    """Return the variant of the weights to load from a model folder, such as 'fp16'; None for the plain files.
+
+    diffusers and transformers look for a variant only where they are told to, also if a folder has no plain file.
+
+    folder: folder of save_pretrained, with a part of the model in each folder below it, or with one model.
+    """
+    by_folder: dict[Path, set[str]] = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and (match := WEIGHTS.fullmatch(path.name)):
+            by_folder.setdefault(path.parent, set()).add(match["variant"] or "")
+    only_variants = [variants for variants in by_folder.values() if "" not in variants]
+    common = set.intersection(*only_variants) if only_variants else set()
+    return min(common, default=None)
 
 
 def folder_hash(folder: Path) -> str:

@@ -23,6 +23,7 @@ from debeton.generate.generators.generator import (
     check_finite,
     folder_hash,
     local_model,
+    weights_variant,
 )
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
@@ -172,7 +173,7 @@ def load_pipeline(model: str, revision: str | None, dtype: torch.dtype) -> tuple
 
 def _read(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
-        return kind.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        return kind.from_pretrained(str(folder), dtype=dtype, variant=weights_variant(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"{folder} cannot be loaded as a text-to-image model: {reason}") from None
