@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def _array_split(spec: DatasetSpec, folder: Path, split: str) -> Rows:
     return replace(array_rows(images, label, f"{split}-images"), attribute=attribute)
 
 
-def _load_array(path: Path) -> NDArray[np.generic]:
+def _load_array(path: Path) -> NDArray[Any]:
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except FileNotFoundError:

@@ -140,7 +140,7 @@ def frost(photos: Sequence[Pixels]) -> Corruption:
     """Return the corruption that adds a piece of a photo of frost. photos: uint8 [H, W, 3], at least 33x33."""
 
     def corruption(image: Pixels, severity: int, rng: np.random.Generator) -> Floats:
-        photo = photos[rng.integers(len(photos))]
+        photo = photos[int(rng.integers(len(photos)))]
         top, left = rng.integers(0, photo.shape[0] - SIDE), rng.integers(0, photo.shape[1] - SIDE)
         own, ice = FROST[severity - 1]
         return own * image + ice * photo[top : top + SIDE, left : left + SIDE].astype(np.float64)

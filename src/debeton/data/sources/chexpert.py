@@ -129,7 +129,7 @@ def load(request: Request) -> Dataset:
 
 def _names(bands: Sequence[int], *, with_race: bool) -> dict[str, tuple[str, ...]]:
     """Return the names by code of each column that can be the label or the attribute."""
-    names = {finding: (f"no {finding}", finding) for finding in FINDINGS}
+    names: dict[str, tuple[str, ...]] = {finding: (f"no {finding}", finding) for finding in FINDINGS}
     names |= {"No Finding": ("finding", "No Finding"), "Sex": SEX, "age_band": band_names(bands), "view": VIEWS}
     if with_race:
         names |= {"race": RACES, "sex_race": tuple(f"{race} {sex}" for race, sex in product(RACES, SEX))}
@@ -137,7 +137,7 @@ def _names(bands: Sequence[int], *, with_race: bool) -> dict[str, tuple[str, ...
 
 
 def _others(files: Sequence[str], inside: Any) -> list[str]:
-    return [files[row] for row in np.flatnonzero(~np.asarray(inside))]
+    return [files[row] for row in np.flatnonzero(~np.asarray(inside)).tolist()]
 
 
 def _beside(splits: Mapping[str, Any], files: Sequence[str]) -> tuple[LeftOut, ...]:

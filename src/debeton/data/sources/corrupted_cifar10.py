@@ -162,5 +162,5 @@ def _photos(raw: Path | None) -> list[Pixels]:
         small = cv2.resize(photo, (0, 0), fx=PHOTO_SCALE, fy=PHOTO_SCALE)
         if min(small.shape[:2]) <= cc.SIDE:
             raise DataError(f"{folder / name} is smaller than {cc.SIDE / PHOTO_SCALE:.0f} pixels; fetch it again")
-        photos.append(np.ascontiguousarray(small[:, :, ::-1]))
+        photos.append(np.ascontiguousarray(small[:, :, ::-1], np.uint8))
     return photos
