@@ -13,12 +13,14 @@ import torch
 from scipy import ndimage
 from torch import nn
 
+from debeton.nets.efficientnet_lite0 import packaged_weights, timm_name
 from debeton.nets.models import (
     architecture,
     freeze_batch_norm,
     make_model,
     model_names,
     named_head,
+    register_network,
     replace_head,
 )
 from debeton.nets.networks import MirrorAveraged, add_blurpool
@@ -76,6 +78,40 @@ def test_an_unknown_model_is_an_error_that_names_the_nearest():
     for name in ("small_resnet", "small_convnet"):
         with pytest.raises(UsageError, match=f"{name} has no published weights"):
             make_model(name, 2, pretrained=True)
+
+
+@pytest.mark.usefixtures("plugins_end_here")
+def test_a_registered_network_says_which_layer_is_its_head_and_what_it_takes():
+    class TwoBranches(nn.Module):
+        def __init__(self, num_classes: int):
+            super().__init__()
+            self.classify, self.rotate = nn.Linear(12, num_classes), nn.Linear(12, 4)
+
+        def forward(self, image):
+            return self.classify(image.mean((2, 3)).repeat(1, 4))
+
+    register_network("branches", "two branches", head="classify", size=32, multiple=8)(TwoBranches)
+    register_network("headless", "no such layer", head="fc")(TwoBranches)
+    model = make_model("branches", 3)
+    assert named_head(model) == ("classify", model.classify)
+    replace_head(model, 5)
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+    known = architecture("branches")
+    assert (known.size, known.multiple, known.sizes) == (32, 8, "sides that are multiples of 8 pixels")
+    with pytest.raises(UsageError, match="registered with the head 'fc', but TwoBranches has no layer 'fc'"):
+        make_model("headless", 2)
+    with pytest.raises(UsageError, match="begins with the word for a library"):
+        register_network("timm:mine", "taken")
+
+
+def test_checkpoints_under_the_older_names_of_efficientnet_lite0_load():
+    model, weights = make_model("efficientnet_lite0", 3), packaged_weights()
+    older = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
+    older |= {"_fc.weight": torch.zeros(3, 1280), "_fc.bias": torch.ones(3)}
+    model.load_state_dict(older)
+    state = model.state_dict()
+    assert set(state) == {timm_name(name) for name in older}
+    assert all(torch.equal(state[timm_name(name)], value) for name, value in older.items())
 
 
 def test_frozen_batch_norm_keeps_its_statistics():

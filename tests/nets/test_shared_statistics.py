@@ -68,6 +68,16 @@ def small_network() -> nn.Module:
 NETWORKS = {"all kinds": small_network, "small_resnet": lambda: make_model("small_resnet", 2)}
 
 
+def activated_network() -> nn.Module:
+    """A network with timm's batch norm, which activates what it has normalised."""
+    from timm.layers import BatchNormAct2d
+
+    return nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), BatchNormAct2d(6), nn.Flatten(), nn.Linear(216, 2))
+
+
+NETWORKS["with activation"] = activated_network
+
+
 def three_steps(model: nn.Module, image: Tensor, label: Tensor, rank: int, processes: int) -> tuple[list[float], Any]:
     """Take three steps of gradient descent on a process's rows. Return its loss sums, and the final state."""
     own, losses = slice(rank, None, processes), []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,6 +16,10 @@ from tests.running import folder_of, run
 from tests.tiny_networks import save_hf, save_open_clip
 
 from debeton.commands import dispatch
+from debeton.data.beton.reading import open_beton
+from debeton.data.beton.writer import write_beton
+from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.views.view import View
 from debeton.nets.checkpoint import load_checkpoint
 from debeton.nets.models import make_model
 from debeton.nets.trained import load_trained
@@ -86,6 +93,30 @@ def test_all_of_an_image_tower_of_open_clip_is_trained_and_a_run_starts_from_its
     again = ["--model.arch", arch, "--model.checkpoint", first.parent, "--model.transfer", "FIXED"]
     assert run([*words, *again, "--training.exp_name", "second"]) == 0
     assert f"{first.parent} stands for its only run version_0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_real_photos_go_through_a_network_of_timm(tmp_path):
+    archive = Path(os.environ.get("DEBETON_DATA", Path(__file__).parents[3] / "shared/data")) / "in1k_256.zip"
+    if not archive.exists():
+        pytest.skip(f"needs 1,000 ImageNet photos, one a class, in {archive.name}; set DEBETON_DATA to their folder")
+    with zipfile.ZipFile(archive) as file:
+        names = sorted(name for name in file.namelist() if name.upper().endswith(".JPEG"))
+        photos = [file.read(name) for name in names]
+    label = np.arange(len(photos)) % 2
+    spec = DatasetSpec("photos", ("even", "odd"), ("left", "right"), aligned=((0,), (1,)))
+    rows = Rows(label, label, lambda k: photos[k], names)
+    for split in ("train", "val", "test"):
+        write_beton(tmp_path / f"photos_{split}.beton", rows, spec, split)
+    given = {"data.dataset": "photos", "training.data_root": tmp_path, "training.outdir": tmp_path / "runs"}
+    given |= {"model.arch": "timm:test_vit", "resolution.val_res": 64, "training.epochs": 1, "training.device": "cpu"}
+    given |= {"training.selection": "average", "training.lr": 0.01, "training.batch_size": 100}
+    assert run([word for key, value in given.items() for word in (f"--{key}", value)]) == 0
+    folder = folder_of(tmp_path / "runs")
+    results = json.loads((folder / "results.json").read_text())
+    assert sum(results["test"]["group_count"].values()) == 1000
+    probabilities = load_trained(folder).probabilities(View.whole(open_beton(tmp_path / "photos_test.beton")), CPU)
+    assert (probabilities.argmax(1) == label).mean() == pytest.approx(results["test"]["accuracy"])
 
 
 # --- checkpoints of other programs ------------------------------------------------------------------

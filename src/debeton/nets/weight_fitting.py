@@ -108,6 +108,8 @@ def matched(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor
         ((a, b) for a in _fronts(weights) for b in _fronts(wanted)),
         key=lambda pair: _score(weights, wanted, *pair),
     )
+    if not _score(weights, wanted, cut, added)[0]:
+        cut, added = "", ""  # nothing fits, and the message shall name everything
     found = {added + name.removeprefix(cut): value for name, value in weights.items() if name.startswith(cut)}
     for name, value in weights.items():  # a head beside the body, such as fc beside backbone.layer1
         for front in _parents(name):

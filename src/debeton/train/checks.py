@@ -47,6 +47,11 @@ def check_size(model: nn.Module, arch: str, size: tuple[int, int], device: torch
     size: height and width in pixels.
     """
     height, width = size
+    known = architecture(arch)
+    if known.multiple and (height % known.multiple or width % known.multiple):
+        raise UsageError(
+            f"model.arch {arch} takes {known.sizes}, and images have {height} x {width}; set --resolution.val_res"
+        )
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     try:
         with evaluating(model), torch.inference_mode():
@@ -59,7 +64,6 @@ def check_size(model: nn.Module, arch: str, size: tuple[int, int], device: torch
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        known = architecture(arch)
         made = f"; it takes {known.sizes}" if known.sizes else ""
         made += f"; its weights are made for {known.size} pixels" if known.size and not known.sizes else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
