@@ -39,6 +39,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="CSV",
         help="columns class and model_class: the model's classes that stand for each class of the data",
     )
+    add("--mean", metavar="R,G,B", help="mean of the images in [0, 1] that the model expects; default: as it says")
+    add("--std", metavar="R,G,B", help="their standard deviation")
     add("--outdir", metavar="DIR", help="folder of the results; default: runs")
     add("--name", metavar="NAME", help="name of the results; default: made of model and data")
     add("--device", metavar="D", help="auto, cpu, cuda or cuda:K; default: as the run had it, or auto")
@@ -65,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     model = load_model(
         arguments.checkpoint, arguments.arch, read_names(arguments.classes), pretrained=arguments.pretrained
     )
+    normalisation = {name: read_channels(name, getattr(arguments, name)) for name in ("mean", "std")}
+    model = model.normalised(**normalisation)
     overrides = [*settings_of(arguments), *rest]
     folder = evaluate(model, arguments.data, overrides, split=arguments.split, class_map=class_map)
     print_tables(group_settings(load_runs([folder])))
@@ -82,6 +86,19 @@ def settings_of(arguments: argparse.Namespace) -> list[str]:
         "training.num_workers": arguments.num_workers,
     }
     return [word for key, value in given.items() if value is not None for word in (f"--{key}", value)]
+
+
+def read_channels(name: str, text: str | None) -> tuple[float, float, float] | None:
+    """Return the numbers of 'R,G,B'; None without a text. UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--{name} {text}: expected three numbers R,G,B, such as 0.5,0.5,0.5") from None
+    if name == "std" and min(red, green, blue) <= 0:
+        raise UsageError(f"--std {text}: expected numbers above 0")
+    return red, green, blue
 
 
 def read_names(text: str | None) -> tuple[str, ...] | None:

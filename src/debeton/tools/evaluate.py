@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ class Model:
     name: str
     checkpoint: Path | None
     folder: Path | None = None
+
+    def normalised(self, mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None) -> Model:
+        """Return the model with another normalisation of its images in [0, 1]; None keeps what is known of it."""
+        given = {name: list(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
+        return replace(self, trained=replace(self.trained, network={**self.trained.network, **given}))
+
+    @property
+    def place(self) -> str:
+        """Return the run folder or the file of the model; for published weights, the architecture."""
+        place = self.folder or self.checkpoint
+        return f"{self.trained.network['arch']}, published weights" if place is None else str(place.resolve())
 
     @property
     def results(self) -> Mapping[str, Any]:
@@ -207,18 +218,14 @@ def _check_owner(folder: Path, model: Model) -> None:
     file = folder / "results.json"
     if not file.is_file():
         return
-    known = (json.loads(file.read_text()).get("evaluated") or {}).get("checkpoint")
-    if known != _place(model):
+    known = (json.loads(file.read_text()).get("evaluated") or {}).get("model")
+    if known != model.place:
         raise DataError(
             f"{folder} holds the results of {known or 'another run'}, which has the same settings; give this "
             "evaluation another --name"
         )
     logger.info("%s is measured again", folder)
     file.unlink()  # predictions of now beside results of before would not go together
-
-
-def _place(model: Model) -> str | None:
-    return None if model.checkpoint is None else str(model.checkpoint.resolve())
 
 
 def _remarks(model: Model, described: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -236,9 +243,9 @@ def _remarks(model: Model, described: Mapping[str, Mapping[str, str]]) -> list[s
 def _known(model: Model, data: Path, note: str) -> dict[str, Any]:
     """Return the entries of results.json that come from the training of the model."""
     results = model.results
+    published = {"published": model.trained.network["arch"]} if model.checkpoint is None else None
     return {
         **{key: results[key] for key in SELECTION_KEYS if key in results},
-        "source": results.get("source")
-        or ({"published": model.trained.network["arch"]} if not _place(model) else None),
-        "evaluated": {"checkpoint": _place(model), "data": str(data), **({"classes": note} if note else {})},
+        "source": results.get("source") or published,
+        "evaluated": {"model": model.place, "data": str(data), **({"classes": note} if note else {})},
     }
