@@ -16,7 +16,6 @@ from torch import nn
 from debeton.data.beton.image_decoding import MAX_PIXELS
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
-from debeton.data.image_names import IMAGE_SUFFIXES, is_image, listed
 from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.loader.options import LoaderOptions
 from debeton.data.raw.imagenet_classes import NUM_CLASSES, imagenet_class_names
@@ -269,16 +268,6 @@ def _described(
         "images": asdict(WITHOUT_LOSS),
     }
     return Trained(model.eval(), network, inputs)
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below it, sorted by name. UsageError if there is none."""
-    if not folder.is_dir():
-        raise UsageError(f"no folder of images at {folder}")
-    files = sorted(file for file in folder.rglob("*") if is_image(file) and file.is_file())
-    if not files:
-        raise UsageError(f"{folder} holds no image; looked for {listed(IMAGE_SUFFIXES)}, also in the folders below it")
-    return files
 
 
 def predict(
