@@ -123,7 +123,10 @@ def _mapped(data: Sequence[str], codes: Mapping[str, int], class_map: ClassMap) 
 
 
 def read_class_map(path: Path) -> dict[str, list[str]]:
-    """Read a CSV with the columns class and model_class, a line for each output that stands for a class of the data."""
+    """Read a CSV of the columns class and model_class.
+
+    It has a line for each output that stands for a class of the data.
+    """
     if not path.is_file():
         raise UsageError(f"--class-map: there is no file {path}")
     table: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Data to measure a classifier on: a beton, or images in folders or a CSV, stored as the classifier takes them."""
+"""Data to measure a classifier on: a beton, or images in folders or a CSV."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _read(path: Path) -> Dataset:
 
 
 def _choose(splits: Mapping[str, Rows], split: str | None, path: Path) -> Rows:
-    """Return the rows of a split. UsageError if it does not exist, or if it is not clear which one is meant."""
+    """Return the rows of a split. UsageError if there is none of this name, or several without a name."""
     if split is not None:
         if split not in splits:
             raise UsageError(f"--split: {path} has no '{split}'{nearest(split, splits)} it has {', '.join(splits)}")

@@ -58,9 +58,9 @@ class Predicted:
 
 
 def list_images(path: Path) -> ImageFiles:
-    """Return the images in a folder and below it, sorted by name without hidden ones, or those that a CSV lists.
+    """Return the images in a folder and below it, or those that a CSV lists.
 
-    UsageError if there is none.
+    A folder's images are sorted by name, without hidden ones. UsageError if there is none.
     """
     if path.is_file() and path.suffix.lower() == ".csv":
         header = read_header(path)
@@ -81,7 +81,9 @@ def list_images(path: Path) -> ImageFiles:
 
 
 def predict_files(trained: Trained, images: ImageFiles, device: torch.device, batch_size: int) -> Iterator[Predicted]:
-    """Yield the predictions of a few hundred files at a time, in their sequence. Files that are broken are passed over.
+    """Yield the predictions of a few hundred files at a time, in their sequence.
+
+    Broken files have none, and are named.
 
     Each image is stored, decoded, cropped, resized and normalised as the run's beton and its evaluation did.
     """
