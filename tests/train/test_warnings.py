@@ -11,12 +11,14 @@ import torch
 from tests.running import run
 from tests.toy import TOY_SPEC, toy_rows
 
+from debeton.config import PhaseSettings
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.loader.loader import make_loader
 from debeton.data.spec import Rows
 from debeton.data.views.view import View
 from debeton.library import fit
+from debeton.train.schedule_checks import warn_of_schedule
 
 
 def sorted_by_class(rows: Rows) -> Rows:
@@ -54,29 +56,32 @@ def test_a_run_says_once_which_betons_it_does_not_use(toy_args, toy_betons: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("settings", "text"),
     [
-        (
-            ["--training.warmup_epochs", 4],
-            "phase 'train' has 2 epochs: the warm-up of 4 epochs is longer, and the learning rate ends at 0.025 "
-            "instead of 0.05",
-        ),
-        (["--training.lr_scheduler", "cyclic"], "the peak of the learning rate would be at epoch 5"),
-        (
-            ["--training.lr_scheduler", "multisteplr", "--training.lr_milestones", "1,2,30"],
-            "the drops at 2, 30 never come",
-        ),
-        (["--training.patience", 2], "with 2 evaluations, training.patience 2 never ends it"),
-        (["--training.lr_scheduler", "plateau"], "the learning rate never drops (training.lr_patience 5)"),
-        (["--training.lr_patience", 2], "training.lr_patience 2 has no effect: it is of the schedule plateau"),
-        (["--training.warmup_epochs", 2, "--training.patience", 1], ""),
+        ({"lr_scheduler": "cyclic"}, "the peak of the learning rate would be at epoch 5"),
+        ({"lr_scheduler": "multisteplr", "lr_milestones": (1, 2, 30)}, "the drops at 2, 30 never come"),
+        ({"patience": 2}, "with 2 evaluations, training.patience 2 never ends it"),
+        ({"lr_scheduler": "plateau"}, "the learning rate never drops (training.lr_patience 5)"),
+        ({"lr_scheduler": "plateau", "lr_patience": 1, "patience": 1}, "training.patience 1 ends it before"),
+        ({"warmup_epochs": 2.0, "patience": 1, "lr_milestones": (30,)}, ""),
     ],
 )
-def test_settings_beyond_a_short_training_are_warned_of_once_before_it(toy_args, capsys, words, text):
-    assert run([*toy_args, *words, "--training.batch_size", "512"]) == 0
+def test_settings_beyond_a_short_phase_are_warned_of(monkeypatch, caplog, settings, text):
+    caplog.set_level("WARNING", logger="debeton")
+    monkeypatch.setattr("debeton.train.schedule_checks.logger.propagate", True)
+    warn_of_schedule(PhaseSettings(epochs=2, **settings), "identify", selects=True, only_head=False)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == bool(text)
+    assert all(
+        message.startswith("warning: phase 'identify' has 2 epochs: ") and text in message for message in messages
+    )
+
+
+def test_a_warm_up_longer_than_training_is_warned_of_once_before_it(toy_args, capsys):
+    words = ["--training.warmup_epochs", 4, "--training.lr_patience", 2, "--training.batch_size", "512"]
+    assert run([*toy_args, *words]) == 0
     error = capsys.readouterr().err
-    if text:
-        assert error.count(text) == 1
-        assert error.index(text) < error.index("epoch 1/2")
-    else:
-        assert "has 2 epochs:" not in error
+    text = "the warm-up of 4 epochs is longer, and the learning rate ends at 0.025 instead of 0.05"
+    assert error.count(text) == 1
+    assert error.index(text) < error.index("epoch 1/2")
+    assert error.count("training.lr_patience 2 has no effect: it is of the schedule plateau") == 1

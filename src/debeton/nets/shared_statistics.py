@@ -124,7 +124,8 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, *_ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: activations that are computed anew can be taken once
+        x, weight, mean, *_ = saved
         wants_x = ctx.needs_input_grad[0]
         if not len(x):  # this process still takes part in the sum; kernels may not accept an empty batch
             if wants_x:
@@ -133,26 +134,27 @@ class _Normalise(torch.autograd.Function):
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         backward = _backward_on_gpu if x.is_cuda else _backward_on_cpu
-        of_x, of_weight, of_bias = backward(ctx, gradient)
+        of_x, of_weight, of_bias = backward(saved, ctx.eps, wants_x, gradient)
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None, None
 
 
-def _backward_on_cpu(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias, from what `_Normalise` kept in `ctx`.
+def _backward_on_cpu(
+    saved: tuple[Tensor, ...], eps: float, wants_x: bool, gradient: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the gradients of x, weight and bias, from what `_Normalise` has saved.
 
     Let r = 1 / sqrt(variance + eps), and y = (x - mean) r. For n values of gradient g, the gradient of x is
     weight r (g - sum(g) / n - y sum(g y) / n).
 
     torch has a kernel for the part that takes the statistics as constants.
     """
-    x, weight, mean, variance, count = ctx.saved_tensors
-    wants_x = ctx.needs_input_grad[0]
+    x, weight, mean, variance, count = saved
     of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-        gradient, x, weight, mean, variance, None, None, False, ctx.eps, [wants_x, True, True]
+        gradient, x, weight, mean, variance, None, None, False, eps, [wants_x, True, True]
     )
     if not wants_x:
         return None, of_weight, of_bias
-    inverse = (variance + ctx.eps).rsqrt()
+    inverse = (variance + eps).rsqrt()
     sums = distributed.sum_over_processes(torch.stack([of_bias, of_weight]).to(mean.dtype))
     constant, slope = sums * (weight * inverse / count)
     shape = (1, -1, *(1,) * (x.ndim - 2))
@@ -160,11 +162,12 @@ def _backward_on_cpu(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor,
     return (of_x - through_statistics).to(x.dtype), of_weight, of_bias
 
 
-def _backward_on_gpu(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+def _backward_on_gpu(
+    saved: tuple[Tensor, ...], eps: float, wants_x: bool, gradient: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor]:
     """Return the gradients of `_backward_on_cpu`, by the kernels of torch's SyncBatchNorm."""
-    x, weight, mean, variance, count = ctx.saved_tensors
-    wants_x = ctx.needs_input_grad[0]
-    inverse = (variance + ctx.eps).rsqrt()
+    x, weight, mean, variance, count = saved
+    inverse = (variance + eps).rsqrt()
     sum_g, sum_gx, of_weight, of_bias = torch.batch_norm_backward_reduce(
         gradient, x, mean, inverse, weight, wants_x, True, True
     )
