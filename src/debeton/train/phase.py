@@ -56,9 +56,9 @@ class PhaseRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain values."""
-        names = ("selected_epoch", "seconds", "images", "data_wait", "selection", "ended_early", "identity")
-        names += ("taken_from", "epochs", "endless_identity", "continues")
-        plain = {name: getattr(self, name) for name in names}
+        of_results = ("selected_epoch", "seconds", "images", "data_wait", "selection", "ended_early")
+        of_origin = ("identity", "taken_from", "epochs", "endless_identity", "continues")
+        plain = {name: getattr(self, name) for name in (*of_results, *of_origin)}
         return {**plain, "notes": dict(self.notes), "processes": list(self.processes)}
 
 
