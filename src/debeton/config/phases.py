@@ -37,7 +37,9 @@ class PhaseSettings(Training):
         purpose: the word that tells this loader from others.
         """
         seeds = {name: getattr(self, name) for name in ("seed", "order_seed", "augment_seed")}
-        own = {name: None if seed is None else derive_seed(seed, purpose) for name, seed in seeds.items()}
+        own: dict[str, Any] = {
+            name: None if seed is None else derive_seed(seed, purpose) for name, seed in seeds.items()
+        }
         return replace(self, **own)
 
 

@@ -191,7 +191,7 @@ class DatasetSpec:
 
     def has_cell(self, label: int, attribute: int) -> bool:
         """Return whether the set has rows of a pair (label, attribute); False if its group is `missing`."""
-        return int(self.group(np.int64(label), np.int64(attribute))) not in self.missing
+        return int(self.group(np.array([label]), np.array([attribute]))[0]) not in self.missing
 
     @property
     def existing_groups(self) -> list[int]:

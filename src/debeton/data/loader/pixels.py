@@ -178,9 +178,8 @@ def write_images(
     boxes = np.ascontiguousarray(boxes)
     # Named, so that they live until the C function has read them.
     sources = [moves.rows, moves.columns]
-    has_black = [array is not None and array.min(initial=0) < 0 for array in sources]
-    black = [array if negative else None for array, negative in zip(sources, has_black, strict=True)]
-    inside = [np.maximum(array, 0) if negative else array for array, negative in zip(sources, has_black, strict=True)]
+    black = [array if array is not None and array.min(initial=0) < 0 else None for array in sources]
+    inside = [array if blank is None else np.maximum(blank, 0) for array, blank in zip(sources, black, strict=True)]
     move_arrays = [None if array is None else np.ascontiguousarray(array) for array in (*inside, moves.patches, *black)]
     rows, columns, patches, *black_at = (0 if array is None else array.ctypes.data for array in move_arrays)
     batch = np.array(

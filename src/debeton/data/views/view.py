@@ -244,8 +244,7 @@ class View:
         group_by: the new groups, by label and attribute or by attribute alone.
         """
         pairs = tuple(tuple(codes) for codes in aligned)
-        new = {"attributes": tuple(names), "aligned": pairs, "group_by": group_by}
-        spec = replace(self.spec, missing=(), factors=(), **new)
+        spec = replace(self.spec, attributes=tuple(names), aligned=pairs, missing=(), factors=(), group_by=group_by)
         group = spec.group(self.label, attribute)
         return replace(self, attribute=attribute, group=group, spec=spec, true_groups=self.true_groups or self)
 
