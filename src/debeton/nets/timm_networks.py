@@ -79,7 +79,7 @@ def _created(name: str, num_classes: int, pretrained: bool) -> Any:
     """Return timm's network. It adapts to the size of the image if timm's class can."""
     import timm
 
-    adapting = {"dynamic_img_size": True} if _adapts(name) else {}
+    adapting: dict[str, Any] = {"dynamic_img_size": True} if _adapts(name) else {}
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **adapting)
     except (OSError, RuntimeError, ValueError) as error:
@@ -116,11 +116,16 @@ def _head_name(name: str) -> str | None:
         model = _created(name, 2, False).eval()
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     names = [key for key, module in model.named_modules() if module is classifier]
-    if not names or type(classifier) not in (nn.Linear, nn.Conv2d):
+    if not names or classifier is None or type(classifier) not in (nn.Linear, nn.Conv2d):
         return None
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
-    classifier.register_forward_hook(lambda module, given, output: (inputs.append(given[0]), outputs.append(output))[1])
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(given[0])
+        outputs.append(output)
+
+    classifier.register_forward_hook(note)
     try:
         with torch.no_grad():
             logits = model(torch.empty(2, *model.pretrained_cfg["input_size"], device="meta"))

@@ -133,15 +133,15 @@ def _has_pooler_option(config: Any) -> bool:
     """Return whether the class of a configuration can leave its pooler out."""
     from transformers import AutoModel
 
-    kind = AutoModel._model_mapping[type(config)]
-    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    kind: Any = AutoModel._model_mapping[type(config)]
+    return "add_pooling_layer" in inspect.signature(kind).parameters
 
 
 def _with_weights(name: str, config: Any, options: Mapping[str, Any]) -> Any:
     """Return the folder's model. DataError if weights are missing or have other shapes."""
     from transformers import AutoModel
 
-    kind = AutoModel._model_mapping[type(config)]
+    kind: Any = AutoModel._model_mapping[type(config)]
     try:
         network, loaded = kind.from_pretrained(
             name, config=config, local_files_only=True, output_loading_info=True, **options

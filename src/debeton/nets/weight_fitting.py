@@ -30,7 +30,9 @@ def check_described(file: WeightFile, expected: Mapping[str, Any], key: str, arc
         "std": "set --model.normalisation as that run did",
         "blurpool": "set --model.blurpool as that run did",
     }
-    for name, remedy in remedies.items() if file.network is not None else ():
+    if file.network is None:
+        return
+    for name, remedy in remedies.items():
         default = False if name == "blurpool" else None
         stored, value = file.network.get(name, default), expected.get(name, default)
         if stored != value:

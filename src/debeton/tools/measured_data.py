@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
@@ -46,7 +47,7 @@ def open_data(path: Path, split: str | None, options: WriteOptions) -> Iterator[
 def _read(path: Path) -> Dataset:
     """Return the images of a folder or a CSV as a data set that has the name of the path."""
     name = re.sub(r"[^\w.-]", "_", path.resolve().stem)
-    options = {"name": name if re.match(r"\w", name) else f"images{name}"}
+    options: dict[str, Any] = {"name": name if re.match(r"\w", name) else f"images{name}"}
     source = SOURCES.get("folder")
     if path.is_dir() or path.suffix.lower() == ".zip":
         dataset = source.load(source.request(path, **options))

@@ -93,7 +93,6 @@ def _saved_part(folder: Path, split: str) -> ArrowPart:
     # Versions before 2.0 stored a selection as the numbers of its rows.
     listed = [folder / entry["filename"] for entry in state.get("_indices_data_files") or []]
     rows = None if not listed else _mapped_tables(listed, folder).column(0).to_numpy()
-    selected = table if rows is None else None
     features = _features(table.schema)
     if not features and (folder / "dataset_info.json").is_file():
         features = _json(folder / "dataset_info.json").get("features") or {}
@@ -105,7 +104,7 @@ def _saved_part(folder: Path, split: str) -> ArrowPart:
     def image_at(column: str, row: int) -> Any:
         return table.column(column)[row if rows is None else int(rows[row])].as_py()
 
-    count = len(table) if selected is not None else len(rows)
+    count = len(table) if rows is None else len(rows)
     return ArrowPart(folder, split, count, table.schema, features, read, image_at)
 
 

@@ -206,7 +206,7 @@ def _name_of(part: Part, item: Any) -> str:
 
 def _guess(role: str, item: Any, parts: Mapping[str, Any]) -> str | None:
     """Return the name of the part that has a role by its name, or by its position in a tuple."""
-    by_name = {name.rpartition(".")[2].casefold(): name for name in reversed(parts)}
+    by_name = {name.rpartition(".")[2].casefold(): name for name in reversed(list(parts))}
     for name in NAMES[role]:
         if name in by_name and (role == IMAGE or as_scalar(parts[by_name[name]]) is not NO_SCALAR):
             return by_name[name]
@@ -267,7 +267,7 @@ def read_items(
     from torch.utils.data import DataLoader  # slow to import
 
     reader = _ItemReader(dataset, choice, to_image)
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         reader,  # type: ignore[arg-type]  # any object with a length and items will do
         batch_size=ITEMS_AT_ONCE,
         sampler=rows,

@@ -61,7 +61,7 @@ def choose_column(role: str, given: str | None, columns: Mapping[str, Any], wher
         if given not in columns:
             raise UsageError(f"--{role} '{given}': {where} has no such column{nearest(given, columns)} known: {known}")
         return given
-    plain = {column.rpartition(".")[2].casefold(): column for column in reversed(columns)}
+    plain = {column.rpartition(".")[2].casefold(): column for column in reversed(list(columns))}
     found = next((plain[name] for name in NAMES[role] if name in plain), None)
     if found is None and role == LABEL:
         raise DataError(f"{where}: no column is called like a label; it has {known}. Name one with --label")

@@ -31,14 +31,14 @@ def with_test_split(spec: DatasetSpec, splits: Mapping[str, Rows], fraction: flo
         raise UsageError(f"--test-fraction takes rows of train where there is no test, and {spec.name} {found}")
     train = splits["train"]
     real = np.ones(len(train), bool) if train.source is None else train.source == 0
-    strata = np.where(real, spec.stratum(train.label, spec.group(train.label, train.attribute)), -1)
-    present, sizes = np.unique(strata[real], return_counts=True)
-    label, conflicting = spec.describe_strata()
+    cells = np.where(real, spec.cell(train.label, spec.group(train.label, train.attribute)), -1)
+    present, sizes = np.unique(cells[real], return_counts=True)
+    label, _, conflicting = spec.describe_cells()
     rng = make_rng("test rows", spec.name)
     counts = held_counts(sizes, label[present], conflicting[present], fraction, rng)
     is_test = np.zeros(len(train), bool)
-    for stratum, count in zip(present, counts.tolist(), strict=True):
-        is_test[rng.permutation(np.flatnonzero(strata == stratum))[:count]] = True
+    for cell, count in zip(present, counts.tolist(), strict=True):
+        is_test[rng.permutation(np.flatnonzero(cells == cell))[:count]] = True
     if not is_test.any():
         raise UsageError(
             f"--test-fraction {fraction:g} takes no row: the groups of train have at most {sizes.max()} rows, and each "
