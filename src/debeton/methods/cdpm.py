@@ -134,7 +134,10 @@ def cdpm(run: Run) -> nn.Module | None:
 
 
 def in_unit_range(view: View) -> View:
-    """Return the view as a diffusion model sees it: pixels in [-1, 1], and cells of class and attribute as groups."""
+    """Return the view as a diffusion model sees it.
+
+    Pixels are in [-1, 1], and groups are the cells of class and attribute.
+    """
     view = view.grouped_by(BY_CELL)  # an image is drawn of a class and an attribute, whatever the groups
     return replace(view, spec=replace(view.spec, mean=(0.5,) * 3, std=(0.5,) * 3))
 
