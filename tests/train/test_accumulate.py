@@ -124,7 +124,7 @@ def test_parts_have_equal_rows_and_a_single_last_row_joins_the_part_before():
 
 @pytest.mark.parametrize("rows", [3, 16, 22])
 def test_several_processes_take_the_rows_of_the_same_parts(monkeypatch, rows):
-    """Row i of process r is row i P + r of the batch, so the parts together are those of one process."""
+    """Row i of process r is row i P + r of the batch, as in one process."""
     seen: dict[int, list[list[int]]] = {}
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)

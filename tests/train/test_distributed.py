@@ -196,7 +196,7 @@ def test_a_rank_that_is_killed_ends_the_job_with_a_message(toy_args, tmp_path):
 def test_accumulated_gradients_and_class_weights_of_two_processes_are_those_of_one(
     toy_args, write_toy, two_processes, tmp_path
 ):
-    """Train on batches of 50 in parts of 17, and on a last batch of one row more than a part."""
+    """Train on batches of 50 in parts of 17, and on a last batch of 18."""
     write_toy(tmp_path / "odd.beton", 118, 0.8)  # 50, 50 and 18 rows
     words = ["--data.train_path", tmp_path / "odd.beton", "--training.batch_size", 50, "--training.accumulate", 3]
     words += ["--training.class_weights", "1,3", "--training.lr", 0.02, "--training.layer_decay", 0.8]

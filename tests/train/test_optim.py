@@ -79,7 +79,7 @@ def test_a_warm_up_multiplies_the_schedule_and_leaves_its_drops_where_they_are(n
 
 
 def test_layers_have_the_rate_of_their_depth_and_the_head_its_own():
-    """Depths 0 to 3 and a decay of 0.5 give 1/16, 1/8, 1/4 and 1/2; the head has its factor of 10."""
+    """Depths 0 to 3 and a decay of 0.5 give 1/16 to 1/2."""
     model = SmallResNet(2)
     factors = lr_factors([model], head_lr_factor=10.0, layer_decay=0.5)
     optimizer = make_optimizer(model, "sgd", lr=1.0, weight_decay=0.1, decay_norm=False, lr_factors=factors)
