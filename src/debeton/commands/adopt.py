@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from debeton.commands.next_command import OWN_DATA, next_command
+from debeton.data.spec import DatasetSpec
 from debeton.system.errors import UsageError
 from debeton.system.name_lists import parse_names
 
@@ -57,4 +59,7 @@ def adopt(args: argparse.Namespace) -> int:
     counts = " · ".join(f"{name} {count}" for name, count in list(sidecar["group_counts"].items())[:24])
     print(f"{path}: {sidecar['n']} rows of {sidecar['dataset']}/{sidecar['split']}; {roles}; {counts}")
     print(f"  columns: {', '.join(sidecar['columns'])}; images: {describe_treatments(sidecar['image']['stored'])}")
+    following = next_command(OWN_DATA, DatasetSpec.from_dict(sidecar["spec"]), path.parent)
+    if following is not None:
+        print("\n".join(following.lines()))
     return 0

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tests.toy import stored_image
 
@@ -276,6 +278,24 @@ def test_a_field_of_a_type_of_ones_own_is_refused(mine: Path) -> None:
         debeton.adopt_beton(mine, label="place")
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 12_000), st.integers(1, 255)), min_size=1, max_size=6))
+def test_damage_to_the_header_and_the_tables_is_one_sentence_or_harmless(
+    mine: Path, stock: Path, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(stock.read_bytes())
+    for position, difference in changes:
+        data[position] ^= difference
+    mine.write_bytes(bytes(data))
+    try:
+        debeton.adopt_beton(mine, label="y", attribute="place")
+        beton = debeton.open_beton(mine)
+    except DataError:
+        return
+    assert len(beton) == N
+    assert beton.content == beton.read_content()
+
+
 def test_our_own_betons_need_no_adoption(tmp_path: Path) -> None:
     path = tmp_path / "ours_train.beton"
     rows = debeton.rows_from_arrays(np.zeros((3, 4, 4, 3), np.uint8), [0, 1, 0])
@@ -294,6 +314,7 @@ def test_the_command_adopts_and_wrong_use_of_it_has_exit_status_2(mine: Path, ca
     assert command("--adopt", mine, "--label", "y", "--attribute", "place", "--attributes", "in,out") == 0
     text = capsys.readouterr().out
     assert "30 rows of mine/train; image is 'pic', label is 'y', attribute is 'place'; 0, in 5" in text
+    assert f"--data.dataset mine --training.data_root {mine.parent}" in text
     assert json.loads(sidecar_path(mine).read_text())["adopted"] == {"image": "pic", "label": "y", "attribute": "place"}
     assert command("--adopt", mine, "--dataset", "folder") == 2
     assert command("--adopt", mine, "--csv-index", "num") == 2

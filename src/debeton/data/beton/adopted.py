@@ -60,7 +60,7 @@ def check_images(image: NDArray[Any], sizes: NDArray[np.uint64], file_size: int)
     """Raise ValueError for the first image that cannot be as the file says."""
     pixels = image["height"].astype(np.int64) * image["width"]
     checks = (
-        (image["data_ptr"].astype(np.int64) + sizes.astype(np.int64) > file_size, "lies beyond the end of the file"),
+        ((image["data_ptr"] > file_size) | (sizes > file_size - image["data_ptr"]), "lies beyond the end of the file"),
         (~np.isin(image["mode"], (JPG, RAW)), "is stored in a mode that is neither JPEG nor raw"),
         (pixels == 0, "has no pixel"),
         (
@@ -88,7 +88,7 @@ def field_values(file: OpenedFile, stored: Stored) -> tuple[dict[str, list[Any]]
             values[field.name] = column.tolist()
         elif field.type_id in (NDARRAY, TENSOR) and _array_type(field)[0] == (1,):
             dtype = _array_type(field)[1]
-            values[field.name] = [file.array(dtype, 1, place)[0].item() for place in column.tolist()]
+            values[field.name] = [_piece(file, dtype, 1, place, field.name)[0].item() for place in column.tolist()]
         elif field.type_id == JSON:
             keys, rest = _json_values(file, field.name, column)
             values.update(keys)
@@ -97,6 +97,13 @@ def field_values(file: OpenedFile, stored: Stored) -> tuple[dict[str, list[Any]]
             is_array = field.type_id in (NDARRAY, TENSOR)
             others[field.name] = f"{field.type_name} {list(_array_type(field)[0])}" if is_array else field.type_name
     return values, others
+
+
+def _piece(file: OpenedFile, dtype: np.dtype[Any], count: int, place: int, field: str) -> NDArray[Any]:
+    """Return the values of a field that lie among the images, [count]. ValueError if the file does not hold them."""
+    if dtype.hasobject or place + count * dtype.itemsize > file.size:
+        raise ValueError(f"values of the field '{field}' lie beyond the end of the file, or are no numbers")
+    return file.array(dtype, count, place)
 
 
 def _array_type(field: Field) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -115,7 +122,7 @@ def _json_values(file: OpenedFile, name: str, pieces: NDArray[Any]) -> tuple[dic
     values: dict[str, list[Any]] = {}
     others: dict[str, str] = {}
     for row, (place, size) in enumerate(zip(pieces["ptr"].tolist(), pieces["size"].tolist())):
-        content = json.loads(file.array(np.uint8, size, place).tobytes().rstrip(b"\0") or b"null")
+        content = json.loads(_piece(file, np.dtype(np.uint8), size, place, name).tobytes().rstrip(b"\0") or b"null")
         items = content.items() if isinstance(content, dict) else [("", content)]
         for key, value in items:
             column = f"{name}.{key}" if key else name

@@ -139,7 +139,7 @@ def _read(path: Path, image: str | None) -> _Own:
         values, others = field_values(file, stored)
     except DataError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError) as error:  # as json and NumPy raise them for damaged descriptions
         raise DataError(f"{path} cannot be adopted: {error}") from None
     if not len(images):
         raise DataError(f"{path} holds no row; an empty split can be used neither for training nor for evaluation")
