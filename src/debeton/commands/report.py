@@ -1,6 +1,7 @@
 """Tables of finished runs on the console and as one HTML page; or one table and figure.
 
 debeton report runs/ --out runs/report
+debeton report runs/ --out runs/report --metrics auroc,f1,interval
 debeton report bias-transfer runs/ --out runs/report
 debeton report ddb runs/ --out runs/report
 """
@@ -48,29 +49,40 @@ def main(argv: Sequence[str]) -> int:
         action="store_true",
         help="the surest mistakes of each group and where the network looked; takes the runs' betons and checkpoints",
     )
+    parser.add_argument(
+        "--metrics",
+        default="",
+        metavar="A,B",
+        help="further columns: auroc, average_precision, f1, ece, brier, mean_class_accuracy, ...; interval: the 95 %% "
+        "interval of each accuracy of one seed; summary.csv has them all",
+    )
     plugins.add_argument(parser)
     arguments = parser.parse_args(argv)
 
     kind, runs = asked_kind(arguments.runs)
     if kind is not None:
+        if arguments.metrics:
+            raise UsageError(f"--metrics is for the report of all runs, not for '{arguments.runs[0]}'")
         print(f"report written to {kind.write(runs, arguments.out)}" if arguments.out else kind.text(runs))
         return 0
 
     from rich.console import Console
 
+    from debeton.report.columns import parse_metrics
     from debeton.report.console import print_tables
     from debeton.report.records import load_runs
     from debeton.report.runs import group_settings
     from debeton.report.write import write_report
 
-    print_tables(group_settings(load_runs(runs)), Console())
+    metrics = parse_metrics(arguments.metrics)
+    print_tables(group_settings(load_runs(runs)), Console(), metrics)
     if arguments.out:
         shown = None
         if arguments.pictures:  # these take torch, which takes seconds to import
             from debeton.report.pictures import picture_plotter
 
             shown = picture_plotter()
-        page = write_report(runs, arguments.out, title=arguments.title, pictures=shown)
+        page = write_report(runs, arguments.out, title=arguments.title, pictures=shown, metrics=metrics)
         print(f"report written to {page}")
     return 0
 

@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from debeton.report.columns import COLUMNS, shown_columns
 from debeton.report.runs import Setting
 from debeton.report.tables import (
-    COLUMNS,
     MAX_ROWS,
     group_table,
     notes,
     report_split,
-    shown_columns,
     stat_text,
     summary_table,
     worst_group,
@@ -31,24 +30,27 @@ WORST, BEST = 5, 3  # groups of a longer table that the console shows
 LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
 
 
-def print_tables(settings: Sequence[Setting], console: Console | None = None) -> None:
-    """Print the summary, then the groups of each setting; of many groups the worst and the best."""
+def print_tables(settings: Sequence[Setting], console: Console | None = None, metrics: Sequence[str] = ()) -> None:
+    """Print the summary, then the groups of each setting; of many groups the worst and the best.
+
+    metrics: further columns, as in `summary_table`.
+    """
     console = console or Console()
     if not settings:
         console.print("No finished run yet: nothing to tabulate.")
         return
     split = report_split(settings)
-    summary = summary_table(settings, split)
+    summary = summary_table(settings, split, metrics)
     datasets = ", ".join(dict.fromkeys(s.dataset for s in settings))
     console.print(f"[bold]{escape(datasets)}: accuracy on the {split} split[/bold]")
-    for table in _summary_tables(summary, list(shown_columns(settings, split).values()), console.width):
+    for table in _summary_tables(summary, list(shown_columns(settings, split, metrics).values()), console.width):
         console.print(table)
-    for note in notes(settings):
+    for note in notes(settings, metrics):
         console.print(f"[dim]{escape(note)}[/dim]")
     for setting in settings:
         heading = f"{setting.label} (n = {len(setting.runs)})"
         console.print(f"\n[bold]{escape(heading)}[/bold]; worst group: {escape(worst_group(setting, split))}")
-        table, remark = _rich_groups(setting, split)
+        table, remark = _rich_groups(setting, split, metrics)
         console.print(table)
         console.print(f"[dim]{remark}[/dim]" if remark else "", end="\n" if remark else "")
 
@@ -84,9 +86,9 @@ def _summary_tables(summary: pd.DataFrame, columns: Sequence[str], width: int) -
     return tables
 
 
-def _rich_groups(setting: Setting, split: str) -> tuple[Table, str]:
+def _rich_groups(setting: Setting, split: str, metrics: Sequence[str]) -> tuple[Table, str]:
     """Return the table of a setting's groups, and a remark on the groups that it leaves out."""
-    groups = group_table(setting, split)
+    groups = group_table(setting, split, metrics)
     shown = groups.sort_values("mean", kind="stable") if len(groups) > MAX_ROWS else groups
     table = Table(**LAYOUT)
     table.add_column("group")

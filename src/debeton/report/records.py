@@ -16,6 +16,7 @@ from debeton.config import as_of_now, run_seeds, setting_identity
 from debeton.config.yaml_files import parse_yaml
 from debeton.report.older_results import with_group_means
 from debeton.system.errors import DataError
+from debeton.train.probability_metrics import PROBABILITY_KEYS
 from debeton.train.remarks import remarks_of
 
 FRACTIONS = (
@@ -23,6 +24,7 @@ FRACTIONS = (
     "adjusted_accuracy",
     "mean_group_accuracy",
     "mean_class_accuracy",
+    "worst_class_accuracy",
     "worst_group_accuracy",
     "bias_aligned_accuracy",
     "bias_conflicting_accuracy",
@@ -132,7 +134,7 @@ class RunRecord:
         keys |= {key: value for key, value in self._options.items() if key not in OPTION_SEEDS}
         keys["training.method"] = results.get("method")
         if "evaluated" in results:  # a model that was measured again is no repetition of its run
-            keys["evaluated"] = results["evaluated"].get("checkpoint") or "published weights"
+            keys["evaluated"] = results["evaluated"]["model"]
         own = self.sections | {str(v) for k, v in keys.items() if k.startswith(f"{self.method}.")}
         left_out = tuple(f"{section}." for section in sections if section not in own)
         settings = {k: v for k, v in keys.items() if not k.startswith(left_out)}
@@ -245,7 +247,9 @@ def _check_metrics(metrics: Any, where: str) -> None:
             raise DataError(f"{where} is not a set of metrics with '{key}' by group name")
     fractions = {key: metrics.get(key) for key in FRACTIONS}
     fractions |= {f"group_accuracy['{name}']": v for name, v in (metrics.get("group_accuracy") or {}).items()}
+    fractions |= {key: metrics.get(key) for key in PROBABILITY_KEYS}
     for key, value in fractions.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and 0 <= value <= 1):
-            raise DataError(f"{where}.{key} is {value!r}; expected a fraction in [0, 1] or null")
+        largest = 2 if key.endswith("brier") else 1
+        if value is not None and not (is_number and 0 <= value <= largest):
+            raise DataError(f"{where}.{key} is {value!r}; expected a fraction in [0, {largest}] or null")

@@ -11,6 +11,7 @@ from typing import Any
 
 from debeton.report.records import OPTION, RunRecord, natural_key
 from debeton.report.same_data import data_identity
+from debeton.train.intervals import accuracy_intervals
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,27 @@ class Setting:
 
     def group_stat(self, group: str, split: str) -> Stat | None:
         """Return the Stat of a group's accuracy over the seeds that have a row of it; None if none has."""
-        return _percent((run.metrics(split).get("group_accuracy") or {}).get(group) for run in self.runs)
+        return self.entry_stat("group_accuracy", group, split)
+
+    def entry_stat(self, metric: str, name: str, split: str) -> Stat | None:
+        """Return the Stat of one entry of a metric by name, such as 'group_f1'; None if no seed defines it."""
+        return _percent((run.metrics(split).get(metric) or {}).get(name) for run in self.runs)
+
+    def interval(self, metric: str, split: str, group: str | None = None) -> tuple[float, float] | None:
+        """Return the 95 % interval of an accuracy over its rows, in percent; None for several seeds.
+
+        metric: 'accuracy', 'worst_group_accuracy', or 'group_accuracy' with the name of a group.
+        """
+        if len(self.runs) > 1:
+            return None
+        metrics = self.runs[0].metrics(split)
+        intervals = accuracy_intervals(metrics)
+        if metric == "accuracy":
+            found = intervals["accuracy_interval"]
+        else:
+            name = metrics.get("worst_group") if metric == "worst_group_accuracy" else group
+            found = intervals["group_accuracy_interval"].get(name)
+        return None if found is None else (100 * found[0], 100 * found[1])
 
     def group_count(self, group: str, split: str) -> float | None:
         """Return the number of rows of a group, as mean over seeds; None if unknown.

@@ -9,25 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from debeton.report.records import FRACTIONS, RunRecord, flatten
+from debeton.report.columns import INTERVAL, INTERVAL_MEANING, MEANINGS, PROBABILITY_MEANING, TITLES, shown_columns
+from debeton.report.records import FRACTIONS, flatten
 from debeton.report.runs import Setting, Stat, differing_keys, make_stat
 from debeton.report.same_data import data_notes
+from debeton.train.probability_metrics import PROBABILITY_KEYS, PROBABILITY_METRICS
 
-COLUMNS = {
-    "accuracy": "average",
-    "adjusted_accuracy": "adjusted",
-    "worst_group_accuracy": "worst-group",
-    "mean_group_accuracy": "mean-group",
-    "bias_aligned_accuracy": "aligned",
-    "bias_conflicting_accuracy": "conflicting",
-    "mean_conflicting_group_accuracy": "mean-conflicting",
-}
-MEANINGS = {
-    "adjusted_accuracy": "Adjusted: groups weigh as in the training rows (the average that papers print for "
-    "Waterbirds); average: over the rows of the split.",
-    "mean_conflicting_group_accuracy": "Conflicting: over the rows of the bias-conflicting groups; mean-conflicting: "
-    "the mean over these groups ('bias-conflicting' in LfF, EnD and LDD, whose 'unbiased' is mean-group).",
-}
 DASH = "–"
 MAX_ROWS = 16  # largest number of groups or rows that a table shows unfolded
 UNITS = "Accuracies in percent, mean ± sample standard deviation over n seeds (no deviation for n = 1)."
@@ -38,44 +25,18 @@ def report_split(settings: Sequence[Setting]) -> str:
     return "test" if any(run.metrics("test") for s in settings for run in s.runs) else "val"
 
 
-def shown_columns(settings: Sequence[Setting], split: str) -> dict[str, str]:
-    """Return the accuracies of the summary and their titles.
+def summary_table(settings: Sequence[Setting], split: str = "test", metrics: Sequence[str] = ()) -> pd.DataFrame:
+    """Return one row of text per setting: n, accuracies, worst group and the rule that selected the epoch.
 
-    The adjusted accuracy is shown where the groups have other shares in training than in the split. The mean over the
-    bias-conflicting groups is shown where it differs from the accuracy over their rows.
+    metrics: further columns, as in `shown_columns`; 'interval' adds intervals to the average and the worst group.
     """
-    runs = [run for setting in settings for run in setting.runs]
-    left_out = set()
-    if not any(_has_other_shares(run, split) for run in runs):
-        left_out.add("adjusted_accuracy")
-    if not any(_differ(run, split, "mean_conflicting_group_accuracy", "bias_conflicting_accuracy") for run in runs):
-        left_out.add("mean_conflicting_group_accuracy")
-    return {metric: title for metric, title in COLUMNS.items() if metric not in left_out}
-
-
-def _has_other_shares(run: RunRecord, split: str) -> bool:
-    """Return whether a run has an adjusted accuracy that is defined otherwise than its accuracy."""
-    if run.metrics(split).get("adjusted_accuracy") is None:
-        return False
-    rows = [(run.results or {}).get("train_groups") or {}, run.metrics(split).get("group_count") or {}]
-    totals = [sum(counts.values()) or 1 for counts in rows]
-    # Synthetic rows and pseudo-groups count in train_groups, but do not weigh: then only the numbers tell.
-    same = all(rows[0].get(g, 0) * totals[1] == rows[1].get(g, 0) * totals[0] for g in {*rows[0], *rows[1]})
-    return not same or _differ(run, split, "adjusted_accuracy", "accuracy")
-
-
-def _differ(run: RunRecord, split: str, one: str, other: str) -> bool:
-    """Return whether two accuracies of a run are known and differ."""
-    a, b = (run.metrics(split).get(metric) for metric in (one, other))
-    return a is not None and b is not None and abs(a - b) > 1e-9
-
-
-def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
-    """Return one row of text per setting: n, accuracies, worst group and the rule that selected the epoch."""
-    rows, columns = [], shown_columns(settings, split)
+    rows, columns = [], shown_columns(settings, split, metrics)
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label, "n": len(setting.runs)}
         row |= {title: stat_text(setting, setting.stat(metric, split)) for metric, title in columns.items()}
+        if INTERVAL in metrics:
+            for metric in ("accuracy", "worst_group_accuracy"):
+                row[columns[metric]] += interval_text(setting.interval(metric, split))
         row |= {"worst group": worst_group(setting, split), "selection": setting.selection}
         rows.append(row | {"remarks": "; ".join(setting.remarks) or DASH})
     table = pd.DataFrame(rows, columns=["setting", "n", *columns.values(), "worst group", "selection", "remarks"])
@@ -83,17 +44,20 @@ def summary_table(settings: Sequence[Setting], split: str = "test") -> pd.DataFr
 
 
 def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
-    """Return `summary_table` as numbers: mean and standard deviation of every accuracy, in percent.
+    """Return `summary_table` as numbers: mean and standard deviation of every metric, in percent.
 
-    An undefined number is NaN.
+    low, high: the 95 % interval of an accuracy of one seed. An undefined number is NaN.
     """
     rows = []
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label, "dataset": setting.dataset, "method": setting.method}
         row |= {"split": split, "n": len(setting.runs), "seeds": " ".join(str(run.seed) for run in setting.runs)}
-        for metric in FRACTIONS:
+        for metric in (*FRACTIONS, *PROBABILITY_KEYS):
             stat = setting.stat(metric, split)
             row |= {f"{metric}_mean": stat.mean if stat else None, f"{metric}_std": stat.std if stat else None}
+        for metric in ("accuracy", "worst_group_accuracy"):
+            low, high = setting.interval(metric, split) or (None, None)
+            row |= {f"{metric}_low": low, f"{metric}_high": high}
         row |= {"worst_group": worst_group(setting, split), "selection": setting.selection}
         rows.append(row | {"remarks": "; ".join(setting.remarks)})
     return pd.DataFrame(rows)
@@ -177,10 +141,15 @@ def findings_table(settings: Sequence[Setting]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "what", "mean", "n"])
 
 
-def notes(settings: Sequence[Setting]) -> list[str]:
-    """Return notes on the numbers: units, other data, selection rules, repeats, differences not in the labels."""
+def notes(settings: Sequence[Setting], metrics: Sequence[str] = ()) -> list[str]:
+    """Return notes on the numbers: units, other data, selection rules, repeats, differences not in the labels.
+
+    metrics: the further columns of the tables.
+    """
     columns = shown_columns(settings, report_split(settings))
     lines = [UNITS, *(text for metric, text in MEANINGS.items() if metric in columns)]
+    lines += [PROBABILITY_MEANING] if any(name.endswith(tuple(PROBABILITY_METRICS)) for name in metrics) else []
+    lines += [INTERVAL_MEANING] if INTERVAL in metrics else []
     lines += data_notes([(s.label, [*s.runs, *s.repeats]) for s in settings])
     rules = dict.fromkeys(s.selection for s in settings)
     lines.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
@@ -226,7 +195,23 @@ def _repeats(setting: Setting) -> list[str]:
     ]
 
 
-def group_table(setting: Setting, split: str = "test") -> pd.DataFrame:
+def metric_table(settings: Sequence[Setting], metric: str, split: str = "test") -> pd.DataFrame:
+    """Return a metric of probabilities by group and by attribute, times 100; a row for each that defines it.
+
+    The columns are the settings, as text.
+    """
+    rows: list[dict[str, str]] = []
+    for kind in ("group", "attribute"):
+        names = [name for s in settings for run in s.runs for name in run.metrics(split).get(f"{kind}_{metric}") or {}]
+        for name in dict.fromkeys(names):
+            stats = {s.label: s.entry_stat(f"{kind}_{metric}", name, split) for s in settings}
+            if any(stats.values()):
+                texts = {s.label: stat_text(s, stats[s.label]) for s in settings}
+                rows.append({"over": kind, "name": name, **texts})
+    return pd.DataFrame(rows)
+
+
+def group_table(setting: Setting, split: str = "test", metrics: Sequence[str] = ()) -> pd.DataFrame:
     """Return one row per group.
 
     group: name of the group.
@@ -234,12 +219,15 @@ def group_table(setting: Setting, split: str = "test") -> pd.DataFrame:
     SPLIT: number of rows of the split, as text.
     accuracy: accuracy in percent, as text.
     mean: its mean as a number, for sorting; NaN if undefined.
+
+    metrics: with 'interval', accuracies of one seed have their intervals.
     """
     rows = []
     for name in setting.group_names:
         stat = setting.group_stat(name, split)
         counts = [count_text(setting.group_count(name, counted)) for counted in ("train", split)]
-        rows.append((name, *counts, stat_text(setting, stat), stat.mean if stat else float("nan")))
+        interval = interval_text(setting.interval("group_accuracy", split, name)) if INTERVAL in metrics else ""
+        rows.append((name, *counts, stat_text(setting, stat) + interval, stat.mean if stat else float("nan")))
     return pd.DataFrame(rows, columns=["group", "train", split, "accuracy", "mean"])
 
 
@@ -248,6 +236,11 @@ def stat_text(setting: Setting, stat: Stat | None) -> str:
     if stat is None:
         return DASH
     return str(stat) + (f" (n={stat.n})" if stat.n < len(setting.runs) else "")
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Return ' [low, high]' in percent; '' without an interval."""
+    return "" if interval is None else f" [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def count_text(count: float | None) -> str:
@@ -259,14 +252,14 @@ def to_markdown(table: pd.DataFrame) -> str:
     """Return a table as Markdown; numbers are aligned to the right."""
     lines = [list(map(str, table.columns)), *(list(map(str, row)) for row in table.itertuples(index=False))]
     cells = [[text.replace("|", r"\|").replace("\n", " ") for text in line] for line in lines]
-    right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
+    right = [pd.api.types.is_numeric_dtype(table[c]) or c in TITLES for c in table.columns]
     rule = ["---:" if is_right else "---" for is_right in right]
     return "\n".join("| " + " | ".join(line) + " |" for line in [cells[0], rule, *cells[1:]]) + "\n"
 
 
 def to_latex(table: pd.DataFrame, caption: str | None = None) -> str:
     """Return a table as LaTeX (booktabs); special characters are escaped. caption: text of a comment above it."""
-    right = [pd.api.types.is_numeric_dtype(table[c]) or c in COLUMNS.values() for c in table.columns]
+    right = [pd.api.types.is_numeric_dtype(table[c]) or c in TITLES for c in table.columns]
     text = table.to_latex(index=False, escape=True, column_format="".join("r" if r else "l" for r in right))
     for character, command in (("±", r"$\pm$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):
         text = text.replace(character, command)

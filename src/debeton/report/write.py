@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from debeton.report.columns import INTERVAL, shown_columns, title_of
 from debeton.report.figures.plots import Plot, group_families, make_plots, train_distributions
 from debeton.report.page import Cell, Page, html_comparison, html_list, html_plot, html_table, link
 from debeton.report.records import RunRecord, load_runs
@@ -23,11 +24,12 @@ from debeton.report.tables import (
     UNITS,
     count_text,
     findings_table,
+    interval_text,
+    metric_table,
     notes,
     oracle_table,
     report_split,
     shortcut_table,
-    shown_columns,
     stat_text,
     summary_numbers,
     summary_table,
@@ -37,6 +39,7 @@ from debeton.report.tables import (
 )
 from debeton.system.errors import DataError
 from debeton.system.files import write_files
+from debeton.train.probability_metrics import PROBABILITY_METRICS
 
 PicturePlotter = Callable[[Sequence[Setting], str], list[Plot]]  # (settings, split) -> figures with images
 
@@ -50,6 +53,7 @@ def write_report(
     searched: Sequence[str] = (),
     pictures: PicturePlotter | None = None,
     tables: Sequence[tuple[str, pd.DataFrame]] = (),
+    metrics: Sequence[str] = (),
 ) -> Path:
     """Read the runs at `paths`, and write index.html, figures and summary.{csv,md,tex} to `out`, all or none.
 
@@ -62,6 +66,7 @@ def write_report(
     pictures: makes figures with images from the runs' betons and checkpoints (`pictures.picture_plots`); None: no such
         figures.
     tables: (title, table) of further sections.
+    metrics: further columns (`columns.parse_metrics`). One of probabilities has a table by group and attribute.
 
     DataError: no run is finished.
     """
@@ -71,17 +76,22 @@ def write_report(
         waiting = ", ".join(f"{run.folder} (epoch {run.last_epoch})" for run in runs)
         raise DataError(f"no run has finished, so there is nothing to report; unfinished: {waiting}")
     split = report_split(settings)
-    summary, plots = summary_table(settings, split), make_plots(settings, split)
+    summary, plots = summary_table(settings, split, metrics), make_plots(settings, split)
     mistakes = pictures(settings, split) if pictures else []
     page = Page(title, _subtitle(settings, runs))
-    _add_accuracies(page, settings, summary, plots[:1], split)
+    _add_accuracies(page, settings, summary, plots[:1], split, metrics)
     _add_figures(page, "Figures", plots[1:])
-    _add_groups(page, settings, split)
+    _add_groups(page, settings, split, metrics)
     _add_figures(page, "Mistakes with the highest confidence", mistakes)
     _add_tables(
         page,
         [
             *tables,
+            *(
+                (f"{title_of(name)} by group and attribute, {split} split", metric_table(settings, name, split))
+                for name in metrics
+                if name in PROBABILITY_METRICS
+            ),
             (f"Cost of each shortcut on the {split} split", shortcut_table(settings, split)),
             ("Cost of selection: worst-group accuracy on the test split", oracle_table(settings)),
             ("Findings of the methods", findings_table(settings)),
@@ -91,7 +101,7 @@ def write_report(
     files = {f"{plot.name}.png": plot.png for plot in [*plots, *mistakes]}
     texts = {
         "summary.csv": summary_numbers(settings, split).to_csv(index=False),
-        "summary.md": to_markdown(summary) + "\n" + "\n".join(f"- {note}" for note in notes(settings)) + "\n",
+        "summary.md": to_markdown(summary) + "\n" + "\n".join(f"- {note}" for note in notes(settings, metrics)) + "\n",
         "summary.tex": to_latex(summary, f"{split} split; {UNITS}"),
         "index.html": page.render(),  # last, so that the other files exist when the page appears
     }
@@ -101,14 +111,21 @@ def write_report(
 
 
 def _add_accuracies(
-    page: Page, settings: Sequence[Setting], summary: pd.DataFrame, headline: Sequence[Plot], split: str
+    page: Page,
+    settings: Sequence[Setting],
+    summary: pd.DataFrame,
+    headline: Sequence[Plot],
+    split: str,
+    metrics: Sequence[str],
 ) -> None:
     """Add the headline figure, the summary, the notes, and the keys that differ between the settings."""
     _add_figures(page, "", headline)
     # A selection rule that all settings share stands in the notes.
     table = summary.drop(columns="selection") if summary["selection"].nunique() == 1 else summary
-    page.add(f"Accuracy on the {split} split", html_table(table.columns, _summary_cells(settings, table, split)))
-    page.add("", html_list(notes(settings)))
+    page.add(
+        f"Accuracy on the {split} split", html_table(table.columns, _summary_cells(settings, table, split, metrics))
+    )
+    page.add("", html_list(notes(settings, metrics)))
     if keys := differing_keys([s.identity for s in settings]):
         page.add("Differences between the settings", html_table(["setting", *keys], _difference_rows(settings, keys)))
 
@@ -119,10 +136,10 @@ def _add_figures(page: Page, title: str, plots: Sequence[Plot]) -> None:
         page.add("" if i else title, html_plot(plot))
 
 
-def _add_groups(page: Page, settings: Sequence[Setting], split: str) -> None:
+def _add_groups(page: Page, settings: Sequence[Setting], split: str, metrics: Sequence[str]) -> None:
     """Add a table of the groups of each data set."""
     for family in group_families(settings).values():
-        headers, rows = _group_cells(family, split)
+        headers, rows = _group_cells(family, split, metrics)
         many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
         page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
         page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
@@ -162,11 +179,13 @@ def _subtitle(settings: Sequence[Setting], runs: Sequence[RunRecord]) -> str:
     return text + (f" · {unfinished} run{'s' * (unfinished > 1)} not finished" if unfinished else "")
 
 
-def _summary_cells(settings: Sequence[Setting], summary: pd.DataFrame, split: str) -> list[list[Cell]]:
+def _summary_cells(
+    settings: Sequence[Setting], summary: pd.DataFrame, split: str, metrics: Sequence[str]
+) -> list[list[Cell]]:
     """Return the cells of the summary, with means as sort keys."""
     rows = []
     for setting, row in zip(settings, summary.itertuples(index=False), strict=True):
-        stats = [setting.stat(metric, split) for metric in shown_columns(settings, split)]
+        stats = [setting.stat(metric, split) for metric in shown_columns(settings, split, metrics)]
         keys = [None, (len(setting.runs),), *((s.mean if s else None,) for s in stats)]
         keys += [None] * (len(row) - len(keys))
         rows.append([Cell(str(value), key) for value, key in zip(row, keys, strict=True)])
@@ -178,7 +197,7 @@ def _difference_rows(settings: Sequence[Setting], keys: Sequence[str]) -> list[l
     return [[Cell(s.label), *(Cell(_value_text(s.identity, key)) for key in keys)] for s in settings]
 
 
-def _group_cells(family: Sequence[Setting], split: str) -> tuple[list[str], list[list[Cell]]]:
+def _group_cells(family: Sequence[Setting], split: str, metrics: Sequence[str]) -> tuple[list[str], list[list[Cell]]]:
     """Return headers and cells of the groups of one data set.
 
     There is a row per group, a column per training distribution, and an accuracy column per setting.
@@ -192,7 +211,9 @@ def _group_cells(family: Sequence[Setting], split: str) -> tuple[list[str], list
         stats = [s.group_stat(name, split) for s in family]
         cells = [Cell(count_text(count), (count,)) for count in counts]
         for setting, stat, is_worst in zip(family, stats, (w == name for w in worst), strict=True):
-            cells.append(Cell(stat_text(setting, stat), (stat.mean if stat else None,), strong=is_worst))
+            asked = setting.interval("group_accuracy", split, name) if INTERVAL in metrics else None
+            text = stat_text(setting, stat) + interval_text(asked)
+            cells.append(Cell(text, (stat.mean if stat else None,), strong=is_worst))
         rows.append([Cell(name), *cells])
     return headers, rows
 

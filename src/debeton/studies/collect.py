@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from debeton.report.columns import COLUMNS
 from debeton.report.records import load_runs
 from debeton.report.runs import make_stat
 from debeton.report.same_data import find_different_data
-from debeton.report.tables import COLUMNS, to_markdown
+from debeton.report.tables import to_markdown
 from debeton.report.write import PicturePlotter, write_report
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published, compare_with_published
