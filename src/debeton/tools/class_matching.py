@@ -1,4 +1,4 @@
-"""Classes of data matched with the outputs of a classifier, by name, number or a table of the user."""
+"""Classes of data matched with the outputs of a classifier by name, by number, or by a table."""
 
 from __future__ import annotations
 
