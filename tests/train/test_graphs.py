@@ -114,3 +114,11 @@ def test_a_run_with_graphs_is_the_run_without(toy_betons, tmp_path):
         accuracies.append([line["metrics"]["accuracy"] for line in lines if line["split"] == "train"])
     assert len(accuracies[0]) == 3
     assert accuracies[1] == pytest.approx(accuracies[0], abs=0.02)
+
+
+def test_no_graph_replays_a_network_that_sees_a_batch_in_parts():
+    conditions = {"on_gpu": True, "processes": 1, "compiled": False, "calls_once": True}
+    assert reason_against_graph(**conditions) == ""
+    assert "training.accumulate calls the network once for each part" in reason_against_graph(
+        **conditions, in_parts=True
+    )
