@@ -59,7 +59,8 @@ def test_a_missing_training_beton_is_named_with_the_command_that_writes_it(tmp_p
         find_betons("celeba", tmp_path, ABSENT)
     assert str(error.value) == (
         f"no beton for celeba/train at {tmp_path}/celeba_train.beton\n"
-        f"  write it with: python writers/write_betons.py --dataset celeba --raw DIR --out {tmp_path}"
+        f"  write it with: debeton write-betons --dataset celeba --raw DIR --out {tmp_path}\n"
+        "  or, if the images are your own: --dataset folder --name celeba"
     )
 
 

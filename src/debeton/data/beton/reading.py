@@ -224,7 +224,7 @@ def open_beton(path: Path | str) -> Beton:
         link = f" (a link to {path.readlink()}, which does not exist)" if path.is_symlink() else ""
         raise FileNotFoundError(
             f"no beton at {path}{link}\n"
-            f"  write it with: python writers/write_betons.py --dataset NAME --raw DIR --out {path.parent}"
+            f"  write it with: debeton write-betons --dataset NAME --raw DIR --out {path.parent}"
         )
     opened = OpenedFile(path)
     sidecar = read_sidecar(path)

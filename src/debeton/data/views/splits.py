@@ -79,7 +79,8 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str | None]) -> di
         if not beton.exists() and (path is not None or split == "train"):
             raise FileNotFoundError(
                 f"no beton for {dataset}/{split} at {beton}\n"
-                f"  write it with: python writers/write_betons.py --dataset {dataset} --raw DIR --out {beton.parent}"
+                f"  write it with: debeton write-betons --dataset {dataset} --raw DIR --out {beton.parent}\n"
+                f"  or, if the images are your own: --dataset folder --name {dataset}"
             )
         if beton.exists():
             paths[split] = beton
