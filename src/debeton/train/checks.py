@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from debeton.config import Config, PhaseSettings, phase_settings
-from debeton.data.loader.loader import make_loader
+from debeton.data.loader.loader import Loader, make_loader
 from debeton.data.views.splits import evaluated
 from debeton.data.views.view import View
 from debeton.nets.models import architecture, evaluating
@@ -27,9 +27,8 @@ def check_classifier(run: Run) -> None:
     UsageError or DataError: as the phase itself would raise it.
     """
     model, training = run.network(), phase_settings(run.config)
-    check_phase(run, run.views["train"], training)
+    loaders = [check_phase(run, run.views["train"], training)]
     evaluation_triggers(run.config)
-    loaders = [make_loader(run.views["train"], 1, options=train_options(run, training))]
     loaders += [eval_loader(run.views[split], run.config, run.device) for split in evaluated(run.views)]
     for size in sorted({loader.image_size for loader in loaders} | ramp_sizes(run.config)):
         check_size(model, run.config.model.arch, size, run.device)
@@ -73,11 +72,11 @@ def check_size(model: nn.Module, arch: str, size: tuple[int, int], device: torch
         ) from None
 
 
-def check_phase(run: Run, view: View, training: PhaseSettings) -> None:
-    """Check that training batches of a view can be made with the settings of a phase: decoder and augmentation.
+def check_phase(run: Run, view: View, training: PhaseSettings) -> Loader:
+    """Return the loader of a view's training batches; it checks the decoder and the augmentation of a phase.
 
     view: the training rows, or other rows of the same data set where those of the phase are not there yet.
     training: settings of the phase.
     """
     check_settings(training)
-    make_loader(view, min(training.batch_size, len(view)), options=train_options(run, training))
+    return make_loader(view, min(training.batch_size, len(view)), options=train_options(run, training))
