@@ -9,16 +9,16 @@ from debeton.config import Config
 from debeton.data.beton.sidecar import image_options_of
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
-from debeton.nets.models import architecture
+from debeton.nets.models import architecture, library_of
 
 
 def describe_network(config: Config, spec: DatasetSpec, arch: str = "") -> dict[str, Any]:
     """Return the values that rebuild a network and the normalisation of its inputs.
 
-    arch: name of the architecture; '' takes that of section 'model'.
+    arch: name of the architecture, or of a network that is no classifier; '' takes that of section 'model'.
     """
     arch = arch or config.model.arch
-    plain = architecture(arch).config
+    plain = architecture(arch).config if library_of(arch) is not None else None
     return {
         "arch": arch,
         "num_classes": spec.num_classes,

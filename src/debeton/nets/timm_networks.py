@@ -116,16 +116,16 @@ def _head_name(name: str) -> str | None:
         model = _created(name, 2, False).eval()
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     names = [key for key, module in model.named_modules() if module is classifier]
-    if not names or classifier is None or type(classifier) not in (nn.Linear, nn.Conv2d):
+    if not names or not isinstance(classifier, nn.Module) or type(classifier) not in (nn.Linear, nn.Conv2d):
         return None
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
-    def note(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         inputs.append(given[0])
         outputs.append(output)
 
-    classifier.register_forward_hook(note)
+    classifier.register_forward_hook(keep)
     try:
         with torch.no_grad():
             logits = model(torch.empty(2, *model.pretrained_cfg["input_size"], device="meta"))

@@ -134,7 +134,7 @@ def _has_pooler_option(config: Any) -> bool:
     from transformers import AutoModel
 
     kind: Any = AutoModel._model_mapping[type(config)]
-    return "add_pooling_layer" in inspect.signature(kind).parameters
+    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
 
 
 def _with_weights(name: str, config: Any, options: Mapping[str, Any]) -> Any:
