@@ -11,7 +11,7 @@ import pytest
 
 import debeton
 from debeton.commands import dispatch, report
-from debeton.commands.list_names import KINDS
+from debeton.commands.list_names import KINDS, LONG
 from debeton.system.errors import UsageError, run_command
 from debeton.system.project import SCRIPTS
 
@@ -94,6 +94,7 @@ def test_list_prints_one_kind(kind, capsys):
     assert command("list", kind) == 0
     expected = {"methods": "erm", "datasets": "dominoes", "triggers": "square", "augmentations": "flip"}
     expected |= {"generators": "halves", "models": "resnet18", "presets": "methods/dfr"}
+    expected |= {"timm": "timm:resnet50", "open_clip": "open_clip:RN50@openai"}
     assert re.search(rf"^{expected[kind]}( |$)", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -101,7 +102,7 @@ def test_list_without_a_kind_prints_all_but_networks_and_presets(capsys):
     assert command("list") == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.endswith(":")] == [
-        f"{kind}:" for kind in KINDS if kind not in ("models", "presets")
+        f"{kind}:" for kind in KINDS if kind not in LONG
     ]
     assert f"The presets are in {ROOT / 'dataset_configs'}." in out
 

@@ -50,9 +50,7 @@ def test_missing_truncated_foreign_and_malicious_files_give_one_sentence(tmp_pat
             return os.system, (f"touch {tmp_path / 'owned'}",)
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(
-        DataError, match=r"names (posix|nt)\.system, which is neither .* and is not run; of a network"
-    ) as found:
+    with pytest.raises(DataError, match=r"names (posix|nt)\.system, which is neither .* and is not run; ") as found:
         load_checkpoint(tmp_path / "evil.pt")
     assert "weights_only" not in str(found.value)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil()))  # of another protocol than torch's, which it warns of
