@@ -133,7 +133,7 @@ def predict_images(arguments: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def as_csv(columns: Mapping[str, Sequence[Any]]) -> str:
+def as_csv(columns: Mapping[str, Any]) -> str:
     """Return columns as CSV, numbers with six digits."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

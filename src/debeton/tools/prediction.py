@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,9 +89,11 @@ def predict_files(trained: Trained, images: ImageFiles, device: torch.device, ba
     """
     options = replace(trained.image_options, skip_bad=True)
     for first in range(0, len(images), FILES_AT_ONCE):
-        names, files = (part[first : first + FILES_AT_ONCE] for part in (images.names, images.files))
+        names = images.names[first : first + FILES_AT_ONCE]
+        files = images.files[first : first + FILES_AT_ONCE]
         zeros = np.zeros(len(files), np.int64)
-        rows = Rows(zeros, zeros, files.__getitem__, [str(k) for k in range(len(files))])  # a CSV may name one twice
+        numbers = [str(k) for k in range(len(files))]  # a CSV may name an image twice
+        rows = Rows(zeros, zeros, _reader(files), numbers)
         with tempfile.TemporaryDirectory(prefix="debeton_predict_") as folder:
             path = Path(folder, "images.beton")
             try:
@@ -105,6 +107,11 @@ def predict_files(trained: Trained, images: ImageFiles, device: torch.device, ba
             empty = np.empty((0, len(trained.classes)), np.float32)
             view = View.whole(open_beton(path)) if kept else None
             yield Predicted(kept, trained.probabilities(view, device, batch_size) if view else empty, broken)
+
+
+def _reader(files: Sequence[Path]) -> Callable[[int], Path]:
+    """Return the function from a row to its file."""
+    return lambda row: files[row]
 
 
 def _problem(trained: Trained, file: Path) -> str:
