@@ -37,11 +37,29 @@ def read_names(places: Sequence[Path]) -> dict[str, str]:
 
 def imagenet_class_names() -> tuple[str, ...]:
     """Return the names of ImageNet's 1,000 classes in the order of their wnids, as timm lists them."""
-    from timm.data import ImageNetInfo
+    return tuple(names_of_wnids(()).values())
 
-    info = ImageNetInfo()
-    wnids = info.label_names()
-    return class_names(wnids, {wnid: info.label_name_to_description(wnid).split(",")[0] for wnid in wnids})
+
+def names_of_wnids(places: Sequence[Path]) -> dict[str, str]:
+    """Return the name of each of the 1,000 classes by wnid, in their usual order.
+
+    A part of the classes must take its names from here: `class_names` of a part would not tell the two cranes apart.
+
+    places: folders that may hold a file with other names (`read_names`). Without one, the names are those of timm.
+    DataError if such a file does not name all classes.
+    """
+    names = read_names(places)
+    if not names:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo()
+        names = {wnid: info.label_name_to_description(wnid).split(",")[0] for wnid in info.label_names()}
+    if len(names) != NUM_CLASSES:
+        raise DataError(
+            f"the file with the names of the classes in {' or '.join(map(str, places))} has {len(names)}, expected "
+            f"{NUM_CLASSES}; take it away, or replace it by the whole LOC_synset_mapping.txt"
+        )
+    return dict(zip(names, class_names(list(names), names), strict=True))
 
 
 def imagenet_aliases(classes: Sequence[str]) -> dict[str, int]:

@@ -21,14 +21,11 @@ The name of a class is the first of its names in one of these two files, else it
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from debeton.data.image_names import is_image
-from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
+from debeton.data.raw.image_files import ImageTree, MissingDataError
 from debeton.data.raw.imagenet_classes import choose_classes, class_names, read_names
+from debeton.data.raw.imagenet_folders import Files, class_rows, files_by_class, paths_in
 from debeton.data.raw.layout import raw_folder, read_mat, unpack_hint
 from debeton.data.raw.source import SOURCES, Dataset, Option, Request, register_source
 from debeton.data.raw.tables import read_csv, read_fields
@@ -36,10 +33,8 @@ from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.errors import DataError
 
 PLACES = ("", "imagenet", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-BY_WNID = re.compile(r"(n\d{8})[/_]")  # a class folder, or the name of an official training file
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 NUM_CLASSES, TRAIN, VAL_PER_CLASS = 1000, 1_281_167, 50
-Files = dict[str, list[str]]  # by wnid
 
 
 @register_source(
@@ -59,7 +54,7 @@ def load(request: Request) -> Dataset:
     raw = raw_folder(request, "imagenet")
     tree, train = _open(raw)
     places = (raw.parent if raw.is_file() else raw, tree.root)
-    val = _files_by_wnid(tree, "val") or _flat_val(tree, places)
+    val = files_by_class(tree, "val") or _flat_val(tree, places)
     names = read_names(places)
     files = train or val
     wnids = choose_classes(request.options["classes"], list(names) or sorted(files), complete=bool(names))
@@ -68,7 +63,7 @@ def load(request: Request) -> Dataset:
     if not request.options["classes"] and (stray := sorted(set(val) - set(wnids))):
         raise DataError(f"imagenet: val of {tree.root} has the class {stray[0]}, which train lacks")
     splits = {
-        split: _rows(tree, by_wnid, wnids)
+        split: class_rows(tree, by_wnid, wnids)
         for split, by_wnid in (("train", train), ("test", val))
         if any(map(by_wnid.get, wnids))
     }
@@ -83,8 +78,8 @@ def _open(raw: Path) -> tuple[ImageTree, Files]:
     for root in roots:
         if root.suffix == ".zip" or root.is_dir():
             tree = ImageTree(root)
-            train = _files_by_wnid(tree, "train") or _files_by_wnid(tree, "")
-            if train or any(_paths(tree, "val")):
+            train = files_by_class(tree, "train") or files_by_class(tree, "")
+            if train or any(paths_in(tree, "val")):
                 return tree, train
     source = SOURCES.get("imagenet")
     raise MissingDataError(
@@ -93,45 +88,9 @@ def _open(raw: Path) -> tuple[ImageTree, Files]:
     )
 
 
-def _files_by_wnid(tree: ImageTree, folder: str) -> Files:
-    """Return the images of each class in a folder of the tree, in sorted order.
-
-    folder: '' for the tree itself.
-    """
-    start = len(folder) + 1 if folder else 0
-    files: Files = {}
-    for path in _paths(tree, folder):
-        match = BY_WNID.match(path, start)
-        if match:
-            files.setdefault(match.group(1), []).append(path)
-    return {wnid: files[wnid] for wnid in sorted(files)}
-
-
-def _paths(tree: ImageTree, folder: str) -> Iterator[str]:
-    """Yield the images of a folder and of its class folders.
-
-    Only names are listed, because there may be more than a million.
-    """
-    prefix = f"{folder}/" if folder else ""
-    if tree.root.is_file():
-        yield from (*tree.files(f"{prefix}*/*"), *tree.files(f"{prefix}*"))
-        return
-    base = tree.root / folder
-    for name in sorted(os.listdir(base)) if base.is_dir() else []:
-        if _is_visible_image(name):
-            yield prefix + name
-        elif BY_WNID.fullmatch(f"{name}/"):
-            yield from (f"{prefix}{name}/{file}" for file in sorted(os.listdir(base / name)) if _is_visible_image(file))
-
-
-def _is_visible_image(name: str) -> bool:
-    """Return True for the name of an image that is not hidden."""
-    return is_image(name) and not name.startswith(".")
-
-
 def _flat_val(tree: ImageTree, places: tuple[Path, ...]) -> Files:
     """Return the published validation files by class; {} if there is no val. DataError if their labels are missing."""
-    if not any(_paths(tree, "val")):
+    if not any(paths_in(tree, "val")):
         return {}
     files: Files = {}
     for place in places:
@@ -175,12 +134,6 @@ def _check_there(wnids: list[str], files: Files, root: Path) -> None:
             f"imagenet: {len(absent)} of {len(wnids)} classes have no image in {root}, the first is {absent[0]}; "
             f"{len(files)} classes are there"
         )
-
-
-def _rows(tree: ImageTree, files: Files, wnids: list[str]) -> Rows:
-    parts = [(code, files.get(wnid, [])) for code, wnid in enumerate(wnids)]
-    paths = [path for _, part in parts for path in part]
-    return file_rows(tree, paths, [code for code, part in parts for _ in part])
 
 
 def _expected(splits: dict[str, Rows], num_chosen: int, num_there: int) -> dict[str, int]:

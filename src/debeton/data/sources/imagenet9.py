@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
+from debeton.data.raw.imagenet_folders import IMAGENET_A
 from debeton.data.raw.layout import find_root
 from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
@@ -45,7 +45,7 @@ SYNSETS = {
 }
 GROUP_OF = {synset: code for code, group in enumerate(SYNSETS.values()) for synset in group}
 SPEC = DatasetSpec("imagenet9", tuple(SYNSETS))
-ADVERSARIAL = "imagenet-a"
+ADVERSARIAL = IMAGENET_A.folder
 
 
 @register_source(
@@ -54,10 +54,7 @@ ADVERSARIAL = "imagenet-a"
     "get ImageNet by hand from https://image-net.org (ILSVRC 2012, needs an account): RAW/train/n02085620/*, "
     "RAW/val/n02085620/*; ImageNet-A, RAW/imagenet-a/n02085620/*, comes with --download or from "
     "https://github.com/hendrycks/natural-adv-examples",
-    # The owners publish no hash.
-    archives=(
-        Archive("imagenet-a.tar", "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar", folder=ADVERSARIAL),
-    ),
+    archives=(IMAGENET_A,),
 )
 def load(request: Request) -> Dataset:
     root = find_root(request, "imagenet9", (ADVERSARIAL,))

@@ -1,0 +1,65 @@
+"""Photos in the class folders of ImageNet and of its test sets.
+
+Only names are listed, because there may be more than a million.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from debeton.data.image_names import is_image
+from debeton.data.raw.fetch import Archive
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.spec import Rows
+
+BY_WNID = re.compile(r"(n\d{8})[/_]")  # a class folder, or the name of an official training file
+BY_NUMBER = re.compile(r"(\d{1,3})/")  # a class folder that is named by the number of the class
+# The owners of ImageNet-A and -R publish no hash.
+IMAGENET_A, IMAGENET_R = (
+    Archive(f"{name}.tar", f"https://people.eecs.berkeley.edu/~hendrycks/{name}.tar", folder=name)
+    for name in ("imagenet-a", "imagenet-r")
+)
+Files = dict[str, list[str]]  # by wnid, or by another name of the class
+
+
+def files_by_class(tree: ImageTree, folder: str, named: re.Pattern[str] = BY_WNID) -> Files:
+    """Return the images of each class in a folder of the tree, in sorted order.
+
+    folder: '' for the tree itself.
+    named: BY_WNID or BY_NUMBER, how class folders are named.
+    """
+    start = len(folder) + 1 if folder else 0
+    files: Files = {}
+    for path in paths_in(tree, folder, named):
+        match = named.match(path, start)
+        if match:
+            files.setdefault(match.group(1), []).append(path)
+    return {name: files[name] for name in sorted(files)}
+
+
+def paths_in(tree: ImageTree, folder: str, named: re.Pattern[str] = BY_WNID) -> Iterator[str]:
+    """Yield the images of a folder of the tree and of its class folders."""
+    prefix = f"{folder}/" if folder else ""
+    if tree.root.is_file():
+        yield from (*tree.files(f"{prefix}*/*"), *tree.files(f"{prefix}*"))
+        return
+    base = tree.root / folder
+    for name in sorted(os.listdir(base)) if base.is_dir() else []:
+        if _is_visible_image(name):
+            yield prefix + name
+        elif named.fullmatch(f"{name}/"):
+            yield from (f"{prefix}{name}/{file}" for file in sorted(os.listdir(base / name)) if _is_visible_image(file))
+
+
+def _is_visible_image(name: str) -> bool:
+    """Return True for the name of an image that is not hidden."""
+    return is_image(name) and not name.startswith(".")
+
+
+def class_rows(tree: ImageTree, files: Mapping[str, Sequence[str]], order: Sequence[str]) -> Rows:
+    """Return the rows of the classes in `order`, which gives their codes. A class may have no image."""
+    parts = [(code, files.get(name, [])) for code, name in enumerate(order)]
+    paths = [path for _, part in parts for path in part]
+    return file_rows(tree, paths, [code for code, part in parts for _ in part])
