@@ -123,6 +123,14 @@ def test_settings_choose_columns_groups_and_triggers(trained_toy, toy_betons, tm
     found = results_of(folder_of(tmp_path / "b"))
     assert found["name"] == "with_square"
     assert found["triggers"]["test"]["square"]["clean"]["accuracy"] == found["test"]["accuracy"]
+    assert command(*base, "--outdir", tmp_path / "c", "--data.group_by", "attribute") == 0
+    by_domain = results_of(folder_of(tmp_path / "c"))["test"]
+    assert list(by_domain["group_count"]) == list(beton.spec.attributes)
+    assert by_domain["accuracy"] == found["test"]["accuracy"]
+    clusters = ["--data.pseudo_groups", marks, "--data.pseudo_kind", "cluster"]
+    assert command(*base, "--outdir", tmp_path / "d", *clusters) == 0
+    counts = results_of(folder_of(tmp_path / "d"))["test"]["group_count"]
+    assert sum(n for name, n in counts.items() if name.endswith("ddb 1")) == 86
 
 
 def test_a_file_of_weights_alone_needs_its_architecture_and_names(trained_toy, toy_betons, tmp_path, capsys):

@@ -40,7 +40,8 @@ from debeton.train.stop import StopRequest
 METHOD = "evaluate"  # stands for the method where no run trained the model
 # The settings that decide how a model is measured. A model of a run keeps all others as its run had them.
 MEASURING = (
-    *(f"data.{name}" for name in ("label", "attribute", "aligned", "group_by", "pseudo_groups", "pseudo_column")),
+    *(f"data.{name}" for name in ("label", "attribute", "aligned", "group_by")),
+    *(f"data.pseudo_{name}" for name in ("groups", "column", "kind")),
     *(f"training.{name}" for name in ("device", "eval_batch_size", "num_workers", "precision", "channels_last")),
     *(f"training.{name}" for name in ("tta", "decoder_val", "outdir", "exp_name", "deterministic")),
     "resolution.val_res",
@@ -206,9 +207,9 @@ def _card(model: Model) -> Mapping[str, Any]:
 def _view(whole: View, trained: Trained, config: Config) -> View:
     """Return the rows with the columns, groups and normalisation that they are measured with."""
     data = config.data
-    view = whole.with_task(data.label, data.attribute, data.aligned)
+    view = whole.with_task(data.label, data.attribute, data.aligned, data.group_by)
     if data.pseudo_groups is not None:
-        view = pseudo_grouped(view, Path(data.pseudo_groups), data.pseudo_column)
+        view = pseudo_grouped(view, Path(data.pseudo_groups), data.pseudo_column, data.pseudo_kind)
     network = trained.network
     return with_normalisation({SPLIT: view}, tuple(network["mean"]), tuple(network["std"]))[SPLIT]
 
