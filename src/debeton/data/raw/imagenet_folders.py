@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from debeton.data.image_names import is_image
 from debeton.data.raw.fetch import Archive
-from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
+from debeton.data.raw.source import SOURCES
 from debeton.data.spec import Rows
+from debeton.system.errors import DataError, UsageError
 
 BY_WNID = re.compile(r"(n\d{8})[/_]")  # a class folder, or the name of an official training file
 BY_NUMBER = re.compile(r"(\d{1,3})/")  # a class folder that is named by the number of the class
@@ -63,3 +66,25 @@ def class_rows(tree: ImageTree, files: Mapping[str, Sequence[str]], order: Seque
     parts = [(code, files.get(name, [])) for code, name in enumerate(order)]
     paths = [path for _, part in parts for path in part]
     return file_rows(tree, paths, [code for code, part in parts for _ in part])
+
+
+def imagenet_rows(name: str, root: Path, wnids: Sequence[str]) -> dict[str, Rows]:
+    """Return ImageNet's rows of some classes for a set that is made of them. Labels count `wnids` in sorted order.
+
+    The splits are called `train` and `test`, as source `imagenet` calls them; both are there.
+    MissingDataError or DataError names the set.
+
+    name: of the data set.
+    root: the folder around ImageNet's.
+    """
+    source, where = SOURCES.get("imagenet"), SOURCES.get(name).where
+    try:
+        splits = source.load(source.request(root, classes=",".join(sorted(wnids)))).splits
+    except MissingDataError as error:
+        raise MissingDataError(f"{name}: {error}; {where}") from None
+    except UsageError as error:  # the set chose the classes, so the user's command is not wrong
+        raise DataError(f"{name}: a class is missing in {root}: {error}") from None
+    for split, folder in (("train", "train"), ("test", "val")):
+        if split not in splits:
+            raise MissingDataError(f"{name}: no {folder}/ in {root}; {where}")
+    return dict(splits)

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.raw.image_files import ImageTree, MissingDataError, file_rows
-from debeton.data.raw.imagenet_folders import IMAGENET_A
+from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.imagenet_folders import IMAGENET_A, imagenet_rows
 from debeton.data.raw.layout import find_root
-from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
+from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.system.errors import DataError, UsageError
+from debeton.system.errors import DataError
 
 SYNSETS = {
     "dog": ("n02085620", "n02099601", "n02106550", "n02106662", "n02110958"),
@@ -65,17 +65,10 @@ def load(request: Request) -> Dataset:
 
 def _imagenet_rows(root: Path) -> dict[str, Rows]:
     """Return ImageNet's training and validation rows of the 42 classes, in sorted order of the classes."""
-    source, synsets = SOURCES.get("imagenet"), sorted(GROUP_OF)
-    try:
-        imagenet = source.load(source.request(root, classes=",".join(synsets))).splits
-    except MissingDataError as error:
-        raise MissingDataError(f"imagenet9: {error}; {SOURCES.get('imagenet9').where}") from None
-    except UsageError as error:  # the classes come from this module, so the user's command is not wrong
-        raise DataError(f"imagenet9: a class is missing in {root}: {error}") from None
+    synsets = sorted(GROUP_OF)
+    imagenet = imagenet_rows("imagenet9", root, synsets)
     splits = {}
     for split, name in (("train", "train"), ("val", "test")):
-        if name not in imagenet:
-            raise MissingDataError(f"imagenet9: no {split}/ in {root}; {SOURCES.get('imagenet9').where}")
         synset_of_row = [synsets[code] for code in imagenet[name].label.tolist()]
         label = np.array([GROUP_OF[synset] for synset in synset_of_row], np.int64)
         splits[split] = replace(imagenet[name], label=label, columns={"synset": synset_of_row})
