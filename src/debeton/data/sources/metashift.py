@@ -33,8 +33,8 @@ from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.layout import find_images, known_choice, missing_part_error, raw_folder
 from debeton.data.raw.pickles import load_pickle
 from debeton.data.raw.source import Dataset, Option, Request, register_source
-from debeton.data.raw.tables import LINE, parse_codes, read_csv, require_unique
-from debeton.data.spec import DatasetSpec, Rows
+from debeton.data.raw.subpopbench import find_table, rows_by_split, splits_of_table
+from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError, UsageError, nearest
 
 FORMS = ("cat_dog", "mixed", "subsets")
@@ -54,7 +54,6 @@ SPEC = DatasetSpec(
 )
 # In the order in which SubpopBench lists the rows before it draws.
 CAT_DOG = ("train/cat/cat(indoor)", "train/dog/dog(outdoor)", "test/cat/cat(outdoor)", "test/dog/dog(indoor)")
-SPLITS = ("train", "val", "test")
 SHARES = {"test": 0.25, "val": 0.1}
 SUBSET = re.compile(r"(.+)\((.+)\)")
 DISTANCES = {
@@ -123,19 +122,15 @@ def _cat_dog(request: Request, root: Path) -> Dataset:
     """Return SubpopBench's splits, by its table or drawn."""
     tree = ImageTree(root)
     files = [file for folder in CAT_DOG for file in find_images(tree, (f"{folder}/*",), "metashift")]
-    raw = raw_folder(request, "metashift")
-    table = next((place / TABLE for place in (root, root.parent, raw) if (place / TABLE).is_file()), None)
-    split_of = _drawn(files) if table is None else _tabled(table, files)
-    splits = {split: [file for file in files if split_of.get(file) == split] for split in SPLITS}
-    empty = [split for split in SPLITS if not splits[split]]
-    if empty:
-        raise DataError(f"metashift: {table or root} leaves no photo for {empty[0]}; fetch it again")
+    codes = {file: _codes(file.split("/")[-2]) for file in files}
+    table = find_table([TABLE], [root, root.parent, raw_folder(request, "metashift")])
+    split_of = _drawn(files) if table is None else splits_of_table(table, SPEC, codes)
     note = (
         f"the splits are those of {table}"
         if table
         else f"the splits are drawn as SubpopBench draws them; its own rows need its {TABLE} in RAW"
     )
-    return Dataset(SPEC, {split: _grouped(tree, names) for split, names in splits.items()}, notes=(note,))
+    return Dataset(SPEC, rows_by_split(tree, codes, split_of, table or root), notes=(note,))
 
 
 def _drawn(files: Sequence[str]) -> dict[str, str]:
@@ -149,41 +144,12 @@ def _drawn(files: Sequence[str]) -> dict[str, str]:
     return split_of
 
 
-def _tabled(table: Path, files: Sequence[str]) -> dict[str, str]:
-    """Return the split of each file by SubpopBench's table. DataError where it contradicts the folders."""
-    records = read_csv(table, ("filename", "y", "a", "split"))
-    lines = [f"line {record[LINE]}" for record in records]
-    names = ["/".join(PurePosixPath(record["filename"].replace("\\", "/")).parts[-4:]) for record in records]
-    require_unique(names, table, lines)
-    known = set(files)
-    absent = [row for row, name in enumerate(names) if name not in known]
-    if absent:
-        raise DataError(
-            f"{table}, {lines[absent[0]]}: there is no photo {names[absent[0]]} ({len(absent)} of {len(names)} are "
-            "missing); fetch the photos that belong to this table"
-        )
-    codes = [
-        parse_codes([record[column] for record in records], values, column, str(table), lines)
-        for column, values in (("y", SPEC.classes), ("a", SPEC.attributes), ("split", SPLITS))
-    ]
-    for name, line, *pair in zip(names, lines, *codes[:2], strict=True):
-        if tuple(pair) != _codes(name.split("/")[2]):
-            raise DataError(f"{table}, {line}: y and a are {pair}, and the folder of {name} says otherwise")
-    return {name: SPLITS[code] for name, code in zip(names, codes[2], strict=True)}
-
-
 def _codes(subset: str) -> tuple[int, int]:
     """Return the label and the attribute of 'cat(indoor)' and the like."""
     match = SUBSET.fullmatch(subset)
     if match is None or match[1] not in SPEC.classes or match[2] not in SPEC.attributes:
         raise DataError(f"metashift: '{subset}' is not cat or dog with (indoor) or (outdoor)")
     return SPEC.classes.index(match[1]), SPEC.attributes.index(match[2])
-
-
-def _grouped(tree: ImageTree, files: Sequence[str]) -> Rows:
-    """Return rows whose label and attribute are those of their folder."""
-    codes = [_codes(file.split("/")[-2]) for file in files]
-    return file_rows(tree, files, [label for label, _ in codes], [attribute for _, attribute in codes])
 
 
 def _mixed(root: Path) -> Dataset:
