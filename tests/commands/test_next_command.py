@@ -11,7 +11,12 @@ from debeton.data.sources import SOURCES
 from debeton.data.spec import DatasetSpec
 from debeton.system.project import checkout, find_preset
 
-WITHOUT_PRESET = ("folder", "huggingface", "webdataset", "wilds")  # one's own data, and sets under their own names
+# One's own data, sets under their own names, and sets that the preset of one's own data trains.
+WITHOUT_PRESET = (
+    *("folder", "huggingface", "webdataset", "wilds"),
+    *("spuco_birds", "spuco_dogs", "spuco_sun", "living17", "nico_plus_plus"),
+    *("imagenet_a", "imagenet_c", "imagenet_r", "imagenet_sketch", "imagenet_v2"),
+)
 
 
 @pytest.mark.parametrize("source", [name for name in SOURCES.names() if name not in WITHOUT_PRESET])

@@ -64,10 +64,13 @@ class FakeRun(SimpleNamespace):
 
     def __init__(self, view: View, *overrides: str):
         config: Config = load([], overrides)
-        super().__init__(views={"train": view}, config=config, device=torch.device("cpu"), sections=None)
+        super().__init__(views={"train": view}, config=config, device=torch.device("cpu"), sections=None, phases={})
 
     def network(self) -> torch.nn.Module:
         return torch.nn.Identity()
+
+    def about_to_train(self, start: Any) -> None:
+        pass
 
     def phase(self, name: str, model: torch.nn.Module, work: Callable[[], Any], identity: Callable[[], str]) -> Any:
         return work()

@@ -299,7 +299,8 @@ def test_the_preset_is_ffr_with_the_papers_settings():
 )
 def test_wrong_use_is_one_sentence(ffr_args, tmp_path, capsys, words, status, message):
     other = tmp_path / "other.pt"
-    torch.save({"model": {"arch": "efficientnet_lite0"}, "state_dict": {}}, other)
+    described = {"arch": "efficientnet_lite0", "num_classes": 2, "mean": [0.5] * 3, "std": [0.5] * 3}
+    torch.save({"model": described, "state_dict": {}}, other)
     assert run([*ffr_args, *(word.format(other=other) for word in words)]) == status
     assert message in capsys.readouterr().err
 

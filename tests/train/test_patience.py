@@ -16,6 +16,7 @@ from debeton.train.keeper import PhaseKeeper
 from debeton.train.loop import TrainState
 from debeton.train.metrics import GroupMeter
 from debeton.train.objective import CrossEntropy, Precision
+from debeton.train.pace import Pace
 from debeton.train.results import ResultLog
 
 CPU = torch.device("cpu")
@@ -44,6 +45,7 @@ def train_on(folder: Path, scores: list[float], **options: int | None) -> PhaseK
         measured,
         "worst_group",
         epochs=len(scores),
+        pace=Pace(len(scores)),
         **options,  # type: ignore[arg-type]
     )
     while state.epoch < len(scores) and not keeper.reason_to_end:

@@ -86,6 +86,11 @@ def test_a_beton_rewritten_during_a_run_ends_it_and_nothing_of_that_epoch_is_kep
         in_step(patched, step, lambda: write(data, split, seed=9))
         assert run(args) == 1
     assert f"another file lies at {data}/toy_{split}.beton now: its rows" in capsys.readouterr().err
+    if not list((tmp_path / "runs").rglob("config.yaml")):  # an error before anything is saved leaves no folder
+        assert (step, split) == (1, "train")
+        write(data, split)
+        assert run(args) == 0
+        return
     folder = folder_of(tmp_path / "runs")
     assert not (folder / "results.json").exists()
     latest = folder / "checkpoints" / LATEST_NAME
@@ -126,7 +131,7 @@ def test_a_stop_in_an_epoch_of_changed_data_saves_nothing(args, data, tmp_path, 
 
     in_step(monkeypatch, 1, stop_and_rewrite)
     assert run(args) == 1
-    assert not list((folder_of(tmp_path / "runs") / "checkpoints").iterdir())
+    assert not list((tmp_path / "runs").rglob("*"))  # nothing was saved, so no folder stays
 
 
 # --- the next command ------------------------------------------------------------------------------------------------

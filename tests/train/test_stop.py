@@ -37,7 +37,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ctrl_c_waits_for_the_step_and_a_second_one_ends_the_process(ends: None, capfd: pytest.CaptureFixture) -> None:
-    request = StopRequest()
+    request, before = StopRequest(), signal.getsignal(signal.SIGINT)
     with request.listening():
         with request.in_steps():
             press()
@@ -47,7 +47,7 @@ def test_ctrl_c_waits_for_the_step_and_a_second_one_ends_the_process(ends: None,
                 press()
         assert ended.value.args == (130,)
     assert "the same command resumes" in capfd.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_outside_of_steps_ctrl_c_ends_the_work_at_once_and_other_signals_wait() -> None:

@@ -32,6 +32,8 @@ from debeton.system.errors import UsageError, nearest, unknown_names
 S = TypeVar("S")
 
 COMMAND_LINE = "the command line"
+# Settings that the config.yaml of every version has, and that a person has no reason to give all at once.
+IN_EVERY_RUN = ("logging.tensorboard", "logging.wandb", "logging.progress")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Con
     for where, pairs in [*given, (COMMAND_LINE, _parse_overrides(overrides, settings))]:
         pairs = without_leftovers(pairs, where)
         check_names([key for key, _ in pairs], settings, where)
-        for key, value in without_old_names(pairs, settings, where, is_whole=_is_whole(pairs, settings)):
+        for key, value in without_old_names(pairs, settings, where, is_whole=_is_whole(pairs)):
             values[key], places[key] = check_value(settings[key], key, value, where), where
     _add_implied(values, places)
     hand_to_fastargs(values)
@@ -179,10 +181,9 @@ def as_of_now(values: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
-def _is_whole(pairs: Sequence[tuple[str, Any]], settings: Mapping[str, Setting]) -> bool:
-    """Return whether a place gives all of section 'logging', where a person has no reason to, as a config.yaml does."""
-    logging = {key for key in settings if key.startswith("logging.")}
-    return logging <= {key for key, _ in pairs}
+def _is_whole(pairs: Sequence[tuple[str, Any]]) -> bool:
+    """Return whether a place gives the settings of IN_EVERY_RUN, as the config.yaml of a run of any version does."""
+    return {*IN_EVERY_RUN} <= {key for key, _ in pairs}
 
 
 def _add_implied(values: dict[str, Any], given: Mapping[str, str]) -> None:

@@ -206,6 +206,8 @@ def read_source(path: Path, arch: str | None = None) -> Source | WeightFile:
     """
     file = read_weight_file(path)
     if file.network is not None:
+        if absent := [key for key in ("arch", "num_classes", "mean", "std") if key not in file.network]:
+            raise DataError(f"{file.path} is no checkpoint of a run: it does not say {absent[0]} of its network")
         arch, num_classes, mean, std = (file.network[key] for key in ("arch", "num_classes", "mean", "std"))
         blurpool, trained_on = bool(file.network.get("blurpool", False)), file.content.get("trained_on") or {}
         return Source(

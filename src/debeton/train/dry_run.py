@@ -78,9 +78,14 @@ def _under(heading: str, lines: Sequence[str]) -> Iterator[str]:
     for line in lines:
         # A line of a table keeps its columns; text is wrapped.
         is_text = "   " not in line
-        for k, piece in enumerate(textwrap.wrap(line, WIDTH - HEADING - 2) if is_text else [line]):
+        for k, piece in enumerate(_wrapped(line) if is_text else [line]):
             yield f"{heading:<{HEADING}}{'  ' if k else ''}{piece}".rstrip()
             heading = ""
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a text as lines. A path or a number stays whole, so that it can be copied."""
+    return textwrap.wrap(line, WIDTH - HEADING - 2, break_long_words=False, break_on_hyphens=False)
 
 
 def _folder_lines(config: Config) -> list[str]:

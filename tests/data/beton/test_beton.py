@@ -129,7 +129,7 @@ def test_an_unknown_column_is_an_error_that_names_the_nearest(copy: Path) -> Non
 
 
 def test_a_missing_beton_is_named_with_the_command_that_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no beton at .*none\.beton\n.*writers/write_betons\.py --dataset"):
+    with pytest.raises(FileNotFoundError, match=r"no beton at .*none\.beton\n.*debeton write-betons --dataset"):
         open_beton(tmp_path / "none.beton")
 
 

@@ -476,6 +476,7 @@ def test_skip_bad_with_nothing_left_is_an_error(write: Callable[..., Beton]) -> 
         ({"columns": {"split": [1, 2, 3, 4]}}, ["'split' has 4 values for 3 rows"]),
         ({"columns": {"path": [1, 2, 3]}}, ["cannot be called 'path'"]),
         ({"columns": {"a#b": [1, 2, 3]}}, ["cannot be called 'a#b'", "without '#'"]),
+        ({"columns": {"a\0b": [1, 2, 3]}}, [r"cannot be called 'a\x00b'", "can be printed"]),
         ({"columns": {"note": [None, "x", "y"]}}, ["'note' mixes types"]),
         ({"columns": {"note": ["1", 2, 3]}}, ["'note' mixes types", "every value must be text"]),
         ({"columns": {"note": np.zeros((3, 2))}}, ["'note' mixes types"]),

@@ -78,6 +78,10 @@ def _is_no_text(name: str) -> bool:
 def _named_column(name: str, values: Sequence[Any] | NDArray[Any], where: str) -> Column:
     if name == "path" or "#" in name:
         raise DataError(f"{where}: a column cannot be called '{name}'; give it another name, without '#'")
+    if not name.isprintable() or not name:
+        raise DataError(
+            f"{where}: a column cannot be called {name!r}; give it a name of characters that can be printed"
+        )
     try:
         return as_column(values)
     except ValueError as error:
