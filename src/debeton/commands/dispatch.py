@@ -33,7 +33,7 @@ COMMANDS = {
     "sweep": Command("sweep", "run the many runs of a study, here or on a cluster"),
     "report": Command("report", "make tables, figures and one page of finished runs"),
     "evaluate": Command("evaluate", "measure any classifier on any groups, without training"),
-    "predict": Command("predict", "classify a folder of images, or export a classifier"),
+    "predict": Command("predict", "classify the images of a folder, CSV or beton, or export a classifier"),
     "captions": Command("captions", "name the bias of synthetic images in words"),
     "probe": Command("probe", "read source and attribute from a network's features"),
     "doctor": Command("doctor", "check this machine, and print what mends it"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,15 +89,25 @@ def names_of_values(texts: set[str], kind: str, where: str) -> tuple[str, ...]:
             )
         return tuple(sorted(texts))
     numbers = sorted(map(int, texts))
-    lacking = sorted(set(range(max(numbers[-1], 0) + 1)) - set(numbers))
-    if numbers[0] < 0 or lacking:
-        gap = f", and none is {lacking[0]}" if lacking else ""
+    lacking = first_gap(numbers)
+    if numbers[0] < 0 or lacking is not None:
+        gap = "" if lacking is None else f", and none is {lacking}"
         flag = "classes" if kind == "label" else "attributes"
         raise DataError(
             f"{where}: the {kind}s are whole numbers from {numbers[0]} to {numbers[-1]}{gap}; expected codes from 0 "
             f"without a gap. Name every value with {flag}"
         )
     return tuple(map(str, numbers))
+
+
+def first_gap(numbers: Iterable[int]) -> int | None:
+    """Return the lowest number from 0 to the largest of `numbers` that is not among them; None without a gap.
+
+    The largest may be any number, such as a time in nanoseconds.
+    """
+    present = {number for number in numbers if number >= 0}
+    lowest = next((number for number in range(len(present) + 1) if number not in present), 0)
+    return lowest if lowest < max(present, default=0) else None
 
 
 def _is_fraction(text: str) -> bool:

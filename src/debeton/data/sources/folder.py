@@ -45,6 +45,7 @@ from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.table_notes import notes_on_columns, notes_on_further_columns, notes_on_many_values
 from debeton.data.raw.table_paths import read_paths
 from debeton.data.raw.tables import Table, parse_codes, read_table, require_unique, require_values, with_unknown_blank
+from debeton.data.raw.value_codes import first_gap
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
 from debeton.data.split_names import first_in_order, name_splits
 from debeton.system.errors import DataError, UsageError
@@ -242,13 +243,13 @@ def _names_in_table(cells: Sequence[str], kind: str, where: str) -> tuple[str, .
     if not all(name.lstrip("-").isdecimal() for name in names):
         return names
     numbers = {int(name) for name in names}
-    gaps = sorted(set(range(max(max(numbers), 0) + 1)) - numbers)
-    if min(numbers) < 0 or gaps:
+    gap = first_gap(numbers)
+    if min(numbers) < 0 or gap is not None:
         flag = "--classes" if kind == "label" else "--attributes"
         raise DataError(
             f"{where}: the {kind}s are numbers from {min(numbers)} to {max(numbers)}"
-            f"{f' but none is {gaps[0]}' if gaps else ''}; they count from 0 without a gap, or {flag} names them all, "
-            f"as in {flag} {','.join(map(str, sorted(numbers)[:3]))}{',...' if len(numbers) > 3 else ''}"
+            f"{'' if gap is None else f' but none is {gap}'}; they count from 0 without a gap, or {flag} names them "
+            f"all, as in {flag} {','.join(map(str, sorted(numbers)[:3]))}{',...' if len(numbers) > 3 else ''}"
         )
     return tuple(str(number) for number in sorted(numbers))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,13 +88,9 @@ def _padded_sources(keys: Keys, draw: int, pad: int, length: int) -> Ints32:
     return np.subtract(last, index, out=index)
 
 
-@register_augmentation("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
 @dataclass(frozen=True)
-class PadCrop:
-    """Augmentation that pads `pad` pixels on every side by reflection and crops the old size at random.
-
-    The edge itself is not repeated. DataError if the image is not larger than `pad`.
-    """
+class _PaddedCrop(ABC):
+    """Augmentation that pads `pad` pixels on every side and crops the old size at random."""
 
     pad: int = 4
 
@@ -104,6 +101,19 @@ class PadCrop:
         moves, out = self.moves(keys, images.shape[1:3]), np.empty_like(images)
         _move(images, moves.rows, moves.columns, out)
         return out
+
+    @abstractmethod
+    def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
+        """Return the rows and columns of the window."""
+
+
+@register_augmentation("pad_crop", "pad_crop:P pads P pixels by reflection and crops back at random")
+@dataclass(frozen=True)
+class PadCrop(_PaddedCrop):
+    """Augmentation that pads `pad` pixels on every side by reflection and crops the old size at random.
+
+    The edge itself is not repeated. DataError if the image is not larger than `pad`.
+    """
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
         """Return the rows and columns of the window."""
@@ -115,21 +125,11 @@ class PadCrop:
 
 @register_augmentation("random_crop", "random_crop:P pads P black pixels and crops the old size at random")
 @dataclass(frozen=True)
-class RandomCrop:
+class RandomCrop(_PaddedCrop):
     """Augmentation that pads `pad` black pixels on every side and crops the old size at random.
 
     It is torchvision's RandomCrop(size, padding=pad) on images of that size, as in most CIFAR-10 recipes.
     """
-
-    pad: int = 4
-
-    def __post_init__(self) -> None:
-        require_whole("pad", self.pad, 0)
-
-    def __call__(self, images: U8, keys: Keys, rows: I64) -> U8:
-        moves, out = self.moves(keys, images.shape[1:3]), np.empty_like(images)
-        _move(images, moves.rows, moves.columns, out)
-        return out
 
     def moves(self, keys: Keys, size: tuple[int, int]) -> Moves:
         """Return the rows and columns of the window, BLACK outside the image."""
