@@ -96,3 +96,10 @@ def test_the_weights_reach_the_training_of_both_phases_of_jtt(toy_args, capsys):
     words = ["--training.method", "jtt", "--training.class_weights", "1,3", "--training.epochs", 1]
     assert run([*toy_args, *words, "--training.batch_size", 256]) == 0
     assert capsys.readouterr().err.count("class weights in view 'train': left 1; right 3") == 2
+
+
+def test_dfr_on_features_that_it_does_not_train_refuses_them(toy_args, capsys):
+    words = ["--training.method", "dfr", "--training.class_weights", "balanced", "--dry-run"]
+    for source in (["--dfr.checkpoint", "none.pt"], ["--dfr.base", "pretrained", "--model.pretrained", "true"]):
+        assert run([*toy_args, *words, *source]) == 2
+        assert "dfr trains no features here" in capsys.readouterr().err

@@ -112,6 +112,12 @@ class DfrSettings:
 
 def check_dfr(run: Run) -> None:
     """Raise UsageError or DataError for problems that would otherwise appear after hours of training the features."""
+    settings = run.config.section(DfrSettings)
+    if run.config.training.class_weights is not None and (settings.checkpoint or settings.base == PRETRAINED):
+        raise UsageError(
+            "training.class_weights is set, and dfr trains no features here, so that no loss has them; leave them out, "
+            "or weigh the classes of the head with dfr.class_weights"
+        )
     views = head_views(run)
     tuned = len(head_candidates(run)) > 1
     chooses = views.get("tune", views["fit"])

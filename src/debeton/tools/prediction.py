@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from debeton.data.beton.image_decoding import BadImage
-from debeton.data.beton.images import encode
 from debeton.data.beton.reading import open_beton
-from debeton.data.beton.writer import write_beton
+from debeton.data.beton.writer import encode_as, write_beton
 from debeton.data.image_names import IMAGE_SUFFIXES, is_image, listed
 from debeton.data.raw.image_files import is_hidden
 from debeton.data.raw.tables import read_csv, read_header
@@ -116,17 +115,8 @@ def _reader(files: Sequence[Path]) -> Callable[[int], Path]:
 
 def _problem(trained: Trained, file: Path) -> str:
     """Return the reason why a file cannot be stored; '' if it can."""
-    options = trained.image_options
     try:
-        encode(
-            file,
-            as_jpeg=None,
-            quality=options.quality,
-            chroma=options.chroma,
-            max_resolution=options.max_resolution,
-            max_pixels=options.max_pixels,
-            raw_pixels=options.raw_pixels,
-        )
+        encode_as(trained.image_options, file)
     except BadImage as error:
         return str(error)
     return ""

@@ -259,15 +259,7 @@ def _write_images(
     def encode_item(item: tuple[int, Any]) -> tuple[Encoded, int] | str:
         row, source = item
         try:
-            image = encode(
-                images.image(source),
-                as_jpeg=None if as_jpeg is None else bool(as_jpeg[row]),
-                quality=options.quality,
-                chroma=options.chroma,
-                max_resolution=options.max_resolution,
-                max_pixels=options.max_pixels,
-                raw_pixels=options.raw_pixels,
-            )
+            image = encode_as(options, images.image(source), None if as_jpeg is None else bool(as_jpeg[row]))
         except BadImage as error:
             return str(error)
         return image, zlib.crc32(image.data)
@@ -284,6 +276,22 @@ def _write_images(
                 stored.append(row)
                 treatments[image.treatment] += 1
     return np.array(stored, np.int64), bad, treatments
+
+
+def encode_as(options: WriteOptions, raw: RawImage, as_jpeg: bool | None = None) -> Encoded:
+    """Return the bytes of an image that a beton with these options stores. BadImage if it cannot be stored.
+
+    as_jpeg: store a JPEG, or raw pixels; None: as the image and options.raw_pixels decide.
+    """
+    return encode(
+        raw,
+        as_jpeg=as_jpeg,
+        quality=options.quality,
+        chroma=options.chroma,
+        max_resolution=options.max_resolution,
+        max_pixels=options.max_pixels,
+        raw_pixels=options.raw_pixels,
+    )
 
 
 def _stored_as_jpeg(num_rows: int, options: WriteOptions, name: str) -> NDArray[np.bool_] | None:
