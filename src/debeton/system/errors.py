@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,8 +83,8 @@ def unknown_names(kind: str, hints: Mapping[str, str]) -> str:
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command-line program; turn expected errors into one sentence and an exit status.
 
-    Returns the command's own status, 0 for None, 2 for UsageError. 1 for DataError, OSError and a missing optional
-    package. 130 after Ctrl-C. 141 where the reader of the output has ended, as `head` does.
+    Returns the command's own status, 0 for None, 2 for UsageError. 1 for DataError, OSError, a missing optional
+    package and too little memory. 130 after Ctrl-C. 141 where the reader of the output has ended, as `head` does.
     Any other error is a bug and keeps its traceback.
     """
     try:
@@ -103,9 +104,36 @@ def run_command(command: Callable[[], int | None]) -> int:
     except (DataError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        shortage = memory_shortage(error)
+        if not shortage:
+            raise
+        print(f"error: {shortage}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def memory_shortage(error: BaseException) -> str:
+    """Return the sentence about an error that says that memory is used up; empty for any other error.
+
+    error: a MemoryError, or the error of torch, of a GPU's memory or of the machine's.
+    """
+    text = str(error)
+    on_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA error: out of memory" in text
+    if not on_gpu and not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in text:
+        return ""
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|[Uu]nable to allocate ([\d.]+ \w+)", text)
+    size = asked[1] or asked[2] if asked else ""
+    if size.endswith(" bytes"):  # the machine's memory, as torch says it
+        size = f"{int(size.split()[0]) / 2**30:,.2f} GiB"
+    size = f": {size} more did not fit" if size else ""
+    return (
+        f"the memory of {'the GPU' if on_gpu else 'this machine'} is used up{size}; take smaller batches "
+        "(--training.batch_size, --training.eval_batch_size or --batch-size), cut each training step into parts with "
+        "--training.accumulate, or end other programs that use this memory"
+    )
 
 
 def _output_is_read() -> bool:
