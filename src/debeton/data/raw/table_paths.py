@@ -16,13 +16,14 @@ def read_paths(table: Table, column: str, tree: ImageTree) -> tuple[list[str], l
     """Return the path of each row in the tree, and sentences on paths outside of it.
 
     Backslashes become '/', unless a file has such a name. A path below the root becomes relative to it. Another path of
-    this machine is kept as it is.
+    this machine is kept as it is. Where the table knows its folder and no image lies below the root, all lie beside it.
     DataError where no file is there and the tree has files that may be meant.
     """
     paths = _with_slashes(table.cells[column], tree)
     root = str(tree.root.absolute())
     real_root = os.path.realpath(tree.root)
     paths = [_below(path, root, real_root) for path in paths]
+    paths = _beside_the_table(paths, table, tree)
     outside = [(path, row) for path, row in zip(paths, table.rows) if os.path.isabs(path)]
     if outside and tree.root.is_file():
         raise DataError(
@@ -51,6 +52,14 @@ def _below(path: str, root: str, real_root: str) -> str:
         if path.startswith(f"{start.rstrip('/')}/"):
             return os.path.relpath(path, start)
     return path
+
+
+def _beside_the_table(paths: list[str], table: Table, tree: ImageTree) -> list[str]:
+    """Return the paths below the folder of the table, if files are there and none is below the root alone."""
+    if not any(table.folders) or tree.has(paths).any():
+        return paths
+    beside = [os.path.normpath(f"{folder}/{path}") for folder, path in zip(table.folders, paths, strict=True)]
+    return beside if tree.has(beside).any() else paths
 
 
 def _explain_absent(paths: Sequence[str], table: Table, tree: ImageTree) -> None:

@@ -30,11 +30,13 @@ class Table:
     where: the file or folder of the table, for messages.
     cells: by column, [N] each, stripped. A column without a name is left out.
     rows: the name of each row in messages, such as 'line 7', [N].
+    folders: the folder below the raw folder in which the table of each row lies, [N]; empty where it does not matter.
     """
 
     where: str
     cells: Mapping[str, list[str]]
     rows: list[str]
+    folders: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

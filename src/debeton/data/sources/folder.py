@@ -9,7 +9,8 @@ Licence: yours. Layouts. RAW is the folder; the images may also lie in a .zip:
 - A CSV, `metadata.csv` in RAW or the file of `--csv`, also with semicolons or tabs. Its columns are the path (below
   RAW), the label, and optionally the attribute and the split. They are known by their names: path, filename,
   img_filename, file, ...; label, y, class, target, ...; attribute, a, place, spurious, domain, ...; split, partition.
-  `--columns path=A,label=B,attribute=C,split=D` says them for any other table.
+  `--columns path=A,label=B,attribute=C,split=D` says them for any other table. `--csv '{split}.csv'` reads train.csv,
+  val.csv and test.csv as one table, and '{split}/metadata.csv' those in folders, with their images beside them.
 
 A split is a name, or 0, 1, 2 for train, val, test; without the column all is train. Labels and attributes are names,
 numbered in sorted order or as `--classes` and `--attributes` list them, or whole numbers from 0. Every further column
@@ -42,6 +43,7 @@ from debeton.data.raw.further_columns import FurtherColumn, read_further_columns
 from debeton.data.raw.image_files import ImageTree, file_rows, zip_text
 from debeton.data.raw.path_patterns import read_pattern
 from debeton.data.raw.source import Dataset, Option, Request, register_source
+from debeton.data.raw.split_tables import names_splits, read_split_tables, split_pattern
 from debeton.data.raw.table_notes import notes_on_columns, notes_on_further_columns, notes_on_many_values
 from debeton.data.raw.table_paths import read_paths
 from debeton.data.raw.tables import Table, parse_codes, read_table, require_unique, require_values, with_unknown_blank
@@ -62,7 +64,11 @@ METADATA = "metadata.csv"
     (
         Option("name", str, "folder", "name of the data set, also in file names"),
         Option(
-            "csv", Path, None, "CSV file with the rows, in RAW or elsewhere; default metadata.csv where there is one"
+            "csv",
+            Path,
+            None,
+            "CSV file with the rows, in RAW or elsewhere, or '{split}.csv' for one of each split; default metadata.csv "
+            "where there is one",
         ),
         Option(
             "columns",
@@ -108,6 +114,8 @@ def load(request: Request) -> Dataset:
 
 def _find_table(raw: Path, given: Path | None) -> Table | None:
     """Return the table of --csv, or else metadata.csv of RAW. None if there is none."""
+    if given is not None and names_splits(given):
+        return read_split_tables(raw, given)
     if raw.is_file() and not (given is not None and given.is_file()):
         name = METADATA if given is None else given.name
         text = zip_text(raw, name)
@@ -137,8 +145,7 @@ def _from_class_folders(request: Request, tree: ImageTree) -> Dataset:
     if not found.files["train"]:
         tables = sorted(path.name for path in raw.glob("*.[ct]sv")) if raw.is_dir() else []
         raise DataError(
-            f"folder: {raw} holds neither metadata.csv, SPLIT/CLASS/* nor CLASS/* images; "
-            + (f"there is {tables[0]}, name it with --csv" if tables else "say where they are with --csv or --pattern")
+            f"folder: {raw} holds neither metadata.csv, SPLIT/CLASS/* nor CLASS/* images; " + _advice(tables)
         )
     classes = given or tuple(sorted(set(found.labels["train"])))
     rows = {}
@@ -147,6 +154,13 @@ def _from_class_folders(request: Request, tree: ImageTree) -> Dataset:
         rows[split] = file_rows(tree, found.files[split], label)
     dataset = _dataset(DatasetSpec(request.options["name"], classes), rows, raw)
     return replace(dataset, left_out=found.left_out, notes=found.notes)
+
+
+def _advice(tables: Sequence[str]) -> str:
+    """Return what to do where no class folders are found. tables: names of the tables there."""
+    if pattern := split_pattern(tables):
+        return f"there is {' and '.join(tables)}, name {'it' if len(tables) == 1 else 'them'} with --csv '{pattern}'"
+    return f"there is {tables[0]}, name it with --csv" if tables else "say where they are with --csv or --pattern"
 
 
 def _from_table(
