@@ -6,7 +6,7 @@ Stanford University School of Medicine's research use agreement.
 Layout. RAW is `CheXpert-v1.0-small/` (or CheXpert-v1.0/), or the folder around it:
 - `train.csv` and `valid.csv` with Path, Sex, Age, Frontal/Lateral, AP/PA and the 14 observations: 1, 0, -1 (uncertain)
   or empty (not mentioned, read as 0). The images are in `train/` and `valid/`;
-- `CHEXPERT DEMO.csv` or `.xlsx` with PATIENT and PRIMARY_RACE, if there is one. Reading .xlsx needs openpyxl.
+- `CHEXPERT DEMO.csv` or `.xlsx` with PATIENT and PRIMARY_RACE, if there is one.
 
 `--label` and `--attribute` are two columns: any observation, Sex, age_band, view, and with the file of demographics
 race and sex_race. All are stored, with age, patient_id and primary_race as the file has them. `--uncertain` says what
@@ -39,7 +39,7 @@ from debeton.data.raw.other_files import files_beside_rows
 from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.tables import LINE, Record, read_csv
 from debeton.data.spec import UNKNOWN, Ints
-from debeton.system.errors import DataError, UsageError
+from debeton.system.errors import DataError
 
 FINDINGS = (
     "No Finding",
@@ -235,11 +235,7 @@ def _read_sheet(path: Path) -> list[tuple[str, str]]:
 
     try:
         table = pandas.read_excel(path, engine="openpyxl", dtype=str, keep_default_na=False)
-    except ImportError:
-        raise UsageError(
-            f"{path} needs the package openpyxl to be read; install it, or save the sheet as .csv"
-        ) from None
-    except Exception as error:  # openpyxl and zipfile raise a dozen kinds of error for a damaged file
+    except Exception as error:  # pandas, openpyxl and zipfile raise a dozen kinds of error for a damaged file
         raise DataError(f"{path} is not a readable .xlsx file ({error}); fetch it again") from None
     absent = [name for name in ("PATIENT", "PRIMARY_RACE") if name not in table]
     if absent:
