@@ -19,6 +19,8 @@ fi
 
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export WANDB_MODE=offline WANDB_SILENT=true MPLBACKEND=Agg TOKENIZERS_PARALLELISM=false PYTHONNOUSERSITE=1
+# Without bytecode on the disk each of some 200 started processes compiles torch and all the rest again.
+unset PYTHONDONTWRITEBYTECODE
 # The tests train tiny networks. A second thread brings no speed, and costs minutes where cores are shared.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
