@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from debeton.system.cores import cores_of_process
 from debeton.system.errors import DataError, UsageError
+from debeton.system.memory import keep_freed_memory
 
 
 def rank() -> int:
@@ -37,7 +38,7 @@ def pick_device(name: str) -> torch.device:
     """Return the device called auto, cpu, cuda or cuda:K. Each process of a node gets its own GPU.
 
     torch also gets no more threads than this process has cores. By itself it does not know of quotas, and threads
-    beyond a quota hold up the others. OMP_NUM_THREADS wins where it is set.
+    beyond a quota hold up the others. OMP_NUM_THREADS wins where it is set. On a CPU the process keeps freed memory.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), cores_of_process()))
@@ -53,6 +54,8 @@ def pick_device(name: str) -> torch.device:
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    elif device.type == "cpu":
+        keep_freed_memory()
     return device
 
 
