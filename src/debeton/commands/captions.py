@@ -61,7 +61,9 @@ def main(argv: Sequence[str]) -> int:
     from debeton.data.beton.reading import open_beton
     from debeton.data.raw.synthetic_images import read_synthetic_rows
     from debeton.generate.image_set import spec_from_folder
+    from debeton.system.log import set_up_logging
 
+    set_up_logging(is_main=True)
     spec = open_beton(arguments.like).spec if arguments.like else spec_from_folder(arguments.set)
     rows = read_synthetic_rows(arguments.set, spec)
     if arguments.captions_file:

@@ -85,12 +85,13 @@ def main(argv: Sequence[str]) -> int:
 
 def predict_images(arguments: argparse.Namespace) -> int:
     """Write the predictions, list broken images on standard error, and return the exit status."""
-    from tqdm import tqdm
 
     from debeton.commands.evaluate import read_names
     from debeton.nets.trained import load_trained
     from debeton.system.distributed import pick_device
+    from debeton.system.log import set_up_logging
     from debeton.system.table_files import write_table
+    from debeton.system.work_bar import work_bar
     from debeton.tools.prediction import (
         describe_broken,
         list_images,
@@ -105,6 +106,7 @@ def predict_images(arguments: argparse.Namespace) -> int:
         classes=read_names(arguments.classes),
         pretrained=arguments.pretrained,
     )
+    set_up_logging(is_main=True)
     device, path = pick_device(arguments.device), arguments.images
     if path.suffix == ".beton" and path.is_file():
         parts = [predict_beton(trained, path, device, arguments.batch_size)]
@@ -112,7 +114,7 @@ def predict_images(arguments: argparse.Namespace) -> int:
         images, parts = list_images(path), []
         if trained.note_on_images:
             print(f"note: {trained.note_on_images}", file=sys.stderr)
-        with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
+        with work_bar("images", len(images), unit="image", shown=sys.stderr.isatty()) as bar:
             for part in predict_files(trained, images, device, arguments.batch_size):
                 parts.append(part)
                 bar.update(len(part.names) + len(part.broken))

@@ -30,17 +30,19 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"--per-group {arguments.per_group} leaves nothing to hold out; use 2 or more")
 
     import pandas as pd
-    from tqdm import tqdm
 
     from debeton.report.runs import make_stat
     from debeton.report.write import group_settings, load_runs, to_markdown
     from debeton.system.files import write_text
+    from debeton.system.log import set_up_logging
+    from debeton.system.work_bar import work_bar
     from debeton.tools.probe import probe_run, read_probe
 
+    set_up_logging(is_main=True)
     runs = [run for run in load_runs(arguments.runs) if run.is_finished]
     if not runs:
         raise DataError(f"no finished run in {', '.join(map(str, arguments.runs))}; there is nothing to probe")
-    for run in tqdm(runs, desc="probing", unit="run", leave=False, disable=not sys.stderr.isatty()):
+    for run in work_bar("probing", items=runs, unit="run", shown=sys.stderr.isatty()):
         if arguments.again or read_probe(run.folder) is None:
             probe_run(run.folder, arguments.per_group)
     rows = []

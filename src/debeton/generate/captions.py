@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from debeton.data.beton.image_decoding import BadImage
 from debeton.data.beton.images import to_rgb
@@ -27,6 +26,7 @@ from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.log import logger
+from debeton.system.work_bar import work_bar
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 MAX_WORDS = 30  # largest number of tokens of a caption
@@ -234,7 +234,7 @@ def caption_rows(
             path,
         )
     missing = [i for i, name in enumerate(rows.names) if name not in known]
-    with tqdm(total=len(missing), desc="captions", unit="image", disable=not progress) as bar:
+    with work_bar("captions", len(missing), unit="image", shown=progress) as bar:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
             texts = captioner.caption([pixels_of(rows, i) for i in batch])

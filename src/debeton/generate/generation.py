@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.generate.filters import Filter
@@ -22,6 +21,8 @@ from debeton.generate.prompts import Condition, PromptSet
 from debeton.system.errors import DataError
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
+from debeton.system.wording import count
+from debeton.system.work_bar import work_bar
 
 WRITERS = 4  # threads that encode; one PNG of 512 x 512 pixels takes some 30 ms
 BATCHES_WAITING = 2  # the generator waits for the disk when so many batches are not yet written
@@ -57,7 +58,9 @@ def generate_missing(
     slots = collections.deque(image_set.missing(conditions, per_condition))
     start, image_count = time.perf_counter(), 0
     waiting: collections.deque[list[tuple[Slot, ImageRequest, Future[dict[str, Any]]]]] = collections.deque()
-    bar = tqdm(total=len(slots), desc="images", unit="image", disable=not progress)
+    bar = work_bar("images", len(slots), unit="image", shown=progress)
+    if slots:
+        logger.info("%s to make", count(len(slots), "image"))
     with _closing(ThreadPoolExecutor(WRITERS)) as pool, bar:
         while slots or waiting:
             if slots and stopped():

@@ -7,9 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from debeton.system.cores import usable_cores
+from debeton.system.work_bar import work_bar
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -35,7 +34,7 @@ def in_order(
     """
     workers = num_workers or usable_cores()
     total = len(items) if isinstance(items, Sized) else total
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=describe, disable=not progress) as bar:
+    with ThreadPoolExecutor(workers) as pool, work_bar(describe, total, unit="item", shown=progress) as bar:
         pending: deque[Future[T]] = deque()
         try:
             for item in items:

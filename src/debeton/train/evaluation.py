@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from debeton.data.loader.loader import Loader
 from debeton.data.spec import Ints
@@ -20,6 +19,7 @@ from debeton.nets.models import evaluating
 from debeton.nets.networks import MirrorAveraged
 from debeton.system import distributed
 from debeton.system.log import logger
+from debeton.system.work_bar import work_bar
 from debeton.train.feature_loader import FeatureStore, HeadOnly
 from debeton.train.intervals import accuracy_intervals
 from debeton.train.metrics import GroupMeter, Metrics
@@ -154,7 +154,7 @@ def measure(
     kept = None if logits_of is None else torch.zeros(len(view.beton), view.spec.num_classes, device=device)
     masks = [None if shown.mask is None else torch.from_numpy(shown.mask).to(device) for shown in presentations]
     with evaluating(model), loader.epoch(0) as batches:
-        for batch in tqdm(batches, desc=view.name, unit="step", leave=False, disable=not progress):
+        for batch in work_bar(f"measuring {view.name}", items=batches, unit="step", shown=progress):
             with precision.autocast():
                 clean = model(batch.image)
                 triggered = [model(image) for image in batch.triggered]

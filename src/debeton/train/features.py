@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from debeton.data.loader.loader import Loader
 from debeton.data.triggers.trigger import Trigger
@@ -19,6 +18,7 @@ from debeton.nets.models import evaluating, named_head
 from debeton.system import distributed
 from debeton.system.errors import DataError
 from debeton.system.log import logger
+from debeton.system.work_bar import work_bar
 from debeton.train.objective import Precision
 
 GATHERED_ROWS = 16384  # rows that processes exchange at once: 128 MiB of 2048 features
@@ -50,9 +50,7 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
     hook = named_head(model)[1].register_forward_pre_hook(lambda module, inputs: head_inputs.append(inputs[0]))
     try:
         with evaluating(model), loader.epoch(0) as batches:
-            for batch in tqdm(
-                batches, desc=f"features of {loader.view.name}", unit="step", leave=False, disable=not progress
-            ):
+            for batch in work_bar(f"features of {loader.view.name}", items=batches, unit="step", shown=progress):
                 place = np.searchsorted(rows, batch.row.cpu().numpy())
                 for table, image in zip(features, (batch.image, *batch.triggered), strict=True):
                     with precision.autocast():

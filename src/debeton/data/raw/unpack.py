@@ -13,10 +13,9 @@ from collections.abc import Iterable, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from debeton.system.errors import DataError
 from debeton.system.files import naming_full_disk
+from debeton.system.work_bar import work_bar
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BLOCK = 512  # bytes; a tar file is a sequence of blocks
@@ -148,7 +147,7 @@ def _set_owner_and_rights(member: tarfile.TarInfo) -> None:
 
 
 def _with_progress(members: Iterable[Any], path: Path, progress: bool) -> Iterable[Any]:
-    return tqdm(members, f"unpacking {path.name}", unit=" files", disable=not progress)
+    return work_bar(f"unpacking {path.name}", items=members, unit="file", shown=progress)
 
 
 def _refuse_strays(path: Path, name: str, link: str | None, links: Set[PurePosixPath] = frozenset()) -> None:
