@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from debeton.nets.networks import MirrorAveraged
 from debeton.nets.weight_files import WeightFile, read_weight_file
 from debeton.nets.weight_fitting import fit_weights, load_weights, outputs_in
 from debeton.system.errors import DataError, UsageError
+from debeton.system.leftovers import temporary_folder
 from debeton.system.plugins import require_plugins_of
 
 WITHOUT_LOSS = WriteOptions(raw_pixels=MAX_PIXELS)  # JPEG files as they are, others as pixels
@@ -289,7 +289,7 @@ def _probabilities(
     """Compute the class probabilities of image files by way of a temporary beton."""
     zeros = np.zeros(len(files), np.int64)
     rows = Rows(zeros, zeros, lambda k: files[k], [str(file) for file in files])
-    with tempfile.TemporaryDirectory(prefix="debeton_predict_") as folder:
+    with temporary_folder("predict") as folder:
         path = Path(folder, "images.beton")
         write_beton(path, rows, trained.spec, "test", trained.image_options)
         return trained.probabilities(View.whole(open_beton(path)), device, batch_size)

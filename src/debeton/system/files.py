@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from debeton.system.errors import DataError
+from debeton.system.leftovers import partial_name, remove_abandoned
 
 
 @contextmanager
@@ -36,10 +35,10 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
     files and new folders are removed, and `paths` keep their old content. Temporary files that a killed process left
     for the same paths are removed first.
     """
-    partials = [path.with_name(f"{path.name}.{_process(os.getpid())}.partial") for path in paths]
+    partials = [partial_name(path) for path in paths]
     with naming_full_disk(*paths):
         for path in paths:
-            _remove_abandoned(path)
+            remove_abandoned(path)
         new_folders = _make_folders(path.parent for path in paths)
         try:
             yield partials
@@ -55,30 +54,6 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
                 with suppress(OSError):  # another process may have put a file into it
                     folder.rmdir()
             raise
-
-
-def _process(pid: int | str) -> str:
-    """Return the name of a process in temporary file names: host and number, as numbers differ between machines."""
-    return f"{socket.gethostname()}.{pid}"
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files of `path` whose process on this machine has ended."""
-    for partial in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(_process(''))}*.partial"):
-        pid = partial.name.split(".")[-2]
-        if pid.isdecimal() and not _is_running(int(pid)):
-            partial.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    """Return whether a process with this number runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 def _make_folders(folders: Iterable[Path]) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from debeton.nets.trained import Trained, load_trained
 from debeton.nets.weight_files import find_weight_file
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
+from debeton.system.leftovers import temporary_folder
 from debeton.system.log import log_to_file, logger
 from debeton.system.plugins import require_plugins_of
 from debeton.tools.class_matching import ClassMap, MatchedClasses, match_classes
@@ -192,7 +192,7 @@ def configuration(model: Model, data: Path, view: View, overrides: Sequence[str]
             "blurpool": bool(trained.network.get("blurpool", False)),
             "checkpoint": None if model.checkpoint is None else str(model.checkpoint),
         }
-    with tempfile.TemporaryDirectory(prefix="debeton_evaluate_") as folder:
+    with temporary_folder("evaluate") as folder:
         file = Path(folder, CONFIG_NAME)
         file.write_text(yaml.safe_dump(sections, allow_unicode=True), encoding="utf-8")
         return load([file], overrides)

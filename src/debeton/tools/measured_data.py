@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from debeton.data.sources import SOURCES, Dataset
 from debeton.data.spec import Rows
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.leftovers import temporary_folder
 from debeton.system.log import logger
 
 SPLIT = "test"  # the split that the measured rows are reported as
@@ -38,7 +38,7 @@ def open_data(path: Path, split: str | None, options: WriteOptions) -> Iterator[
         return
     dataset = _read(path)
     rows = _choose(dataset.splits, split, path)
-    with tempfile.TemporaryDirectory(prefix="debeton_evaluate_") as folder:
+    with temporary_folder("evaluate") as folder:
         beton = Path(folder, f"{dataset.spec.name}_{SPLIT}.beton")
         write_beton(beton, rows, dataset.spec, SPLIT, options)
         yield View.whole(open_beton(beton), SPLIT)

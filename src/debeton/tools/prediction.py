@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from debeton.data.views.row_lists import PATH_COLUMNS
 from debeton.data.views.view import View
 from debeton.nets.trained import FILES_AT_ONCE, Trained
 from debeton.system.errors import DataError, UsageError, first_names
+from debeton.system.leftovers import temporary_folder
 from debeton.train.predictions import probability_columns
 
 OWN_COLUMNS = ("path", "prediction", "confidence")
@@ -93,7 +93,7 @@ def predict_files(trained: Trained, images: ImageFiles, device: torch.device, ba
         zeros = np.zeros(len(files), np.int64)
         numbers = [str(k) for k in range(len(files))]  # a CSV may name an image twice
         rows = Rows(zeros, zeros, _reader(files), numbers)
-        with tempfile.TemporaryDirectory(prefix="debeton_predict_") as folder:
+        with temporary_folder("predict") as folder:
             path = Path(folder, "images.beton")
             try:
                 skipped = [int(k) for k in write_beton(path, rows, trained.spec, "test", options)["skipped"]]

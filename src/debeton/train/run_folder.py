@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from debeton.config import Config, load
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system.errors import UsageError
+from debeton.system.leftovers import make_partial_folder, remove_partials
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 from debeton.system.plugins import RECORD, record_plugins, warn_of_changes
@@ -118,8 +118,7 @@ def _identity_in(file: Path, changed: int) -> str:
 
 def _create(folder: Path, config: Config, data: RunData | None) -> bool:
     """Make `folder` with its configuration and the names of its data. Return False if another process was first."""
-    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    staging.mkdir()
+    staging = make_partial_folder(folder.with_name(f".{folder.name}"))
     (staging / CONFIG_NAME).write_text(config.dump())
     if data is not None:
         (staging / DATA_NAME).write_text(json.dumps(data, indent=1))
@@ -135,10 +134,15 @@ def _create(folder: Path, config: Config, data: RunData | None) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the run folder. Raise UsageError if another process on this machine is running it."""
+    """Lock the run folder, and remove what killed processes left in it.
+
+    Raise UsageError if another process on this machine is running it.
+    """
     with file_lock(folder / ".lock") as lock:
         if lock is LockState.BUSY:
             raise UsageError(
                 f"{folder} is being run by another process; wait for it, or give this run another --training.exp_name"
             )
+        if lock is LockState.HELD:
+            remove_partials(folder)
         yield  # without locks `claim_folder` still keeps different configurations apart

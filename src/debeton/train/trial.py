@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +17,7 @@ from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
 from debeton.data.views.view import View
 from debeton.nets.models import evaluating
+from debeton.system.leftovers import temporary_folder
 from debeton.train.objective import CrossEntropy, Precision
 from debeton.train.outline import PhaseOutline, PhaseStart
 from debeton.train.phase import PhaseRecord
@@ -52,9 +51,9 @@ def rehearse(run: Run, method: Callable[[Run], object]) -> PhaseStart | None:
 
     The method runs for real to that point, in a folder that is removed.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("dry_run") as folder:
         values = {one.name: getattr(run, one.name) for one in dataclasses.fields(run)}
-        apart = {"folder": Path(folder), "notes": {}, "phases": {}, "val_uses": [], "remarks": []}
+        apart = {"folder": folder, "notes": {}, "phases": {}, "val_uses": [], "remarks": []}
         try:
             method(_Rehearsal(**{**values, **apart}))
         except _Reached as reached:

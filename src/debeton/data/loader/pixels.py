@@ -15,9 +15,9 @@ import itertools
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.ffcv_format import JPG
+from debeton.system.leftovers import make_partial_folder
 from debeton.system.log import logger
 
 SOURCE = Path(__file__).with_name("pixels.c")
@@ -74,11 +75,13 @@ def library() -> Path:
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.TemporaryDirectory(dir=folder)
+            temporary = make_partial_folder(folder / name)
         except OSError:  # no permission, or a read-only file system
             continue
-        with temporary as name_of_temporary:
-            return _compile(Path(name_of_temporary) / name, folder / name)
+        try:
+            return _compile(temporary / name, folder / name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     raise PermissionError(f"cannot write {' or '.join(map(str, folders))}")
 
 

@@ -1,0 +1,117 @@
+"""Temporary files and folders that killed processes leave behind: their names, and the signs that nobody uses them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+SUFFIX = ".partial"
+SILENT = 24 * 3600.0  # seconds without a write, after which a process of another machine counts as ended
+TEMPORARY = "debeton_"  # first part of the names of temporary folders
+OWNER = re.compile(rf"\.(?P<host>.+)\.(?P<pid>\d+)(\.[a-z0-9_]{{8}})?{re.escape(SUFFIX)}")  # the last is mkdtemp's
+START_TIME = 19  # of the fields behind the name in /proc/PID/stat: ticks since the machine started (proc(5))
+
+
+def partial_name(path: Path) -> Path:
+    """Return the temporary name of `path` in its folder: it names the machine and the process that write it."""
+    return path.with_name(f"{path.name}.{_process(os.getpid())}{SUFFIX}")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the temporary files and folders of `path` whose process has ended."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{SUFFIX}"):
+        owner = OWNER.fullmatch(partial.name[len(path.name) :])
+        if owner and _has_ended(owner["host"], int(owner["pid"]), partial):
+            _remove(partial)
+
+
+def remove_partials(folder: Path) -> list[Path]:
+    """Remove all temporary files below a folder, and return them.
+
+    folder: a folder that this process has locked, so that no other process writes there.
+    """
+    found = [path for path in folder.rglob(f"*{SUFFIX}") if path.exists() or path.is_symlink()]
+    for path in found:
+        _remove(path)
+    return found
+
+
+def make_partial_folder(path: Path) -> Path:
+    """Make a new folder with a temporary name of `path` beside it, and return it. Abandoned ones are removed."""
+    remove_abandoned(path)
+    folder = path.with_name(f"{path.name}.{_process(os.getpid())}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    folder.mkdir()
+    return folder
+
+
+@contextmanager
+def temporary_folder(kind: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new empty folder, which is removed at the end. Those that killed processes left go at the beginning.
+
+    kind: a word for the name of the folder.
+    parent: the folder to make it in; None is the system's own for temporary files.
+    """
+    place = (parent or Path(tempfile.gettempdir())) / f"{TEMPORARY}{kind}"
+    remove_abandoned(place)
+    folder = Path(tempfile.mkdtemp(SUFFIX, f"{place.name}.{_process(os.getpid())}.", place.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _process(pid: int | str) -> str:
+    """Return the name of a process in temporary file names: host and number, as numbers differ between machines."""
+    return f"{socket.gethostname()}.{pid}"
+
+
+def _has_ended(host: str, pid: int, partial: Path) -> bool:
+    """Return whether the process that wrote a temporary file has ended.
+
+    Of another machine, only silence tells. On this one, a process that began after the last write to the file has the
+    number of an earlier one.
+    """
+    try:
+        written = partial.stat().st_mtime
+    except OSError:
+        return False
+    if host != socket.gethostname():
+        return time.time() - written > SILENT
+    began = _began(pid)
+    return began is None or began > written + 2  # the times are of different clocks
+
+
+def _began(pid: int) -> float | None:
+    """Return when a process of this machine began, in seconds since 1970; None if there is none.
+
+    0.0 where the system does not say when.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except (PermissionError, OverflowError):
+        pass
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    except (OSError, StopIteration):
+        return 0.0
+    return int(boot.split()[1]) + int(fields[START_TIME]) / os.sysconf("SC_CLK_TCK")
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
