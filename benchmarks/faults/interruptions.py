@@ -1,4 +1,4 @@
-"""Faults that end a run: signals at any moment, kills at chosen calls, errors of the disk, and a full disk."""
+"""Faults that end a run: signals at any moment, kills at chosen calls, errors of the disk, a full disk."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def _full_after(count: int):
     """Return `files.replacing`, whose writes fail after `count` files because the disk is full."""
     from contextlib import contextmanager
 
-    from debeton.system.files import naming_full_disk, replacing
+    from debeton.system.files import naming_failed_writes, replacing
 
     left = [count]
     lock = threading.Lock()
@@ -235,7 +235,7 @@ def _full_after(count: int):
         with lock:
             left[0] -= 1
             is_full = left[0] < 0
-        with naming_full_disk(*paths), replacing(*paths) as partials:
+        with naming_failed_writes(*paths), replacing(*paths) as partials:
             yield partials
             if is_full:
                 raise OSError(errno.ENOSPC, "No space left on device")

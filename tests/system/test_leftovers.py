@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from debeton.system import leftovers
-from debeton.system.leftovers import (
-    make_partial_folder,
-    partial_name,
-    remove_abandoned,
-    remove_partials,
-    temporary_folder,
-)
+from debeton.system import files, leftovers
+from debeton.system.files import temporary_folder
+from debeton.system.leftovers import make_partial_folder, partial_name, remove_abandoned, remove_partials
 
 HOST = socket.gethostname()
 
@@ -53,8 +48,9 @@ def test_a_file_of_another_machine_is_removed_after_a_day_of_silence(tmp_path):
 
 
 def test_a_folder_of_a_killed_process_goes_with_the_next_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(leftovers.tempfile, "gettempdir", lambda: str(tmp_path))
-    code = "import os, sys; from debeton.system.leftovers import temporary_folder as t, make_partial_folder as m\n"
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    code = "import os, sys; from debeton.system.files import temporary_folder as t\n"
+    code += "from debeton.system.leftovers import make_partial_folder as m\n"
     code += "m(__import__('pathlib').Path(sys.argv[1]) / '.version_0')\n"
     code += "with t('predict') as folder: (folder / 'images').write_text('x'); os.kill(os.getpid(), 9)"
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(leftovers.__file__).parents[2])}

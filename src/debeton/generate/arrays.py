@@ -47,17 +47,18 @@ def write_arrays(folder: Path, out: Path) -> list[Path]:
 def _write_class(rows: Rows, members: Ints, path: Path) -> Path:
     """Write one array, image by image, because a set may be larger than memory."""
     shape = _pixels(rows, members[0]).shape
-    with replacing(path) as (partial,):
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(members), *shape))
-        for k, row in enumerate(members):
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(members), *shape)}
+    # Through a map, a full disk would end the process by SIGBUS.
+    with replacing(path) as (partial,), partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in members:
             pixels = _pixels(rows, row)
             if pixels.shape != shape:
                 raise DataError(
                     f"{rows.names[row]} is {pixels.shape[1]} x {pixels.shape[0]} pixels, and {rows.names[members[0]]} "
                     f"is {shape[1]} x {shape[0]}; an array holds one size: resize the images of the class"
                 )
-            array[k] = pixels
-        array.flush()
+            file.write(pixels.tobytes())
     return path
 
 

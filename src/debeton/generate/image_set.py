@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from debeton.data.raw.synthetic_images import ACCEPTED, MANIFEST, manifest_files
 from debeton.data.spec import DatasetSpec
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
-from debeton.system.files import naming_full_disk, write_files, write_text
+from debeton.system.files import append_text, write_files, write_text
 from debeton.system.progress import note_progress
 from debeton.system.seed import derive_seed
 
@@ -157,15 +156,7 @@ class ImageSet:
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append lines to this shard's manifest; they are on disk when this returns."""
-        with naming_full_disk(self.manifest), self.manifest.open("a", encoding="utf-8") as file:
-            start = file.tell()
-            try:
-                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.truncate(self.manifest, start)  # after half a line, the next line could not be read
-                raise
+        append_text(self.manifest, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self.lines += [dict(line) for line in lines]
         note_progress()
 

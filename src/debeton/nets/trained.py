@@ -27,7 +27,7 @@ from debeton.nets.networks import MirrorAveraged
 from debeton.nets.weight_files import WeightFile, read_weight_file
 from debeton.nets.weight_fitting import fit_weights, load_weights, outputs_in
 from debeton.system.errors import DataError, UsageError
-from debeton.system.leftovers import temporary_folder
+from debeton.system.files import temporary_folder
 from debeton.system.plugins import require_plugins_of
 
 WITHOUT_LOSS = WriteOptions(raw_pixels=MAX_PIXELS)  # JPEG files as they are, others as pixels

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from debeton.system.errors import DataError
-from debeton.system.leftovers import partial_name, remove_abandoned
+from debeton.system.leftovers import SUFFIX, partial_name, remove_abandoned
+
+TEMPORARY = "debeton_"  # first part of the names of temporary folders
+FULL = (errno.ENOSPC, errno.EDQUOT)
+BROKEN = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ESTALE, errno.EFBIG)
 
 
 @contextmanager
-def naming_full_disk(*paths: Path) -> Iterator[None]:
-    """Turn a full disk or quota while `paths` are written into a DataError that names them."""
+def naming_failed_writes(*paths: Path) -> Iterator[None]:
+    """Turn an error of the disk while `paths` are written into a DataError that names them.
+
+    Such errors are a full disk or quota, a broken, missing or read-only disk, and missing rights.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (*FULL, *BROKEN):
             raise
-        names = ", ".join(path.name for path in paths)
+        names, folder = ", ".join(path.name for path in paths), paths[0].parent
+        if error.errno in FULL:
+            raise DataError(
+                f"the disk under {folder} is full: {names} could not be written, and no part of them was left "
+                "behind; free some space, or write elsewhere"
+            ) from error
         raise DataError(
-            f"the disk under {paths[0].parent} is full: {names} could not be written, and no part of them was left "
-            "behind; free some space, or write elsewhere"
+            f"{names} could not be written to {folder} ({os.strerror(error.errno)}), and no part of them was left "
+            "behind; check the disk and the rights of this folder, or write elsewhere"
         ) from error
 
 
@@ -36,7 +50,7 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
     for the same paths are removed first.
     """
     partials = [partial_name(path) for path in paths]
-    with naming_full_disk(*paths):
+    with naming_failed_writes(*paths):
         for path in paths:
             remove_abandoned(path)
         new_folders = _make_folders(path.parent for path in paths)
@@ -54,6 +68,25 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
                 with suppress(OSError):  # another process may have put a file into it
                     folder.rmdir()
             raise
+
+
+@contextmanager
+def temporary_folder(kind: str) -> Iterator[Path]:
+    """Yield a new empty folder, which is removed at the end. Those that killed processes left go at the beginning.
+
+    A disk that is full becomes a DataError, as in `naming_failed_writes`.
+
+    kind: a word for the name of the folder.
+    """
+    place = Path(tempfile.gettempdir(), f"{TEMPORARY}{kind}")
+    remove_abandoned(place)
+    with naming_failed_writes(place):
+        name = partial_name(place).name.removesuffix(SUFFIX)
+        folder = Path(tempfile.mkdtemp(SUFFIX, f"{name}.", place.parent))  # for this user alone
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_folders(folders: Iterable[Path]) -> list[Path]:
@@ -80,3 +113,28 @@ def write_text(path: Path, text: str) -> None:
     """Write so that `path` holds either the old text or the whole new one."""
     with replacing(path) as (partial,):
         partial.write_text(text)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append text to a file, all of it or none.
+
+    The text is on the disk when this returns. After an error the file is as it was before.
+    """
+    with naming_failed_writes(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            _append(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _append(descriptor: int, content: bytes) -> None:
+    """Write all of the content, or none. A file of Python's would write its buffer again when it is closed."""
+    start, rest = os.fstat(descriptor).st_size, memoryview(content)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, start)  # after half a line, the next line could not be read
+        raise

@@ -7,16 +7,13 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 SUFFIX = ".partial"
 SILENT = 24 * 3600.0  # seconds without a write, after which a process of another machine counts as ended
-TEMPORARY = "debeton_"  # first part of the names of temporary folders
 OWNER = re.compile(rf"\.(?P<host>.+)\.(?P<pid>\d+)(\.[a-z0-9_]{{8}})?{re.escape(SUFFIX)}")  # the last is mkdtemp's
 START_TIME = 19  # of the fields behind the name in /proc/PID/stat: ticks since the machine started (proc(5))
 
@@ -51,22 +48,6 @@ def make_partial_folder(path: Path) -> Path:
     folder = path.with_name(f"{path.name}.{_process(os.getpid())}.{uuid.uuid4().hex[:8]}{SUFFIX}")
     folder.mkdir()
     return folder
-
-
-@contextmanager
-def temporary_folder(kind: str, parent: Path | None = None) -> Iterator[Path]:
-    """Yield a new empty folder, which is removed at the end. Those that killed processes left go at the beginning.
-
-    kind: a word for the name of the folder.
-    parent: the folder to make it in; None is the system's own for temporary files.
-    """
-    place = (parent or Path(tempfile.gettempdir())) / f"{TEMPORARY}{kind}"
-    remove_abandoned(place)
-    folder = Path(tempfile.mkdtemp(SUFFIX, f"{place.name}.{_process(os.getpid())}.", place.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _process(pid: int | str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 logger = logging.getLogger("debeton")
@@ -23,7 +23,7 @@ def set_up_logging(*, is_main: bool) -> None:
 def log_to_file(path: Path) -> None:
     """Append messages with the time to the file `path`; an earlier run's file in this process is closed."""
     close_log_file()
-    file = logging.FileHandler(path)
+    file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
 
@@ -45,11 +45,26 @@ def collected_warnings() -> Iterator[list[str]]:
         logger.handlers[:] = handlers
 
 
+class _LogFile(logging.FileHandler):
+    """A file of messages. Where it cannot be written, a warning says so once, and the work goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logger.removeHandler(self)
+        with suppress(OSError):
+            self.close()
+        logger.warning("warning: %s cannot be written (%s); further messages are not in it", self.baseFilename, error)
+
+
 def close_log_file() -> None:
     """Close the file of `log_to_file`; nothing where there is none."""
     for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk; a message that is lost
+            handler.close()
 
 
 def show_progress(setting: str) -> bool:

@@ -24,7 +24,7 @@ from debeton.nets.trained import Trained, load_trained
 from debeton.nets.weight_files import find_weight_file
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
-from debeton.system.leftovers import temporary_folder
+from debeton.system.files import temporary_folder
 from debeton.system.log import log_to_file, logger
 from debeton.system.plugins import require_plugins_of
 from debeton.tools.class_matching import ClassMap, MatchedClasses, match_classes

@@ -14,7 +14,7 @@ from debeton.data.sources import SOURCES, Dataset
 from debeton.data.spec import Rows
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError, nearest
-from debeton.system.leftovers import temporary_folder
+from debeton.system.files import temporary_folder
 from debeton.system.log import logger
 
 SPLIT = "test"  # the split that the measured rows are reported as

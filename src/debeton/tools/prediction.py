@@ -21,7 +21,7 @@ from debeton.data.views.row_lists import PATH_COLUMNS
 from debeton.data.views.view import View
 from debeton.nets.trained import FILES_AT_ONCE, Trained
 from debeton.system.errors import DataError, UsageError, first_names
-from debeton.system.leftovers import temporary_folder
+from debeton.system.files import temporary_folder
 from debeton.train.predictions import probability_columns
 
 OWN_COLUMNS = ("path", "prediction", "confidence")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from debeton.system.errors import UsageError
-from debeton.system.files import naming_full_disk, write_text
+from debeton.system.files import append_text, naming_failed_writes, write_text
 from debeton.train.metrics import Metrics
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "ffcv")
@@ -55,14 +55,18 @@ class TensorBoardSink:
     def __init__(self, folder: Path):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._events = folder / "events.out.tfevents"
+        with naming_failed_writes(self._events):
+            self._writer = SummaryWriter(str(folder))
 
     def write(self, name: str, values: Mapping[str, float], step: int) -> None:
-        for key, value in values.items():
-            self._writer.add_scalar(f"{name}/{key}", value, step)
+        with naming_failed_writes(self._events):
+            for key, value in values.items():
+                self._writer.add_scalar(f"{name}/{key}", value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        with naming_failed_writes(self._events):
+            self._writer.close()
 
 
 class WandbSink:
@@ -119,8 +123,7 @@ class ResultLog:
         line = {"phase": phase, "epoch": epoch, "step": step, "split": split, "lr": lr, "metrics": metrics}
         if objective:
             line["objective"] = dict(objective)
-        with naming_full_disk(self.path), self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_text(self.path, json.dumps(line) + "\n")
         values = {key: metrics[key] for key in _SCALARS if metrics.get(key) is not None}
         if lr is not None:
             values["lr"] = lr

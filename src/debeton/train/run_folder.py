@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import glob
 import itertools
@@ -16,6 +17,7 @@ from pathlib import Path
 from debeton.config import Config, load
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system.errors import UsageError
+from debeton.system.files import naming_failed_writes
 from debeton.system.leftovers import make_partial_folder, remove_partials
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
@@ -63,7 +65,8 @@ def claim_folder(config: Config, data: RunData | None = None) -> Path:
     data: `describe_data` of the run; None leaves the data unchecked and unnamed.
     """
     parent = Path(config.training.outdir) / experiment_name(config)
-    parent.mkdir(parents=True, exist_ok=True)
+    with naming_failed_writes(parent):
+        parent.mkdir(parents=True, exist_ok=True)
     version = 0
     while True:
         folder = parent / f"version_{version}"
@@ -118,16 +121,26 @@ def _identity_in(file: Path, changed: int) -> str:
 
 def _create(folder: Path, config: Config, data: RunData | None) -> bool:
     """Make `folder` with its configuration and the names of its data. Return False if another process was first."""
-    staging = make_partial_folder(folder.with_name(f".{folder.name}"))
-    (staging / CONFIG_NAME).write_text(config.dump())
-    if data is not None:
-        (staging / DATA_NAME).write_text(json.dumps(data, indent=1))
-    (staging / CHECKPOINT_FOLDER).mkdir()
-    record_plugins(staging)
+    with naming_failed_writes(folder):
+        staging = make_partial_folder(folder.with_name(f".{folder.name}"))
+        try:
+            (staging / CONFIG_NAME).write_text(config.dump())
+            if data is not None:
+                (staging / DATA_NAME).write_text(json.dumps(data, indent=1))
+            (staging / CHECKPOINT_FOLDER).mkdir()
+            record_plugins(staging)
+            return _rename(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # nothing where it was renamed
+
+
+def _rename(staging: Path, folder: Path) -> bool:
+    """Give a folder its final name. Return False if another process was first."""
     try:
         os.rename(staging, folder)
-    except OSError:
-        shutil.rmtree(staging)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
         return False
     return True
 

@@ -17,7 +17,7 @@ from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
 from debeton.data.views.view import View
 from debeton.nets.models import evaluating
-from debeton.system.leftovers import temporary_folder
+from debeton.system.files import temporary_folder
 from debeton.train.objective import CrossEntropy, Precision
 from debeton.train.outline import PhaseOutline, PhaseStart
 from debeton.train.phase import PhaseRecord

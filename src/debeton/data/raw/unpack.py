@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from debeton.system.errors import DataError
-from debeton.system.files import naming_full_disk
+from debeton.system.files import naming_failed_writes
 from debeton.system.work_bar import work_bar
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -56,7 +56,7 @@ def unpack(
     """
     staging = root / f".{path.name}.unpacking"
     shutil.rmtree(staging, ignore_errors=True)
-    with naming_full_disk(root / result):
+    with naming_failed_writes(root / result):
         try:
             (staging / into).mkdir(parents=True)
             _extract(path, staging / into, verified, progress)

@@ -1,0 +1,122 @@
+"""A disk without room, and one that fails: one sentence, whole files, and the same command goes on afterwards."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.running import run
+
+from debeton.commands import dispatch
+from debeton.generate.arrays import write_arrays
+from debeton.system import files
+from debeton.system.errors import DataError, run_command
+from debeton.system.files import append_text, naming_failed_writes
+from debeton.system.log import log_to_file, logger
+
+
+def command(*words: object) -> int:
+    return run_command(lambda: dispatch.main([str(word) for word in words]))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """small_disk(size): the folder of a disk of this size, such as '64k'; a second call gives it another size."""
+    folder = tmp_path / "disk"
+
+    def resize(size: str) -> Path:
+        words = (
+            ["-o", f"remount,size={size}", folder]
+            if folder.exists()
+            else ["-t", "tmpfs", "-o", f"size={size}", "x", folder]
+        )
+        folder.mkdir(exist_ok=True)
+        if subprocess.run(["mount", *words], capture_output=True).returncode:
+            pytest.skip("no small disk can be mounted; this needs root")
+        return folder
+
+    yield resize
+    logger.handlers.clear()
+    subprocess.run(["umount", "-l", folder], capture_output=True)
+
+
+@pytest.mark.parametrize("size", ["4k", "64k", "400k"])
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(toy_args, small_disk, capsys, size):
+    args = [*toy_args, "--training.outdir", str(small_disk(size) / "runs"), "--logging.tensorboard", "true"]
+    assert run(args) == 1
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "is full: " in line
+    assert "Traceback" not in said
+    folder = small_disk("50m")
+    assert run(args) == 0
+    assert len(list(folder.rglob("results.json"))) == 1
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_betons_and_arrays_on_a_full_disk_leave_nothing_half_written(small_disk, tmp_path, capsys):
+    images = tmp_path / "photos"
+    for number in range(40):
+        path = images / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    disk = small_disk("64k")
+    words = ["write-betons", "--dataset", "folder", "--name", "pets", "--raw", images, "--out", disk / "out"]
+    assert command(*words) == 1
+    assert "is full: pets_train.beton" in capsys.readouterr().err
+    assert list(disk.iterdir()) == []
+    with pytest.raises(DataError, match=r"is full: (cat|dog)\.npy could not be written"):
+        write_arrays(images / "train", disk / "arrays")
+    assert not list(disk.rglob("*.partial"))
+    small_disk("5m")
+    assert command(*words) == 0
+    assert np.load(write_arrays(images / "train", disk / "arrays")[0]).shape == (20, 32, 32, 3)
+
+
+def test_a_line_that_does_not_fit_leaves_the_lines_before_it(small_disk):
+    manifest, number = small_disk("8k") / "manifest.jsonl", itertools.count()
+
+    def fill() -> None:
+        while True:
+            append_text(manifest, json.dumps({"number": next(number), "text": "x" * 100}) + "\n")
+
+    with pytest.raises(DataError, match=r"the disk under .*disk is full: manifest\.jsonl"):
+        fill()
+    lines = manifest.read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(next(number) - 1))
+    small_disk("1m")
+    append_text(manifest, '{"number": -1}\n')
+    assert manifest.read_text().splitlines()[-1] == '{"number": -1}'
+
+
+def test_a_log_that_cannot_be_written_is_said_once_and_the_work_goes_on(small_disk, caplog, capsys):
+    disk = small_disk("8k")
+    log_to_file(disk / "log.txt")
+    for _ in range(40):
+        logger.warning("%s", "y" * 1000)
+    told = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert len(told) == 1
+    assert "further messages are not in it" in told[0]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.EACCES])
+def test_errors_of_the_disk_name_the_file(code, tmp_path, monkeypatch):
+    def failing(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    message = rf"a\.json could not be written to .* \({os.strerror(code)}\), and no part"
+    with pytest.raises(DataError, match=message), naming_failed_writes(tmp_path / "a.json"):
+        failing()
+    monkeypatch.setattr(files.os, "fsync", failing)
+    with pytest.raises(DataError, match=r"b\.jsonl could not be written"):
+        append_text(tmp_path / "b.jsonl", "x\n")
+    assert (tmp_path / "b.jsonl").read_text() == ""
