@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from debeton.data.spec import DatasetSpec
+from debeton.data.split_names import beton_name
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.system.project import PRESETS, checkout, find_preset, preset_names
@@ -60,7 +61,7 @@ def next_command(source: str, spec: DatasetSpec, out: Path) -> NextCommand | Non
     source: the source's name. A published set has its preset; all others are trained with that of one's own data.
     out: the folder of the betons.
     """
-    if not (out / f"{spec.name}_train.beton").exists():
+    if not (out / beton_name(spec.name, "train")).exists():
         return None
     preset = source if source != OWN_DATA and source in preset_names() else OWN_DATA
     overrides = ["--data.dataset", spec.name] if preset == OWN_DATA or spec.name != source else []

@@ -15,6 +15,7 @@ Exit status: 0 done, 1 something is wrong with the data, 2 something is wrong wi
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ from debeton.data.raw.other_files import files_beside_rows
 from debeton.data.raw.synthetic_images import append_synthetic, read_synthetic_rows, synthetic_left_out
 from debeton.data.sources import SOURCES, Dataset, Request, Source
 from debeton.data.spec import UNKNOWN_NAME, DatasetSpec, Rows
-from debeton.data.split_names import KNOWN, refuse_unknown_splits, unknown_splits
+from debeton.data.split_names import KNOWN, beton_name, refuse_unknown_splits, unknown_splits
 from debeton.data.views.held_out_test import with_test_split
 from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError, nearest
@@ -211,7 +212,7 @@ def write(dataset: Dataset, args: argparse.Namespace, options: Mapping[str, Any]
     recorded = {key: value for key, value in options.items() if value is not None and _is_plain(value)}
     spec = dataset.spec
     for split, rows in dataset.splits.items():
-        path = args.out / f"{spec.name}_{split}.beton"
+        path = args.out / beton_name(spec.name, split)
         if split in dataset.expected and (differing := count_differences(spec, rows, dataset.expected[split])):
             print(f"warning: {spec.name}/{split}: {differing[0]}; see --check", file=sys.stderr)
         sidecar = write_beton(
@@ -238,9 +239,10 @@ def report(dataset: Dataset) -> None:
     for line in describe_left_out(dataset.left_out or ()):
         print(f"{name}: {line}", file=sys.stderr)
     for split in unknown_splits(dataset.splits):
+        file = beton_name(name, split)
         print(
-            f"warning: training does not look for {name}_{split}.beton (known splits: {KNOWN}); name it in a setting, "
-            f"such as --data.test_path {name}_{split}.beton",
+            f"warning: training does not look for {file} (known splits: {KNOWN}); name it in a setting, "
+            f"such as --data.test_path {shlex.quote(file)}",
             file=sys.stderr,
         )
 

@@ -264,9 +264,14 @@ class DatasetSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
-        """Build a spec from the values of `to_dict`. JSON's lists become tuples."""
+        """Build a spec from the values of `to_dict`. JSON's lists become tuples.
+
+        ValueError for text that no file can hold: half of a surrogate pair, which JSON can spell.
+        """
 
         def freeze(value: Any) -> Any:
+            if isinstance(value, str):
+                value.encode()
             if isinstance(value, Mapping):
                 return {key: freeze(v) for key, v in value.items()}
             return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from debeton.system.errors import DataError, nearest
+from debeton.system.file_names import file_name
 
 SPLITS = ("train", "val", "test")
 FURTHER = ("target", "synthetic")  # the set of methods that use one, and generated images in a beton of their own
@@ -26,6 +27,11 @@ SYNONYMS = {
 # A validation set of the training distribution chooses the epoch, unless there is a set that is called just val.
 IN_DISTRIBUTION_VAL = ("id_val", "val_id", "in_distribution_val", "val_in_distribution")
 _WORDS = {"validation": "val", "valid": "val", "val": "val", "dev": "val", "testing": "test", "test": "test"}
+
+
+def beton_name(dataset: str, split: str) -> str:
+    """Return the file name of a split's beton, DATASET_SPLIT.beton. It is no path, whatever the data set's name."""
+    return f"{file_name(dataset)}_{split}.beton"
 
 
 def is_known_split(name: str) -> bool:

@@ -11,10 +11,11 @@ import numpy as np
 
 from debeton.data.beton.image_decoding import BadImage
 from debeton.data.beton.images import to_rgb
-from debeton.data.raw.synthetic_images import BLIND, read_synthetic_rows
+from debeton.data.raw.synthetic_images import BLIND, RESERVED_ARRAYS, read_synthetic_rows
 from debeton.data.spec import Ints, Rows
 from debeton.generate.image_set import spec_from_folder
 from debeton.system.errors import DataError, UsageError
+from debeton.system.file_names import file_name
 from debeton.system.files import replacing
 
 
@@ -38,7 +39,7 @@ def write_arrays(folder: Path, out: Path) -> list[Path]:
         )
     label = np.asarray(rows.label)
     return [
-        _write_class(rows, np.flatnonzero(label == code), out / f"{name}.npy")
+        _write_class(rows, np.flatnonzero(label == code), out / f"{file_name(name, RESERVED_ARRAYS)}.npy")
         for code, name in enumerate(spec.classes)
         if (label == code).any()
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -9,7 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.generate.image_set import ImageSet
 from debeton.generate.prompts import Condition
+from debeton.system.file_names import Root, file_name
 from debeton.system.files import replacing
+from debeton.system.seed import derive_seed
 
 THUMBNAIL, CAPTION = 128, 14  # pixels: the longer side of a small image, and the height of its caption
 COLUMNS, ROWS = 8, 4  # images in a row, and rows of a sheet
@@ -19,24 +23,34 @@ def write_contact_sheets(image_set: ImageSet) -> list[Path]:
     """Write sheets/CLASS_ATTRIBUTE.png for every condition that has images, and return their paths.
 
     A sheet shows the first COLUMNS x ROWS images, each with its seed below it.
+
+    DataError: a line of the manifest names an image outside of the set's folder.
     """
     kept_images: dict[Condition, list[tuple[int, str, int]]] = {}  # (number, path, seed)
     for line in image_set.lines:
         if line["verdict"] == ACCEPTED:
             condition = Condition(line["label"], line["attribute"])
             kept_images.setdefault(condition, []).append((line["number"], line["path"], line["seed"]))
-    sheet_paths = []
-    for condition, images in kept_images.items():
-        path = image_set.folder / "sheets" / f"{condition.label}_{condition.attribute or 'any'}.png".replace("/", "-")
-        first = sorted(images)[: COLUMNS * ROWS]
+    sheet_paths, root = [], Root(image_set.folder)
+    for condition, name in _sheet_names(kept_images).items():
+        path = image_set.folder / "sheets" / f"{name}.png"
+        first = sorted(kept_images[condition])[: COLUMNS * ROWS]
+        shown = [(root.path(p, str(image_set.manifest)), seed) for _, p, seed in first]
         with replacing(path) as (partial,):
-            _sheet(image_set.folder, str(condition), [(p, seed) for _, p, seed in first]).save(partial, format="png")
+            _sheet(str(condition), shown).save(partial, format="png")
         sheet_paths.append(path)
     return sheet_paths
 
 
-def _sheet(folder: Path, title: str, images: list[tuple[str, int]]) -> Image.Image:
-    """Draw one sheet. images: (path below `folder`, seed) of each image."""
+def _sheet_names(conditions: Iterable[Condition]) -> dict[Condition, str]:
+    """Return a name for the sheet of each condition. Where two would be the same, they end in a hash."""
+    names = {one: file_name(f"{one.label}_{one.attribute or 'any'}") for one in conditions}
+    alike = [name for name, count in Counter(names.values()).items() if count > 1]
+    return {one: f"{name}_{derive_seed(one):016x}" if name in alike else name for one, name in names.items()}
+
+
+def _sheet(title: str, images: list[tuple[Path, int]]) -> Image.Image:
+    """Draw one sheet. images: (file, seed) of each image."""
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (THUMBNAIL + 4) + 4, rows * (THUMBNAIL + CAPTION + 4) + 24), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
@@ -44,7 +58,7 @@ def _sheet(folder: Path, title: str, images: list[tuple[str, int]]) -> Image.Ima
     for k, (path, seed) in enumerate(images):
         x = 4 + (k % COLUMNS) * (THUMBNAIL + 4)
         y = 24 + (k // COLUMNS) * (THUMBNAIL + CAPTION + 4)
-        with Image.open(folder / path) as image:
+        with Image.open(path) as image:
             scale = THUMBNAIL / max(image.size)
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

@@ -24,16 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from debeton.data.raw.synthetic_images import ACCEPTED, MANIFEST, manifest_files
+from debeton.data.raw.synthetic_images import ACCEPTED, MANIFEST, NO_ATTRIBUTE, folder_names, manifest_files
 from debeton.data.spec import DatasetSpec
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
+from debeton.system.file_names import Root
 from debeton.system.files import append_text, write_files, write_text
 from debeton.system.progress import note_progress
 from debeton.system.seed import derive_seed
 
 SETTINGS = "generator.json"
-NO_ATTRIBUTE = "_"  # folder name in place of the attribute
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ class Slot:
 
     @property
     def path(self) -> str:
-        """Return the path of the image, relative to the set's folder."""
-        folder = f"{self.condition.label}/{self.condition.attribute or NO_ATTRIBUTE}"
-        return f"{folder}/{self.number:08}.png"
+        """Return the path of the image, relative to the set's folder; names that are no folder's become one."""
+        label, attribute = self.condition.label, self.condition.attribute
+        below = NO_ATTRIBUTE if attribute is None else folder_names(attribute, (NO_ATTRIBUTE,))[0]
+        return f"{folder_names(label)[0]}/{below}/{self.number:08}.png"
 
 
 # Settings that name a place, and the settings beside them that name its content by a hash.
@@ -98,6 +99,7 @@ class ImageSet:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard = Shard()):
         self.folder, self.shard, self.settings = folder, shard, dict(settings)
+        self._root = Root(folder)
         self._check_settings()
         self.manifest = folder / shard.manifest
         self._cut_unfinished_line()
@@ -148,10 +150,12 @@ class ImageSet:
         """Write a kept image, whole or not at all, and return its SHA-256. Several threads may call this.
 
         image: uint8 [H, W, 3].
+
+        DataError: a link in the folder leads the image out of it.
         """
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="png", compress_level=3)
-        write_files({self.folder / slot.path: buffer.getvalue()})
+        write_files({self._root.path(slot.path, str(self.folder)): buffer.getvalue()})
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -226,13 +230,16 @@ def spec_from_folder(folder: Path) -> DatasetSpec:
 
 
 def verify(folder: Path) -> list[str]:
-    """Check every kept image against the manifest, and return one sentence per missing or changed image."""
-    problems = []
+    """Check every kept image against the manifest, and return one sentence per missing or changed image.
+
+    DataError: a line names an image outside of the folder.
+    """
+    problems, root = [], Root(folder)
     for path in manifest_files(folder):
         for line in read_lines(path):
             if line["verdict"] != ACCEPTED:
                 continue
-            image = folder / line["path"]
+            image = root.path(str(line["path"]), str(path))
             if not image.is_file():
                 problems.append(f"{image} is not there")
             elif hashlib.sha256(image.read_bytes()).hexdigest() != line["sha256"]:

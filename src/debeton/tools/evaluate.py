@@ -24,6 +24,7 @@ from debeton.nets.trained import Trained, load_trained
 from debeton.nets.weight_files import find_weight_file
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
+from debeton.system.file_names import file_name
 from debeton.system.files import temporary_folder
 from debeton.system.log import log_to_file, logger
 from debeton.system.plugins import require_plugins_of
@@ -176,7 +177,7 @@ def configuration(model: Model, data: Path, view: View, overrides: Sequence[str]
         sections["data"].pop(name, None)  # of the rows that the model was trained and selected on
     sections["data"] |= {"dataset": view.spec.name, "test_path": str(data)}
     sections["training"] |= {
-        "exp_name": f"evaluate_{model.name}_on_{view.spec.name}",
+        "exp_name": f"evaluate_{model.name}_on_{file_name(view.spec.name)}",
         "decoder_val": inputs["decoder"],
         "tta": inputs["tta"],
         "oracle": False,

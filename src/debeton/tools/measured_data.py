@@ -12,6 +12,7 @@ from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.sources import SOURCES, Dataset
 from debeton.data.spec import Rows
+from debeton.data.split_names import beton_name
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.files import temporary_folder
@@ -39,7 +40,7 @@ def open_data(path: Path, split: str | None, options: WriteOptions) -> Iterator[
     dataset = _read(path)
     rows = _choose(dataset.splits, split, path)
     with temporary_folder("evaluate") as folder:
-        beton = Path(folder, f"{dataset.spec.name}_{SPLIT}.beton")
+        beton = Path(folder, beton_name(dataset.spec.name, SPLIT))
         write_beton(beton, rows, dataset.spec, SPLIT, options)
         yield View.whole(open_beton(beton), SPLIT)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from debeton.config import Config, load
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system.errors import UsageError
+from debeton.system.file_names import path_below
 from debeton.system.files import naming_failed_writes
 from debeton.system.leftovers import make_partial_folder, remove_partials
 from debeton.system.locks import LockState, file_lock
@@ -29,10 +30,14 @@ EVENTS = "events.out.tfevents"  # files of TensorBoard begin so
 
 
 def experiment_name(config: Config) -> str:
-    """Return training.exp_name, or a name made of dataset, method, seed and a hash of the configuration."""
+    """Return training.exp_name, or a name made of dataset, method, seed and a hash of the configuration.
+
+    It may name folders in folders. UsageError for one that leads out of training.outdir.
+    """
     if config.training.exp_name is not None:
-        return config.training.exp_name
-    return f"{config.data.dataset}_{config.training.method}_seed{config.training.seed}_{config.identity_hash()}"
+        return path_below(config.training.exp_name, "training.exp_name", UsageError)
+    name = f"{config.data.dataset}_{config.training.method}_seed{config.training.seed}_{config.identity_hash()}"
+    return path_below(name, "data.dataset", UsageError)
 
 
 def find_folder(config: Config) -> Path | None:

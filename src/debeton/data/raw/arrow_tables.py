@@ -19,6 +19,7 @@ from debeton.data.beton.image_decoding import BadImage
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.split_names import is_known_split, known_split
 from debeton.system.errors import DataError
+from debeton.system.file_names import path_below
 
 KEPT_BYTES = 1 << 30  # of the parts of parquet files
 SHARD = re.compile(r"(.*?)[-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?")  # train-00000-of-00002, test_01
@@ -50,8 +51,9 @@ def read_parts(raw: Path) -> list[ArrowPart]:
     if raw.is_file():
         return [_parquet_part(raw, _split_of(raw.parent, raw) or "train", _Parts())]
     if (raw / "dataset_dict.json").is_file():
-        splits = _json(raw / "dataset_dict.json").get("splits", [])
-        return [_saved_part(raw / split, split) for split in splits]
+        where = raw / "dataset_dict.json"
+        splits = map(str, _json(where).get("splits", []))
+        return [_saved_part(raw / path_below(split, str(where)), split) for split in splits]
     if (raw / "state.json").is_file():
         return [_saved_part(raw, _json(raw / "state.json").get("_split") or "train")]
     files = sorted(path for path in raw.rglob("*.parquet") if not path.name.startswith("."))
@@ -89,9 +91,14 @@ def _saved_part(folder: Path, split: str) -> ArrowPart:
     import pyarrow as pa
 
     state = _json(folder / "state.json")
-    table = _mapped_tables([folder / entry["filename"] for entry in state.get("_data_files") or []], folder)
+
+    def files(key: str) -> list[Path]:
+        names = [str(entry["filename"]) for entry in state.get(key) or []]
+        return [folder / path_below(name, str(folder / "state.json")) for name in names]
+
+    table = _mapped_tables(files("_data_files"), folder)
     # Versions before 2.0 stored a selection as the numbers of its rows.
-    listed = [folder / entry["filename"] for entry in state.get("_indices_data_files") or []]
+    listed = files("_indices_data_files")
     rows = None if not listed else _mapped_tables(listed, folder).column(0).to_numpy()
     features = _features(table.schema)
     if not features and (folder / "dataset_info.json").is_file():

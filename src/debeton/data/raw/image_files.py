@@ -19,6 +19,7 @@ from debeton.data.image_names import is_image
 from debeton.data.spec import Ints, RawImage, Rows
 from debeton.data.split_names import is_split_word
 from debeton.system.errors import DataError
+from debeton.system.file_names import leads_out
 
 
 class MissingDataError(DataError):
@@ -48,16 +49,25 @@ def file_rows(
     label: Sequence[int] | Ints,
     attribute: Sequence[int] | Ints = (),
     columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
+    *,
+    may_leave: bool = False,
 ) -> Rows:
     """Return rows over files of a tree. The path of a file is the name of its row.
 
-    A file is read when its image is asked for.
+    A file is read when its image is asked for. DataError for a path that leads out of the tree.
 
     files: [N] paths in the tree.
     label: [N].
     attribute: [N], all 0 if empty.
     columns: more values per row for the sidecar, [N] each.
+    may_leave: whether absolute paths and '..' may lead out of the tree, as in a table of the user's own.
     """
+    stray = None if may_leave else next((path for path in files if leads_out(path)), None)
+    if stray is not None:
+        raise DataError(
+            f"the list of images of {tree.root} names {stray!r}, which lies outside of it; no list of a data set needs "
+            "that: write paths below that folder"
+        )
 
     def read(row: int) -> RawImage:
         return tree.read(files[row])

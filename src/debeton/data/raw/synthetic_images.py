@@ -14,6 +14,7 @@ Rows without a named attribute have attribute 0, and 1 in the column `blind`. On
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,10 +29,14 @@ from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.other_files import other_files, visible_images
 from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, nearest
+from debeton.system.file_names import Root, file_name, leads_out, path_below
 
 MANIFEST = "manifest.jsonl"
 SHARD_MANIFESTS = "manifest-*-of-*.jsonl"
 ACCEPTED = "keep"  # the verdict of an image that enters the set
+NO_ATTRIBUTE = "_"  # folder name in place of the attribute
+RESERVED = ("*.json", "*.jsonl", "*.npy", "*.partial", "__MACOSX", "sheets")  # names beside the folders of classes
+RESERVED_ARRAYS = ("images", "labels", "class_*")  # names of arrays that are no name of a class
 BLIND = "blind"  # the column that is 1 if the prompt named no attribute
 UNKNOWN = -1  # the code of a synthetic row in a column that its prompt does not mention
 
@@ -139,7 +144,7 @@ def _manifest_rows(folder: Path, spec: DatasetSpec) -> Rows:
 def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
     """Yield one record for each accepted image of a manifest. DataError names a line that does not fit."""
     text = where.read_text(encoding="utf-8")
-    lines = text.splitlines()
+    lines, root = text.splitlines(), Root(where.parent)
     for number, line in enumerate(lines, start=1):
         if number == len(lines) > 1 and not text.endswith(("}", "\n")):
             return  # a line that was cut off when the program was killed
@@ -153,6 +158,7 @@ def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]
             ) from None
         if verdict != ACCEPTED:
             continue  # is counted by `synthetic_left_out`
+        root.path(str(path), f"{where}, line {number}")
         attribute = record.get("attribute")
         codes = {
             "label": _code(label, spec.classes, "class", f"{where}, line {number}"),
@@ -188,7 +194,8 @@ def _folder_rows(folder: Path, spec: DatasetSpec) -> Rows:
     records = []
     tree = ImageTree(folder)
     for where, label, attribute in _cell_folders(folder, spec):
-        records += [{"path": path, "label": label, "attribute": attribute} for path in tree.files(f"{where}/*")]
+        files = tree.files(f"{glob.escape(where)}/*")
+        records += [{"path": path, "label": label, "attribute": attribute} for path in files]
     if not records:
         layouts = sorted(spec.generated_folders)[:2]
         raise DataError(
@@ -200,17 +207,34 @@ def _folder_rows(folder: Path, spec: DatasetSpec) -> Rows:
 
 
 def _cell_folders(folder: Path, spec: DatasetSpec) -> Iterator[tuple[str, int, int | None]]:
-    """Yield (path, label, attribute or None) of every folder below `folder` that holds one cell, in cell order."""
+    """Yield (path, label, attribute or None) of every folder below `folder` that holds one cell, in cell order.
+
+    DataError for a folder of the spec that leads out of `folder`.
+    """
     for path, (label, attribute) in spec.generated_folders.items():
+        path_below(path, f"the folders of generated images in {spec.name}")
         if (folder / path).is_dir():
             yield path, label, attribute
     for label, name in enumerate(spec.classes):
-        if not (folder / name).is_dir():
+        of_class = next((made for made in folder_names(name) if (folder / made).is_dir()), None)
+        if of_class is None:
             continue
         for attribute, value in enumerate(spec.attributes):
-            if (folder / name / value).is_dir():
-                yield f"{name}/{value}", label, attribute
-        yield name, label, None
+            for of_value in folder_names(value, (NO_ATTRIBUTE,)):
+                if (folder / of_class / of_value).is_dir():
+                    yield f"{of_class}/{of_value}", label, attribute
+                    break
+        yield of_class, label, None
+
+
+def folder_names(name: str, reserved: Sequence[str] = RESERVED) -> list[str]:
+    """Return the names that the folder of a class or an attribute may have: that of `file_name`, then the text.
+
+    The first is the name that an image set has. The text is left out where it is no name of one folder.
+    """
+    made = file_name(name, reserved)
+    is_plain = "/" not in name and not leads_out(name) and name not in (made, "", ".") and len(name.encode()) < 256
+    return [made, name] if is_plain else [made]
 
 
 # --- arrays ------------------------------------------------------------------------------------
@@ -274,6 +298,8 @@ def _labels_of(path: Path, count: int, spec: DatasetSpec) -> Ints:
                 f"{count} images of {spec.num_classes} classes"
             )
         return labels
+    named = [code for code, name in enumerate(spec.classes) if path.stem == file_name(name, RESERVED_ARRAYS)]
     name = path.stem.removeprefix("class_")
-    code = int(name) if name.isdecimal() else name
+    is_code = name.isdecimal() and name not in spec.classes
+    code: int | str = named[0] if named else int(name) if is_code else name
     return np.full(count, _code(code, spec.classes, "class", str(path)), np.int64)

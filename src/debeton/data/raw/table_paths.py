@@ -10,25 +10,31 @@ from debeton.data.raw.image_files import ImageTree
 from debeton.data.raw.other_files import visible_images
 from debeton.data.raw.tables import Table
 from debeton.system.errors import DataError
+from debeton.system.file_names import leads_out
 
 
 def read_paths(table: Table, column: str, tree: ImageTree) -> tuple[list[str], list[str]]:
     """Return the path of each row in the tree, and sentences on paths outside of it.
 
     Backslashes become '/', unless a file has such a name. A path below the root becomes relative to it. Another path of
-    this machine is kept as it is. Where the table knows its folder and no image lies below the root, all lie beside it.
-    DataError where no file is there and the tree has files that may be meant.
+    this machine, absolute or by '..', is kept as it is. Where the table knows its folder and no image lies below the
+    root, all lie beside it.
+    DataError where no file is there and the tree has files that may be meant, and for a NUL in a path.
+    DataError also for a path that leads out of an archive.
     """
+    if bad := next((row for path, row in zip(table.cells[column], table.rows) if "\0" in path), None):
+        raise DataError(f"{table.where}, {bad}: the path holds a NUL, which no name of a file can hold; mend the table")
     paths = _with_slashes(table.cells[column], tree)
     root = str(tree.root.absolute())
     real_root = os.path.realpath(tree.root)
     paths = [_below(path, root, real_root) for path in paths]
     paths = _beside_the_table(paths, table, tree)
-    outside = [(path, row) for path, row in zip(paths, table.rows) if os.path.isabs(path)]
+    outside = [(path, row) for path, row in zip(paths, table.rows) if leads_out(path)]
     if outside and tree.root.is_file():
+        kind = "is an absolute path" if os.path.isabs(outside[0][0]) else "leads out of its folder"
         raise DataError(
-            f"{table.where}, {outside[0][1]}: {outside[0][0]} is an absolute path, and --raw {tree.root} an archive; "
-            "write the paths as they are in the archive"
+            f"{table.where}, {outside[0][1]}: {outside[0][0]} {kind}, and --raw {tree.root} is an archive; write the "
+            "paths as they are in the archive"
         )
     _explain_absent(paths, table, tree)
     note = f"{len(outside)} paths lie outside of {tree.root} and are used as they are, the first is "
@@ -46,11 +52,12 @@ def _with_slashes(paths: Sequence[str], tree: ImageTree) -> list[str]:
 def _below(path: str, root: str, real_root: str) -> str:
     """Return a path relative to the root where it lies below it."""
     path = os.path.normpath(path)
-    if not os.path.isabs(path):
+    if not leads_out(path):
         return path
     for start in (root, real_root):
-        if path.startswith(f"{start.rstrip('/')}/"):
-            return os.path.relpath(path, start)
+        whole = os.path.normpath(os.path.join(start, path))
+        if whole.startswith(f"{start.rstrip('/')}/"):
+            return os.path.relpath(whole, start)
     return path
 
 

@@ -49,7 +49,7 @@ from debeton.data.raw.table_paths import read_paths
 from debeton.data.raw.tables import Table, parse_codes, read_table, require_unique, require_values, with_unknown_blank
 from debeton.data.raw.value_codes import first_gap
 from debeton.data.spec import DatasetSpec, Rows, parse_aligned
-from debeton.data.split_names import first_in_order, name_splits
+from debeton.data.split_names import FILE_NAME, first_in_order, name_splits
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.system.name_lists import parse_names
@@ -90,7 +90,7 @@ METADATA = "metadata.csv"
 )
 def load(request: Request) -> Dataset:
     raw, name = request.raw, request.options["name"]
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(FILE_NAME, name):
         raise UsageError(f"--name '{name}' must be letters, digits, '_', '-' and '.': it becomes a file name")
     if raw is None or not raw.exists():
         raise DataError(f"folder needs --raw, the folder with your images; {raw or 'none'} was given")
@@ -187,7 +187,8 @@ def _from_table(
     for split, members in parts.items():
         rows = np.array(members, np.int64)
         columns = {column.name: column.at(rows) for column in further}
-        splits[split] = file_rows(tree, [paths[row] for row in members], label[rows], attribute[rows], columns)
+        files = [paths[row] for row in members]
+        splits[split] = file_rows(tree, files, label[rows], attribute[rows], columns, may_leave=True)
     more = [*notes, *outside, *split_notes, *notes_on_further_columns(further, empty, "attribute" in roles)]
     more += notes_on_many_values(spec, len(table))
     return replace(_dataset(spec, splits, table.where), notes=tuple(more))

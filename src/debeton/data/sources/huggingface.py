@@ -26,6 +26,7 @@ from debeton.data.raw.layout import raw_folder
 from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.spec import RawImage
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.file_names import path_below
 
 
 @register_source(
@@ -102,7 +103,7 @@ def _raw_image(value: Any, raw: Path) -> RawImage:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
-        return (raw if raw.is_dir() else raw.parent) / value
+        return (raw if raw.is_dir() else raw.parent) / path_below(value, "is not read", BadImage)
     if not value:
         raise BadImage("is empty: the cell holds neither bytes nor a path")
     return bytes(value)

@@ -10,12 +10,13 @@ from pathlib import Path
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.sidecar import read_sidecar
 from debeton.data.spec import BY_CELL, DatasetSpec
-from debeton.data.split_names import TEST_PREFIX, is_known_split
+from debeton.data.split_names import TEST_PREFIX, beton_name, is_known_split
 from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, select_rows
 from debeton.data.views.subsets import balanced, biased, fold, mini, scale_split
 from debeton.data.views.synthetic_modes import MODES, Amount, synthetic_view
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError, first_names
+from debeton.system.file_names import leads_out
 from debeton.system.log import logger
 
 Views = dict[str, View]
@@ -74,8 +75,9 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str | None]) -> di
     does not exist.
     """
     paths: dict[str, Path] = {}
+    prefix = _prefix(dataset, root)
     for split, path in given.items():
-        beton = root / (f"{dataset}_{split}.beton" if path is None else path)
+        beton = root / (f"{prefix}{split}.beton" if path is None else path)
         if not beton.exists() and (path is not None or split == "train"):
             raise FileNotFoundError(
                 f"no beton for {dataset}/{split} at {beton}\n"
@@ -84,10 +86,19 @@ def find_betons(dataset: str, root: Path, given: Mapping[str, str | None]) -> di
             )
         if beton.exists():
             paths[split] = beton
-    prefix = f"{dataset}_"
     for other_test in sorted(root.glob(f"{glob.escape(prefix)}{TEST_PREFIX}*.beton")):
-        paths[other_test.stem.removeprefix(prefix)] = other_test
+        paths[other_test.stem.removeprefix(Path(prefix).name)] = other_test
     return paths
+
+
+def _prefix(dataset: str, root: Path) -> str:
+    """Return the beginning of the names of a data set's betons below `root`, 'DATASET_'.
+
+    It is that of the writer, `beton_name`. A name with '/' may also be a folder and a name, if betons are there.
+    """
+    if "/" in dataset and not leads_out(dataset) and any(root.glob(f"{glob.escape(dataset)}_*.beton")):
+        return f"{dataset}_"
+    return beton_name(dataset, "").removesuffix(".beton")
 
 
 def unused_betons(dataset: str, root: Path, used: Mapping[str, Path]) -> list[Path]:
@@ -98,12 +109,13 @@ def unused_betons(dataset: str, root: Path, used: Mapping[str, Path]) -> list[Pa
     used: the beton of each split, as `find_betons` returns them.
     """
     taken = {path.resolve() for path in used.values()}
-    found = sorted(root.glob(f"{glob.escape(dataset)}_*.beton"))
+    prefix = _prefix(dataset, root)
+    found = sorted(root.glob(f"{glob.escape(prefix)}*.beton"))
     return [
         path
         for path in found
         if path.resolve() not in taken
-        and not is_known_split(path.stem.removeprefix(f"{dataset}_"))
+        and not is_known_split(path.stem.removeprefix(Path(prefix).name))
         and _data_set_of(path, dataset) == dataset
     ]
 

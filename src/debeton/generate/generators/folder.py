@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from debeton.data.image_names import is_image
+from debeton.data.raw.synthetic_images import NO_ATTRIBUTE, folder_names
 from debeton.generate.generators.generator import GENERATORS, GeneratorFactory, ImageRequest
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
@@ -44,8 +45,10 @@ class FolderGenerator:
     def files(self, condition: Condition) -> list[Path]:
         """Return the image files of a condition, sorted by name."""
         if condition not in self._files:
-            folder = self.folder / condition.label / (condition.attribute or "")
-            paths = [path for path in folder.glob("*") if is_image(path)]
+            attribute = condition.attribute
+            below = [""] if attribute is None else folder_names(attribute, (NO_ATTRIBUTE,))
+            folders = [self.folder / label / name for label in folder_names(condition.label) for name in below]
+            paths = [path for folder in folders for path in folder.glob("*") if is_image(path)]
             self._files[condition] = sorted(paths)
         return self._files[condition]
 
