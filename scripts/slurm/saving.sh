@@ -62,7 +62,8 @@ IDLE=debeton_rounds_without_progress:
 idle_rounds() {
     local comment
     comment=$(of_job Comment)
-    case $comment in "$IDLE"*) printf '%s\n' "${comment#"$IDLE"}" ;; *) echo 0 ;; esac
+    # Digits only: the number goes into an arithmetic expression, which runs commands of other text.
+    [[ $comment =~ ^"$IDLE"([0-9]{1,6})$ ]] && echo "$((10#${BASH_REMATCH[1]}))" || echo 0
 }
 
 # of_job FIELD: print a field of the job, such as TimeLimit.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from debeton.system.errors import UsageError
+from debeton.system.file_names import CONTROL, file_name
 
+LONGEST_NAME = 200  # bytes of a job's name in UTF-8; its files add suffixes, and a file system takes 255
 PLACEHOLDER_KINDS = ("best", "run")  # the best checkpoint of a variant, or its run folder
 PLACEHOLDER = re.compile(rf"\{{([\w.]+|(?:{'|'.join(PLACEHOLDER_KINDS)}):[\w.-]+)\}}")
 
@@ -46,6 +50,20 @@ class Job:
     searched: tuple[str, ...] = ()
     minutes: float = 0
 
+    def __post_init__(self) -> None:
+        """Check the names of the job's folders and files. UsageError for one that is no name, or too long."""
+        for text, kind in ((self.name, "name"), (self.data, "data")):
+            if set(text) & {"/", "\0"} or text in (".", "..") or CONTROL.search(text):
+                raise UsageError(
+                    f"job {text!r}: its {kind} is no name of a file; expected one like {file_name(text)!r}"
+                )
+            if len(text.encode()) > LONGEST_NAME:
+                raise UsageError(
+                    f"job {text[:60]}...: its {kind} has {len(text.encode())} bytes, and at most {LONGEST_NAME} fit "
+                    "with the suffixes of its files; shorten the names of variants and axes, or give the values of an "
+                    "axis short names, as in 'mode: {short: {section.key: LONG}}'"
+                )
+
     @property
     def setting_key(self) -> str:
         """Return a text that all seeds of one setting share, and that differs between the variant's settings."""
@@ -78,7 +96,12 @@ def axis_text(value: Any) -> str:
 
 def axis_piece(key: str, value: Any) -> str:
     """Return the piece of a job's name for one axis, such as 'mapping=step'."""
-    return f"{key.rsplit('.', 1)[-1]}={axis_text(value)}".replace("/", "-")
+    return name_piece(f"{key.rsplit('.', 1)[-1]}={axis_text(value)}")
+
+
+def name_piece(text: str) -> str:
+    """Return a text as a piece of a job's name: with '-' for '/', and else as `file_name` makes it."""
+    return file_name(text.replace("/", "-"))
 
 
 def variants_named_in(values: Iterable[Any]) -> list[str]:
@@ -117,3 +140,17 @@ def fill_placeholders(text: str, values: Mapping[str, str], where: str) -> str:
         return values[name]
 
     return PLACEHOLDER.sub(value, text)
+
+
+def fill_command(command: str, values: Mapping[str, str], where: str) -> str:
+    """Replace the placeholders of a command, each within its word: no value becomes several words or a quote.
+
+    command, values, where: as of `fill_placeholders`. The command is quoted as for a shell, as `shlex.split` reads it.
+    """
+    words = [fill_placeholders(word, values, where) for word in shlex.split(command)]
+    filled = fill_placeholders(command, values, where)
+    # The text of an ordinary command stays as it is, as betons that an older version wrote are known by it.
+    with contextlib.suppress(ValueError):  # a value has a quote
+        if shlex.split(filled) == words:
+            return filled
+    return shlex.join(words)

@@ -20,7 +20,7 @@ import pandas as pd
 
 from debeton.config.yaml_files import check_keys
 from debeton.report.runs import make_stat
-from debeton.studies.jobs import axis_piece, axis_text
+from debeton.studies.jobs import axis_piece, axis_text, name_piece
 from debeton.system.errors import UsageError, nearest
 
 KEYS = ("source", "metric", "values")
@@ -65,7 +65,7 @@ def _read(given: Any, axes_of: Mapping[str, Axes], where: str) -> Published:
         variant = str(name)
         if variant not in axes_of:
             raise UsageError(f"{where}: the study has no variant '{variant}'{nearest(variant, axes_of)} see 'list'")
-        values |= _flatten(variant.replace("/", "-"), content, axes_of[variant], where)
+        values |= _flatten(name_piece(variant), content, axes_of[variant], where)
     return Published(str(given["source"]), str(given["metric"]), values)
 
 

@@ -11,54 +11,28 @@ import math
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 
 from debeton.studies.jobs import Job
-from debeton.studies.manifest import Manifest, format_ranges, write_manifest
+from debeton.studies.manifest import Manifest, write_manifest
 from debeton.studies.published import Published
 from debeton.studies.runner import TO_RUN
+from debeton.studies.sbatch import (
+    SCRIPTS,
+    Array,
+    Submission,
+    array_command,
+    check_words,
+    collect_command,
+    shell_command,
+    shell_variable,
+)
 from debeton.studies.state import JobStates, State
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.log import logger
-from debeton.system.plugins import plugin_words
 
-SCRIPTS = Path("scripts", "slurm")
 MAX_ARRAY_SIZE = 1001  # SLURM's default, used where scontrol gives no value
-
-
-@dataclass(frozen=True)
-class Submission:
-    """Options of a submission to SLURM.
-
-    throttle: number of tasks of an array that run at a time; 0: all.
-    per_task: number of jobs of one task.
-    workers: number of these jobs that run at a time.
-    options: options of sbatch by name, without dashes.
-    retry: submit failed jobs again.
-    """
-
-    throttle: int = 0
-    per_task: int = 1
-    workers: int = 1
-    options: Mapping[str, str] = field(default_factory=dict)
-    retry: bool = False
-
-
-@dataclass(frozen=True)
-class Array:
-    """One array job, submitted by one sbatch command.
-
-    numbers: numbers of its jobs.
-    tasks: number of its tasks.
-    after: positions of the arrays in the same plan that must end before it.
-    """
-
-    numbers: tuple[int, ...]
-    tasks: int
-    after: tuple[int, ...]
 
 
 def plan_arrays(job_states: JobStates, jobs: Sequence[Job], submission: Submission, largest: int) -> list[Array]:
@@ -99,68 +73,6 @@ def dependency_levels(jobs: Sequence[Job]) -> dict[str, int]:
     return levels
 
 
-def array_command(
-    job_states: JobStates, study: str, manifest: Path, array: Array, submission: Submission, identifiers: Sequence[str]
-) -> list[str]:
-    """Return the sbatch command of one array, word by word.
-
-    job_states: states of all jobs of the study.
-    study: name of the study.
-    manifest: file of the numbered jobs.
-    array: the array.
-    submission: options of the submission.
-    identifiers: ids of the SLURM jobs that must end before it.
-    """
-    logs, throttle = job_states.folders.logs, f"%{submission.throttle}" if submission.throttle else ""
-    words = [
-        "sbatch",
-        "--parsable",
-        f"--job-name={study}",
-        f"--chdir={job_states.folders.root}",
-        f"--output={logs / 'slurm_%A_%a.log'}",
-        f"--array=0-{array.tasks - 1}{throttle}",
-    ]
-    minutes = max((job_states.jobs[number].minutes for number in array.numbers), default=0)
-    if minutes:
-        rounds = math.ceil(submission.per_task / submission.workers)
-        words.append(f"--time={math.ceil(minutes * rounds) + 5}")  # 5 minutes more, as betons may have to be written
-    words += _after(identifiers) + _options(submission.options)
-    tail = [
-        "--jobs",
-        format_ranges(array.numbers),
-        "--per-task",
-        str(submission.per_task),
-        "--workers",
-        str(submission.workers),
-        *(["--retry"] if submission.retry else []),
-        *plugin_words(),
-    ]
-    return [*words, str(job_states.folders.root / SCRIPTS / "array.sbatch"), str(manifest), *tail]
-
-
-def collect_command(
-    job_states: JobStates, study: str, manifest: Path, options: Mapping[str, str], identifiers: Sequence[str]
-) -> list[str]:
-    """Return the sbatch command of the job that collects the results after all others ended, even with errors.
-
-    job_states: states of all jobs of the study.
-    study: name of the study.
-    manifest: file of the numbered jobs.
-    options: options of sbatch; those that ask for GPUs or nodes are left out.
-    identifiers: ids of the SLURM jobs that must end before it.
-    """
-    words = [
-        "sbatch",
-        "--parsable",
-        f"--job-name={study}_collect",
-        f"--chdir={job_states.folders.root}",
-        f"--output={job_states.folders.logs / 'slurm_collect_%j.log'}",
-    ]
-    shared = {key: value for key, value in options.items() if key in ("partition", "account", "qos", "mem", "export")}
-    script = job_states.folders.root / SCRIPTS / "collect.sbatch"
-    return [*words, *_after(identifiers), *_options(shared), str(script), str(manifest), *plugin_words()]
-
-
 def submit(
     job_states: JobStates,
     study: str,
@@ -181,9 +93,10 @@ def submit(
     only_print: do not call sbatch; job ids appear as shell variables in the commands.
     published: published numbers, for the report.
 
-    UsageError: there is no sbatch on this machine.
+    UsageError: there is no sbatch on this machine, or a word of the command cannot be one.
     DataError: sbatch refuses a job, or squeue does not answer.
     """
+    check_words(job_states, study, submission)
     if not only_print and shutil.which("sbatch") is None:
         raise UsageError(
             "there is no sbatch on this machine; submit from a login node of the cluster, or see the commands with "
@@ -208,15 +121,15 @@ def submit(
         words = array_command(job_states, study, manifest, array, submission, needed)
         variable = f"array{len(commands)}"
         if only_print:
-            identifiers.append(f"${variable}")
-            commands.append(_shell_command(words, f"{variable}=$(", ")"))
+            identifiers.append(shell_variable(variable))
+            commands.append(f"{variable}=$({shell_command(words)})")
         else:
             identifiers.append(_sbatch(words))
-            commands.append(_shell_command(words, "", f"  # job {identifiers[-1]}"))
+            commands.append(f"{shell_command(words)}  # job {identifiers[-1]}")
             _store_ids(job_states, array, identifiers[-1], submission.per_task)
     words = collect_command(job_states, study, manifest, submission.options, [*before, *identifiers])
     comment = "" if only_print else f"  # job {_sbatch(words)}"
-    return [*commands, _shell_command(words, "", comment)]
+    return [*commands, f"{shell_command(words)}{comment}"]
 
 
 def queued_jobs(job_states: JobStates) -> dict[str, str]:
@@ -265,16 +178,6 @@ def _depends_on_variants(job_states: JobStates, array: Array) -> bool:
     return any(job_states.jobs[number].needs for number in array.numbers)
 
 
-def _after(identifiers: Sequence[str]) -> list[str]:
-    # afterany, not afterok: a task runs if the runs that it needs are finished, even if others failed. Where they are
-    # missing, the task says what it waits for.
-    return [f"--dependency=afterany:{':'.join(identifiers)}"] if identifiers else []
-
-
-def _options(options: Mapping[str, str]) -> list[str]:
-    return [f"--{key}={value}" if value else f"--{key}" for key, value in options.items()]
-
-
 def _sbatch(words: Sequence[str]) -> str:
     """Submit a job and return its id."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -283,11 +186,6 @@ def _sbatch(words: Sequence[str]) -> str:
             f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}; the command was {shlex.join(words)}"
         )
     return done.stdout.strip().partition(";")[0]
-
-
-def _shell_command(words: Sequence[str], before: str, after: str) -> str:
-    """Return the command with shell quoting; words with a shell variable ($array...) are not quoted."""
-    return before + " ".join(word if "$array" in word else shlex.quote(word) for word in words) + after
 
 
 def _store_ids(job_states: JobStates, array: Array, identifier: str, per_task: int) -> None:

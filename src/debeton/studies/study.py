@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from debeton.studies.jobs import PLACEHOLDER, Job, Point, axis_piece, axis_text, fill_placeholders
+from debeton.studies.jobs import (
+    PLACEHOLDER,
+    Job,
+    Point,
+    axis_piece,
+    axis_text,
+    fill_command,
+    fill_placeholders,
+    name_piece,
+)
 from debeton.studies.published import Published
 from debeton.studies.search import draw
 from debeton.system.errors import UsageError
@@ -135,7 +144,7 @@ def _job(
     for key, axis in {**study.axes, **variant.axes}.items():
         settings |= axis[varied[key]] if isinstance(axis, Mapping) else {}
     on_axes = {**point, **own}
-    pieces = [variant.name.replace("/", "-"), *(axis_piece(key, value) for key, value in on_axes.items())]
+    pieces = [name_piece(variant.name), *(axis_piece(key, value) for key, value in on_axes.items())]
     pieces += [] if number is None else [f"draw{number}"]
     in_commands = dict.fromkeys(PLACEHOLDER.findall(" ".join(study.betons)))
     varied_in_commands = [name for name in in_commands if name in {*varied, *study.values, "seed"}]
@@ -147,8 +156,10 @@ def _job(
         point=dict(point),
         setting={**own, **drawn},
         seed=seed,
-        betons=tuple(fill_placeholders(command, {**known, "betons": "{betons}"}, where) for command in study.betons),
-        data="_".join(f"{name}={known[name]}".replace("/", "-") for name in varied_in_commands) or "all",
+        betons=tuple(fill_command(command, {**known, "betons": "{betons}"}, where) for command in study.betons),
+        data=name_piece("_".join(f"{name}={known[name]}" for name in varied_in_commands))
+        if varied_in_commands
+        else "all",
         draw=number,
         searched=tuple(drawn),
         minutes=float(study.limits.get("minutes", 0)),

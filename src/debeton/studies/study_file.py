@@ -39,6 +39,7 @@ seed is shared by all seeds of the variants that use it.
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,7 @@ from debeton.studies.published import read_published
 from debeton.studies.search import check_range
 from debeton.studies.study import Axis, Study, StudyVariant
 from debeton.system.errors import UsageError, nearest
+from debeton.system.file_names import CONTROL, path_below
 
 STUDY_KEYS: dict[str, tuple[type, ...]] = {
     "name": (str, int),
@@ -95,9 +97,9 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         if not content.get(key):
             raise UsageError(f"study {path} has no '{key}'")
     study = Study(
-        name=str(content["name"]),
+        name=path_below(str(content["name"]), f"study {path}, name", UsageError),
         configs=tuple(content.get("configs") or ()),
-        betons=_commands(content.get("betons")),
+        betons=_commands(content.get("betons"), f"study {path}, betons"),
         settings={**(content.get("settings") or {}), **settings},
         axes=content.get("axes") or {},
         seeds=_seeds(seeds or content.get("seeds") or [0], f"study {path}"),
@@ -177,9 +179,19 @@ def _limits(given: Mapping[str, Any], where: str) -> dict[str, float]:
     return dict(given)
 
 
-def _commands(given: Any) -> tuple[str, ...]:
-    """Return the commands that write the betons, each with {betons} for their folder."""
+def _commands(given: Any, where: str) -> tuple[str, ...]:
+    """Return the commands that write the betons, each with {betons} for their folder.
+
+    UsageError: one has no word, or a quote that is not closed.
+    """
     commands = [given] if isinstance(given, str) else list(given or [])
+    for text in map(str, commands):
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise UsageError(f"{where}: {text!r} is no command ({error}); close its quotes") from None
+        if not words or CONTROL.search(text.replace("\n", " ")):
+            raise UsageError(f"{where}: {text!r} is no command; expected a script and its options")
     return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
 
 
