@@ -483,6 +483,17 @@ def test_latex_escapes_names_and_markdown_its_bars(birds):
     assert latex.isascii()
 
 
+def test_no_name_ends_a_line_of_markdown_or_a_comment_of_latex(birds):
+    table = summary_table(settings_of(birds))
+    whole = to_markdown(table).count("\n")
+    table.loc[0, "worst group"] = "a\r\n\u2028<script>x</script> b<5"
+    assert r"a   \<script>x\</script> b<5" in to_markdown(table)
+    assert len(to_markdown(table).splitlines()) == whole
+    lines = to_latex(table, "of a\n\\input{/etc/passwd}\r\\input{x}").split("\n")
+    assert lines[0] == r"% of a \input{/etc/passwd} \input{x}"
+    assert not any("input" in line for line in lines[1:])
+
+
 def test_console_text_is_not_read_as_markup(tmp_path):
     make_run(tmp_path, groups=("[red]a[/red], x", "a, y", "b, x", "b, y"))
     assert "[red]a[/red], x" in printed(settings_of(tmp_path))

@@ -13,7 +13,7 @@ from debeton.report.figures.plots import to_png
 from debeton.report.records import load_runs
 from debeton.report.runs import Setting, group_settings
 from debeton.report.same_data import data_notes
-from debeton.report.tables import remark_notes, to_latex, to_markdown
+from debeton.report.tables import markdown_text, remark_notes, to_latex, to_markdown
 from debeton.system.errors import DataError
 from debeton.system.files import write_files
 
@@ -69,4 +69,4 @@ class ReportKind:
         return [self.note, *other_data, *remark_notes(settings)]
 
     def _markdown(self, table: pd.DataFrame, notes: Sequence[str]) -> str:
-        return "\n".join([to_markdown(table), *notes]) + "\n"
+        return "\n".join([to_markdown(table), *map(markdown_text, notes)]) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from debeton.report.columns import INTERVAL, INTERVAL_MEANING, MEANINGS, PROBABI
 from debeton.report.records import FRACTIONS, flatten
 from debeton.report.runs import Setting, Stat, differing_keys, make_stat
 from debeton.report.same_data import data_notes
+from debeton.system.file_names import CONTROL
 from debeton.train.probability_metrics import PROBABILITY_KEYS, PROBABILITY_METRICS
 
 DASH = "–"
@@ -251,16 +253,24 @@ def count_text(count: float | None) -> str:
 def to_markdown(table: pd.DataFrame) -> str:
     """Return a table as Markdown; numbers are aligned to the right."""
     lines = [list(map(str, table.columns)), *(list(map(str, row)) for row in table.itertuples(index=False))]
-    cells = [[text.replace("|", r"\|").replace("\n", " ") for text in line] for line in lines]
+    cells = [[markdown_text(text).replace("|", r"\|") for text in line] for line in lines]
     right = [pd.api.types.is_numeric_dtype(table[c]) or c in TITLES for c in table.columns]
     rule = ["---:" if is_right else "---" for is_right in right]
     return "\n".join("| " + " | ".join(line) + " |" for line in [cells[0], rule, *cells[1:]]) + "\n"
 
 
+def markdown_text(text: str) -> str:
+    """Return a text as Markdown of one line, in which '<' begins no HTML; names come from files of other people."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\<", CONTROL.sub(" ", text).replace("\u2028", " ").replace("\u2029", " "))
+
+
 def to_latex(table: pd.DataFrame, caption: str | None = None) -> str:
-    """Return a table as LaTeX (booktabs); special characters are escaped. caption: text of a comment above it."""
+    """Return a table as LaTeX (booktabs); special characters are escaped.
+
+    caption: text of a comment of one line above it.
+    """
     right = [pd.api.types.is_numeric_dtype(table[c]) or c in TITLES for c in table.columns]
     text = table.to_latex(index=False, escape=True, column_format="".join("r" if r else "l" for r in right))
     for character, command in (("±", r"$\pm$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):
         text = text.replace(character, command)
-    return (f"% {caption}\n" if caption else "") + text
+    return (f"% {' '.join(CONTROL.sub(' ', caption).split())}\n" if caption else "") + text

@@ -25,6 +25,7 @@ from debeton.report.tables import (
     count_text,
     findings_table,
     interval_text,
+    markdown_text,
     metric_table,
     notes,
     oracle_table,
@@ -101,7 +102,9 @@ def write_report(
     files = {f"{plot.name}.png": plot.png for plot in [*plots, *mistakes]}
     texts = {
         "summary.csv": summary_numbers(settings, split).to_csv(index=False),
-        "summary.md": to_markdown(summary) + "\n" + "\n".join(f"- {note}" for note in notes(settings, metrics)) + "\n",
+        "summary.md": "\n".join(
+            [to_markdown(summary), *(f"- {markdown_text(n)}" for n in notes(settings, metrics)), ""]
+        ),
         "summary.tex": to_latex(summary, f"{split} split; {UNITS}"),
         "index.html": page.render(),  # last, so that the other files exist when the page appears
     }

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from debeton.nets.trained import Trained, load_trained
 from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
-from debeton.report.tables import to_markdown
+from debeton.report.tables import markdown_text, to_markdown
 from debeton.system.files import write_files
 from debeton.train.remarks import remarks_of
 
@@ -85,8 +85,8 @@ def describe(trained: Trained, card: Mapping[str, Any]) -> str:
     """Return the model card as Markdown."""
     network, inputs, run = card["model"], card["inputs"], card["run"]
     parts = [
-        f"# {network['arch']} on {inputs['dataset']}",
-        f"A classifier of {len(trained.classes)} classes ({', '.join(trained.classes[:12])}"
+        markdown_text(f"# {network['arch']} on {inputs['dataset']}"),
+        f"A classifier of {len(trained.classes)} classes ({markdown_text(', '.join(trained.classes[:12]))}"
         f"{', ...' if len(trained.classes) > 12 else ''}), trained with debeton"
         + (
             f" by {run['method']}, seed {run['seed']}, epoch {run['selected_epoch']} selected by "
@@ -102,7 +102,7 @@ def describe(trained: Trained, card: Mapping[str, Any]) -> str:
     ]
     if run:
         parts += ["## Results", "Percent.", to_markdown(_accuracies(run)).strip()]
-        parts += [f"Remark: {remark}." for remark in run["remarks"]]
+        parts += [markdown_text(f"Remark: {remark}.") for remark in run["remarks"]]
         parts += [
             "## Groups",
             _limits(run),
@@ -161,8 +161,8 @@ def _limits(run: Mapping[str, Any]) -> str:
     metrics = run["test"] or run["val"]
     if not metrics or metrics["worst_group"] is None:
         return "No group was measured."
+    worst, accuracy = metrics["worst_group_accuracy"], metrics["accuracy"]
     return (
-        f"The worst group is '{metrics['worst_group']}': {_percent(metrics['worst_group_accuracy'])} % accuracy, "
-        f"against {_percent(metrics['accuracy'])} % over all rows. On images with other shares of the groups, the "
-        "accuracy will differ."
+        f"The worst group is '{markdown_text(metrics['worst_group'])}': {_percent(worst)} % accuracy, against "
+        f"{_percent(accuracy)} % over all rows. On images with other shares of the groups, the accuracy will differ."
     )
