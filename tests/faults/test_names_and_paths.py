@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -225,9 +226,8 @@ def test_arrays_of_classes_with_such_names_keep_their_labels(tmp_path):
     paths = write_arrays(folder, tmp_path / "deep" / "arrays")
     assert {path.parent for path in paths} == {tmp_path / "deep" / "arrays"}
     rows = read_synthetic_rows(tmp_path / "deep" / "arrays", DatasetSpec("s", names))
-    assert {int(label): int(rows.image(k)[0, 0, 0]) for k, label in enumerate(rows.label)} == {
-        k: k for k in range(len(names))
-    }
+    shown = {int(label): int(np.asarray(rows.image(k))[0, 0, 0]) for k, label in enumerate(rows.label)}
+    assert shown == {k: k for k in range(len(names))}
     assert everything(tmp_path) == {"deep", *(path for path in everything(tmp_path) if path.startswith("deep/"))}
 
 
@@ -388,3 +388,14 @@ def test_a_run_is_not_named_out_of_its_folder(name, toy_args: Sequence[str], tmp
     assert run([*toy_args, "--training.exp_name", name]) == 2
     assert f"training.exp_name: the path {name!r} does not lie below its folder" in capsys.readouterr().err
     assert everything(tmp_path) == before
+
+
+def test_an_evaluation_of_a_beton_with_a_path_for_a_name_stays_in_its_folder(trained_toy, tmp_path):
+    outdir = tmp_path / "a" / "b" / "runs"
+    spec = dataclasses.replace(TOY_SPEC, name="../../evil")
+    write_beton(tmp_path / "a" / "toy.beton", toy_rows(16, 0.5, 0), spec, "test", WriteOptions(mode="raw"))
+    words = ("evaluate", "--checkpoint", trained_toy[0], "--data", tmp_path / "a" / "toy.beton", "--outdir", outdir)
+    assert cli(*words) == 0
+    (results,) = tmp_path.rglob("results.json")
+    assert results.parents[2] == outdir
+    assert results.parents[1].name.endswith("_on_%2E.%2F..%2Fevil")
