@@ -16,6 +16,7 @@ from debeton.system.errors import DataError
 from debeton.system.files import replacing
 from debeton.system.plain_files import load_plain
 from debeton.system.progress import note_progress
+from debeton.system.zip_checksums import ANOTHER_COPY, check_zip
 
 # The files of a run folder. FOLDER/LATEST_NAME resumes a phase; FOLDER/BEST_NAME holds the selected weights.
 CHECKPOINT_FOLDER, LATEST_NAME, BEST_NAME = "checkpoints", "checkpoint_latest.pt", "checkpoint_best.pt"
@@ -69,7 +70,10 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def load_counters(path: Path) -> dict[str, Any]:
-    """Return the numbers and texts of a checkpoint. Its tensors stay on the disk. Errors as in `load_checkpoint`."""
+    """Return the numbers and texts of a checkpoint, whose checksum is verified. Errors as in `load_checkpoint`.
+
+    Its tensors stay on the disk and are not verified: this takes as long for 1 GB as for 1 kB.
+    """
     content = load_checkpoint(path, map_file=True)
     return {name: value for name, value in content.items() if isinstance(value, int | float | str)}
 
@@ -77,14 +81,33 @@ def load_counters(path: Path) -> dict[str, Any]:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, map_file: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
 
-    FileNotFoundError if there is none. DataError if it is damaged or holds more than tensors, numbers, arrays and plain
-    values.
+    All its content is compared with the checksums in it. torch itself does not look at them.
 
-    map_file: map tensors into memory, so that only those that are used are read.
+    FileNotFoundError if there is none. DamagedFile if it has changed since it was written. DataError if it cannot be
+    read, or holds more than tensors, numbers, arrays and plain values.
+
+    map_file: map tensors into memory, so that only those that are used are read. Mapped tensors are not verified.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    content = load_plain(path, "a checkpoint", device, map_file=map_file)
-    if not isinstance(content, dict):
+    content = load_plain(path, "a checkpoint", device, map_file=map_file, remedy=remedy(path))
+    if not isinstance(content, Mapping):
         raise DataError(f"{path} holds {type(content).__name__}, not a checkpoint dictionary")
-    return content
+    return dict(content)
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Compare all content of an existing checkpoint with the checksums in it. DamagedFile if it differs."""
+    check_zip(path, remedy(path))
+
+
+def remedy(path: Path) -> str:
+    """Return the end of a sentence about a damaged weight file: what a user can do."""
+    if path.parent.name != CHECKPOINT_FOLDER:
+        return ANOTHER_COPY
+    again = f"or remove the run's folder {path.parent.parent}, and the same command trains it again"
+    if path.name == LATEST_NAME:
+        return f"put back a copy of it; or remove it, and the same command trains its phase again; {again}"
+    latest = path.with_name(LATEST_NAME)
+    other = f"; {latest} holds the weights of the last epoch" if latest.exists() else ""
+    return f"put back a copy of it; {again}{other}"

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from debeton.nets.checkpoint import BEST_NAME, CHECKPOINT_FOLDER
+from debeton.nets.checkpoint import BEST_NAME, CHECKPOINT_FOLDER, load_checkpoint
 from debeton.system.errors import DataError, UsageError, first_names
 from debeton.system.log import logger
-from debeton.system.plain_files import load_plain
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
 # The keys under which programs keep the weights of a network beside other things, the likeliest first.
@@ -53,9 +52,7 @@ def read_weight_file(path: Path, names: Sequence[str] = (BEST_NAME,)) -> WeightF
         card = file.with_name(CARD)
         content = _read_card(card) if file.name == WEIGHTS and card.is_file() else {}
         return WeightFile(file, _read_safetensors(file), content)
-    content = load_plain(file, "a checkpoint")
-    if not isinstance(content, Mapping):
-        raise DataError(f"{file} holds {type(content).__name__}, not a checkpoint dictionary")
+    content = load_checkpoint(file)
     weights = content.get("state_dict")
     if isinstance(weights, Mapping) and isinstance(content.get("model"), Mapping) and "arch" in content["model"]:
         return WeightFile(file, weights, content)

@@ -21,6 +21,10 @@ class DataError(ValueError):
     """An error in a file or a data set: exit status 1."""
 
 
+class DamagedFile(DataError):
+    """An error for a file that does not hold what was written to it: altered, cut short, or another file."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the middle of a message: `; did you mean 'x'?` if a known name is close, else `;`.
 

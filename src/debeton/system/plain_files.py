@@ -6,7 +6,6 @@ import argparse
 import pickle
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 from numpy._core import multiarray as _multiarray
 
-from debeton.system.errors import DataError
+from debeton.system.errors import DamagedFile, DataError, memory_shortage
+from debeton.system.zip_checksums import ANOTHER_COPY, check_zip
 
 # Types beside tensors that other programs store: arrays of every number type, and argparse's values. Making one of them
 # runs no code.
@@ -33,21 +33,37 @@ _PLAIN: list[Any] = [
 ]
 
 
-def load_plain(path: Path, kind: str, device: torch.device | str = "cpu", *, map_file: bool = False) -> Any:
+def load_plain(
+    path: Path,
+    kind: str,
+    device: torch.device | str = "cpu",
+    *,
+    map_file: bool = False,
+    remedy: str = ANOTHER_COPY,
+) -> Any:
     """Read a file of torch.save that holds nothing but data.
 
     path: an existing file.
     kind: the word for its content in messages, such as 'a checkpoint'.
     device: the place of its tensors.
     map_file: map tensors into memory, so that only those that are used are read.
+    remedy: what a user can do about a damaged file; it ends the message.
 
-    DataError if the file is damaged or holds more than tensors, numbers, arrays and plain values.
+    The checksums in the file are compared first: of all its content, or, where it is mapped, of all but the tensors.
+
+    DamagedFile if the file has changed since it was written. DataError if it cannot be read, or holds more than
+    tensors, numbers, arrays and plain values.
     """
     try:
+        check_zip(path, remedy, wanted=lambda name: not map_file or "/data/" not in name)
         with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of other pickle protocols; the errors below are enough
             return torch.load(path, map_location=device, weights_only=True, mmap=map_file or None)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, OSError) as error:
+    except DamagedFile:
+        raise
+    except Exception as error:  # a damaged pickle of an older format can raise nearly anything
+        if memory_shortage(error):
+            raise
         raise DataError(
             f"{path} cannot be read as {kind} ({_reason(error)}); it is damaged or was not made by this program"
         ) from None

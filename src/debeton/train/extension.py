@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from debeton.config import PhaseSettings
-from debeton.nets.checkpoint import LATEST_NAME, load_checkpoint, load_counters, save_checkpoint
+from debeton.nets.checkpoint import LATEST_NAME, load_checkpoint, load_counters, save_checkpoint, verify_checkpoint
 from debeton.system import distributed
-from debeton.system.errors import DataError
+from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import replacing
 from debeton.system.log import logger
 from debeton.system.wording import count
@@ -80,7 +80,10 @@ def continue_shorter(
 
 
 def find_shorter(run: Run, phase: str, training: PhaseSettings, identity: str) -> Iterator[Shorter]:
-    """Yield the finished phases that could be extended, those with the most epochs first."""
+    """Yield the finished phases that could be extended, those with the most epochs first.
+
+    One whose files are damaged is left out, with a warning.
+    """
     found = []
     for folder in other_folders(run.config, run.folder) if identity else ():
         files = PhaseFiles(folder / run.checkpoints.name)
@@ -95,7 +98,20 @@ def find_shorter(run: Run, phase: str, training: PhaseSettings, identity: str) -
         is_last_state = (latest.get("phase"), latest.get("epoch"), latest.get("batch")) == (phase, epochs, 0)
         if is_last_state and (files.folder / f"phase_{phase}.pt").is_file():
             found.append(Shorter(folder, epochs))
-    yield from sorted(found, key=lambda one: one.epochs, reverse=True)
+    for one in sorted(found, key=lambda one: one.epochs, reverse=True):
+        if _is_whole(one.folder / run.checkpoints.name, phase):
+            yield one
+
+
+def _is_whole(checkpoints: Path, phase: str) -> bool:
+    """Return whether the last state and the weights of a phase hold what was written; if not, warn."""
+    try:
+        for name in (LATEST_NAME, f"phase_{phase}.pt"):
+            verify_checkpoint(checkpoints / name)
+    except DamagedFile as error:
+        logger.warning("warning: phase '%s' is not continued from there: %s", phase, error)
+        return False
+    return True
 
 
 def reason_against(
@@ -139,7 +155,7 @@ def _has_begun(keeper: PhaseKeeper) -> bool:
 def _take_over(run: Run, keeper: PhaseKeeper, shorter: Shorter) -> None:
     """Make the shorter run's last state and best epoch, and its lines of the log, those of this run's phase."""
     theirs = shorter.folder / run.checkpoints.name
-    best: dict[str, Any] = load_checkpoint(theirs / f"phase_{keeper.name}.pt", map_file=True)
+    best: dict[str, Any] = load_checkpoint(theirs / f"phase_{keeper.name}.pt")
     if best.get("score"):  # without a score it is the last epoch, and the longer run keeps a later one
         save_checkpoint(keeper.best, {**best, **keeper.identity})
     run.log.rewind(keeper.name, 0)

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from debeton.nets.checkpoint import BEST_NAME, load_checkpoint
+from debeton.nets.checkpoint import BEST_NAME, load_checkpoint, verify_checkpoint
 from debeton.system import distributed
+from debeton.system.errors import DamagedFile
 from debeton.system.files import replacing, write_text
+from debeton.system.log import logger
 from debeton.train.feature_loader import FeatureStore
 
 
@@ -84,12 +86,21 @@ class PhaseFiles:
         return PhaseRecord(**values)
 
     def find(self, name: str, identity: str, folders: Sequence[Path]) -> Path | None:
-        """Return the first of these run folders that has the finished phase of an identity; None if none has."""
+        """Return the first of these run folders that has the finished phase of an identity; None if none has.
+
+        A folder whose weights of the phase are damaged is passed over, with a warning.
+        """
         for folder in folders:
             files = PhaseFiles(folder / self.folder.name)
-            values = files.read().get(name, {})
-            if values.get("identity") == identity and (files.folder / f"phase_{name}.pt").is_file():
-                return folder
+            values, weights = files.read().get(name, {}), files.folder / f"phase_{name}.pt"
+            if values.get("identity") != identity or not weights.is_file():
+                continue
+            try:
+                verify_checkpoint(weights)
+            except DamagedFile as error:
+                logger.warning("warning: phase '%s' is not taken from there: %s", name, error)
+                continue
+            return folder
         return None
 
     def adopt(self, name: str, folder: Path) -> None:

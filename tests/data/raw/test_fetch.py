@@ -31,7 +31,7 @@ import pytest
 from debeton.data.raw import download, unpack
 from debeton.data.raw.fetch import Archive, fetch, unfinished_files_note
 from debeton.data.sources import SOURCES
-from debeton.system.errors import DataError, UsageError
+from debeton.system.errors import DamagedFile, DataError, UsageError
 
 NOISE = random.Random(0).randbytes(400_000)  # does not compress: an archive of it is as long
 
@@ -418,7 +418,7 @@ def test_a_damaged_file_that_is_used_as_it_is_is_fetched_again(site, tmp_path):
 def test_a_tar_cut_where_tarfile_does_not_notice_is_not_taken_for_whole(tmp_path, cut):
     content = tar_of({f"birds/{k}.txt": b"x" for k in range(3)}, "w")
     (tmp_path / "birds.tar").write_bytes(content[:cut])
-    with pytest.raises(unpack.DamagedFile, match="the end is missing"):
+    with pytest.raises(DamagedFile, match="the end is missing"):
         unpack.unpack(tmp_path / "birds.tar", tmp_path, "birds")
     assert not (tmp_path / "birds").exists()
 
@@ -427,7 +427,7 @@ def test_a_gzip_whose_checksum_is_wrong_is_not_taken_for_whole(tmp_path):
     content = bytearray(tar_of(PHOTOS))
     content[-8] ^= 1
     (tmp_path / "birds.tgz").write_bytes(content)
-    with pytest.raises(unpack.DamagedFile, match="CRC check failed"):
+    with pytest.raises(DamagedFile, match="CRC check failed"):
         unpack.unpack(tmp_path / "birds.tgz", tmp_path, "birds")
 
 

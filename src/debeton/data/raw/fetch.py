@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from debeton.data.raw.download import download, downloaded_amount, part_of
-from debeton.data.raw.unpack import DamagedFile, unpack
-from debeton.system.errors import DataError, UsageError
+from debeton.data.raw.unpack import unpack
+from debeton.system.errors import DamagedFile, DataError, UsageError
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 

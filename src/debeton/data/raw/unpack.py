@@ -13,7 +13,7 @@ from collections.abc import Iterable, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from debeton.system.errors import DataError
+from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import naming_failed_writes
 from debeton.system.work_bar import work_bar
 
@@ -22,10 +22,6 @@ BLOCK = 512  # bytes; a tar file is a sequence of blocks
 # Python 3.11 has the filter from 3.11.4 on (Debian 12 has 3.11.2). The checks below refuse everything that it refuses.
 TAR_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 FILTER_ERROR: type[Exception] = getattr(tarfile, "FilterError", RuntimeError)
-
-
-class DamagedFile(DataError):
-    """An error for a file that cannot be the one that its owner published: cut short, altered, or another file."""
 
 
 def unpack(

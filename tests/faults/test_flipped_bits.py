@@ -1,0 +1,198 @@
+"""Bits that flip on a disk: each is noticed when the file is read, or is harmless, as in padding."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.running import run
+
+from debeton.nets.checkpoint import (
+    BEST_NAME,
+    CHECKPOINT_FOLDER,
+    LATEST_NAME,
+    load_checkpoint,
+    load_counters,
+    save_checkpoint,
+)
+from debeton.nets.weight_files import read_weight_file
+from debeton.system.errors import DamagedFile, DataError
+from debeton.train.phase import PhaseFiles, PhaseRecord
+
+CONTENT = {
+    "state_dict": {"a": torch.arange(60.0).reshape(20, 3), "b": torch.arange(7), "none": torch.zeros(0)},
+    "optimizer": {0: {"m": torch.ones(5, dtype=torch.bfloat16)}},
+    "epoch": 3,
+    "best": [1.5, "hé"],
+}
+
+
+def is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(is_same(one[k], other[k]) for k in one)
+    return bool(one == other)
+
+
+def flipped(path: Path, step: int) -> Iterator[int]:
+    """Flip every step-th bit of a file, one at a time, and yield its number.
+
+    The file is whole again at the end.
+
+    step: shares no factor with 8, so that all bits of a byte have their turn.
+    """
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), step):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        yield bit
+    path.write_bytes(whole)
+
+
+def check_flips(path: Path, step: int, read: Callable[[], Any], is_right: Callable[[Any], bool]) -> tuple[int, int]:
+    """Read a file with each of its flipped bits, and return (number of noticed ones, number of harmless ones)."""
+    sentences, harmless = list[str](), 0
+    for bit in flipped(path, step):
+        try:
+            found = read()
+        except DataError as error:
+            sentences.append(str(error))
+        else:
+            assert is_right(found), f"bit {bit} of {path.name} changes what is read, without a word"
+            harmless += 1
+    assert all(str(path.parent) in sentence for sentence in sentences)
+    return len(sentences), harmless
+
+
+def flip(path: Path, byte: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1 << bit
+    path.write_bytes(content)
+
+
+# --- checkpoints and phase files -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "version_0" / CHECKPOINT_FOLDER / BEST_NAME
+    save_checkpoint(path, CONTENT)
+    return path
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(checkpoint):
+    noticed, harmless = check_flips(
+        checkpoint, 37, lambda: load_checkpoint(checkpoint), lambda found: is_same(CONTENT, found)
+    )
+    assert noticed > 250
+    assert harmless > 100  # padding between the tensors, and dates
+
+
+def test_every_flipped_bit_is_noticed_where_only_the_numbers_are_read(checkpoint):
+    counters = {"epoch": 3}
+    check_flips(checkpoint, 61, lambda: load_counters(checkpoint), lambda found: found == counters)
+
+
+def storage_start(path: Path, name: str) -> int:
+    """Return the position of the first byte of a member in a zip file."""
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        header = archive.getinfo(name).header_offset
+    return header + 30 + sum(int.from_bytes(content[header + at : header + at + 2], "little") for at in (26, 28))
+
+
+def test_a_flipped_weight_is_told_with_its_file_and_what_to_do(checkpoint):
+    inside = storage_start(checkpoint, "archive/data/0")
+    flip(checkpoint, inside + 2, 6)
+    run = re.escape(str(checkpoint.parents[1]))
+    message = (
+        rf"^{re.escape(str(checkpoint))} is damaged: its part '.*/data/0' is not what was written there; put back a "
+        rf"copy of it; or remove the run's folder {run}, and the same command trains it again$"
+    )
+    for read in (load_checkpoint, read_weight_file):
+        with pytest.raises(DamagedFile, match=message):
+            read(checkpoint)
+    assert load_counters(checkpoint) == {"epoch": 3}  # it reads no weight
+    latest = checkpoint.with_name(LATEST_NAME)
+    checkpoint.rename(latest)
+    with pytest.raises(DamagedFile, match=r"or remove it, and the same command trains its phase again; or remove the"):
+        load_checkpoint(latest)
+    elsewhere = latest.rename(checkpoint.parents[1] / "other.pt")
+    with pytest.raises(DamagedFile, match=r"is not what was written there; take another copy of it$"):
+        load_checkpoint(elsewhere)
+
+
+def test_a_bit_that_makes_torch_take_weights_for_a_folder_is_noticed(checkpoint):
+    with zipfile.ZipFile(checkpoint) as archive:
+        directory, start = archive.infolist(), archive.start_dir
+    entry = start + sum(46 + len(m.filename) + len(m.extra) for m in directory[: _place(directory, "archive/data/0")])
+    flip(checkpoint, entry + 38, 4)
+    with pytest.raises(DamagedFile, match="its part 'archive/data/0' is not what was written there"):
+        load_checkpoint(checkpoint)
+
+
+def _place(members: list[zipfile.ZipInfo], name: str) -> int:
+    return [member.filename for member in members].index(name)
+
+
+def test_files_without_checksums_stay_readable(tmp_path):
+    path = tmp_path / "other.pt"
+    before = torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save(CONTENT, path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert is_same(CONTENT, load_checkpoint(path))
+    torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
+    assert is_same(CONTENT, load_checkpoint(path))
+
+
+def test_every_flipped_bit_of_an_older_format_is_one_sentence_or_none(tmp_path):
+    """The format before torch 1.6 has no checksum. No damage may end in a traceback."""
+    path = tmp_path / "old.pt"
+    torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
+    noticed, _ = check_flips(path, 61, lambda: load_checkpoint(path), lambda found: True)
+    assert noticed > 50
+
+
+def finished_phase(folder: Path) -> Path:
+    """Leave a finished phase in a run folder, and return the file of its weights."""
+    checkpoints = folder / CHECKPOINT_FOLDER
+    save_checkpoint(checkpoints / BEST_NAME, CONTENT)
+    PhaseFiles(checkpoints).finish("train", PhaseRecord(1.0, identity="same"))
+    return checkpoints / "phase_train.pt"
+
+
+def test_a_finished_phase_with_a_flipped_weight_is_not_taken_over_from_another_run(tmp_path, caplog):
+    folders = [tmp_path / "version_0", tmp_path / "version_1"]
+    weights = [finished_phase(folder) for folder in folders]
+    files = PhaseFiles(tmp_path / "version_2" / CHECKPOINT_FOLDER)
+    assert files.find("train", "same", folders) == folders[0]
+    flip(weights[0], storage_start(weights[0], "archive/data/0"))
+    assert files.find("train", "same", folders) == folders[1]
+    assert f"phase 'train' is not taken from there: {weights[0]} is damaged" in caplog.text
+    with pytest.raises(DamagedFile, match=r"phase_train\.pt is damaged"):
+        PhaseFiles(folders[0] / CHECKPOINT_FOLDER).take_over("train", torch.nn.Linear(1, 1), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", [LATEST_NAME, "phase_train.pt"])
+def test_a_damaged_run_is_not_continued_by_more_epochs(toy_args, tmp_path, capsys, name):
+    words = [*toy_args, "--training.lr_scheduler", "constant", "--data.mini_dataset", "0.1"]
+    words += ["--training.outdir", str(tmp_path), "--training.epochs"]
+    assert run([*words, "1"]) == 0
+    (shorter,) = [path.parent for path in tmp_path.rglob("config.yaml")]
+    damaged = shorter / CHECKPOINT_FOLDER / name
+    flip(damaged, storage_start(damaged, "archive/data/0"))
+    capsys.readouterr()
+    assert run([*words, "2"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"phase 'train' is not continued from there: {damaged} is damaged" in said
+    assert "epoch 1/2" in said
