@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import pytest
 import torch
 from tests.running import run
 
+from debeton.data.views.row_lists import read_marks
+from debeton.diffusion.model import Conditions, Shape, load_model, make_network, make_schedule, save_model
+from debeton.methods.parts.marked_rows import read_or_write_table
 from debeton.nets.checkpoint import (
     BEST_NAME,
     CHECKPOINT_FOLDER,
@@ -20,8 +25,12 @@ from debeton.nets.checkpoint import (
     load_counters,
     save_checkpoint,
 )
-from debeton.nets.weight_files import read_weight_file
+from debeton.nets.models import make_model
+from debeton.nets.trained import load_trained
+from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
+from debeton.system.digests import KEY
 from debeton.system.errors import DamagedFile, DataError
+from debeton.tools.export import export
 from debeton.train.phase import PhaseFiles, PhaseRecord
 
 CONTENT = {
@@ -196,3 +205,100 @@ def test_a_damaged_run_is_not_continued_by_more_epochs(toy_args, tmp_path, capsy
     said = " ".join(capsys.readouterr().err.split())
     assert f"phase 'train' is not continued from there: {damaged} is damaged" in said
     assert "epoch 1/2" in said
+
+
+# --- exported models, diffusion models and tables --------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(tmp_path) -> Path:
+    model = make_model("small_resnet", 2)
+    network = {"arch": "small_resnet", "num_classes": 2, "mean": [0.5] * 3, "std": [0.25] * 3, "blurpool": False}
+    inputs = {"dataset": "toy", "classes": ["a", "b"], "resolution": 16, "decoder": "simple", "tta": False}
+    save_checkpoint(tmp_path / "c.pt", {"model": network, "inputs": inputs, "state_dict": model.state_dict()})
+    return export(tmp_path / "c.pt", tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+def test_every_flipped_bit_of_an_exported_model_is_noticed_or_harmless(exported, name):
+    """The bits of the description that are harmless are in white space, or in the names of its digests."""
+
+    def read() -> dict[str, Any]:
+        file = read_weight_file(exported)
+        return {"weights": dict(file.weights), **{key: value for key, value in file.content.items() if key != KEY}}
+
+    right, path = read(), exported / name
+    step = 8 * path.stat().st_size // 300 // 2 * 2 + 1
+
+    def is_right(found: dict[str, Any]) -> bool:
+        return all(is_same(value, found[key]) for key, value in right.items())
+
+    noticed, harmless = check_flips(path, step, read, is_right)
+    assert noticed > 200
+    assert harmless == 0 or name == CARD
+
+
+def test_weights_and_description_of_two_exports_do_not_pass_for_one_model(exported, tmp_path):
+    first = (exported / WEIGHTS).read_bytes()
+    content = load_checkpoint(tmp_path / "c.pt")
+    content["state_dict"]["fc.bias"] += 1
+    save_checkpoint(tmp_path / "c.pt", content)
+    export(tmp_path / "c.pt", exported)
+    (exported / WEIGHTS).write_bytes(first)
+    weights = re.escape(str(exported / WEIGHTS))
+    with pytest.raises(DamagedFile, match=rf"^{weights} is not what was written: .* export the model again$"):
+        load_trained(exported)
+    (exported / WEIGHTS).unlink()
+    with pytest.raises(DamagedFile, match=rf"^{weights} is missing, and model\.json names it; export the model again$"):
+        load_trained(exported)
+
+
+def test_a_description_that_was_edited_is_refused_unless_its_digests_are_removed(exported):
+    card = json.loads((exported / CARD).read_text())
+    card["inputs"]["classes"] = ["cat", "dog"]
+    (exported / CARD).write_text(json.dumps(card))
+    with pytest.raises(DamagedFile, match="If you changed it on purpose, remove 'sha256' from it"):
+        load_trained(exported)
+    del card[KEY]  # as older versions wrote it
+    (exported / CARD).write_text(json.dumps(card))
+    assert load_trained(exported).classes == ("cat", "dog")
+
+
+def test_every_flipped_bit_of_a_diffusion_model_is_noticed_or_harmless(tmp_path):
+    conditions = Conditions("group", (("left", "dark"), ("left", "light")), (True, True), "toy", "abc")
+    save_model(tmp_path, make_network(2, (8, 8), Shape((8, 16), 1, 1)), make_schedule("v", 100), conditions)
+
+    def read() -> tuple[Any, ...]:
+        network, schedule, found = load_model(tmp_path)
+        return network.state_dict(), dict(network.unet.config), dict(schedule.config), found
+
+    right = read()
+
+    def is_right(found: tuple[Any, ...]) -> bool:
+        return all(is_same(one, other) for one, other in zip(right, found, strict=True))
+
+    read_files = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != "model_index.json"}
+    assert len(read_files) == 4
+    for path in sorted(read_files):
+        step = 8 * path.stat().st_size // 30 // 2 * 2 + 1
+        noticed, harmless = check_flips(path, step, read, is_right)
+        assert noticed > 20, path
+        assert harmless == 0 or path.name == "conditions.json"
+    older = {key: value for key, value in json.loads((tmp_path / "conditions.json").read_text()).items() if key != KEY}
+    (tmp_path / "conditions.json").write_text(json.dumps(older))
+    assert is_right(read())
+
+
+def test_every_flipped_bit_of_a_table_of_marked_rows_is_noticed(tmp_path, paper_view):
+    view, path, network = paper_view([0, 1, 0, 1], [0, 0, 1, 1]), tmp_path / "error_set.csv", torch.nn.Linear(2, 2)
+
+    def read() -> list[bool]:
+        marks = partial(read_marks, column="error")
+        return read_or_write_table(path, view, network, lambda: {"error": [0, 1, 1, 0]}, marks).tolist()
+
+    right = read()
+    assert right == [False, True, True, False]
+    noticed, harmless = check_flips(path, 3, read, lambda found: found == right)
+    assert harmless == 0
+    assert noticed > 200
+    check_flips(path.with_suffix(".made_of.json"), 5, read, lambda found: found == right)

@@ -24,7 +24,7 @@ from debeton.data.views.view import View
 from debeton.methods import METHODS
 from debeton.methods.jtt import ERROR_SET, error_set, identify_settings, report_errors, upweighted
 from debeton.methods.parts.marked_rows import describe_marks, read_or_write_table, write_table
-from debeton.nets.checkpoint import load_checkpoint
+from debeton.nets.checkpoint import load_checkpoint, weights_hash
 from debeton.system.errors import DataError
 from debeton.train.evaluation import Evaluation, evaluate
 from debeton.train.run import open_run
@@ -147,6 +147,9 @@ def test_an_error_set_of_other_rows_is_refused(tmp_path, change, paper_view):
     network, read = torch.nn.Linear(2, 2), partial(read_marks, column="error")
     read_or_write_table(path, view, network, lambda: {"error": [0]}, read)
     path.write_text("path,label,attribute,error\n" + change)
+    with pytest.raises(DataError, match=r"is not what was written: its sha256 .* belongs to another run: remove it"):
+        read_or_write_table(path, view, network, dict, read)
+    path.with_suffix(".made_of.json").write_text(json.dumps({"weights": weights_hash(network)}))  # an older version's
     with pytest.raises(DataError, match="belongs to another run: remove it"):
         read_or_write_table(path, view, network, dict, read)
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from debeton.system.errors import DataError, UsageError
+from debeton.system.digests import KEY, check_digests, file_digest, with_digests
+from debeton.system.errors import DamagedFile, DataError, UsageError
 from debeton.system.files import write_text
 
 IN_RUN = "cdpm"  # the model's folder in that of its run
@@ -168,11 +169,12 @@ def _name(cell: tuple[str, str | None]) -> str:
 
 
 def save_model(folder: Path, network: ConditionalUNet, schedule: Any, conditions: Conditions) -> None:
-    """Write the network, its schedule and its conditions; conditions.json comes last."""
+    """Write the network, its schedule and its conditions; conditions.json comes last, with digests of all files."""
     from diffusers import DDPMPipeline
 
     DDPMPipeline(unet=network.unet, scheduler=schedule).save_pretrained(folder)  # type: ignore[attr-defined]
-    write_text(folder / CONDITIONS, json.dumps(asdict(conditions), indent=1))
+    files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.glob("*/*")) if path.is_file()}
+    write_text(folder / CONDITIONS, json.dumps(with_digests(asdict(conditions), files), indent=1))
 
 
 def model_folder(folder: Path) -> Path:
@@ -190,15 +192,22 @@ def model_folder(folder: Path) -> Path:
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[ConditionalUNet, Any, Conditions]:
-    """Load (network, schedule, conditions) from a folder of `save_model`. DataError if it cannot be read."""
+    """Load (network, schedule, conditions) from a folder of `save_model`.
+
+    DamagedFile if a file is not what was written. DataError if the folder cannot be read.
+    """
     from diffusers import DDPMScheduler, UNet2DModel
 
     try:
+        content = json.loads((folder / CONDITIONS).read_text())
+        check_digests(folder / CONDITIONS, content, "take another copy of the model, or train it again")
         unet = UNet2DModel.from_pretrained(str(folder / "unet"), torch_dtype=dtype, local_files_only=True)
         schedule = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
-        content = json.loads((folder / CONDITIONS).read_text())
-        cells = tuple((label, attribute) for label, attribute in content.pop("cells"))
-        conditions = Conditions(**{**content, "cells": cells, "trained": tuple(content["trained"])})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        values = {key: value for key, value in content.items() if key != KEY}
+        cells = tuple((label, attribute) for label, attribute in values.pop("cells"))
+        conditions = Conditions(**{**values, "cells": cells, "trained": tuple(values["trained"])})
+    except DamagedFile:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(f"{folder} cannot be read as a diffusion model: {' '.join(str(error).split())[:300]}") from None
     return ConditionalUNet(unet), schedule, conditions

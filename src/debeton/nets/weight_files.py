@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from debeton.nets.checkpoint import BEST_NAME, CHECKPOINT_FOLDER, load_checkpoint
+from debeton.system.digests import check_digests
 from debeton.system.errors import DataError, UsageError, first_names
 from debeton.system.log import logger
 
@@ -119,7 +120,7 @@ def _version(run: Path) -> int:
 
 
 def _read_card(card: Path) -> dict[str, Any]:
-    """Return the description of an exported model. DataError if it is damaged."""
+    """Return the description of an exported model. DataError if it, or a file that it names, is damaged."""
     try:
         content = json.loads(card.read_text(encoding="utf-8"))
         if not isinstance(content["model"], dict) or not isinstance(content["inputs"], dict):
@@ -128,6 +129,7 @@ def _read_card(card: Path) -> dict[str, Any]:
         raise DataError(
             f"{card.parent} is no exported model, or is damaged ({type(error).__name__}: {error}); export it again"
         ) from None
+    check_digests(card, content, "export the model again")
     return dict(content)
 
 

@@ -6,6 +6,7 @@ Model Reporting, arXiv 1810.03993) that a run can fill in by itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from debeton.nets.trained import Trained, load_trained
 from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
 from debeton.report.tables import markdown_text, to_markdown
+from debeton.system.digests import with_digests
 from debeton.system.files import write_files
 from debeton.train.remarks import remarks_of
 
@@ -51,7 +53,8 @@ def export(path: Path, out: Path) -> Path:
     """Write model.safetensors, model.json and README.md of a classifier into the folder `out`.
 
     path: a run folder or a checkpoint. If the run's results.json lies beside the checkpoint, its results are included.
-    All three files are written or none. Returns `out`. Errors as in `load_trained`.
+    All three files are written or none. model.json holds digests of itself and of the weights. Returns `out`. Errors
+    as in `load_trained`.
     """
     file = read_weight_file(path)
     trained, content = load_trained(path), file.content
@@ -63,10 +66,12 @@ def export(path: Path, out: Path) -> Path:
         "run": content.get("run") or _run(file.path),
     }
     weights = {name: value.contiguous() for name, value in trained.bare.state_dict().items()}
+    stored = save(weights, metadata={"format": "pt"})
+    card_with_digests = with_digests(card, {WEIGHTS: hashlib.sha256(stored).hexdigest()})
     files = {
-        WEIGHTS: save(weights, metadata={"format": "pt"}),
+        WEIGHTS: stored,
         README: describe(trained, card).encode(),
-        CARD: json.dumps(card, indent=1).encode(),  # last, so that the other files exist if this one does
+        CARD: json.dumps(card_with_digests, indent=1).encode(),  # last, so that the other files exist if this one does
     }
     write_files({out / name: content for name, content in files.items()})
     return out

@@ -17,7 +17,8 @@ from debeton.data.spec import count_codes
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import weights_hash
 from debeton.system import distributed
-from debeton.system.errors import DataError
+from debeton.system.digests import file_digest
+from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import write_text
 from debeton.system.log import logger
 
@@ -56,8 +57,8 @@ def read_or_write_table(
     """Read a table from the run's folder; if it is not there, compute its columns and write it first.
 
     So a resumed run trains on the same rows, even where two evaluations of one network may differ by a rounding. A file
-    beside the table names the network's weights. A table of other weights is computed again, with a warning. Raise
-    DataError where the table is not of the view's rows.
+    beside the table names the network's weights and holds the table's digest. A table of other weights is computed
+    again, with a warning. Raise DataError where the table has changed or is not of the view's rows.
 
     path: of the table.
     view: the rows of the table.
@@ -65,8 +66,9 @@ def read_or_write_table(
     compute: returns the columns by name, [M] each; called by all processes or by none.
     read: reads the table for the rows of the view.
     """
-    made_of, beside = json.dumps({"weights": weights_hash(network)}), path.with_suffix(".made_of.json")
-    fits = beside.exists() and beside.read_text() == made_of
+    made_of, beside = {"weights": weights_hash(network)}, path.with_suffix(".made_of.json")
+    noted = _noted(beside)
+    fits = noted.get("weights") == made_of["weights"]
     if path.exists() and not fits and distributed.is_main():
         logger.warning("warning: %s is not of this run's network, and is computed again", path)
     if not distributed.from_main("fits" if fits and path.exists() else ""):
@@ -74,14 +76,26 @@ def read_or_write_table(
         if distributed.is_main():
             beside.unlink(missing_ok=True)
             write_table(path, view, columns)
-            write_text(beside, made_of)
+            write_text(beside, json.dumps({**made_of, "sha256": file_digest(path)}))
         distributed.barrier()
+        noted = _noted(beside)
     try:
+        if noted.get("sha256", "") not in ("", file_digest(path)):  # older versions noted none
+            raise DamagedFile(f"{path} is not what was written: its sha256 is not that in {beside.name}")
         return read(path, view)
     except (DataError, ValueError) as error:
         raise DataError(
             f"{error}. {path} was changed, or belongs to another run: remove it, and this run writes it again"
         ) from None
+
+
+def _noted(beside: Path) -> dict[str, Any]:
+    """Return what the file beside a table says of it; {} if there is no such file, or a damaged one."""
+    try:
+        content = json.loads(beside.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, Any]:
