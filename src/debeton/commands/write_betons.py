@@ -132,7 +132,7 @@ def load_raw(source: Source, request: Request) -> Dataset:
     """Return the data set as its source reads it; MissingDataError where the folder --raw does not exist."""
     if request.raw is not None and not request.raw.exists():
         raise MissingDataError(f"--raw {request.raw} does not exist; {source.where}")
-    return source.load(request)
+    return source.read(request)
 
 
 def _note(source: Source, raw: Path | None) -> str:

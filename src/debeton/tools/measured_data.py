@@ -51,9 +51,9 @@ def _read(path: Path) -> Dataset:
     options: dict[str, Any] = {"name": name if re.match(r"\w", name) else f"images{name}"}
     source = SOURCES.get("folder")
     if path.is_dir() or path.suffix.lower() == ".zip":
-        dataset = source.load(source.request(path, **options))
+        dataset = source.read(source.request(path, **options))
     elif path.suffix.lower() == ".csv":
-        dataset = source.load(source.request(path.parent, csv=Path(path.name), **options))
+        dataset = source.read(source.request(path.parent, csv=Path(path.name), **options))
     else:
         raise UsageError(f"--data {path} is no beton (.beton), no folder, no .zip and no .csv")
     for note in dataset.notes:

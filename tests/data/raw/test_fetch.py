@@ -29,7 +29,8 @@ from pathlib import Path
 import pytest
 
 from debeton.data.raw import download, unpack
-from debeton.data.raw.fetch import Archive, fetch, unfinished_files_note
+from debeton.data.raw.fetch import Archive, check_fetched, fetch, unfinished_files_note
+from debeton.data.raw.source import Source
 from debeton.data.sources import SOURCES
 from debeton.system.errors import DamagedFile, DataError, UsageError
 
@@ -397,7 +398,10 @@ def test_half_an_archive_put_there_by_hand_is_set_aside_and_fetched(site, tmp_pa
     archive = site.archive(f"birds.{suffix}", content, "birds", **({} if known else {"hash": None}))
     (tmp_path / archive.name).write_bytes(content[:100_000])
     fetch([archive], tmp_path)
-    assert tree(tmp_path) == {archive.name: content, f"{archive.name}.damaged": content[:100_000], **files}
+    kept = (
+        {} if known else {f"{archive.name}.sha256": f"{hashlib.sha256(content).hexdigest()}  {archive.name}\n".encode()}
+    )
+    assert tree(tmp_path) == {archive.name: content, f"{archive.name}.damaged": content[:100_000], **files, **kept}
     assert f"kept as {tmp_path}/{archive.name}.damaged; fetching it again" in caplog.text
 
 
@@ -670,3 +674,58 @@ def test_every_sources_archives_are_well_formed(name):
         assert not archive.folder or Path(archive.folder).is_relative_to(archive.into), archive
     for values in ([a.name for a in archives], [a.result for a in archives], [a.path for a in archives]):
         assert len(set(values)) == len(values), values
+
+
+# --- hashes that nobody publishes ------------------------------------------------------------------------------
+
+
+def test_the_first_hash_is_kept_where_nobody_publishes_one_and_compared_from_then_on(site, tmp_path):
+    archive = site.archive("labels.mat", NOISE, hash=None)
+    fetch([archive], tmp_path)
+    first = hashlib.sha256(NOISE).hexdigest()
+    kept = tmp_path / "labels.mat.sha256"
+    assert kept.read_text() == f"{first}  labels.mat\n"
+    subprocess.run(["sha256sum", "--check", "--quiet", kept.name], cwd=tmp_path, check=True)
+    check_fetched([archive], tmp_path)
+    damaged = bytearray(NOISE)
+    damaged[1000] ^= 4
+    (tmp_path / "labels.mat").write_bytes(damaged)
+    with pytest.raises(DamagedFile, match=rf"labels\.mat has the hash .*, expected sha256:{first}, which the first"):
+        check_fetched([archive], tmp_path)
+    fetch([archive], tmp_path)
+    assert (tmp_path / "labels.mat").read_bytes() == NOISE
+    assert (tmp_path / "labels.mat.damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("folder", ["", "birds"])
+def test_a_file_that_its_owner_changed_is_refused_until_the_first_hash_is_removed(site, tmp_path, folder):
+    archive = site.archive("birds.zip", zip_of(PHOTOS), folder, hash=None)
+    fetch([archive], tmp_path)
+    (tmp_path / "birds.zip").unlink()
+    shutil.rmtree(tmp_path / "birds", ignore_errors=True)
+    site.files["/birds.zip"] = zip_of({**PHOTOS, "birds/list.txt": b"b a"})
+    kept = tmp_path / "birds.zip.sha256"
+    with pytest.raises(DataError, match=f"if its owner has changed it since, remove {re.escape(str(kept))}; kept as"):
+        fetch([archive], tmp_path)
+    kept.unlink()
+    fetch([archive], tmp_path)
+    assert kept.read_text().startswith(hashlib.sha256(site.files["/birds.zip"]).hexdigest())
+
+
+def test_a_damaged_note_of_the_first_hash_is_one_sentence(site, tmp_path):
+    archive = site.archive("labels.mat", b"labels", hash=None)
+    fetch([archive], tmp_path)
+    (tmp_path / "labels.mat.sha256").write_bytes(b"\xff\x00")
+    with pytest.raises(DataError, match=r"labels\.mat\.sha256 does not begin with a SHA-256, 64 hex digits; remove it"):
+        check_fetched([archive], tmp_path)
+
+
+def test_the_published_hash_of_a_file_without_a_checksum_is_compared_when_the_set_is_read(site, tmp_path):
+    archive = site.archive("labels.mat", b"labels")
+    fetch([archive], tmp_path)
+    source = Source("x", lambda request: "read", "", archives=(archive,))
+    assert source.read(source.request(tmp_path)) == "read"
+    (tmp_path / "labels.mat").write_bytes(b"lacels")
+    with pytest.raises(DamagedFile, match=r"labels\.mat has the hash .*, expected .*; --download fetches it again$"):
+        source.read(source.request(tmp_path))
+    assert source.read(source.request()) == "read"  # from the usual places

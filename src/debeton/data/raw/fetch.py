@@ -2,7 +2,8 @@
 
 The raw folder may hold further files:
 - NAME.part and NAME.part.json: an unfinished download. The next one continues it.
-- NAME.damaged: a file that differs from the published one. Nothing reads it.
+- NAME.sha256: the hash of a file of which nobody publishes one, as it was fetched first. `sha256sum -c` reads it.
+- NAME.damaged: a file that differs from the published one, or from the first one. Nothing reads it.
 - .NAME.unpacking: left by a killed process, and removed by the next one.
 - .fetch.lock: the lock that lets one process at a time fetch into a folder. The others wait and then use its files.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +22,11 @@ from urllib.parse import quote
 from debeton.data.raw.download import download, downloaded_amount, part_of
 from debeton.data.raw.unpack import unpack
 from debeton.system.errors import DamagedFile, DataError, UsageError
+from debeton.system.files import write_text
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
+
+WITH_CHECKSUMS = (".gz", ".tgz", ".zip")  # files with a checksum of their content, which their readers compare
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Archive:
     name: the name of the file in the raw folder.
     url: its address.
     hash: 'md5:...' or 'sha256:...' as the owner or torchvision publishes it; None if nobody publishes one.
+        The first download's is then kept in NAME.sha256.
     folder: the folder or file that unpacking leaves, relative to the raw folder: `into` or below it. If it exists, the
         archive is not fetched, so no other archive may leave it. '' for a file that is used as it is.
     into: the folder below the raw folder where the archive is unpacked, or lies if it is used as it is. '' for the raw
@@ -104,9 +110,30 @@ def unfinished_files_note(archives: Sequence[Archive], raw: Path | None) -> str:
 def _is_done(archive: Archive, raw: Path) -> bool:
     """Return True if the result exists. A file used as it is must also have its hash."""
     result = raw / archive.result
-    if archive.folder or archive.hash is None:
+    if archive.folder:
         return result.exists()
-    return result.is_file() and _digest(result, archive.hash) == archive.hash  # no later step would notice damage
+    known = archive.hash or _first_hash(result)  # no later step would notice damage
+    return result.is_file() and (known is None or _digest(result, known) == known)
+
+
+def check_fetched(archives: Sequence[Archive], raw: Path) -> None:
+    """Compare the fetched files that are used as they are with their hashes, published or of the first download.
+
+    Files that hold checksums of their own are left to their readers, unless their first hash is kept.
+
+    DamagedFile if a file differs.
+    """
+    for archive in archives:
+        path = raw / archive.path
+        if archive.folder or not path.is_file():
+            continue
+        try:
+            if archive.hash is None and _first_hash(path) is not None:
+                _verify(path, path, None)
+            elif archive.hash is not None and path.suffix not in WITH_CHECKSUMS:
+                _verify(path, path, archive.hash)
+        except DamagedFile as error:
+            raise DamagedFile(f"{path.parent}: {error}; --download fetches it again") from None
 
 
 @contextmanager
@@ -128,14 +155,16 @@ def _fetch_one(archive: Archive, raw: Path, url: str, progress: bool) -> None:
     try:
         if not was_there:
             part = download(url, packed, progress=progress)
-            _verify(part, packed.name, archive.hash)
+            digest = _verify(part, packed, archive.hash)
             os.replace(part, packed)
         else:
-            _verify(packed, packed.name, archive.hash)
+            digest = _verify(packed, packed, archive.hash)
         if archive.folder:
             logger.info("unpacking %s", packed)
             options = {"verified": archive.hash is not None, "progress": progress}
             unpack(packed, raw, archive.folder, into=archive.into, inside=archive.inside, **options)
+        if archive.hash is None and not _kept_hash(packed).exists():
+            write_text(_kept_hash(packed), f"{digest.partition(':')[2]}  {packed.name}\n")
         return
     except DamagedFile as error:
         problem = f"{error}{_set_aside(packed)}"
@@ -159,13 +188,45 @@ def _set_aside(packed: Path) -> str:
     return f"; {page}kept as {damaged}"
 
 
-def _verify(path: Path, name: str, published: str | None) -> None:
-    """Raise DamagedFile unless the file has the known hash. Without a known hash, log the hash that it has."""
-    digest = _digest(path, published or "sha256:")
-    if published is None:
-        logger.warning("nobody publishes a hash of %s; compare with a copy that you trust: %s", name, digest)
-    elif digest != published:
-        raise DamagedFile(f"{name} has the hash {digest}, expected {published}")
+def _verify(path: Path, packed: Path, published: str | None) -> str:
+    """Return the hash of a file, and log it if no other is known.
+
+    path: the file. packed: its name when it is complete.
+    published: its hash; None for that of the first download.
+
+    DamagedFile if the hash is not the known one.
+    """
+    known = published or _first_hash(packed)
+    digest = _digest(path, known or "sha256:")
+    if known is None:
+        logger.warning("nobody publishes a hash of %s; compare with a copy that you trust: %s", packed.name, digest)
+    elif digest != known:
+        problem = f"{packed.name} has the hash {digest}, expected {known}"
+        if published is None:
+            remedy = f"if its owner has changed it since, remove {_kept_hash(packed)}"
+            problem = f"{problem}, which the first download of it had; {remedy}"
+        raise DamagedFile(problem)
+    return digest
+
+
+def _kept_hash(packed: Path) -> Path:
+    """Return the name of the file that keeps the hash of the first download."""
+    return packed.with_name(f"{packed.name}.sha256")
+
+
+def _first_hash(packed: Path) -> str | None:
+    """Return the hash of the first download, as 'sha256:HEX'; None if none is kept. DataError if it is damaged."""
+    kept = _kept_hash(packed)
+    if not kept.is_file():
+        return None
+    line = kept.read_bytes()[:200]
+    found = re.match(rb"([0-9a-f]{64}) [ *]", line)
+    if found is None:
+        raise DataError(
+            f"{kept} does not begin with a SHA-256, 64 hex digits; remove it if you trust {packed.name}, and the next "
+            "--download keeps its hash again"
+        )
+    return f"sha256:{found[1].decode()}"
 
 
 def _digest(path: Path, like: str) -> str:

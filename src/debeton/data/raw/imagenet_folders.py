@@ -79,7 +79,7 @@ def imagenet_rows(name: str, root: Path, wnids: Sequence[str]) -> dict[str, Rows
     """
     source, where = SOURCES.get("imagenet"), SOURCES.get(name).where
     try:
-        splits = source.load(source.request(root, classes=",".join(sorted(wnids)))).splits
+        splits = source.read(source.request(root, classes=",".join(sorted(wnids)))).splits
     except MissingDataError as error:
         raise MissingDataError(f"{name}: {error}; {where}") from None
     except UsageError as error:  # the set chose the classes, so the user's command is not wrong

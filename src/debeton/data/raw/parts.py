@@ -92,7 +92,7 @@ def _load_from_places(request: Request, role: str) -> Dataset:
     errors = []
     for place in _places(given, request.raw, source.name):
         try:
-            return source.load(source.request(place))
+            return source.read(source.request(place))
         except DataError as error:
             if not may_fetch and not isinstance(error, MissingDataError):
                 raise
@@ -101,7 +101,7 @@ def _load_from_places(request: Request, role: str) -> Dataset:
         if folder is None:
             raise UsageError(f"--download needs --raw or --{role}-raw, the folder to download {source.name} to")
         fetch(source.archives, folder, mirror=request.mirror, progress=sys.stderr.isatty())
-        return source.load(source.request(folder))
+        return source.read(source.request(folder))
     note = unfinished_files_note(source.archives, folder)
     raise MissingDataError(f"{role}: {errors[0]}; --{role}-raw PATH names another place{f'; {note}' if note else ''}")
 

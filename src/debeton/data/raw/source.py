@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from debeton.data.left_out import LeftOut
-from debeton.data.raw.fetch import Archive
+from debeton.data.raw.fetch import Archive, check_fetched
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.registry import Registry
 
@@ -89,6 +89,12 @@ class Source:
         if unknown:
             raise TypeError(f"source {self.name} has no option {sorted(unknown)}; it has {sorted(defaults)}")
         return Request(raw, download, {**defaults, **options}, mirror)
+
+    def read(self, request: Request) -> Dataset:
+        """Return the data set as `load` reads it, after its fetched files were compared with their hashes."""
+        if request.raw is not None:
+            check_fetched(self.archives, request.raw)
+        return self.load(request)
 
 
 SOURCES: Registry[Source] = Registry("dataset")
