@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.flips import check_flips, flip
 from tests.running import run
 
 from debeton.data.views.row_lists import read_marks
@@ -29,7 +29,7 @@ from debeton.nets.models import make_model
 from debeton.nets.trained import load_trained
 from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
 from debeton.system.digests import KEY
-from debeton.system.errors import DamagedFile, DataError
+from debeton.system.errors import DamagedFile
 from debeton.tools.export import export
 from debeton.train.phase import PhaseFiles, PhaseRecord
 
@@ -47,43 +47,6 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return isinstance(other, dict) and list(one) == list(other) and all(is_same(one[k], other[k]) for k in one)
     return bool(one == other)
-
-
-def flipped(path: Path, step: int) -> Iterator[int]:
-    """Flip every step-th bit of a file, one at a time, and yield its number.
-
-    The file is whole again at the end.
-
-    step: shares no factor with 8, so that all bits of a byte have their turn.
-    """
-    whole = path.read_bytes()
-    for bit in range(0, 8 * len(whole), step):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        yield bit
-    path.write_bytes(whole)
-
-
-def check_flips(path: Path, step: int, read: Callable[[], Any], is_right: Callable[[Any], bool]) -> tuple[int, int]:
-    """Read a file with each of its flipped bits, and return (number of noticed ones, number of harmless ones)."""
-    sentences, harmless = list[str](), 0
-    for bit in flipped(path, step):
-        try:
-            found = read()
-        except DataError as error:
-            sentences.append(str(error))
-        else:
-            assert is_right(found), f"bit {bit} of {path.name} changes what is read, without a word"
-            harmless += 1
-    assert all(str(path.parent) in sentence for sentence in sentences)
-    return len(sentences), harmless
-
-
-def flip(path: Path, byte: int, bit: int = 0) -> None:
-    content = bytearray(path.read_bytes())
-    content[byte] ^= 1 << bit
-    path.write_bytes(content)
 
 
 # --- checkpoints and phase files -----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 # Those of torchvision's ImageFolder, so that a folder holds the same set here and there.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # Files that stand beside images and are none. Any other suffix may be an image of a format that is not read.
-TEXTS = {".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".xml", ".log", ".py", ".m", ".sh", ".url", ".lnk"}
+TEXTS = {".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".xml", ".log", ".sha256", ".py", ".m", ".sh", ".url", ".lnk"}
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".ini", ".db", ".mat", ".npy", ".npz", ".pkl", ".pt"}
 PACKED = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".part", ".beton"}
 OTHER_SUFFIXES = frozenset(TEXTS | TABLES | PACKED)

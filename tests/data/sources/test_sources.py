@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import pickle
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.flips import check_flips
 
 from debeton.data.beton.images import BadImage, to_rgb
 from debeton.data.raw import parts
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.pickles import load_pickle
-from debeton.data.sources import SOURCES, Dataset, mnist
+from debeton.data.sources import SOURCES, Dataset, cifar, mnist
 from debeton.data.sources.cifar import CIFAR10_CLASSES
-from debeton.system.errors import DataError, UsageError
+from debeton.system.errors import DamagedFile, DataError, UsageError
 
 
 def load(name: str, raw: Path | None = None, /, **options: object) -> Dataset:
@@ -540,3 +543,89 @@ def test_bad_folder_options_are_usage_errors(tmp_path, options, message):
 def test_class_folders_have_no_attributes_to_align(tmp_path):
     with pytest.raises(UsageError, match="--aligned needs attributes"):
         load("folder", write_files(tmp_path, {"cat/1.png": b""}), aligned="cat:any")
+
+
+# --- files without a checksum of their own -----------------------------------------------------------------------
+
+
+def write_published_mnist(folder: Path) -> dict[str, str]:
+    """Write four IDX files of the published shapes, and return the MD5 of each by the start of its name."""
+    md5 = {}
+    for prefix, n in (("train", 60_000), ("t10k", 10_000)):
+        for kind, array in (("images-idx3", np.zeros((n, 28, 28))), ("labels-idx1", np.arange(n) % 10)):
+            content = idx(array)
+            (folder / f"{prefix}-{kind}-ubyte").write_bytes(content)
+            md5[f"{prefix}-{kind[:6]}"] = hashlib.md5(content).hexdigest()
+    return md5
+
+
+def test_an_idx_file_of_the_published_shape_has_the_published_content_or_a_checksum(tmp_path, monkeypatch):
+    md5 = write_published_mnist(tmp_path)
+    with pytest.raises(DamagedFile, match=r"train-images-idx3-ubyte has the shape of the published file and another"):
+        load("mnist", tmp_path)
+    monkeypatch.setattr(mnist, "MNIST", replace(mnist.MNIST, md5=md5))
+    assert sizes(load("mnist", tmp_path)) == {"train": 60_000, "test": 10_000}
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    content = bytearray(labels.read_bytes())
+    content[5_000] ^= 1
+    labels.write_bytes(content)
+    with pytest.raises(
+        DamagedFile, match=rf"^{labels} has .*: its hash is md5:.*, expected md5:{md5['t10k-labels']}; "
+    ):
+        load("mnist", tmp_path)
+    labels.unlink()
+    (tmp_path / f"{labels.name}.gz").write_bytes(gzip.compress(content))
+    assert load("mnist", tmp_path).splits["test"].label[4_992] == content[5_000]
+
+
+@pytest.mark.skipif(not (mnist.DEBIAN / "fashion-mnist").is_dir(), reason="needs the package dataset-fashion-mnist")
+def test_the_real_files_have_the_hashes_of_the_content_that_are_in_the_source(tmp_path):
+    for path in (mnist.DEBIAN / "fashion-mnist").glob("*.gz"):
+        (tmp_path / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    assert sizes(load("fashion_mnist", tmp_path)) == {"train": 60_000, "test": 10_000}
+
+
+def test_every_flipped_bit_of_a_gzipped_idx_file_is_noticed_or_harmless(tmp_path):
+    path = write_idx(tmp_path, zipped=True) / "t10k-images-idx3-ubyte.gz"
+    check_flips(path, 13, lambda: mnist.read_idx(path), lambda found: np.array_equal(found, digits_of(20)[0]))
+
+
+def test_cifar_batches_of_the_published_shape_have_the_published_content(tmp_path, monkeypatch):
+    folder = write_cifar10(tmp_path / "cifar-10-batches-py")
+    files = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    monkeypatch.setattr(cifar, "CIFAR10", replace(cifar.CIFAR10, rows={"train": 20, "test": 4}, md5=files))
+    check_cifar10(load("cifar10", tmp_path))
+    for name in ("batches.meta", "data_batch_2"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole.replace(b"horse", b"hosre").replace(b"\4" * 9, b"\5" * 9))
+        with pytest.raises(
+            DamagedFile, match=rf"{name} has .*; it is damaged, .* on purpose, pack the folder as cifar-"
+        ):
+            load("cifar10", tmp_path)
+        (folder / name).write_bytes(whole)
+
+
+def test_every_flipped_bit_of_a_cifar_archive_is_noticed_or_harmless(tmp_path):
+    path = write_archive(tmp_path / "cifar-10-python.tar.gz")
+
+    def read() -> tuple[object, ...]:
+        dataset = load("cifar10", path)
+        images = [rows.image(k).tobytes() for rows in dataset.splits.values() for k in range(len(rows))]
+        return dataset.spec.classes, images, [rows.label.tolist() for rows in dataset.splits.values()]
+
+    right = read()
+    noticed, harmless = check_flips(path, 103, read, lambda found: found == right)
+    assert noticed > 10 * harmless
+
+
+def test_every_flipped_bit_of_an_npz_is_noticed_or_harmless(tmp_path):
+    arrays = dict(zip(("train_x", "train_y", "test_x", "test_y"), (*digits_of(3), *digits_of(2))))
+    path = tmp_path / "mnist.npz"
+    np.savez(path, **arrays)
+
+    def read() -> list[object]:
+        splits = load("mnist", path).splits.values()
+        return [(rows.label.tolist(), [rows.image(k).tobytes() for k in range(len(rows))]) for rows in splits]
+
+    right = read()
+    check_flips(path, 41, read, lambda found: found == right)

@@ -11,9 +11,10 @@ Layouts. RAW is the thing itself or the folder around it:
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import ImageTree, MissingDataError, array_rows, file_rows
 from debeton.data.raw.pickles import load_pickle
+from debeton.data.raw.published import check_published
 from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import CIFAR100_MEAN, CIFAR100_STD, CIFAR_MEAN, CIFAR_STD, DatasetSpec, Rows
 from debeton.system.errors import DataError
@@ -42,6 +44,7 @@ class Variant:
     meta: the file that holds the class names.
     names, labels: the keys of the class names and of the labels.
     num_classes: the number of classes.
+    rows: published images by split. md5: the hashes of the published files.
     mean, std: per channel, of images in [0, 1].
     """
 
@@ -53,6 +56,8 @@ class Variant:
     names: bytes
     labels: bytes
     num_classes: int
+    rows: Mapping[str, int]
+    md5: Mapping[str, str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -66,6 +71,16 @@ CIFAR10 = Variant(
     names=b"label_names",
     labels=b"labels",
     num_classes=10,
+    rows={"train": 50_000, "test": 10_000},
+    md5={
+        "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
     mean=CIFAR_MEAN,
     std=CIFAR_STD,
 )
@@ -78,6 +93,12 @@ CIFAR100 = Variant(
     names=b"fine_label_names",
     labels=b"fine_labels",
     num_classes=100,
+    rows={"train": 50_000, "test": 10_000},
+    md5={
+        "meta": "7973b15100ade9c7d40fb424638fde48",
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    },
     mean=CIFAR100_MEAN,
     std=CIFAR100_STD,
 )
@@ -115,7 +136,7 @@ def _load(variant: Variant, request: Request) -> Dataset:
     if place.suffix == ".zip" or (place / "train").is_dir():
         return _read_tree(variant, place)
     if place.is_dir():
-        return _read_batches(variant, lambda name: (place / name).read_bytes(), place)
+        return _read_folder(variant, place)
     return _read_archive(variant, place)
 
 
@@ -131,6 +152,21 @@ def _find(variant: Variant, raw: Path) -> Path | None:
     return next(iter(candidates + zips), None)
 
 
+def _read_folder(variant: Variant, folder: Path) -> Dataset:
+    """Return the data set from the official batches in a folder, which have no checksums of their own."""
+
+    def read(name: str) -> bytes:
+        return (folder / name).read_bytes()
+
+    dataset = _read_batches(variant, read, folder)
+    if {split: len(rows) for split, rows in dataset.splits.items()} == variant.rows:
+        for name, md5 in variant.md5.items():
+            check_published(
+                folder / name, read(name), md5, f"pack the folder as {variant.archive}, which adds a checksum"
+            )
+    return dataset
+
+
 def _read_archive(variant: Variant, path: Path) -> Dataset:
     try:
         with tarfile.open(path) as archive:
@@ -141,8 +177,12 @@ def _read_archive(variant: Variant, path: Path) -> Dataset:
                     raise KeyError(name)
                 return member.read()
 
-            return _read_batches(variant, read, path)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+            dataset = _read_batches(variant, read, path)
+            stream: Any = archive.fileobj
+            while stream.read(1 << 20):  # the checksum comes last
+                pass
+            return dataset
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a whole .tar.gz file ({error}); fetch it again") from error
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import MissingDataError, array_rows
+from debeton.data.raw.published import check_published
 from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError
@@ -43,16 +45,43 @@ class Variant:
     classes: the names of the classes.
     debian: the folder of Debian's package.
     torchvision: the folder of torchvision.
+    md5: the hashes of the published IDX files, not gzipped, by the start of their name.
     """
 
     name: str
     classes: tuple[str, ...]
     debian: str
     torchvision: str
+    md5: Mapping[str, str]
 
 
-MNIST = Variant("mnist", DIGITS, "mnist", "MNIST")
-FASHION = Variant("fashion_mnist", CLOTHES, "fashion-mnist", "FashionMNIST")
+# The hashes are those of the content of the gzipped files below.
+MNIST = Variant(
+    "mnist",
+    DIGITS,
+    "mnist",
+    "MNIST",
+    {
+        "train-images": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels": "27ae3e4e09519cfbb04c329615203637",
+    },
+)
+FASHION = Variant(
+    "fashion_mnist",
+    CLOTHES,
+    "fashion-mnist",
+    "FashionMNIST",
+    {
+        "train-images": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+)
+PUBLISHED_ROWS = {"train": 60_000, "t10k": 10_000}
+OTHERWISE = "compress it with gzip, which adds a checksum: 'gzip FILE'"
 
 
 def _archives(variant: Variant, address: str, *md5: str) -> tuple[Archive, ...]:
@@ -110,7 +139,7 @@ def _load(variant: Variant, request: Request) -> Dataset:
     place = _find(variant, request.raw)
     if place is None:
         raise _missing(variant, request.raw)
-    arrays = _read_npz(place) if place.suffix == ".npz" else _read_idx_folder(place)
+    arrays = _read_npz(place) if place.suffix == ".npz" else _read_idx_folder(variant, place)
     rows = {}
     for split, (images, labels) in arrays.items():
         if images.ndim != 3 or len(images) == 0 or labels.max(initial=0) >= len(variant.classes):
@@ -147,7 +176,7 @@ def _idx_file(folder: Path, name: str) -> Path | None:
     return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), None)
 
 
-def _read_idx_folder(folder: Path) -> dict[str, tuple[UByte, UByte]]:
+def _read_idx_folder(variant: Variant, folder: Path) -> dict[str, tuple[UByte, UByte]]:
     arrays = {}
     for split, prefix in SPLITS.items():
         pair = []
@@ -158,6 +187,8 @@ def _read_idx_folder(folder: Path) -> dict[str, tuple[UByte, UByte]]:
                     f"{prefix}-{kind}-ubyte[.gz] is missing in {folder}, which has other IDX files of the set"
                 )
             pair.append(read_idx(path))
+            if path.suffix != ".gz" and len(pair[-1]) == PUBLISHED_ROWS[prefix]:
+                check_published(path, path.read_bytes(), variant.md5[f"{prefix}-{kind.partition('-')[0]}"], OTHERWISE)
         arrays[split] = (pair[0], pair[1])
     return arrays
 
@@ -188,6 +219,8 @@ def _read_npz(path: Path) -> dict[str, tuple[UByte, UByte]]:
             if absent:
                 raise DataError(f"{path} has no {', '.join(absent)}; it has {', '.join(archive.files)}")
             train_x, train_y, test_x, test_y = (np.asarray(archive[str(name)], np.uint8) for name in names)
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError, LookupError, OSError) as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); fetch it again") from error
     return {"train": (train_x, train_y), "test": (test_x, test_y)}
