@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tests.flips import check_flips, flip
 from tests.generate.sets import command
 
 from debeton.data.raw.synthetic_images import MANIFEST, read_synthetic_rows
 from debeton.data.spec import DatasetSpec
+from debeton.system.errors import DamagedFile
 
 SPEC = DatasetSpec("pets", ("cat", "dog"), ("in", "out"), aligned=((0,), (1,)))
 
@@ -48,6 +50,22 @@ def test_arrays_hold_the_images_of_a_set_in_the_same_order(tmp_path, capsys):
     assert rows.label.tolist() == [0, 0, 1, 1]
     for k, image in enumerate(images):
         np.testing.assert_array_equal(rows.image(k), image)
+
+
+def test_every_flipped_bit_of_an_array_is_noticed_and_an_array_of_another_program_is_read(tmp_path):
+    images = write_set(tmp_path / "set")
+    for _ in range(2):  # the second time over the files of the first
+        assert command("--out", tmp_path / "set", "--arrays", tmp_path / "npy") == 0
+    array = tmp_path / "npy" / "cat.npy"
+    noticed, harmless = check_flips(array, 31, lambda: read_synthetic_rows(tmp_path / "npy", SPEC), lambda rows: False)
+    assert (noticed > 50, harmless) == (True, 0)
+    flip(array, array.stat().st_size - 1)
+    beside = f"{array.name}.sha256"
+    with pytest.raises(DamagedFile, match=rf"{array} is not what was written: .* {beside}; write the array again"):
+        read_synthetic_rows(tmp_path / "npy", SPEC)
+    (tmp_path / "npy" / beside).unlink()
+    found = read_synthetic_rows(tmp_path / "npy", SPEC).image(1)
+    assert np.flatnonzero(found != images[1]).tolist() == [images[1].size - 1]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
-"""Digests of files, kept in the JSON that describes them and compared when the files are read."""
+"""Digests of files, kept when they are written and compared when they are read.
+
+They are kept in the JSON that describes the files, or in NAME.sha256 beside a file, in the form of sha256sum.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from debeton.system.errors import DamagedFile
+from debeton.system.errors import DamagedFile, DataError
+from debeton.system.files import write_text
 
 KEY = "sha256"  # in the description: {'of_this': 64 hex digits, 'of_files': {path below its folder: 64 hex digits}}
 
@@ -17,6 +22,41 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_beside(path: Path) -> Path:
+    """Return the name of the file beside `path` that keeps its digest."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def keep_digest(path: Path, digest: str) -> None:
+    """Keep the SHA-256 of a file beside it, 64 hex digits."""
+    write_text(digest_beside(path), f"{digest}  {path.name}\n")
+
+
+def kept_digest(path: Path) -> str | None:
+    """Return the SHA-256 that is kept beside a file; None if there is none. DataError if it is damaged."""
+    kept = digest_beside(path)
+    if not kept.is_file():
+        return None
+    with kept.open("rb") as file:
+        found = re.match(rb"([0-9a-f]{64}) [ *]", file.read(100))
+    if found is None:
+        raise DataError(f"{kept} does not begin with a SHA-256, 64 hex digits; remove it if you trust {path.name}")
+    return found[1].decode()
+
+
+def check_kept(path: Path, remedy: str) -> None:
+    """Compare a file with the digest beside it. A file without one passes. DamagedFile if it differs.
+
+    remedy: what a user can do about damage; it ends the message.
+    """
+    kept = kept_digest(path)
+    if kept is not None and file_digest(path) != kept:
+        raise DamagedFile(
+            f"{path} is not what was written: its SHA-256 is not that in {digest_beside(path).name}; {remedy}. If you "
+            f"changed it on purpose, remove {digest_beside(path).name}"
+        )
 
 
 def with_digests(description: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from urllib.parse import quote
 
 from debeton.data.raw.download import download, downloaded_amount, part_of
 from debeton.data.raw.unpack import unpack
+from debeton.system.digests import digest_beside, keep_digest, kept_digest
 from debeton.system.errors import DamagedFile, DataError, UsageError
-from debeton.system.files import write_text
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 
@@ -163,8 +162,8 @@ def _fetch_one(archive: Archive, raw: Path, url: str, progress: bool) -> None:
             logger.info("unpacking %s", packed)
             options = {"verified": archive.hash is not None, "progress": progress}
             unpack(packed, raw, archive.folder, into=archive.into, inside=archive.inside, **options)
-        if archive.hash is None and not _kept_hash(packed).exists():
-            write_text(_kept_hash(packed), f"{digest.partition(':')[2]}  {packed.name}\n")
+        if archive.hash is None:
+            keep_digest(packed, digest.partition(":")[2])
         return
     except DamagedFile as error:
         problem = f"{error}{_set_aside(packed)}"
@@ -203,30 +202,16 @@ def _verify(path: Path, packed: Path, published: str | None) -> str:
     elif digest != known:
         problem = f"{packed.name} has the hash {digest}, expected {known}"
         if published is None:
-            remedy = f"if its owner has changed it since, remove {_kept_hash(packed)}"
+            remedy = f"if its owner has changed it since, remove {digest_beside(packed)}"
             problem = f"{problem}, which the first download of it had; {remedy}"
         raise DamagedFile(problem)
     return digest
 
 
-def _kept_hash(packed: Path) -> Path:
-    """Return the name of the file that keeps the hash of the first download."""
-    return packed.with_name(f"{packed.name}.sha256")
-
-
 def _first_hash(packed: Path) -> str | None:
     """Return the hash of the first download, as 'sha256:HEX'; None if none is kept. DataError if it is damaged."""
-    kept = _kept_hash(packed)
-    if not kept.is_file():
-        return None
-    line = kept.read_bytes()[:200]
-    found = re.match(rb"([0-9a-f]{64}) [ *]", line)
-    if found is None:
-        raise DataError(
-            f"{kept} does not begin with a SHA-256, 64 hex digits; remove it if you trust {packed.name}, and the next "
-            "--download keeps its hash again"
-        )
-    return f"sha256:{found[1].decode()}"
+    digest = kept_digest(packed)
+    return None if digest is None else f"sha256:{digest}"
 
 
 def _digest(path: Path, like: str) -> str:

@@ -28,6 +28,7 @@ from debeton.data.left_out import LeftOut, left_out
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.other_files import other_files, visible_images
 from debeton.data.spec import DatasetSpec, Ints, Rows
+from debeton.system.digests import check_kept
 from debeton.system.errors import DataError, nearest
 from debeton.system.file_names import Root, file_name, leads_out, path_below
 
@@ -271,6 +272,7 @@ def _arrays(folder: Path) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     for path in sorted(folder.glob("*.npy")):
         if path.stem == "labels":
             continue
+        check_kept(path, "write the array again")
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
