@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.flips import check_flips
 from torch import nn
 
 from debeton.data.beton.reading import open_beton
@@ -167,6 +168,17 @@ def test_a_damaged_cache_file_is_computed_again(view, model, passes, tmp_path, d
     assert torch.equal(cached_features(model, loader_of(view), FP32, tmp_path), first)
     assert sum(passes) == 256
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_flipped_bit_anywhere_in_a_cache_file_never_changes_the_features(view, model, tmp_path):
+    some = loader_of(view.subset(np.arange(4)))
+    first = cached_features(model, some, FP32, tmp_path)
+    (file,) = tmp_path.iterdir()
+    step = 8 * file.stat().st_size // 60 // 2 * 2 + 1
+    noticed, harmless = check_flips(
+        file, step, lambda: cached_features(model, some, FP32, tmp_path), lambda found: torch.equal(found, first)
+    )
+    assert (noticed, harmless > 50) == (0, True)
 
 
 def test_a_file_name_says_which_beton_it_is_of(view, model, tmp_path: Path):
