@@ -8,6 +8,7 @@
     debeton write-betons --like BETONS/celeba_hq_train.beton --synthetic GENERATED --out BETONS
     debeton write-betons --merge A.beton B.beton --out BOTH.beton
     debeton write-betons --adopt MINE_train.beton --label y --attribute place
+    debeton write-betons --verify A.beton B.beton
 
 Exit status: 0 done, 1 something is wrong with the data, 2 something is wrong with the command.
 """
@@ -63,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if args.num_workers < 0:
         raise UsageError(f"--num-workers {args.num_workers} is negative; 0 is one per core")
+    if args.verify is not None:
+        return verify(args)
     if args.adopt is not None:
         return adopt(args)
     if args.out is None and not args.check:
@@ -173,6 +176,21 @@ def merge(args: argparse.Namespace) -> int:
     stored, counts = describe_treatments(sidecar["image"]["stored"]), _shown(sidecar["group_counts"])
     print(f"{args.out}: {sidecar['n']} rows, {args.out.stat().st_size / 1e6:.1f} MB; {stored}; {counts}")
     return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare the betons of --verify with what was written; print what is found; return 1 for any damage."""
+    from debeton.data.beton.verify import verify_beton
+
+    for flag in ("dataset", "raw", "out", "merge", "adopt", "like", "synthetic", "check"):
+        if getattr(args, flag):
+            raise UsageError(f"--verify reads betons and writes nothing; leave --{flag} out")
+    damaged = 0
+    for path in args.verify:
+        found = verify_beton(path, progress=sys.stderr.isatty())
+        print("\n".join(found.lines()))
+        damaged += not found.is_whole
+    return 1 if damaged else 0
 
 
 def choose_splits(text: str | None, dataset: Dataset) -> dict[str, Rows]:

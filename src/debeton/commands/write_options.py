@@ -71,6 +71,13 @@ def make_parser(
         metavar="BETON",
         help="give a beton that you wrote with FFCV a sidecar; see --adopt X --help",
     )
+    add(
+        "--verify",
+        type=Path,
+        nargs="+",
+        metavar="BETON",
+        help="compare every image, table and column of these betons with what was written, and list all damage",
+    )
     add("--check", action="store_true", help="say what is missing, differs in count or does not decode; write nothing")
     add("--skip-bad", action="store_true", help="leave out images that cannot be decoded instead of stopping")
     add(

@@ -238,6 +238,9 @@ class Loader:
     os_cache: bool = setting(
         Bool(), "map the beton into memory and let the system cache it; false: read batch by batch", default=True
     )
+    verify: bool = setting(
+        Bool(), "compare each image with its checksum in the beton when a process first reads it", default=True
+    )
     batches_ahead: int = setting(Int(1), "largest number of finished batches that wait for the model", default=3)
 
 

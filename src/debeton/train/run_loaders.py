@@ -24,6 +24,7 @@ def loader_options(config: Config, device: torch.device) -> LoaderOptions:
         num_workers=config.training.num_workers,
         batches_ahead=config.loader.batches_ahead,
         os_cache=config.loader.os_cache,
+        verify=config.loader.verify,
         residency=config.loader.residency,
         rank=distributed.rank(),
         world=distributed.world_size(),

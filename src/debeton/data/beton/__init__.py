@@ -13,6 +13,10 @@
 - writer.py: rows to a beton. Every image is checked first.
 - merge.py: several betons to one. No image is decoded.
 - reading.py: opening a beton.
+- places.py: the places, sizes and sides of images, held against the file.
+- image_sums.py: the checksums of images, with which each is compared when it is first read.
+- verify.py: everything of a beton compared with what was written.
+- table_rows.py: the rows of a beton, from its tables.
 - opened.py: a file that is read through one descriptor, and the changes of that file since.
 - adopted.py: the fields of betons that another program wrote.
 - content.py: the hashes that name the content of a beton.

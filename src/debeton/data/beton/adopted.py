@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.ffcv_format import FLOAT, INT, JPG, JSON, NDARRAY, RAW, RGB_IMAGE, TENSOR, Field, Stored
+from debeton.data.beton.ffcv_format import FLOAT, INT, JSON, NDARRAY, RGB_IMAGE, TENSOR, Field, Stored
 from debeton.data.beton.opened import OpenedFile
 from debeton.system.errors import nearest
 
@@ -54,23 +54,6 @@ def stored_sizes(image: NDArray[Any], stored: Stored) -> NDArray[np.uint64]:
         row = int(np.flatnonzero(~found)[0])
         raise ValueError(f"its table of stored bytes lacks the image of row {row} and {int((~found).sum()) - 1} more")
     return np.asarray(pieces["size"][place], np.uint64)
-
-
-def check_images(image: NDArray[Any], sizes: NDArray[np.uint64], file_size: int) -> None:
-    """Raise ValueError for the first image that cannot be as the file says."""
-    pixels = image["height"].astype(np.int64) * image["width"]
-    checks = (
-        ((image["data_ptr"] > file_size) | (sizes > file_size - image["data_ptr"]), "lies beyond the end of the file"),
-        (~np.isin(image["mode"], (JPG, RAW)), "is stored in a mode that is neither JPEG nor raw"),
-        (pixels == 0, "has no pixel"),
-        (
-            (image["mode"] == RAW) & (sizes.astype(np.int64) != 3 * pixels),
-            "is raw and has another size than its pixels",
-        ),
-    )
-    for bad, problem in checks:
-        if bad.any():
-            raise ValueError(f"the image of row {int(np.flatnonzero(bad)[0])} {problem}; {int(bad.sum())} such rows")
 
 
 def field_values(file: OpenedFile, stored: Stored) -> tuple[dict[str, list[Any]], dict[str, str]]:

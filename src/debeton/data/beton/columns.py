@@ -28,9 +28,13 @@ Column = NDArray[Any] | list[str]  # numbers or booleans, or text
 TEXT_BYTES, TEXT_ENDS = "#utf8", "#ends"  # members of a text column: its name and one of these
 BETON_CHECKSUM = "#beton"  # member with the checksum of the beton that the columns belong to
 CODES = ("#label", "#attribute")  # members with the labels and attributes of an adopted beton
+CRCS = "#crc"  # member with the CRC-32 of each stored image, uint32 [N]; older versions wrote none
 HIDDEN = "#"  # first character of members that are no columns; no column has it in its name
 # The errors that zipfile, zlib and NumPy raise on a damaged file.
-DAMAGE_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError, NotImplementedError)
+DAMAGE_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError),
+    *(LookupError, ValueError, TypeError, ArithmeticError, RecursionError),
+)
 # The header of a member in a zip file: signature, length of the name, length of the extra field.
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 TEXT_TYPE = np.dtypes.StringDType()
@@ -58,14 +62,22 @@ def values_at(column: Column, rows: NDArray[np.int64]) -> Column:
 
 
 def write_columns(
-    path: Path, columns: Mapping[str, Column], checksum: str, codes: Sequence[NDArray[np.int64]] = ()
+    path: Path,
+    columns: Mapping[str, Column],
+    checksum: str,
+    codes: Sequence[NDArray[np.int64]] = (),
+    crcs: NDArray[np.uint32] | None = None,
 ) -> None:
     """Write the columns of the beton with this checksum. The same columns give the same bytes.
 
     codes: the labels and the attributes, for an adopted beton only.
+    crcs: the CRC-32 of each stored image, uint32 [N].
     """
+    hidden: dict[str, Column] = dict(zip(CODES, codes))
+    if crcs is not None:
+        hidden[CRCS] = crcs
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-        for name, array in _members({**columns, **dict(zip(CODES, codes))}, checksum):
+        for name, array in _members({**columns, **hidden}, checksum):
             # A new ZipInfo holds no time of day, so the same columns give the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -99,9 +111,12 @@ class Columns(Mapping[str, NDArray[Any]]):
     names the nearest known column.
     """
 
-    def __init__(self, path: Path, num_rows: int, checksum: str):
-        """Read the directory of the file. DataError if the file is missing, damaged or belongs to another beton."""
-        if not path.exists():
+    def __init__(self, path: Path, num_rows: int, checksum: str, names: Sequence[str] | None = None):
+        """Read the directory of the file. DataError if the file is missing, damaged or belongs to another beton.
+
+        names: of the columns, as the sidecar has them; None if they are not known.
+        """
+        if not path.is_file():
             raise DataError(
                 f"the columns of {path.with_suffix('').stem} are missing: there is no {path}; write the beton again"
             )
@@ -110,12 +125,16 @@ class Columns(Mapping[str, NDArray[Any]]):
         self._read: dict[str, NDArray[Any]] = {}
         with self._damage_as_data_error(), self.file.stream() as file, zipfile.ZipFile(file) as archive:
             self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        if BETON_CHECKSUM in self._members and self.read_member(BETON_CHECKSUM).item() != checksum:
+        if BETON_CHECKSUM in self._members and self.read_member(BETON_CHECKSUM).tolist() != checksum:
             raise DataError(f"{path} and its beton were not written together; write the beton again")
         self._text = {name.removesuffix(TEXT_BYTES) for name in self._members if name.endswith(TEXT_BYTES)}
         members = {name for name in self._members if not name.startswith(HIDDEN)}
         numbers = {name for name in members if not name.endswith((TEXT_BYTES, TEXT_ENDS))}
         self._names = sorted(self._text | numbers)
+        odd = [name for name in self._members if name.startswith(HIDDEN) and name not in (BETON_CHECKSUM, CRCS, *CODES)]
+        if odd or (names is not None and self._names != sorted(names)):
+            held = ", ".join(map(repr, [*self._names, *odd]))
+            raise DataError(f"{path} is damaged: it holds {held}, not what its sidecar names; write the beton again")
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._read:
@@ -145,9 +164,9 @@ class Columns(Mapping[str, NDArray[Any]]):
                 column = _decode(self.read_member(name + TEXT_BYTES), self.read_member(name + TEXT_ENDS))
         else:
             column = self.read_member(name)
-        if len(column) != self._num_rows:
+        if column.shape != (self._num_rows,):
             raise DataError(
-                f"{self.path}: column '{name}' has {len(column)} values for {self._num_rows} rows; "
+                f"{self.path}: column '{name}' has {column.size} values for {self._num_rows} rows; "
                 "write the beton again"
             )
         if column.dtype.kind == "U":  # text in a beton of schema 1
@@ -158,10 +177,26 @@ class Columns(Mapping[str, NDArray[Any]]):
         """Return the labels and the attributes of an adopted beton, int64 [N] each."""
         if missing := [name for name in CODES if name not in self._members]:
             raise DataError(f"{self.path} lacks {' and '.join(missing)}; adopt the beton again")
-        label, attribute = (self.read_member(name).astype(np.int64) for name in CODES)
-        if not len(label) == len(attribute) == self._num_rows:
-            raise DataError(f"{self.path} has {len(label)} labels for {self._num_rows} rows; adopt the beton again")
+        codes = [self.read_member(name) for name in CODES]
+        if any(values.shape != (self._num_rows,) or values.dtype.kind not in "iu" for values in codes):
+            shapes = " and ".join(f"{values.dtype} {list(values.shape)}" for values in codes)
+            raise DataError(f"{self.path} has {shapes} as codes of {self._num_rows} rows; adopt the beton again")
+        label, attribute = (values.astype(np.int64) for values in codes)
         return label, attribute
+
+    def read_crcs(self) -> NDArray[np.uint32] | None:
+        """Return the CRC-32 of each stored image, uint32 [N]; None if an older version wrote the file."""
+        if CRCS not in self._members:
+            return None
+        crcs = self.read_member(CRCS)
+        if crcs.shape != (self._num_rows,) or crcs.dtype.kind not in "iu":
+            raise DataError(f"{self.path} has no checksum for each of {self._num_rows} images; write the beton again")
+        return crcs.astype(np.uint32)
+
+    def read_all(self) -> None:
+        """Read every member, so that damage shows. DataError as for one of them."""
+        for name in self._members:
+            self.read_member(name)
 
     def read_member(self, name: str) -> NDArray[Any]:
         """Read one array of the archive.
@@ -170,8 +205,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         """
         with self._damage_as_data_error(), self.file.stream() as file:
             info = self._members[name]
-            if info.header_offset < 0:  # zipfile computes it from fields that may be damaged
-                raise ValueError(f"'{name}' begins before the file")
+            if not 0 <= info.header_offset <= self.file.size - info.compress_size:  # zipfile computes the first
+                raise ValueError(f"'{name}' does not lie in the file")
             file.seek(info.header_offset)
             header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
             file.seek(header[-2] + header[-1], 1)  # skip the name and the extra field of zip64
@@ -213,8 +248,12 @@ def _decode(data: NDArray[np.uint8], ends: NDArray[Any]) -> NDArray[Any]:
 
     data: the UTF-8 bytes of all rows. ends: the end of each row in `data`, [N].
     """
-    stops = ends.tolist()
+    if ends.ndim != 1 or ends.dtype.kind not in "iu" or (len(ends) and int(ends[-1]) != data.nbytes):
+        raise ValueError("the ends of its texts are no positions in them")
+    stops = ends.astype(np.int64).tolist()
     starts = [0, *stops[:-1]]
+    if any(stop < start for start, stop in zip(starts, stops)):
+        raise ValueError("the ends of its texts do not ascend")
     encoded = data.tobytes()
     if encoded.isascii():  # each character is one byte, so the ends count characters
         text = encoded.decode()

@@ -65,13 +65,16 @@ def image_hash(image: NDArray[Any] | Mapping[str, NDArray[Any]], sizes: NDArray[
     return _hash(image["mode"], image["height"], image["width"], sizes, crcs)
 
 
-def read_crcs(file: OpenedFile, offsets: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.uint32]:
+def read_crcs(
+    file: OpenedFile, offsets: NDArray[Any], sizes: NDArray[Any], *, progress: bool = False
+) -> NDArray[np.uint32]:
     """Read all images of a beton and return the CRC-32 of their bytes, uint32 [N].
 
     offsets, sizes: the position and the size of each image in the file, in bytes, [N].
+    progress: whether to draw a progress bar.
     """
     crcs = np.empty(len(offsets), np.uint32)
-    with closing(read_images(file, offsets.tolist(), sizes.tolist(), "read", progress=False)) as stretches:
+    with closing(read_images(file, offsets.tolist(), sizes.tolist(), "read", progress=progress)) as stretches:
         for rows, images in stretches:
             crcs[rows.start : rows.stop] = [crc for _, crc in images]
     return crcs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,17 +91,30 @@ class Field:
         return TYPES[self.type_id][0] if self.type_id in TYPES else "of a type of its own"
 
 
+class Room(NamedTuple):
+    """The part of a file in which images lie, in bytes: from `start` on and before `end`.
+
+    page_size: a power of two. No image crosses the border of a page.
+    """
+
+    start: int
+    end: int
+    page_size: int
+
+
 @dataclass(frozen=True)
 class Stored:
     """The tables of an FFCV file with N rows.
 
     metadata: the fields of all rows, structured [N]: f0, f1, ...
     allocations: the position and the size of each stored piece of bytes, [M] of type ALLOCATION.
+    room: the part of the file between the two.
     """
 
     fields: tuple[Field, ...]
     metadata: NDArray[Any]
     allocations: NDArray[Any]
+    room: Room
 
 
 def read_stored(file: OpenedFile | Path) -> Stored:
@@ -125,7 +138,16 @@ def read_stored(file: OpenedFile | Path) -> Stored:
     count, rest = divmod(file.size - table, ALLOCATION.itemsize)
     if rest:
         raise ValueError(f"it is cut short: its last table ends within an entry, {rest} bytes after the one before")
-    return Stored(fields, file.array(dtype, num_rows, start), file.array(ALLOCATION, count, table))
+    room = _room(header, start + num_rows * dtype.itemsize)
+    return Stored(fields, file.array(dtype, num_rows, start), file.array(ALLOCATION, count, table), room)
+
+
+def _room(header: Any, start: int) -> Room:
+    """Return the part of the file for images, which begins behind the rows. ValueError for an odd size of pages."""
+    page_size = int(header["page_size"])
+    if page_size < MIN_PAGE or page_size & (page_size - 1):
+        raise ValueError(f"its pages have {page_size} bytes, which is no power of two from {MIN_PAGE} on")
+    return Room(start, int(header["alloc_table_ptr"]), page_size)
 
 
 def _read_header(file: OpenedFile) -> tuple[Any, tuple[Field, ...]]:
@@ -135,7 +157,9 @@ def _read_header(file: OpenedFile) -> tuple[Any, tuple[Field, ...]]:
     header = file.array(HEADER, 1, 0)[0]
     if header["version"] != VERSION:
         raise ValueError(f"format version {header['version']}, expected {VERSION}")
-    num_fields = min(int(header["num_fields"]), MAX_FIELDS, (file.size - HEADER.itemsize) // FIELD.itemsize)
+    num_fields, most = int(header["num_fields"]), min(MAX_FIELDS, (file.size - HEADER.itemsize) // FIELD.itemsize)
+    if not 1 <= num_fields <= most:
+        raise ValueError(f"its header counts {num_fields} fields, and 1 to {most} are possible")
     described = file.array(FIELD, num_fields, HEADER.itemsize)
     return header, tuple(
         Field(bytes(f["name"]).rstrip(b"\0").decode("ascii", "replace"), int(f["type_id"]), f["arguments"])
@@ -148,9 +172,14 @@ def _metadata_start(num_fields: int) -> int:
 
 
 def read_tables(file: OpenedFile | Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the fields of all rows and the allocation table of a beton of this project.
+    """Return the fields of all rows and the allocation table of a beton of this project, as `read_own` does."""
+    own = read_own(file)
+    return own.metadata, own.allocations
 
-    The first is an array [N] of type METADATA, the second an array [N] of type ALLOCATION.
+
+def read_own(file: OpenedFile | Path) -> Stored:
+    """Return the tables of a beton of this project: [N] of type METADATA, and [N] of type ALLOCATION.
+
     ValueError says why the file is no beton with these fields.
     """
     file = OpenedFile.of(file)
@@ -163,7 +192,6 @@ def read_tables(file: OpenedFile | Path) -> tuple[NDArray[Any], NDArray[Any]]:
     num_rows, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
     if METADATA_START + num_rows * METADATA.itemsize > table or table + num_rows * ALLOCATION.itemsize != size:
         raise ValueError(f"{num_rows} rows do not fit in {size} bytes")
-    return (
-        file.array(METADATA, num_rows, METADATA_START),
-        file.array(ALLOCATION, num_rows, table),
-    )
+    room = _room(header, METADATA_START + num_rows * METADATA.itemsize)
+    rows, allocations = file.array(METADATA, num_rows, METADATA_START), file.array(ALLOCATION, num_rows, table)
+    return Stored(fields, rows, allocations, room)

@@ -8,7 +8,6 @@ So no size has to be known before the first image is written.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,14 @@ from debeton.data.beton.ffcv_format import (
     header_bytes,
 )
 from debeton.data.beton.opened import OpenedFile
-from debeton.data.beton.sidecar import SCHEMA_VERSION, checksum, columns_path, group_counts, sidecar_path
+from debeton.data.beton.sidecar import (
+    SCHEMA_VERSION,
+    checksum,
+    columns_path,
+    group_counts,
+    sidecar_path,
+    write_sidecar,
+)
 from debeton.data.beton.stretches import read_images
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError
@@ -201,8 +207,8 @@ def finish_beton(
         "checksum": checksum(tables.metadata, tables.allocations),
         "file_size": beton_file.stat().st_size,
     }
-    sidecar_file.write_text(json.dumps(sidecar, indent=1))
-    write_columns(columns_file, {"path": list(names), **columns}, sidecar["checksum"])
+    sidecar = write_sidecar(sidecar_file, sidecar)
+    write_columns(columns_file, {"path": list(names), **columns}, sidecar["checksum"], crcs=tables.crcs)
     read_back(beton_file, tables, progress=progress)
     return sidecar
 

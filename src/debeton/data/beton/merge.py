@@ -201,7 +201,8 @@ def _spec_of_all_rows(
 
 
 def _append_images(file: BetonFile, beton: Beton, *, progress: bool) -> None:
-    """Copy the stored images of one beton."""
+    """Copy the stored images of one beton. DataError names the first that is not as it was written."""
+    sums = beton.image_sums
     heights, widths, modes = beton.heights.tolist(), beton.widths.tolist(), beton.modes.tolist()
     stretches = read_images(
         beton.file, beton.offsets.tolist(), beton.sizes.tolist(), f"copy {beton.path.name}", progress=progress
@@ -209,6 +210,8 @@ def _append_images(file: BetonFile, beton: Beton, *, progress: bool) -> None:
     with closing(stretches):
         for rows, images in stretches:
             for row, (data, crc) in zip(rows, images, strict=True):
+                if sums is not None and crc != sums.crcs[row]:
+                    raise DataError(sums.damage(beton.path, row))
                 file.append(data, heights[row], widths[row], modes[row], crc)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.adopted import ADOPTED, image_field, stored_sizes
 from debeton.data.beton.columns import Columns
 from debeton.data.beton.content import (
     Content,
@@ -29,9 +28,10 @@ from debeton.data.beton.content import (
     read_crcs,
     table_hashes,
 )
-from debeton.data.beton.ffcv_format import read_stored, read_tables
+from debeton.data.beton.image_sums import ImageSums
 from debeton.data.beton.opened import Change, OpenedFile, State, cut_sentence, not_the_same
-from debeton.data.beton.sidecar import checksum, columns_path, find_beside, read_sidecar, sidecar_path
+from debeton.data.beton.sidecar import columns_path, find_beside, read_sidecar, sidecar_path
+from debeton.data.beton.table_rows import read_matching_rows, read_rows
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError
 from debeton.system.log import logger
@@ -88,7 +88,38 @@ class Beton:
     def extra(self) -> Columns:
         """The further columns by name, e.g. 'path'. Each is read from X.beton.columns.npz on first use."""
         self.check_unchanged()
-        return Columns(find_beside(self.path, columns_path), len(self), self.sidecar["checksum"])
+        names = self.sidecar.get("columns") if self.sidecar["schema_version"] > 1 else None
+        return Columns(find_beside(self.path, columns_path), len(self), self.sidecar["checksum"], names)
+
+    @cached_property
+    def image_sums(self) -> ImageSums | None:
+        """The checksums of the stored images; None if the beton has none, or no columns file beside it.
+
+        DataError if they, or the modes, sizes and sides of the images, are not those that the sidecar names.
+        """
+        if self.opened is None:
+            return None
+        has_columns = find_beside(self.path, columns_path).exists()
+        crcs = self.extra.read_crcs() if has_columns else None
+        if crcs is None:
+            why = "an older version wrote it" if has_columns else "its columns file is missing"
+            logger.info("%s: images are not compared with what was written, because %s", self.path, why)
+            return None
+        expected = self.sidecar.get("content", {}).get("images")
+        if expected not in (None, image_hash(self.image_fields, self.sizes, crcs)):
+            raise DataError(
+                f"{self.path}: the sizes or checksums of its images are not those that its sidecar names; its tables "
+                "were changed after it was written: write it again"
+            )
+        return ImageSums(crcs, np.zeros(len(self), bool), self._name_of)
+
+    @property
+    def image_fields(self) -> dict[str, NDArray[Any]]:
+        """Return the modes, heights and widths, as `image_hash` takes them."""
+        return {"mode": self.modes, "height": self.heights, "width": self.widths}
+
+    def _name_of(self, row: int) -> str:
+        return str(self.extra["path"][row])
 
     @property
     def file(self) -> OpenedFile:
@@ -137,8 +168,7 @@ class Beton:
 
     def hash_images(self) -> str:
         """Read all images and return the hash of their bytes, 'images' of `content`."""
-        image: dict[str, NDArray[Any]] = {"mode": self.modes, "height": self.heights, "width": self.widths}
-        return image_hash(image, self.sizes, read_crcs(self.file, self.offsets, self.sizes))
+        return image_hash(self.image_fields, self.sizes, read_crcs(self.file, self.offsets, self.sizes))
 
     def check_unchanged(self) -> None:
         """Raise DataError if the beton, or the file at its path, is no longer the one that was opened.
@@ -153,6 +183,8 @@ class Beton:
         if not changes:
             return
         self.decoded.clear()  # images may have been read between the change and now
+        if sums := self.__dict__.get("image_sums"):
+            sums.compared[:] = False
         _examine(self, changes)
         for file in changes:
             file.state = states[file]  # as it was before its content was compared
@@ -200,7 +232,7 @@ def _differing_now(beton: Beton, known: Content) -> list[str]:
         found = at_path.read_content()
         if os.path.sameopenfile(at_path.file.descriptor, beton.file.descriptor):
             return differing_parts(known, found)
-    if _read_stored(beton.file, beton.sidecar, beton.codes).checksum != beton.sidecar["checksum"]:
+    if read_rows(beton.file, beton.sidecar, beton.codes).checksum != beton.sidecar["checksum"]:
         return ["labels", "attributes", "images"]
     return differing_parts(known, found) or differing_parts(known, {"images": beton.hash_images()})
 
@@ -226,9 +258,11 @@ def open_beton(path: Path | str) -> Beton:
             f"no beton at {path}{link}\n"
             f"  write it with: debeton write-betons --dataset NAME --raw DIR --out {path.parent}"
         )
+    if not path.is_file():
+        raise DataError(f"{path} is no regular file, so it is no beton; name the file that was written")
     opened = OpenedFile(path)
     sidecar = read_sidecar(path)
-    stored = _read_matching_rows(opened, sidecar)
+    stored = read_matching_rows(opened, sidecar)
     if opened.change(opened.look()) not in (None, Change.TOUCHED):
         raise DataError(f"{path} was written to while it was opened; open it again when its writer has finished")
     spec = DatasetSpec.from_dict(sidecar["spec"])
@@ -251,73 +285,3 @@ def open_beton(path: Path | str) -> Beton:
         sizes=stored.sizes,
         opened=opened,
     )
-
-
-@dataclass(frozen=True)
-class _StoredRows:
-    """The rows of a beton as its file holds them, N of each.
-
-    label, attribute, source: int64.
-    group: int64; None for an adopted beton, whose file has none.
-    image: of type IMAGE.
-    sizes: of the images in bytes, uint64.
-    checksum: of everything that the sidecar is tied to.
-    """
-
-    label: Ints
-    attribute: Ints
-    source: Ints
-    group: Ints | None
-    image: NDArray[Any]
-    sizes: NDArray[np.uint64]
-    checksum: str
-
-
-def _read_matching_rows(file: OpenedFile, sidecar: Mapping[str, Any]) -> _StoredRows:
-    """Return the rows of a beton. DataError unless they match the sidecar."""
-    path, size = file.path, file.size
-    if size != sidecar["file_size"]:
-        state = "truncated" if size < sidecar["file_size"] else "longer than it was written"
-        raise DataError(f"{path} is {state}: {size} bytes, its sidecar says {sidecar['file_size']}; write it again")
-    stored = _read_stored(file, sidecar)
-    if stored.checksum != sidecar["checksum"]:
-        raise DataError(
-            f"{path} and {sidecar_path(path).name} disagree: they were not written together; write it again"
-        )
-    if not len(stored.label):
-        raise DataError(f"{path} holds no row; an empty split can be used neither for training nor for evaluation")
-    return stored
-
-
-def _read_stored(file: OpenedFile, sidecar: Mapping[str, Any], codes: tuple[Ints, Ints] | None = None) -> _StoredRows:
-    """Return the rows of a beton, whose sidecar says if this project wrote it. DataError if another program did.
-
-    codes: the labels and attributes of an adopted beton, if they are known; else its columns are read.
-    """
-    try:
-        if ADOPTED in sidecar:
-            return _read_adopted(file, sidecar, codes)
-        metadata, allocations = read_tables(file)
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{file.path} is not a beton of this project: {error}; write it again") from None
-    label, attribute, group, source = (np.ascontiguousarray(metadata[f"f{k}"]) for k in range(1, 5))
-    sizes = np.empty(len(metadata), np.uint64)
-    tables_checksum = checksum(metadata, allocations)
-    if tables_checksum == sidecar["checksum"]:  # else sample_id may be anything
-        sizes[allocations["sample_id"]] = allocations["size"]
-    return _StoredRows(label, attribute, source, group, metadata["f0"], sizes, tables_checksum)
-
-
-def _read_adopted(file: OpenedFile, sidecar: Mapping[str, Any], codes: tuple[Ints, Ints] | None) -> _StoredRows:
-    """Return the rows of a beton of another program, whose labels and attributes lie beside it."""
-    stored = read_stored(file)
-    if codes is None:
-        columns = Columns(find_beside(file.path, columns_path), len(stored.metadata), sidecar["checksum"])
-        codes = columns.read_codes()
-    _, image = image_field(stored, sidecar[ADOPTED]["image"])
-    tied = checksum(stored.metadata, stored.allocations, *codes)
-    sizes = stored_sizes(image, stored) if tied == sidecar["checksum"] else np.zeros(len(image), np.uint64)
-    source = np.zeros(len(image), np.int64)
-    return _StoredRows(*codes, source, None, image, sizes, tied)

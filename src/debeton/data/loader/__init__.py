@@ -8,7 +8,8 @@ The modules, in the sequence in which a batch passes them:
 - decoders.py: the part of each image that is kept (random crop, centre crop, whole image), and FFCV's kernels.
 - augment.py: augmentations, alone as kernels or fused into one `Moves`.
 - decoding.py: `ImageReader`, from rows to pixels, by the mapped file or by reads.
-- pixels.py and pixels.c: one pass in C from the stored bytes to the values of a batch.
+- pixels.py and pixels.c: one pass in C from the stored bytes to the values of a batch. crc32.h: their checksum.
+- frames.py: the sides that a JPEG's header names, for FFCV's kernels.
 - residency.py: images that stay decoded, in memory or on the GPU.
 - delivery.py: tensors of the pixels, normalised, in the layout asked for, on the device.
 - gather.py: batches of images that lie on the GPU. gather_cuda.py is its Triton kernel.

@@ -12,11 +12,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.beton.ffcv_format import JPG
+from debeton.data.beton.image_sums import ImageSums
 from debeton.data.beton.opened import OpenedFile
 from debeton.data.beton.turbojpeg import DECODE_ADDRESS, RESIZE_ADDRESS, TURBOJPEG, Decompressor
 from debeton.data.draws import I64, U8
 from debeton.data.loader import pixels
 from debeton.data.loader.decoders import decode_batch, scale_and_shift
+from debeton.data.loader.frames import check_frames
 from debeton.data.loader.pixels import BYTES, STILL, Moves
 from debeton.system.errors import DataError
 from debeton.system.jit import KERNEL_GUARD, threads_for
@@ -46,6 +49,7 @@ class ImageReader:
         gone instead of ending the process, the file is never mapped.
     num_workers: threads, None for all cores.
     content: uint8 [M], the bytes that offsets point into, instead of those of the file.
+    sums: the checksums of the images, with which each is compared when it is first read; None compares none.
     """
 
     def __init__(
@@ -60,7 +64,9 @@ class ImageReader:
         os_cache: bool = True,
         num_workers: int | None = None,
         content: U8 | None = None,
+        sums: ImageSums | None = None,
     ):
+        self.sums = sums
         self.file, self.threads = OpenedFile.of(file), threads_for(num_workers)
         self.offsets, self.sizes, self.modes = offsets, sizes, modes
         self.heights, self.widths = heights, widths
@@ -87,21 +93,27 @@ class ImageReader:
         moves: must be STILL if pixels.c is not compiled.
         An axis that shrinks averages areas, as OpenCV's INTER_AREA does. An axis that grows is interpolated, as
         OpenCV's INTER_LINEAR does it. If one axis shrinks and the other grows, each follows its own rule.
-        DataError names the first row whose JPEG is damaged. The result is newly allocated.
+        DataError names the first row whose image is damaged, or does not lie where the tables say. The result is newly
+        allocated.
         """
         out = np.empty((len(rows), *size, 3), np.uint8)
         if pixels.AVAILABLE:
             self.write(out, BYTES, rows, boxes, size, moves, _NOT_NORMALISED)
             return out
         assert moves is STILL
-        status = np.empty(len(rows), np.int32)
-        base, offsets = self._locate(rows)
+        memory, offsets = self._locate(rows)
+        status = self._before_decoding(memory, offsets, rows, boxes)
+        self._check(status, rows)
         with KERNEL_GUARD:
+            check_frames(
+                memory, offsets, self.sizes[rows], self.modes[rows], self.heights[rows], self.widths[rows], status
+            )
+            self._check(status, rows)
             decode_batch(
                 DECODE_ADDRESS,
                 RESIZE_ADDRESS,
                 self._handles,
-                base,
+                memory.ctypes.data,
                 offsets,
                 self.sizes[rows],
                 self.modes[rows],
@@ -113,7 +125,29 @@ class ImageReader:
                 status,
             )
         self._check(status, rows)
+        self._have_read(rows)
         return out
+
+    def _before_decoding(self, memory: U8, offsets: NDArray[np.uint64], rows: I64, boxes: I64) -> NDArray[np.int32]:
+        """Return the status of each image before it is decoded, int32 [B], as pixels.c finds it."""
+        sizes, sides = self.sizes[rows], np.stack([self.heights[rows], self.widths[rows]], axis=1)
+        start, side = boxes[:, :2], boxes[:, 2:]
+        inside = (offsets <= len(memory)) & (sizes <= np.uint64(len(memory)) - offsets)
+        inside &= ((start >= 0) & (side >= 1) & (side <= sides) & (start <= sides - side)).all(axis=1)
+        inside &= (self.modes[rows] == JPG) | (sizes == (3 * sides.prod(axis=1)).astype(np.uint64))
+        status = np.where(inside, 0, pixels.OUTSIDE).astype(np.int32)
+        new = None if self.sums is None else self.sums.to_compare(rows)
+        if self.sums is not None and new is not None:
+            for k in np.flatnonzero(new & inside).tolist():
+                start_of = int(offsets[k])
+                if self.sums.is_damaged(int(rows[k]), memory[start_of : start_of + int(sizes[k])]):
+                    status[k] = pixels.ALTERED
+        return status
+
+    def _have_read(self, rows: I64) -> None:
+        """Note that these rows were read without a fault."""
+        if self.sums is not None:
+            self.sums.compared[rows] = True
 
     def write(
         self,
@@ -130,10 +164,18 @@ class ImageReader:
         out: [B, ...] in the layout of pixels.py that `layout` names.
         scales: float32 [2, 3], scale and shift by channel.
         """
-        base, offsets = self._locate(rows)
+        memory, offsets = self._locate(rows)
         stored = (offsets, self.sizes[rows], self.modes[rows], self.heights[rows], self.widths[rows])
-        status = pixels.write_images(out, layout, size, stored, boxes, base, moves, scales, self.threads)
+        new, crcs = None if self.sums is None else self.sums.to_compare(rows), None
+        if self.sums is not None and new is not None:
+            crcs = np.where(new, self.sums.crcs[rows].astype(np.int64), pixels.NOT_COMPARED)
+        base, room = memory.ctypes.data, len(memory)
+        status = pixels.write_images(
+            out, layout, size, stored, boxes, base, moves, scales, self.threads, room=room, crcs=crcs
+        )
         self._check(status, rows)
+        if crcs is not None:
+            self._have_read(rows)
 
     def _check(self, status: NDArray[np.int32], rows: I64) -> None:
         """Raise DataError that names the first row whose status is not 0."""
@@ -143,19 +185,30 @@ class ImageReader:
             now = self.file.look()
             if status[first] == pixels.GONE or now.size < self.file.size:  # the rest of a mapped page reads as zeros
                 raise self._unreadable(row)
+            if status[first] == pixels.OUTSIDE:
+                raise DataError(
+                    f"{self.file.path}: the image of row {row} does not lie in the file as its tables say; they are "
+                    "damaged or were made up: write the beton again"
+                )
             changed = ", and the file was written to while it was open" if self.file.change(now) else ""
+            if self.sums is not None and status[first] == pixels.ALTERED:
+                raise DataError(self.sums.damage(self.file.path, row, changed))
             raise DataError(
                 f"{self.file.path}: the image of row {row} is damaged and cannot be decoded{changed}; write the beton "
                 "again"
             )
 
-    def _locate(self, rows: I64) -> tuple[int, NDArray[np.uint64]]:
-        """Return the address that the rows' offsets count from, and the offsets, uint64 [B].
+    def _locate(self, rows: I64) -> tuple[U8, NDArray[np.uint64]]:
+        """Return the bytes that the rows' offsets count from, uint8 [M], and the offsets, uint64 [B].
 
         If the file is not mapped, the rows' bytes are read into a buffer first.
         """
         if self._map is not None:
-            return self._map.ctypes.data, self.offsets[rows]
+            return self._map, self.offsets[rows]
+        outside = (self.offsets[rows] > self.file.size) | (
+            self.sizes[rows] > np.uint64(self.file.size) - self.offsets[rows]
+        )
+        self._check(np.where(outside, pixels.OUTSIDE, 0).astype(np.int32), rows)
         ends = np.cumsum(self.sizes[rows])
         if int(ends[-1]) > len(self._staging):
             self._staging = np.empty(int(ends[-1]), np.uint8)
@@ -170,7 +223,7 @@ class ImageReader:
                     self.file.fill(view[start + count : end], offset + count)
                 except DataError:
                     raise self._unreadable(int(row)) from None
-        return self._staging.ctypes.data, starts
+        return self._staging, starts
 
     def _unreadable(self, row: int) -> DataError:
         """Return the error of a row whose bytes cannot be read: a cut file, or a fault of the disk."""

@@ -25,6 +25,7 @@ class LoaderOptions:
     num_workers: threads that decode; 0 uses all cores.
     batches_ahead: number of finished batches that may wait.
     os_cache: map the file into memory instead of reading each batch.
+    verify: compare the bytes of each image with their checksum when a process first reads it.
     residency: the place where decoded images stay (residency.py).
     augment_seed: seed of crops and augmentations; None for the seed of the loader, which orders the rows.
     rank, world: number of this process, and the number of processes that share a global batch.
@@ -40,6 +41,7 @@ class LoaderOptions:
     num_workers: int | None = None
     batches_ahead: int = 3
     os_cache: bool = True
+    verify: bool = True
     residency: Residency = "disk"
     augment_seed: int | None = None
     rank: int = 0

@@ -21,13 +21,17 @@
 
 #include <jpeglib.h>
 
+#include "crc32.h"
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define FAST __attribute__((target_clones("arch=haswell", "default")))
 #else
 #define FAST
 #endif
 
-enum { GONE = -2 }; /* status of an image whose bytes could not be read */
+/* Status of an image: it is damaged or there is no memory; its bytes could not be read; they are not those that were
+ * written; or the tables name bytes or pixels that are not there. */
+enum { DAMAGED = -1, GONE = -2, ALTERED = -3, OUTSIDE = -4 };
 enum { BYTES, CHANNELS_LAST, CHANNELS_FIRST }; /* uint8 [H, W, 3]; float32 [H, W, 3]; float32 [3, H, W] */
 
 typedef struct { /* every member has eight bytes, because pixels.py fills it as an array of uint64 */
@@ -45,6 +49,8 @@ typedef struct { /* every member has eight bytes, because pixels.py fills it as 
     int64_t fill;                      /* value of the patches, 0 to 255 */
     int64_t jpeg;                      /* value in `modes` that means JPEG */
     const int32_t *black_rows, *black_columns; /* as row_of and column_of; black where negative; or NULL */
+    uint64_t room;                     /* bytes that lie behind `base` */
+    const int64_t *crcs;               /* [B] CRC-32 of the bytes of each image, or -1 to read them unseen; or NULL */
 } Batch;
 
 /* The filter of one axis: value x of the result is the sum over t of weight[x, t] * source[start[x] + t].
@@ -405,15 +411,28 @@ static void blacken(const Batch *b, int64_t i, char *out, size_t plane) {
         if (columns[x] < 0) fill_patch(b, (int64_t[]){0, x, b->to_height, x + 1}, 0, out, plane);
 }
 
-/* Write image i of the batch into `out`; return 0, or -1 if it is damaged or there is no memory. */
+/* Return whether the bytes of image i lie in the room, its box in its sides, and a raw image fills its bytes. */
+static int is_inside(const Batch *b, int64_t i) {
+    const int64_t *box = b->boxes + 4 * i, height = b->heights[i], width = b->widths[i];
+    uint64_t size = b->sizes[i];
+    if (b->offsets[i] > b->room || size > b->room - b->offsets[i]) return 0;
+    if (height < 1 || width < 1 || height > 65535 || width > 65535) return 0; /* FFCV stores 16 bits */
+    if (box[0] < 0 || box[2] < 1 || box[2] > height || box[0] > height - box[2]) return 0;
+    if (box[1] < 0 || box[3] < 1 || box[3] > width || box[1] > width - box[3]) return 0;
+    return b->modes[i] == b->jpeg || size == 3 * (uint64_t)height * (uint64_t)width;
+}
+
+/* Write image i of the batch into `out`; return 0, DAMAGED, ALTERED or OUTSIDE. */
 static int write_image(const Batch *b, int64_t i) {
     Worker *w = my_worker();
-    if (!w) return -1;
+    if (!w) return DAMAGED;
+    if (!is_inside(b, i)) return OUTSIDE;
     const uint8_t *source = b->base + b->offsets[i];
     const int64_t *box = b->boxes + 4 * i, height = b->heights[i], width = b->widths[i];
+    if (b->crcs && b->crcs[i] >= 0 && crc32_of(source, b->sizes[i]) != (uint32_t)b->crcs[i]) return ALTERED;
     Window win;
     if (b->modes[i] == b->jpeg) {
-        if (!decode(w, source, b->sizes[i], height, width, box, &win)) return -1;
+        if (!decode(w, source, b->sizes[i], height, width, box, &win)) return DAMAGED;
     } else {
         size_t stride = 3 * (size_t)width;
         win = (Window){source + box[0] * stride + 3 * box[1], stride};
@@ -429,9 +448,9 @@ static int write_image(const Batch *b, int64_t i) {
         if (x == b->to_width) column_of = NULL;
     }
     const float *scales = scales_of(w, b);
-    if (!scales) return -1;
+    if (!scales) return DAMAGED;
     int same = box[2] == b->to_height && box[3] == b->to_width;
-    if (!same && !resample(w, b, &win, box, row_of, column_of, scales, out)) return -1;
+    if (!same && !resample(w, b, &win, box, row_of, column_of, scales, out)) return DAMAGED;
     for (int64_t y = 0; same && y < b->to_height; y++) {
         const uint8_t *row = win.pixels + (row_of ? row_of[y] : y) * win.stride;
         copy_row(row, column_of, b->to_width, b->layout, b->scale_and_shift, scales, out + y * out_stride, plane);

@@ -33,12 +33,16 @@ from debeton.data.beton.ffcv_format import JPG
 from debeton.system.leftovers import make_partial_folder
 from debeton.system.log import logger
 
-SOURCE = Path(__file__).with_name("pixels.c")
+SOURCE = Path(__file__).with_name("pixels.c")  # it includes the headers (.h) beside it
 # Without contraction a value is the same on every processor, with or without fused multiply-adds.
 FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
 LIBRARIES = ("-ljpeg", "-lm", "-lpthread")
 BYTES, CHANNELS_LAST, CHANNELS_FIRST = range(3)  # layouts of a batch, as in pixels.c
-GONE = -2  # status of an image whose bytes could not be read from a mapped file, as in pixels.c
+# Status of an image, as in pixels.c: its bytes could not be read from a mapped file; they are not those that were
+# written; or the tables name bytes or pixels that are not there.
+GONE, ALTERED, OUTSIDE = -2, -3, -4
+ANYWHERE = (1 << 64) - 1
+NOT_COMPARED = -1  # in place of the CRC-32 of an image whose bytes are read unseen
 BLACK = -1  # in `Moves`, the source of a row or column that is black
 Ints32 = NDArray[np.int32]
 
@@ -65,7 +69,8 @@ def library() -> Path:
     a hash of its source, its flags and its environment, whatever compiler is active. OSError with the compiler's first
     complaint if it cannot be compiled.
     """
-    inputs = "\n".join([SOURCE.read_text(), *FLAGS, *LIBRARIES, sys.prefix, platform.machine(), *platform.libc_ver()])
+    texts = [file.read_text() for file in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    inputs = "\n".join([*texts, *FLAGS, *LIBRARIES, sys.prefix, platform.machine(), *platform.libc_ver()])
     name = f"pixels-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "debeton"
     folders = [SOURCE.parent / "__pycache__", cache]
@@ -167,6 +172,9 @@ def write_images(
     moves: Moves,
     scale_and_shift: NDArray[np.float32],
     threads: int = 1,
+    *,
+    room: int = ANYWHERE,
+    crcs: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int32]:
     """Write a box of each image into `out`, resized, moved and normalised; return a status for each image.
 
@@ -175,7 +183,10 @@ def write_images(
     boxes: int64 [B, 4], top, left, height, width.
     scale_and_shift: float32 [2, 3], value = pixel * scale + shift; not used for bytes.
     threads: number of threads.
-    Returns int32 [B]: 0, -1 if a JPEG is damaged, or GONE if its bytes are no longer in the mapped file.
+    room: bytes behind `base`; nothing else is read. ANYWHERE for stored images that the caller has made.
+    crcs: the CRC-32 of the bytes of each image, or NOT_COMPARED, int64 [B]; None compares none.
+    Returns int32 [B]: 0; -1 if a JPEG is damaged or has other sides; GONE if its bytes are no longer in the mapped
+    file; ALTERED if they have another CRC-32; OUTSIDE if they, or the box, do not lie where they should.
     """
     arrays = [np.ascontiguousarray(array) for array in stored]
     boxes = np.ascontiguousarray(boxes)
@@ -200,6 +211,8 @@ def write_images(
             moves.fill,
             JPG,
             *black_at,
+            room,
+            0 if crcs is None else crcs.ctypes.data,
         ],
         np.uint64,
     )

@@ -159,6 +159,7 @@ class Producer:
             beton.widths,
             os_cache=options.os_cache,
             num_workers=options.num_workers,
+            sums=beton.image_sums if options.verify else None,
         )
         return ResidentReader(reader, self._store) if isinstance(self._store, HostImages) else reader
 

@@ -7,7 +7,6 @@ The label and the attribute are fields of the file, or columns of a CSV. Other s
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.adopted import ADOPTED, check_images, field_values, image_field, stored_sizes
+from debeton.data.beton.adopted import ADOPTED, field_values, image_field, stored_sizes
 from debeton.data.beton.columns import write_columns
 from debeton.data.beton.content import read_crcs
 from debeton.data.beton.ffcv_format import INT, Stored, read_stored
 from debeton.data.beton.file import StoredRows, describe_rows
 from debeton.data.beton.opened import OpenedFile
+from debeton.data.beton.places import check_images
 from debeton.data.beton.row_checks import CheckedRows, check_rows
-from debeton.data.beton.sidecar import checksum, columns_path, read_sidecar, sidecar_path
+from debeton.data.beton.sidecar import checksum, columns_path, read_sidecar, sidecar_path, write_sidecar
 from debeton.data.beton.treatment import UNKNOWN, Treatment, count_treatments
 from debeton.data.raw.dataset_items import NAMES
 from debeton.data.raw.tables import Table, read_table
@@ -135,7 +135,7 @@ def _read(path: Path, image: str | None) -> _Own:
         stored = read_stored(file)
         image, images = image_field(stored, image)
         sizes = stored_sizes(images, stored)
-        check_images(images, sizes, file.size)
+        check_images(images, sizes, stored.room)
         values, others = field_values(file, stored)
     except DataError:
         raise
@@ -239,8 +239,9 @@ def _write(
     }
     with replacing(columns_path(place), sidecar_path(place)) as (columns_file, sidecar_file):
         codes = (rows.label, rows.attribute)
-        write_columns(columns_file, {PATH: list(rows.names), **checked.columns}, sidecar["checksum"], codes)
-        sidecar_file.write_text(json.dumps(sidecar, indent=1))
+        columns = {PATH: list(rows.names), **checked.columns}
+        write_columns(columns_file, columns, sidecar["checksum"], codes, crcs)
+        sidecar = write_sidecar(sidecar_file, sidecar)
     if not place.exists():
         os.symlink(path.resolve(), place)
     return sidecar
