@@ -34,6 +34,7 @@ SETS = {
 OURS, FFCV, TORCH, DECODE = "debeton", "FFCV", "torchvision", "JPEG decode only"
 AGAINST = "debeton, other pixels.c"
 BYTES = "debeton, uint8 crops only"
+COMPARED = "debeton, every image compared with its checksum"
 CENTER_CROPS = "debeton, center crops"
 RESIDENT = "debeton, center crops that stay decoded"
 CENTER = "center_crop_0.875"
@@ -68,7 +69,8 @@ def run(arguments: argparse.Namespace) -> Result:
 
     All but DECODE and BYTES give float32 images, normalised and flipped at random. They are random resized crops of 224
     px, or small images shifted by up to 4 px. CENTER_CROPS and RESIDENT give centre crops, read from the file or from
-    memory. second_start_seconds: from building the loader to its first batch, in a new process.
+    memory. COMPARED compares every image in every epoch, where a run does it once. second_start_seconds: from building
+    the loader to its first batch, in a new process.
     """
     workers, set_names = arguments.num_workers, [name.strip() for name in arguments.only.split(",")]
     if not 1 <= workers <= usable_cores():
@@ -111,6 +113,7 @@ def ratios_of(names: Any) -> dict[str, tuple[str, str]]:
     """Return the pairs of rows whose ratio is recorded for every set, for rows that exist."""
     peers = {"ffcv": FFCV, "torch": TORCH, "decode": DECODE, "against": AGAINST}
     pairs = {f"{s}_vs_{key}": (f"{OURS}, {s}", f"{peer}, {s}") for s in SETS for key, peer in peers.items()}
+    pairs |= {f"{s}_compared_vs_not": (f"{COMPARED}, {s}", f"{OURS}, {s}") for s in SETS}
     pairs |= {f"{s}_ram_vs_disk": (f"{RESIDENT}, {s}", f"{CENTER_CROPS}, {s}") for s in SETS}
     return {name: pair for name, pair in pairs.items() if set(pair) <= set(names)}
 
@@ -157,6 +160,7 @@ class ImageSet:
             return {f"{OURS}, {self.name}": ours, f"{AGAINST}, {self.name}": other_pixels(arguments.against, ours)}
         works = {
             f"{OURS}, {self.name}": ours,
+            f"{COMPARED}, {self.name}": comparing(beton, ours),
             f"{FFCV}, {self.name}": stock_ffcv(beton, batch, workers, crops=self.crops),
         }
         if self.name.startswith("jpg"):
@@ -234,6 +238,17 @@ def our_loader(
     )
     loader = make_loader(View.whole(beton), batch_size, options=options)
     return lambda: count(loader, lambda batch: batch.image)
+
+
+def comparing(beton: Beton, work: Work) -> Work:
+    """Return a work that compares every image with its checksum, as the first epoch of a process does."""
+
+    def run() -> int:
+        assert beton.image_sums is not None
+        beton.image_sums.compared[:] = False
+        return work()
+
+    return run
 
 
 START = """
