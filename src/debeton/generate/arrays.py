@@ -59,8 +59,8 @@ def _write_class(rows: Rows, members: Ints, path: Path) -> Path:
                 if pixels.shape != shape:
                     first = rows.names[members[0]]
                     raise DataError(
-                        f"{rows.names[row]} is {pixels.shape[1]} x {pixels.shape[0]} pixels, and {first} is {shape[1]} x "
-                        f"{shape[0]}; an array holds one size: resize the images of the class"
+                        f"{rows.names[row]} is {pixels.shape[1]} x {pixels.shape[0]} pixels, and {first} is {shape[1]} "
+                        f"x {shape[0]}; an array holds one size: resize the images of the class"
                     )
                 file.write(pixels.tobytes())
         digest = file_digest(partial)
