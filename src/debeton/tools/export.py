@@ -20,6 +20,7 @@ from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
 from debeton.report.tables import markdown_text, to_markdown
 from debeton.system.digests import with_digests
 from debeton.system.files import write_files
+from debeton.system.json_text import json_text
 from debeton.train.remarks import remarks_of
 
 README = "README.md"
@@ -71,7 +72,9 @@ def export(path: Path, out: Path) -> Path:
     files = {
         WEIGHTS: stored,
         README: describe(trained, card).encode(),
-        CARD: json.dumps(card_with_digests, indent=1).encode(),  # last, so that the other files exist if this one does
+        CARD: json_text(
+            card_with_digests, out / CARD, indent=1
+        ).encode(),  # last, so that the other files exist if this one does
     }
     write_files({out / name: content for name, content in files.items()})
     return out

@@ -34,6 +34,7 @@ from debeton.nets.weight_fitting import check_described
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.json_text import json_text
 from debeton.system.plugins import require_plugins_of
 from debeton.system.seed import make_rng
 from debeton.train.features import extract_features
@@ -82,7 +83,7 @@ def probe_run(folder: Path, per_group: int = 200) -> dict[str, Any]:
     if synthetic is not None:
         probes["source"] = probe_source(model, real, synthetic, config, per_group, device, seed)
     content = {"per_group": per_group, **{name: vars(probe) for name, probe in probes.items()}}
-    write_text(folder / PROBE_NAME, json.dumps(content, indent=1))
+    write_text(folder / PROBE_NAME, json_text(content, folder / PROBE_NAME, indent=1))
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from debeton.nets.checkpoint import save_checkpoint
 from debeton.nets.transfer import describe_source
 from debeton.system import distributed
 from debeton.system.files import write_text
+from debeton.system.json_text import json_text
 from debeton.system.log import logger
 from debeton.train.attack import attack_metrics, rates_by
 from debeton.train.evaluation import CLEAN, Evaluation, Presentation, evaluate_presentations, final_metrics
@@ -206,6 +206,7 @@ def describe_triggers(view: View, measured: SplitEvaluations) -> dict[str, Any]:
 
 
 def _write(run: Run, results: dict[str, Any], measured: Mapping[str, SplitEvaluations]) -> None:
+    text = json_text(results, run.folder / "results.json", indent=1)  # before any file is written
     predictions = run.config.logging.predictions
     if predictions is not None and measured:
         shown = {split: (run.views[split], evaluations.standard) for split, evaluations in measured.items()}
@@ -228,7 +229,7 @@ def _write(run: Run, results: dict[str, Any], measured: Mapping[str, SplitEvalua
         }
     save_checkpoint(run.folder / "results.pt", content)
     # Last: this file says that the run is finished.
-    write_text(run.folder / "results.json", json.dumps(results, indent=1))
+    write_text(run.folder / "results.json", text)
 
 
 def _oracle(run: Run) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from debeton.nets.checkpoint import BEST_NAME, load_checkpoint, verify_checkpoin
 from debeton.system import distributed
 from debeton.system.errors import DamagedFile
 from debeton.system.files import replacing, write_text
+from debeton.system.json_text import json_text
 from debeton.system.log import logger
 from debeton.train.feature_loader import FeatureStore
 
@@ -110,14 +111,15 @@ class PhaseFiles:
         with replacing(self.folder / f"phase_{name}.pt") as (partial,):
             link_or_copy(files.folder / f"phase_{name}.pt", partial)
         values = {**values, "taken_from": values.get("taken_from") or str(folder)}
-        write_text(self.path, json.dumps({**self.read(), name: values}, indent=1))
+        write_text(self.path, json_text({**self.read(), name: values}, self.path, indent=1))
 
     def finish(self, name: str, record: PhaseRecord) -> None:
         """Note that a phase is finished. Its weights are those that checkpoint_best.pt holds at this moment."""
         if distributed.is_main():
+            text = json_text({**self.read(), name: record.to_json()}, self.path, indent=1)
             with replacing(self.folder / f"phase_{name}.pt") as (partial,):
                 link_or_copy(self.folder / BEST_NAME, partial)
-            write_text(self.path, json.dumps({**self.read(), name: record.to_json()}, indent=1))
+            write_text(self.path, text)
         distributed.barrier()
 
 

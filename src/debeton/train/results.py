@@ -15,6 +15,7 @@ from torch import Tensor
 
 from debeton.system.errors import UsageError
 from debeton.system.files import append_text, naming_failed_writes, write_text
+from debeton.system.json_text import json_text
 from debeton.train.metrics import Metrics
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "ffcv")
@@ -123,7 +124,7 @@ class ResultLog:
         line = {"phase": phase, "epoch": epoch, "step": step, "split": split, "lr": lr, "metrics": metrics}
         if objective:
             line["objective"] = dict(objective)
-        append_text(self.path, json.dumps(line) + "\n")
+        append_text(self.path, json_text(line, self.path) + "\n")
         values = {key: metrics[key] for key in _SCALARS if metrics.get(key) is not None}
         if lr is not None:
             values["lr"] = lr
