@@ -81,8 +81,8 @@ def toy_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Sequence[Any]], None]]:
-    """two_processes(args): main.py in two gloo processes, which stay for the next test."""
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[str]]]:
+    """two_processes(args, status): what main.py prints in two gloo processes, which stay for the next test."""
     pair = Pair(tmp_path_factory.mktemp("pair"))
     yield pair.run
     pair.close()

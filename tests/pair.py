@@ -36,20 +36,22 @@ class Pair:
             for log in self.logs
         ]
 
-    def run(self, args: Sequence[Any]) -> None:
-        """Fails with what the two printed unless both end well."""
+    def run(self, args: Sequence[Any], status: int = 0) -> list[str]:
+        """Return what each of the two printed. Fails with it unless both end with this status."""
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         for rank, process in enumerate(self.processes):
             environment = {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             assert process.stdin is not None
             process.stdin.write(json.dumps([environment, [str(word) for word in args]]) + "\n")
             process.stdin.flush()
+        before = [len(log.read_text()) if log.exists() else 0 for log in self.logs]
         watchdog = threading.Timer(240, self.kill)  # one that fails leaves the other waiting for it
         watchdog.start()
         answers = [process.stdout.readline() for process in self.processes if process.stdout is not None]
         watchdog.cancel()
-        said = "\n".join(log.read_text() for log in self.logs if log.exists())
-        assert answers == ["0\n", "0\n"], f"the two processes ended with {answers}:\n{said[-4000:]}"
+        said = [log.read_text()[start:] if log.exists() else "" for log, start in zip(self.logs, before, strict=True)]
+        assert answers == [f"{status}\n"] * 2, f"the two processes ended with {answers}:\n{said[0]}\n{said[1]}"
+        return said
 
     def kill(self) -> None:
         for process in self.processes:

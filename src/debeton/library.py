@@ -75,7 +75,7 @@ def fit(
     precision: fp32, bf16 or fp16.
     seed: of torch's generators (dropout, for example); the order of rows is the loader's.
     after_epoch: called with the number of finished epochs and the metrics of the last one.
-    DataError where the loss is no longer finite.
+    DataError where a loss, weight or statistic is no longer finite.
     """
     if lr_scheduler == PLATEAU:
         raise UsageError("fit evaluates nothing, so lr_scheduler 'plateau' would never lower the rate; use another")

@@ -109,7 +109,9 @@ class MixedGradients(Objective):
         target = self._loss(model, self.target.take(), precision)
         target_gradients = self._gradients()
         distributed.average([*train_gradients, *(p.grad for p in self.model[0].parameters() if p.grad is not None)])
-        self.cosine += self.mix(train_gradients, target_gradients).to(self.cosine)
+        cosine = self.mix(train_gradients, target_gradients).to(self.cosine)
+        # Gradients of fp16 may overflow. The scaler then skips the step, which counts as one of cosine 0.
+        self.cosine += cosine.nan_to_num_(0.0, 0.0, 0.0)
         self.steps += 1
         return StepOutput(train.loss + target.loss, train.logits)
 

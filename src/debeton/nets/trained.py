@@ -88,10 +88,16 @@ class Trained:
         return make_loader(replace(view, order="sequential"), batch_size, tail="keep", options=options)
 
     def probabilities(self, view: View, device: torch.device, batch_size: int = 64) -> NDArray[np.float32]:
-        """Compute class probabilities [M, C] of a view's M rows, in file order."""
+        """Compute class probabilities [M, C] of a view's M rows, in file order. DataError where one is not finite."""
         model = self.model.to(device)
         with torch.inference_mode(), evaluating(model), self.loader(view, batch_size, device).epoch(0) as batches:
-            return np.concatenate([model(batch.image).float().softmax(1).cpu().numpy() for batch in batches])
+            values = np.concatenate([model(batch.image).float().softmax(1).cpu().numpy() for batch in batches])
+        if wrong := int((~np.isfinite(values).all(1)).sum()):
+            raise DataError(
+                f"the probabilities of {wrong} of {len(values)} images are not finite: the values of the "
+                f"{self.network['arch']} overflow, so its training diverged, or its file is damaged; take another model"
+            )
+        return values
 
 
 def load_trained(
@@ -116,8 +122,8 @@ def load_trained(
         weights are made for.
     blurpool: whether a weight file of another program was trained with it.
 
-    UsageError for wrong arguments. DataError if the file holds no classifier, or was written before checkpoints
-    described their inputs.
+    UsageError for wrong arguments. DataError if the file holds no classifier, holds weights that are not finite, or was
+    written before checkpoints described their inputs.
     """
     if path is None or pretrained:
         if arch is None or not pretrained:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from debeton.nets.checkpoint import BEST_NAME, copy_weights
+from debeton.nets.finite import check_finite
 from debeton.nets.weight_files import WeightFile, read_weight_file
 from debeton.system.errors import DataError, UsageError, first_names
 from debeton.system.log import logger
@@ -68,12 +69,16 @@ def load_run_weights(
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: str) -> None:
-    """Load the weights of a run, read from `path`, into the model. DataError if they are not those of `arch`."""
+    """Load the weights of a run, read from `path`, into the model.
+
+    DataError if they are not those of `arch`, or are not finite.
+    """
     try:
         copy_weights(model, weights)
     except RuntimeError as error:
         reason = _mismatches(_shapes(model.state_dict()), _shapes(weights)) or " ".join(str(error).split())[:300]
         raise DataError(f"{path} does not hold the weights of {arch}: {reason}") from None
+    check_finite(model, str(path))
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -154,7 +159,7 @@ def fit_weights(
     head: name of the head if it may be missing or have another shape, because it is replaced; None: it must fit.
     remedy: what to do where weights do not fit.
 
-    DataError names the weights that are missing, left over or of another shape.
+    DataError names the weights that are missing, left over or of another shape, or one that is not finite.
     """
     found, wanted = matched(model, file.weights), _shapes(model.state_dict())
     needed, given = dict(wanted), _shapes(found)
@@ -170,6 +175,7 @@ def fit_weights(
         raise DataError(f"{file.path} does not hold the weights of {arch}: {reason}{'; ' + remedy if remedy else ''}")
     kept = {name: value for name, value in found.items() if wanted.get(name) == tuple(value.shape)}
     copy_weights(model, kept, strict=False)
+    check_finite(model, str(file.path))
     return [name for name in wanted if name not in kept]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from debeton.nets.networks import MirrorAveraged
 from debeton.system import distributed
 from debeton.system.log import logger
 from debeton.system.work_bar import work_bar
+from debeton.train.divergence import check_rows_finite
 from debeton.train.feature_loader import FeatureStore, HeadOnly
 from debeton.train.intervals import accuracy_intervals
 from debeton.train.metrics import GroupMeter, Metrics
@@ -139,7 +141,7 @@ def measure(
 ) -> list[Evaluation]:
     """Measure a model on the images of a sequential loader: decode each image once, show it clean and with triggers.
 
-    With several processes each row still counts once.
+    With several processes each row still counts once. NotFinite, in all processes, if the loss of a row is not finite.
 
     presentations: one evaluation each, in order.
     train_counts: int64 [G], training rows by group, for the adjusted accuracy; None leaves it out.
@@ -164,6 +166,7 @@ def measure(
                 predictions[k, batch.row] = logits.argmax(1)
                 if kept is not None and k == logits_of:
                     kept[batch.row] = logits.float()
+    losses.nan_to_num_(nan=math.inf, posinf=math.inf)  # a maximum over processes may pass over NaN
     distributed.max_over_processes(predictions)
     distributed.max_over_processes(losses)
     if kept is not None:
@@ -173,6 +176,8 @@ def measure(
         Evaluation(meter.compute(view.spec, train_counts), predicted[rows].cpu(), loss[rows].cpu())
         for meter, predicted, loss in zip(meters, predictions, losses, strict=True)
     ]
+    for one in evaluations:
+        check_rows_finite("the loss", view, one.loss.isfinite(), one.metrics["loss"])
     if kept is not None and logits_of is not None:
         evaluations[logits_of] = replace(evaluations[logits_of], logits=kept[rows].cpu())
     if evaluations[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from debeton.data.loader.loader import Loader
 from debeton.data.triggers.trigger import Trigger
 from debeton.nets.checkpoint import add_weights, load_checkpoint, save_checkpoint
+from debeton.nets.finite import all_finite
 from debeton.nets.models import evaluating, named_head
 from debeton.system import distributed
 from debeton.system.errors import DataError
 from debeton.system.log import logger
 from debeton.system.work_bar import work_bar
+from debeton.train.divergence import check_rows_finite
 from debeton.train.objective import Precision
 
 GATHERED_ROWS = 16384  # rows that processes exchange at once: 128 MiB of 2048 features
@@ -60,7 +62,15 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
     finally:
         hook.remove()
     features = torch.stack([_gathered(table, precision.device)[position] for table in features])
+    _check_finite(features, loader)
     return features if loader.triggers else features[0]
+
+
+def _check_finite(features: Tensor, loader: Loader) -> None:
+    """Raise NotFinite if a feature is NaN or infinite. features: [..., M, D], equal in all processes."""
+    if not all_finite(features):
+        is_finite = features.isfinite().all(-1)
+        check_rows_finite("a feature", loader.view, is_finite if is_finite.ndim == 1 else is_finite.all(0))
 
 
 def _gathered(features: Tensor, device: torch.device) -> Tensor:
@@ -85,6 +95,7 @@ def cached_features(
     # Forward passes are joint: where one process cannot read the file, all compute.
     missing = distributed.max_over_processes(torch.tensor(int(stored is None), device=precision.device))
     if stored is not None and not missing.item():
+        _check_finite(stored, loader)
         return stored
     features = extract_features(model, loader, precision, progress=progress)
     if distributed.is_main():

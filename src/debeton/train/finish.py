@@ -61,7 +61,7 @@ def finish(
     model: None for a method that trains no classifier; then nothing is evaluated.
     method_sections: sections of settings that belong to the method, beside the one with its name.
     more: entries of results.json that are known otherwise, as for a model that no phase of this run trained.
-    DataError, and no results, if a beton of the run changed.
+    DataError, and no results, if a beton of the run changed or a loss is not finite.
     """
     began = time.perf_counter()
     measured = {split: evaluate_split(run, model, split) for split in evaluated(run.views)} if model else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,10 @@ from torch import nn
 
 from debeton.nets.checkpoint import BEST_NAME, LATEST_NAME, load_checkpoint, save_checkpoint
 from debeton.system import distributed
+from debeton.system.errors import DataError
 from debeton.system.log import logger
+from debeton.system.wording import count
+from debeton.train.divergence import NotFinite, diverged
 from debeton.train.loop import TrainState
 from debeton.train.metrics import SELECTION_RULES, TIE_BREAK, Metrics, selection_score
 from debeton.train.pace import Pace
@@ -69,6 +71,7 @@ class PhaseKeeper:
     processes: tuple[int, ...] = (1,)
     check_processes: Callable[[Sequence[int]], None] = lambda earlier: None
     check: Callable[[], None] = lambda: None
+    _saved: str = ""  # the state in the latest checkpoint, in words; '' for none of this phase
 
     @property
     def latest(self) -> Path:
@@ -84,6 +87,17 @@ class PhaseKeeper:
     def _identity(self) -> dict[str, Any]:
         return {"phase": self.name, **self.identity, "processes": list(self.processes)}
 
+    def kept(self) -> str:
+        """Return what is saved of the phase, as the end of a message."""
+        if not self._saved:
+            return "no epoch is finished, so there is no checkpoint of it yet"
+        return f"{self._saved} is in {self.latest}"
+
+    @property
+    def _standing(self) -> str:
+        steps = f" and {count(self.state.batch, 'step')} of the next" if self.state.batch else ""
+        return f"the state after epoch {self.state.epoch}{steps}"
+
     def restore(self, device: torch.device) -> bool:
         """Continue from this phase's latest checkpoint and forget later log lines. Return False if there is none.
 
@@ -97,6 +111,7 @@ class PhaseKeeper:
             self.check_processes(earlier)
             self.processes = joined(earlier, self.processes)
             self.state.load_state_dict(content)
+            self._saved = self._standing
         if distributed.is_main():
             self.log.rewind(self.name, self.state.epoch)
         return is_ours
@@ -107,6 +122,7 @@ class PhaseKeeper:
         if distributed.is_main():
             save_checkpoint(self.latest, {**self._identity, **self.state.state_dict()})
         distributed.barrier()
+        self._saved = self._standing
 
     def after_epoch(self, train: Metrics, lr: float) -> None:
         """Log the epoch; evaluate when it is due; keep the weights if they are the best so far; save.
@@ -125,13 +141,19 @@ class PhaseKeeper:
             self._finish_epoch(**self.state.pending)
 
     def _finish_epoch(self, train: Metrics, lr: float) -> None:
-        """Evaluate when it is due; keep the weights if they are the best so far; tell; save."""
+        """Evaluate when it is due; keep the weights if they are the best so far; tell; save.
+
+        DataError, and nothing is saved, if the loss of an evaluation is not finite.
+        """
         state = self.state
         is_due = state.epoch % self.eval_epochs == 0 or state.epoch == self.epochs
         kept = False
         try:
             val = self.evaluate(state.evaluated) if is_due and self.evaluate is not None else None
             test = self.oracle(state.evaluated) if is_due and self.oracle is not None else None
+        except NotFinite as error:
+            found = f"after step {state.step} (epoch {state.epoch}), {error.found}"
+            raise DataError(diverged(self.name, found, self.kept())) from None
         except Preempted:
             # Several processes may not wait for each other here: one of them may have left already.
             if distributed.world_size() == 1:
@@ -160,8 +182,6 @@ class PhaseKeeper:
     def _keep_if_best(self, val: Metrics) -> bool:
         """Keep the weights if no earlier epoch is as good; return whether they are kept."""
         score = selection_score(val, self.rule)
-        if math.isinf(score[0]):
-            logger.warning("warning: the validation loss of epoch %d is not a finite number", self.state.epoch)
         if not self.state.best or score > tuple(self.state.best["score"]):
             self.state.best = {"epoch": self.state.epoch, "score": list(score)}
             self._save_best()

@@ -11,8 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -20,9 +19,9 @@ from tqdm import tqdm
 from debeton.data.loader.loader import EpochIterator, Loader
 from debeton.data.loader.order import warning_of_few_classes
 from debeton.system import distributed
-from debeton.system.errors import DataError
 from debeton.system.log import logger
 from debeton.system.seed import restore_rng_state, rng_state
+from debeton.train.divergence import StepWatch
 from debeton.train.metrics import GroupMeter, Metrics
 from debeton.train.objective import Objective, Precision
 from debeton.train.optim import set_lr
@@ -41,7 +40,8 @@ class FitOptions:
     log_every: steps between checks of the loss.
     progress: show a progress bar.
     title: name of the phase, for the progress bar.
-    checkpoint: the path of the latest state, for messages.
+    phase: name of the phase, for messages.
+    kept: returns what is saved, as the end of a message.
     """
 
     epochs: int
@@ -52,7 +52,8 @@ class FitOptions:
     log_every: int = 50
     progress: bool = False
     title: str = ""
-    checkpoint: str = ""
+    phase: str = ""
+    kept: Callable[[], str] = str
 
     def __post_init__(self) -> None:
         if self.clip_grad is not None and self.clip_grad <= 0:  # would set every gradient to 0
@@ -154,7 +155,8 @@ def train_epochs(
 ) -> None:
     """Train until options.epochs epochs are finished, from the point that `state` has reached.
 
-    Raise DataError when the loss is no longer finite, and Preempted after a stop was requested and the state saved.
+    Raise DataError when a loss, weight or statistic is no longer finite, before anything of it is saved. Raise
+    Preempted after a stop was requested and the state saved.
 
     forward: the module that the objective calls: the model itself, or its DDP or compiled form.
     after_epoch: called with the epoch's training metrics and last learning rate; evaluates and saves.
@@ -165,7 +167,7 @@ def train_epochs(
     forward = state.model if forward is None else forward
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     own = [p for p in state.objective.parameters() if p.requires_grad]
-    recent: list[tuple[Tensor, Tensor]] = []  # (loss, rows) of the steps since the last look
+    watch = StepWatch(state, loader, options.phase, options.kept)
     scaler = state.precision.scaler
     if not (state.epoch or state.batch) and distributed.is_main():
         warning = warning_of_few_classes(loader.view, loader.batch_size, loader.seed)
@@ -198,16 +200,17 @@ def train_epochs(
                     state.meter.update(output.logits, batch.label, batch.group)
                 state.step += 1
                 state.batch += 1
-                # A process without rows of this batch has no loss: the mean of no values is not a number.
-                recent.append((output.loss if len(batch) else torch.zeros_like(output.loss), batch.row))
+                watch.note(output.loss, batch)
                 if state.step % options.log_every == 0:
-                    _check_finite(recent, state, loader, options)
+                    watch.check_losses()
                 if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):
+                    watch.check_all()
                     state.spend(time.perf_counter() - began, batches.waited)
                     save()
                     raise Preempted(signum)
-        _check_finite(recent, state, loader, options)
+        watch.check_all()
         metrics = state.meter.compute(loader.view.spec)
+        watch.check_mean_loss(metrics["loss"])
         state.meter.reset()
         state.spend(time.perf_counter() - began, batches.waited)
         state.epoch, state.batch = state.epoch + 1, 0
@@ -225,24 +228,3 @@ def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) ->
         disable=not options.progress,
     )
     return iter(bar)
-
-
-def _check_finite(recent: list[tuple[Tensor, Tensor]], state: TrainState, loader: Loader, options: FitOptions) -> None:
-    """Raise DataError with the first step whose loss is not finite and its rows. Otherwise clear `recent`."""
-    losses = torch.stack([loss for loss, _ in recent]).cpu() if recent else torch.empty(0)
-    bad = torch.nonzero(~torch.isfinite(losses)).flatten()
-    if len(bad):
-        first = int(bad[0])
-        rows = recent[first][1].tolist()
-        shown = f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}"
-        saved = (
-            f"the state after epoch {state.epoch} is in {options.checkpoint}"
-            if state.epoch
-            else "no epoch is finished, so there is no checkpoint of it yet"
-        )
-        raise DataError(
-            f"the loss is {float(losses[first])} at step {state.step - len(recent) + first + 1} (epoch "
-            f"{state.epoch + 1}), on rows {shown} of {loader.view.beton.path}; lower --training.lr, clip gradients "
-            f"with --training.clip_grad or train in fp32; {saved}"
-        )
-    recent.clear()

@@ -9,7 +9,6 @@ from torch import nn
 
 from debeton.config import PhaseSettings
 from debeton.data.views.view import View
-from debeton.nets.checkpoint import LATEST_NAME
 from debeton.nets.models import freeze_batch_norm
 from debeton.nets.shared_statistics import share_statistics
 from debeton.nets.transfer import body_is_still, hold_body
@@ -71,7 +70,6 @@ def fit_options(
         hold=hold_frozen(run) if configured else None,
         log_every=training.log_every,
         progress=run.progress,
-        checkpoint=str(run.checkpoints / LATEST_NAME),
     )
 
 

@@ -30,6 +30,7 @@ from debeton.system import distributed
 from debeton.system.errors import DataError
 from debeton.system.log import close_log_file, log_to_file, logger, show_progress
 from debeton.system.seed import seed_everything
+from debeton.train.divergence import REMEDY, check_phase_weights
 from debeton.train.held_out import warn_of_results
 from debeton.train.outline import Outline, PhaseStart, place_in
 from debeton.train.phase import PhaseFiles, PhaseRecord
@@ -183,6 +184,7 @@ class Run:
         if record is None:
             done = work()
             self.check_data()
+            check_phase_weights(model, name, f"nothing of the phase is kept; {REMEDY}")
             done = replace(done, identity=own, processes=done.processes or (distributed.world_size(),))
             files.finish(name, done)
             self.leave_if_asked()
@@ -194,6 +196,8 @@ class Run:
         else:
             place, epoch = self.place_of(name), record.selected_epoch
             logger.info("phase '%s'%s is finished; epoch %d of it is used", name, place, epoch)
+        remedy = f"remove {self.folder} and train again with a lower --training.lr or with --training.clip_grad"
+        check_phase_weights(model, name, remedy)
         self.phases[name] = record
         return record
 

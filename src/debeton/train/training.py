@@ -179,6 +179,8 @@ def _train(
         replace(
             fit_options(run, state, training, len(loader), configured=not arch),
             title=f"{phase}{run.place_of(phase)}",
+            phase=phase,
+            kept=keeper.kept,
         ),
         forward=as_called(run, model, objective, phase, training),
         after_epoch=keeper.after_epoch,

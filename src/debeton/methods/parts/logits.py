@@ -11,6 +11,7 @@ from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
 from debeton.nets.models import evaluating
 from debeton.system import distributed
+from debeton.train.divergence import check_rows_finite
 from debeton.train.objective import Precision
 
 
@@ -18,11 +19,15 @@ def logits_by_batch(model: nn.Module, loader: Loader, precision: Precision) -> I
     """Yield each batch of a sequential loader with the model's logits, float32 [B, C].
 
     The model is in evaluation mode and has no gradients. Batches hold this process's rows, and each process takes the
-    main process's batch-norm statistics.
+    main process's batch-norm statistics. After the last batch NotFinite, in all processes, if a logit was not finite.
     """
+    wrong = torch.zeros(len(loader.view.beton), dtype=torch.int64, device=precision.device)
     distributed.sync_buffers(model)
     with evaluating(model), loader.epoch(0) as batches:
         for batch in batches:
             with torch.no_grad(), precision.autocast():
                 logits = model(batch.image)
+            wrong[batch.row] = (~logits.isfinite().all(1)).long()
             yield batch, logits.float()
+    rows = torch.from_numpy(loader.view.rows).to(precision.device)
+    check_rows_finite("a logit", loader.view, distributed.max_over_processes(wrong)[rows] == 0)
