@@ -104,10 +104,15 @@ def equal_weights(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize(
     ("place", "name", "call", "said"),
     [
-        (Objective, "backward", 11, "with everything saved: phase 'train' has 1 epoch and 3 steps of the next"),
-        (evaluation, "measure", 1, "at once, between two steps: phase 'train' has 1 epoch"),
-        (evaluation, "measure", 2, "at once, between two steps: phase 'train' has 2 epochs"),
-        (evaluation, "measure", 3, "at once, between two steps: phase 'train' is finished"),
+        (
+            Objective,
+            "backward",
+            11,
+            "with everything saved: phase 'train' has 1 epoch and 3 steps of the next; the same command resumes",
+        ),
+        (evaluation, "measure", 1, "at once, between two steps: phase 'train' has 1 epoch; the same command resumes"),
+        (evaluation, "measure", 2, "at once, between two steps: phase 'train' has 2 epochs; the same command resumes"),
+        (evaluation, "measure", 3, "in the final evaluation: training is finished; the same command evaluates again"),
     ],
 )
 def test_ctrl_c_says_where_the_run_stands_and_the_resumed_run_is_bit_equal(
@@ -124,7 +129,7 @@ def test_ctrl_c_says_where_the_run_stands_and_the_resumed_run_is_bit_equal(
     with monkeypatch.context() as patched:
         in_call(patched, place, name, call)
         assert run(toy_args) == 130
-    assert f"stopped by Ctrl-C {said}; the same command resumes" in capsys.readouterr().err
+    assert f"stopped by Ctrl-C {said}" in capsys.readouterr().err
     folder = folder_of(tmp_path / "runs")
     assert not (folder / "results.json").exists()
     assert run(toy_args) == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from debeton.train.objective import Precision
 from debeton.train.probability_metrics import probability_metrics
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
+from debeton.train.stop import Preempted
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,21 @@ def evaluate_presentations(
     has_training_groups = train and view.spec.group_names == (train.true_groups or train).spec.group_names
     counts = train.real_counts() if train and has_training_groups else None
     return measure(
-        model, loader, precision, presentations, train_counts=counts, progress=run.progress, logits_of=logits_of
+        model,
+        loader,
+        precision,
+        presentations,
+        train_counts=counts,
+        progress=run.progress,
+        logits_of=logits_of,
+        leave=partial(_leave_if_asked, run),
     )
+
+
+def _leave_if_asked(run: Run, batch: int) -> None:
+    """Raise Preempted in all processes if any was asked to stop. batch: finished batches, which all processes have."""
+    if signum := run.stop.agreed(batch, run.config.training.log_every, run.device):
+        raise Preempted(signum, saved=False, together=True)
 
 
 def _features_of_last_phase(run: Run) -> FeatureStore | None:
@@ -138,6 +153,7 @@ def measure(
     train_counts: Ints | None = None,
     progress: bool = False,
     logits_of: int | None = None,
+    leave: Callable[[int], None] = lambda batch: None,
 ) -> list[Evaluation]:
     """Measure a model on the images of a sequential loader: decode each image once, show it clean and with triggers.
 
@@ -147,6 +163,7 @@ def measure(
     train_counts: int64 [G], training rows by group, for the adjusted accuracy; None leaves it out.
     progress: show a progress bar.
     logits_of: number of the presentation whose evaluation has the logits; None for none.
+    leave: called after each batch that every process has, with its number from 1; may raise an error in all of them.
     """
     distributed.sync_buffers(model)
     view, device = loader.view, precision.device
@@ -156,7 +173,9 @@ def measure(
     kept = None if logits_of is None else torch.zeros(len(view.beton), view.spec.num_classes, device=device)
     masks = [None if shown.mask is None else torch.from_numpy(shown.mask).to(device) for shown in presentations]
     with evaluating(model), loader.epoch(0) as batches:
-        for batch in work_bar(f"measuring {view.name}", items=batches, unit="step", shown=progress):
+        common = _least_over_processes(len(batches), device)  # the last batch may have rows for some processes only
+        bar = work_bar(f"measuring {view.name}", items=batches, unit="step", shown=progress)
+        for number, batch in enumerate(bar, 1):
             with precision.autocast():
                 clean = model(batch.image)
                 triggered = [model(image) for image in batch.triggered]
@@ -166,6 +185,8 @@ def measure(
                 predictions[k, batch.row] = logits.argmax(1)
                 if kept is not None and k == logits_of:
                     kept[batch.row] = logits.float()
+            if number <= common:
+                leave(number)
     losses.nan_to_num_(nan=math.inf, posinf=math.inf)  # a maximum over processes may pass over NaN
     distributed.max_over_processes(predictions)
     distributed.max_over_processes(losses)
@@ -183,3 +204,7 @@ def measure(
     if evaluations[0].metrics["predicted_classes"] == 1 and view.spec.num_classes > 1:
         logger.warning("warning: on '%s' the model predicts a single class for every row", view.name)
     return evaluations
+
+
+def _least_over_processes(number: int, device: torch.device) -> int:
+    return -int(distributed.max_over_processes(torch.tensor(-number, device=device)).item())

@@ -34,6 +34,7 @@ from debeton.train.run import Run
 from debeton.train.run_folder import experiment_name
 from debeton.train.run_views import groups_without_rows
 from debeton.train.selection import NO_SELECTION, selection_on
+from debeton.train.stop import Preempted
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,14 @@ def finish(
     model: None for a method that trains no classifier; then nothing is evaluated.
     method_sections: sections of settings that belong to the method, beside the one with its name.
     more: entries of results.json that are known otherwise, as for a model that no phase of this run trained.
-    DataError, and no results, if a beton of the run changed or a loss is not finite.
+    DataError, and no results, if a beton of the run changed or a loss is not finite. Preempted, and no results, if the
+    run is asked to stop meanwhile.
     """
     began = time.perf_counter()
-    measured = {split: evaluate_split(run, model, split) for split in evaluated(run.views)} if model else {}
+    try:
+        measured = {split: evaluate_split(run, model, split) for split in evaluated(run.views)} if model else {}
+    except Preempted as stop:
+        raise Preempted(stop.signum, saved=stop.saved, during="the final evaluation") from None
     metrics = {split: final_metrics(one.standard, run.views[split]) for split, one in measured.items()}
     timing = {**timing_of(run), "final_evaluation_seconds": time.perf_counter() - began}
     config, train = run.config, run.views.get("train")  # there is none where a model is only measured

@@ -154,9 +154,9 @@ class PhaseKeeper:
         except NotFinite as error:
             found = f"after step {state.step} (epoch {state.epoch}), {error.found}"
             raise DataError(diverged(self.name, found, self.kept())) from None
-        except Preempted:
-            # Several processes may not wait for each other here: one of them may have left already.
-            if distributed.world_size() == 1:
+        except Preempted as stop:
+            # Several processes may not wait for each other where one of them may have left already.
+            if distributed.world_size() == 1 or stop.together:
                 state.pending = {"train": train, "lr": lr}
                 self.save()
             raise

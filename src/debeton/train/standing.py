@@ -96,6 +96,8 @@ def said_before_leaving(run: Run) -> Iterator[None]:
 def describe_stop(folder: Path, stop: Preempted) -> str:
     """Return the sentence about a run that was asked to stop: what is saved, and how it goes on."""
     where, name = standing(folder), name_of(stop.signum)
+    if stop.during:
+        return f"stopped by {name} in {stop.during}: training is finished; the same command evaluates again"
     if not where.has_begun:
         return f"stopped by {name} before a step was saved; the same command begins anew"
     how = "with everything saved" if stop.saved else "at once, between two steps"

@@ -23,19 +23,21 @@ class Preempted(BaseException):
 
     signum: the signal.
     saved: the run stopped after a training step, and saved that step. False: it stopped at once, between two saves.
+    together: all processes leave at the same point, so that they may still wait for each other.
+    during: the work after training in which the run stopped, such as 'the final evaluation'; '' for training itself.
     """
 
-    def __init__(self, signum: int, *, saved: bool = True):
+    def __init__(self, signum: int, *, saved: bool = True, together: bool = False, during: str = ""):
         super().__init__(signum)
-        self.signum, self.saved = signum, saved
+        self.signum, self.saved, self.together, self.during = signum, saved, together, during
 
 
 class StopRequest:
     """A note of the signal that asked for a stop: SIGTERM, SIGUSR1, or SIGINT, which is Ctrl-C.
 
-    The loop looks at the note after each step, saves and leaves. Ctrl-C outside of training steps ends the work at
-    once: an evaluation, features or images that are being computed have nothing half done worth saving. A second
-    Ctrl-C ends the process at once.
+    The loop looks at the note after each step, saves and leaves. An evaluation looks at it after each batch and leaves.
+    Ctrl-C outside of training steps ends the work at once: an evaluation, features or images that are being computed
+    have nothing half done worth saving. A second Ctrl-C ends the process at once.
 
     signum: the signal, or 0.
     """
