@@ -72,9 +72,7 @@ def export(path: Path, out: Path) -> Path:
     files = {
         WEIGHTS: stored,
         README: describe(trained, card).encode(),
-        CARD: json_text(
-            card_with_digests, out / CARD, indent=1
-        ).encode(),  # last, so that the other files exist if this one does
+        CARD: json_text(card_with_digests, out / CARD, indent=1).encode(),  # last: the others exist if it does
     }
     write_files({out / name: content for name, content in files.items()})
     return out
