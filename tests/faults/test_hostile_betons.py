@@ -99,7 +99,7 @@ LIES = {
 @pytest.mark.parametrize(
     ("message", "change"),
     [(words, lie) for words, lies in LIES.items() for lie in lies],
-    ids=lambda value: str(value)[:30],
+    ids=[f"{words}-{k}" for words, lies in LIES.items() for k in range(len(lies))],
 )
 def test_each_lie_of_a_table_is_named_when_the_beton_is_opened(
     beton: Path, tmp_path: Path, message: str, change: Callable[..., Any]
