@@ -248,6 +248,19 @@ def test_plain_data_survives_the_restricted_unpickler_in_every_protocol(protocol
     assert loaded == value
 
 
+def test_a_batch_that_python_2_wrote_with_numpy_1_is_read():
+    batch = (
+        b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85"
+        b"U\x01b\x87Rq\x05(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06\x00\x01\x02\x03\x04\xfftbU\x06labelsq\x08]q\t(K\x03K\x05eu."
+    )
+    for encoding, name in (("bytes", bytes), ("latin1", lambda text: text.decode())):
+        loaded = load_pickle(batch, "x", encoding)
+        assert loaded[name(b"labels")] == [3, 5]
+        assert loaded[name(b"data")].dtype == np.uint8
+        assert loaded[name(b"data")].tolist() == [[0, 1, 2], [3, 4, 255]]
+
+
 def test_python_2_text_stays_bytes():
     assert load_pickle(b"(dp0\nS'data'\np1\nI1\ns.", "x") == {b"data": 1}
 
