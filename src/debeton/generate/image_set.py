@@ -24,7 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from debeton.data.raw.synthetic_images import ACCEPTED, MANIFEST, NO_ATTRIBUTE, folder_names, manifest_files
+from debeton.data.raw.synthetic_images import (
+    ACCEPTED,
+    MANIFEST,
+    NO_ATTRIBUTE,
+    folder_names,
+    manifest_files,
+    read_label_array,
+)
 from debeton.data.spec import DatasetSpec
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
@@ -218,7 +225,7 @@ def spec_from_folder(folder: Path) -> DatasetSpec:
     arrays = [path.stem.removeprefix("class_") for path in sorted(folder.glob("*.npy"))]
     if "images" in arrays:
         label_file = folder / "labels.npy"
-        count = int(np.load(label_file, allow_pickle=False).max()) + 1 if label_file.is_file() else 1
+        count = int(read_label_array(label_file).max(initial=0)) + 1 if label_file.is_file() else 1
         return DatasetSpec(folder.name, tuple(str(k) for k in range(count)))
     names = arrays or sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "sheets")
     if not names:

@@ -22,6 +22,7 @@ from debeton.data.triggers.trigger import (
     rows_with_trigger,
 )
 from debeton.data.views.splits import Views, evaluated
+from debeton.system.array_files import read_npy
 from debeton.system.errors import DataError, UsageError, nearest
 
 # Codes of ImageNet's classes, by the names of the published class files.
@@ -125,7 +126,7 @@ def _code(entry: object, by_name: Mapping[str, int], where: str) -> int:
 def _read_classes(path: Path) -> Sequence[object]:
     try:
         if path.suffix == ".npy":
-            classes: object = np.load(path, allow_pickle=False).ravel().tolist()
+            classes: object = read_npy(path).ravel().tolist()
         elif path.suffix == ".json":
             classes = json.loads(path.read_text())
         elif path.suffix in (".yaml", ".yml"):

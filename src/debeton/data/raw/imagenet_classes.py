@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from debeton.data.raw.tables import read_fields
+from debeton.system.array_files import read_npy
 from debeton.system.errors import DataError, UsageError, nearest
 
 NUM_CLASSES = 1000
@@ -119,7 +118,7 @@ def _items(text: str) -> list[str]:
         return [item.strip() for item in text.split(",")] if text else []
     try:
         if path.suffix == ".npy":
-            items = [str(value) for value in np.load(path, allow_pickle=False).ravel().tolist()]
+            items = [str(value) for value in read_npy(path).ravel().tolist()]
         else:
             items = path.read_text().replace(",", " ").split()
     except (OSError, ValueError, EOFError) as error:

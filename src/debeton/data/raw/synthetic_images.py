@@ -28,6 +28,7 @@ from debeton.data.left_out import LeftOut, left_out
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.other_files import other_files, visible_images
 from debeton.data.spec import DatasetSpec, Ints, Rows
+from debeton.system.array_files import read_npy
 from debeton.system.digests import check_kept
 from debeton.system.errors import DataError, nearest
 from debeton.system.file_names import Root, file_name, leads_out, path_below
@@ -284,6 +285,17 @@ def _arrays(folder: Path) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         yield path, images
 
 
+def read_label_array(path: Path) -> Ints:
+    """Return the whole numbers of a labels.npy, int64 [N]. DataError if it holds anything else."""
+    try:
+        labels = read_npy(path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read as labels ({error})") from None
+    if labels.dtype.kind not in "iub":
+        raise DataError(f"{path} holds {labels.dtype}; expected whole numbers, the class of each image")
+    return labels.astype(np.int64).reshape(-1)
+
+
 def _labels_of(path: Path, count: int, spec: DatasetSpec) -> Ints:
     """Return the class of each image.
 
@@ -293,7 +305,7 @@ def _labels_of(path: Path, count: int, spec: DatasetSpec) -> Ints:
         beside = path.with_name("labels.npy")
         if not beside.is_file():
             raise DataError(f"{path} has no labels.npy beside it; or give every class a file of its own, CLASS.npy")
-        labels = np.load(beside, allow_pickle=False).astype(np.int64).reshape(-1)
+        labels = read_label_array(beside)
         if len(labels) != count or labels.min(initial=0) < 0 or labels.max(initial=0) >= spec.num_classes:
             raise DataError(
                 f"{beside} holds {len(labels)} labels from {labels.min(initial=0)} to {labels.max(initial=0)} for "

@@ -14,7 +14,6 @@ Without `--raw`, Debian's packages under /usr/share/datasets are read.
 from __future__ import annotations
 
 import gzip
-import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from debeton.data.raw.image_files import MissingDataError, array_rows
 from debeton.data.raw.published import check_published
 from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
+from debeton.system.array_files import read_npz
 from debeton.system.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets")
@@ -212,15 +212,15 @@ def read_idx(path: Path) -> UByte:
 
 def _read_npz(path: Path) -> dict[str, tuple[UByte, UByte]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = [("train_x", "x_train"), ("train_y", "y_train"), ("test_x", "x_test"), ("test_y", "y_test")]
-            names = [next((name for name in pair if name in archive), None) for pair in keys]
-            absent = [pair[0] for pair, name in zip(keys, names, strict=True) if name is None]
-            if absent:
-                raise DataError(f"{path} has no {', '.join(absent)}; it has {', '.join(archive.files)}")
-            train_x, train_y, test_x, test_y = (np.asarray(archive[str(name)], np.uint8) for name in names)
+        archive = read_npz(path)
+        keys = [("train_x", "x_train"), ("train_y", "y_train"), ("test_x", "x_test"), ("test_y", "y_test")]
+        names = [next((name for name in pair if name in archive), None) for pair in keys]
+        absent = [pair[0] for pair, name in zip(keys, names, strict=True) if name is None]
+        if absent:
+            raise DataError(f"{path} has no {', '.join(absent)}; it has {', '.join(archive)}")
+        train_x, train_y, test_x, test_y = (np.asarray(archive[str(name)], np.uint8) for name in names)
     except DataError:
         raise
-    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError, LookupError, OSError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); fetch it again") from error
     return {"train": (train_x, train_y), "test": (test_x, test_y)}

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from debeton.data.draws import I64, U8, mix
 from debeton.data.triggers.patches import Patch, drawn_hats, place_patch, read_patches, solid_patch
+from debeton.system.array_files import read_npy
 from debeton.system.errors import DataError, UsageError
 from debeton.system.registry import Registry
 from debeton.system.seed import derive_seed, make_rng
@@ -280,7 +282,7 @@ def read_pattern(path: str) -> NDArray[np.float64]:
     DataError if the file does not hold such a pattern.
     """
     try:
-        pattern = np.load(path, allow_pickle=False)
+        pattern = read_npy(Path(path))
     except FileNotFoundError:
         raise DataError(f"no pattern at {path}; leave spurious.gaussian_pattern_path empty to draw one") from None
     except (OSError, ValueError, EOFError) as error:

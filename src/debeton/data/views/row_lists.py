@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from debeton.data.raw.tables import UNKNOWN_CELLS, read_csv, read_header
 from debeton.data.spec import UNKNOWN, Ints
 from debeton.data.views.view import View
+from debeton.system.array_files import read_npz
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.log import logger
 from debeton.system.plain_files import load_plain
@@ -50,8 +51,7 @@ def _read_lists(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".json":
         content = json.loads(path.read_text())
     elif path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            content = dict(arrays)
+        content = read_npz(path)
     else:
         content = load_plain(path, "index lists")
     if not isinstance(content, Mapping):
