@@ -26,6 +26,7 @@ from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.log import logger
+from debeton.system.regular_files import MAX_TABLE_BYTES, read_regular_text, require_regular
 from debeton.system.work_bar import work_bar
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
@@ -266,12 +267,13 @@ def read_captions(path: Path) -> dict[str, Caption]:
     if path.suffix == ".csv":
         import pandas as pd
 
+        require_regular(path, MAX_TABLE_BYTES)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if absent := {"path", "caption"} - set(table.columns):
             raise DataError(f"{path} lacks the column {sorted(absent)[0]}; it has {list(table.columns)}")
         records = table.to_dict("records")
     else:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_regular_text(path, max_bytes=MAX_TABLE_BYTES).splitlines(), start=1):
             try:
                 record = json.loads(line)
                 _ = record["path"], record["caption"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from debeton.data.beton.image_decoding import Limits, open_image, read_bytes, scale_in_eighths
 from debeton.data.raw.synthetic_images import ACCEPTED
 from debeton.generate.image_set import ImageSet
 from debeton.generate.prompts import Condition
@@ -58,7 +59,8 @@ def _sheet(title: str, images: list[tuple[Path, int]]) -> Image.Image:
     for k, (path, seed) in enumerate(images):
         x = 4 + (k % COLUMNS) * (THUMBNAIL + 4)
         y = 24 + (k // COLUMNS) * (THUMBNAIL + CAPTION + 4)
-        with Image.open(path) as image:
+        with open_image(read_bytes(path)) as image:
+            scale_in_eighths(image, Limits())  # refuses too many pixels
             scale = THUMBNAIL / max(image.size)
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

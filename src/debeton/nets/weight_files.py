@@ -14,6 +14,7 @@ from debeton.nets.checkpoint import BEST_NAME, CHECKPOINT_FOLDER, load_checkpoin
 from debeton.system.digests import check_digests
 from debeton.system.errors import DataError, UsageError, first_names
 from debeton.system.log import logger
+from debeton.system.regular_files import require_regular
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
 # The keys under which programs keep the weights of a network beside other things, the likeliest first.
@@ -139,6 +140,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        require_regular(file)
         return dict(load_file(file))
     except (SafetensorError, ValueError, FileNotFoundError) as error:
         what = f"{file.parent} is no exported model" if file.name == WEIGHTS else f"{file} is no safetensors file"

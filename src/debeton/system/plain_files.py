@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from debeton.system.errors import DamagedFile, DataError
+from debeton.system.packed_files import require_sound_if_zip
 from debeton.system.plain_arrays import ARRAY_NAMES
 from debeton.system.plain_parts import PYTHON_NAMES
 from debeton.system.plain_pickles import UnknownNameError, read_parts, read_plain
@@ -53,6 +54,7 @@ def load_plain(
     DamagedFile if the file has changed since it was written. DataError if it cannot be read, or holds more than
     tensors, numbers, arrays and plain values.
     """
+    require_sound_if_zip(path)
     try:
         check_zip(path, remedy, wanted=lambda name: not map_file or "/data/" not in name)
         with path.open("rb") as file:

@@ -72,7 +72,8 @@ def list_images(path: Path) -> ImageFiles:
         raise UsageError(f"--images {path} is no folder, no .beton and no .csv")
     if not path.is_dir():
         raise UsageError(f"no folder of images at {path}")
-    found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if is_image(file) and file.is_file()}
+    images = [file for file in path.rglob("*") if is_image(file) and not file.is_dir()]  # also what cannot be read
+    found = {file.relative_to(path).as_posix(): file for file in images}
     files = [file for name, file in sorted(found.items(), key=lambda pair: pair[1]) if not is_hidden(name)]
     if not files:
         raise UsageError(f"{path} holds no image; looked for {listed(IMAGE_SUFFIXES)}, also in the folders below it")

@@ -21,6 +21,7 @@ from PIL import Image
 from debeton.data.beton import turbojpeg as native
 from debeton.data.beton.images import BadImage, Encoded, check_storable, encode, encode_jpeg, shrink, to_rgb
 from debeton.data.beton.turbojpeg import try_decode
+from debeton.system import regular_files
 
 Photo = Callable[..., np.ndarray]
 Encoder = Callable[..., bytes]
@@ -174,11 +175,13 @@ def test_float_values_that_are_no_number_are_refused(encoded: Encoder) -> None:
 
 
 def test_a_disk_that_fails_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_bytes(path: Path) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.setattr(regular_files, "open_regular", lambda path, max_bytes: Failing())
+    with pytest.raises(OSError, match=f"{os.strerror(errno.EIO)}: '{tmp_path / 'a.jpg'}'"):
         store(tmp_path / "a.jpg")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from debeton.data.raw import shared_images as shared_images_module
 from debeton.data.raw.check import check_set, check_split, count_differences
 from debeton.data.raw.image_files import ImageTree, array_rows, file_rows
 from debeton.data.raw.other_files import UNKNOWN_SUFFIX
@@ -119,8 +120,10 @@ def test_files_of_a_size_that_no_other_split_has_are_not_read(tmp_path: Path, mo
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(bytes(size))
     read = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.parent.parent.name), read_bytes(path))[1])
+    read_bytes = shared_images_module.read_bytes
+    monkeypatch.setattr(
+        shared_images_module, "read_bytes", lambda path: (read.append(path.parent.parent.name), read_bytes(path))[1]
+    )
     source = SOURCES.get("folder")
     (line,) = shared_images(source.load(source.request(tmp_path)).splits, 1)
     assert line == "images that are in train and in test: 1 (train/b/1.png = test/a/1.png)"

@@ -7,13 +7,15 @@ JPEG too, and its complaints decide whether the file is sound (jpeg_repair.py).
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
+import os
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from debeton.data.beton.coarse_jpeg import WHOLE, average_areas, coarse_scale, scaled
+from debeton.data.beton.jpeg_bounds import header_problem, scan_problem
+from debeton.system.regular_files import UnfitFile, read_regular
 
 MAX_PIXELS = 89_478_485  # Pillow's bound: 256 MiB as RGB
 # A progressive JPEG is held in memory whole, at any scale: up to 6 bytes a pixel. Its bound is this times the other.
 PROGRESSIVE_FACTOR = 4
+BYTES_PER_PIXEL = 6  # of an uncompressed file of 16 bits and three channels; no format of images needs more
+MAX_IMAGE_BYTES = BYTES_PER_PIXEL * MAX_PIXELS  # of an image file, 512 MiB
+# The only formats that Pillow is asked for. Among its others are some that start a program (EPS), that hold a second
+# image of any size (ICO, ICNS), or that have no signature.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 
 
 class BadImage(ValueError):
@@ -41,6 +50,11 @@ class Limits:
 
     max_resolution: int | None = None
     max_pixels: int = MAX_PIXELS
+
+    @property
+    def max_bytes(self) -> int:
+        """Return the bound on the bytes of a file."""
+        return max(MAX_IMAGE_BYTES, BYTES_PER_PIXEL * self.max_pixels)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width of an image after it was shrunk. FFCV's writer rounds in the same way."""
@@ -60,30 +74,45 @@ def array_to_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2) if grey else array)
 
 
-def read_bytes(raw: bytes | Path) -> bytes:
-    """Return the bytes of a file.
+def read_bytes(raw: bytes | Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    """Return the bytes of an image file, at most `max_bytes`.
 
-    A problem of this one file is a BadImage. An error of the disk is raised as it is.
+    A problem of this one file is a BadImage, also if it is a pipe or a device. An error of the disk is raised as it is.
     """
     if isinstance(raw, bytes):
+        if len(raw) > max_bytes:
+            raise BadImage(f"has {len(raw):,} bytes, more than the {max_bytes:,} that are read of an image")
         return raw
     try:
-        return raw.read_bytes()
+        return read_regular(raw, max_bytes)
+    except UnfitFile as error:
+        if raw.is_dir():
+            raise BadImage(f"cannot be decoded ({os.strerror(errno.EISDIR)})") from None
+        raise BadImage(error.reason) from None
     except (FileNotFoundError, NotADirectoryError):
         raise BadImage("the file does not exist") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
         raise BadImage(f"cannot be decoded ({error.strerror})") from None
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise BadImage("the file does not exist") from None
+        if error.errno == errno.ENXIO:
+            raise BadImage("is no regular file, and is not read; put a copy of the file there") from None
         raise
 
 
 @contextmanager
 def open_image(data: bytes) -> Iterator[Image.Image]:
-    """Open encoded bytes with Pillow. Every error that Pillow raises on damaged files becomes a BadImage."""
+    """Open encoded bytes of one of FORMATS with Pillow.
+
+    Every error that Pillow raises on damaged files becomes a BadImage. So does a JPEG of too many segments or scans.
+    """
     try:
-        with _LIFTED, Image.open(io.BytesIO(data)) as image:
+        if data[:2] == b"\xff\xd8" and (problem := header_problem(data)):
+            raise BadImage(problem)
+        with _LIFTED, Image.open(io.BytesIO(data), formats=known_formats()) as image:
+            if is_jpeg(image) and (problem := scan_problem(data, image.height, image.width)):
+                raise BadImage(problem)
             yield image
     except BadImage:
         raise
@@ -100,6 +129,12 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
         struct.error,
     ) as e:
         raise BadImage(f"cannot be decoded ({str(e).rstrip('.') or type(e).__name__})") from None
+
+
+@lru_cache
+def known_formats() -> tuple[str, ...]:
+    """Return those of FORMATS that the installed Pillow has. Versions before 11.3 have no AVIF."""
+    return tuple(name for name in FORMATS if name != "AVIF" or importlib.util.find_spec("PIL.AvifImagePlugin"))
 
 
 class _PillowsBound:

@@ -152,19 +152,19 @@ def _own_bytes_or_pixels(raw: RawImage, limits: Limits, *, keep_jpeg: bool) -> E
     if isinstance(raw, np.ndarray):
         pixels = array_to_rgb(raw)
         return _shrunk(Picture(pixels, "array"), pixels.shape[:2], limits)
-    data = read_bytes(raw)
+    data = read_bytes(raw, limits.max_bytes)
     with open_image(data) as image:
+        scale_in_eighths(image, limits)  # refuses too many pixels, before Pillow decodes a PNG to find its orientation
         changes = _changes(image)
         if keep_jpeg and is_jpeg(image) and not changes and _keeps_size(image, limits):
-            return _kept(image, data, limits)
+            return _kept(image, data)
         picture = Picture(decode_image(image, data, limits), _format(image), changes, _chroma(image))
         width, height = image.size
         return _shrunk(picture, (width, height) if _orientation(image) >= 5 else (height, width), limits)
 
 
-def _kept(image: Image.Image, data: bytes, limits: Limits) -> Encoded:
+def _kept(image: Image.Image, data: bytes) -> Encoded:
     """Return a JPEG file as it is, or with its harmless faults repaired. The loader makes RGB of grey."""
-    scale_in_eighths(image, limits)  # refuses too many pixels
     height, width = image.height, image.width
     sound = sound_jpeg(data, height, width)
     stored = AS_IT_IS if sound is data else REPAIRED

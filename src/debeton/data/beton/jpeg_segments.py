@@ -17,6 +17,7 @@ WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 MARKER = re.compile(rb"\xff[\x01-\xfe]")
 END_OF_SCAN_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither stuffed nor a restart marker
 COEFFICIENTS = 64
+MAX_PIECES = 10_000  # of a file that is taken apart: a hundred scans with tables and a long header have a tenth
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ class ScanHeader:
 
 
 def split_jpeg(data: bytes) -> list[Piece] | None:
-    """Return the pieces that make up a JPEG. None if the bytes do not begin as a JPEG does."""
+    """Return the pieces that make up a JPEG.
+
+    None if the bytes do not begin as a JPEG does, or the pieces are more than MAX_PIECES.
+    """
     if data[:2] != b"\xff\xd8":
         return None
     pieces, at = [Piece(START, data[:2])], 2
@@ -62,13 +66,15 @@ def split_jpeg(data: bytes) -> list[Piece] | None:
             pieces.append(Piece(JUNK, data[at:end]))
         else:
             kind = data[at + 1]
-            end = len(data) if kind == END else _segment_end(data, at)
+            end = len(data) if kind == END else segment_end(data, at)
             pieces.append(Piece(kind, data[at:end], cut=end > len(data)))
+        if len(pieces) > MAX_PIECES:
+            return None
         at = end
     return pieces
 
 
-def _segment_end(data: bytes, at: int) -> int:
+def segment_end(data: bytes, at: int) -> int:
     """Return the position behind the segment at `at`; it lies behind the file's end if the segment is cut."""
     if data[at + 1] in WITHOUT_LENGTH:
         return at + 2

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from debeton.system.errors import DataError
+from debeton.system.regular_files import require_regular
 
 
 class Change(Enum):
@@ -65,6 +66,8 @@ class OpenedFile:
 
     def __init__(self, path: Path):
         self.path = path
+        if not os.path.isdir(path):
+            require_regular(path)
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         weakref.finalize(self, os.close, self.descriptor)
         self.state = self.look()

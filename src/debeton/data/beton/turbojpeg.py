@@ -74,7 +74,9 @@ def _bind_turbojpeg() -> bool:
 
 TURBOJPEG = _bind_turbojpeg()
 DECODE_ADDRESS = _address(_LIBRARY.tjDecompress2 if TURBOJPEG else _LIBRARY.imdecode)
-_RGB, _CMYK, _NOREALLOC, _ACCURATEDCT = 0, 11, 1024, 4096  # turbojpeg.h
+_RGB, _CMYK = 0, 11  # turbojpeg.h
+_NOREALLOC, _ACCURATEDCT, _LIMITSCANS = 1024, 4096, 32768  # the last one ends a JPEG of more than 500 scans
+_FLAGS = _NOREALLOC | _ACCURATEDCT | _LIMITSCANS
 
 
 class Decompressor:
@@ -116,9 +118,7 @@ def try_decode(data: bytes, height: int, width: int, *, cmyk: bool = False) -> t
         status = _LIBRARY.imdecode(source.ctypes.data, len(data), height, width, pixels.ctypes.data, *crop_and_scale)
         return pixels, "libjpeg-turbo cannot decode all of it" if status else ""
     handle, colours = _turbo_handle(), _CMYK if cmyk else _RGB
-    status = _LIBRARY.tjDecompress2(
-        handle, data, len(data), pixels.ctypes.data, width, 0, height, colours, _ACCURATEDCT | _NOREALLOC
-    )
+    status = _LIBRARY.tjDecompress2(handle, data, len(data), pixels.ctypes.data, width, 0, height, colours, _FLAGS)
     return pixels, _LIBRARY.tjGetErrorStr2(handle).decode("ascii", "replace") if status else ""
 
 
@@ -143,7 +143,7 @@ def decode_jpeg(typingctx, function, handle, source, size, height, width, destin
         # tjDecompress2(handle, in, size, out, width, pitch, height, pixelFormat, flags)
         function_type = ir.FunctionType(_I32, [_I64, _I64, _I64, _I64, *[_I32] * 5])
         pointer = builder.inttoptr(address, function_type.as_pointer())
-        pitch, colours, flags = (ir.Constant(_I32, value) for value in (0, _RGB, _ACCURATEDCT | _NOREALLOC))
+        pitch, colours, flags = (ir.Constant(_I32, value) for value in (0, _RGB, _FLAGS))
         return builder.call(pointer, [handle, source, size, destination, width, pitch, height, colours, flags])
 
     return signature, codegen

@@ -29,6 +29,10 @@
 #define FAST
 #endif
 
+/* A JPEG may have 20 scans, and up to 100 where they are no more work than 20 of 89,478,485 pixels (jpeg_bounds.py). */
+enum { SCANS_OF_ANY = 20, MAX_SCANS = 100 };
+static const double SCANNED_PIXELS = 20 * 89478485.0;
+
 /* Status of an image: it is damaged or there is no memory; its bytes could not be read; they are not those that were
  * written; or the tables name bytes or pixels that are not there. */
 enum { DAMAGED = -1, GONE = -2, ALTERED = -3, OUTSIDE = -4 };
@@ -69,6 +73,7 @@ typedef struct {
 typedef struct { /* decoder and memory of one thread, used again from image to image */
     struct jpeg_decompress_struct jpeg;
     Errors errors;
+    struct jpeg_progress_mgr progress;
     int ready;
     sigjmp_buf gone;
     volatile sig_atomic_t reading;
@@ -112,6 +117,15 @@ static void on_error(j_common_ptr jpeg) { longjmp(((Errors *)jpeg->err)->back, 1
 /* Count a warning of libjpeg instead of printing it; level < 0 means damaged data. */
 static void on_message(j_common_ptr jpeg, int level) {
     if (level < 0) jpeg->err->num_warnings++;
+}
+
+/* Give up on a JPEG with more scans than its size allows. libjpeg calls this for each row of blocks of each scan. */
+static void on_progress(j_common_ptr common) {
+    j_decompress_ptr jpeg = (j_decompress_ptr)common;
+    int scans = jpeg->input_scan_number;
+    if (scans <= SCANS_OF_ANY) return;
+    if (scans > MAX_SCANS || scans * ((double)jpeg->image_width * jpeg->image_height) > SCANNED_PIXELS)
+        on_error(common);
 }
 
 /* Make sure that `*memory` holds `bytes` bytes; return 0 if there is no memory. */
@@ -290,6 +304,8 @@ static int decode(
         w->errors.manager.emit_message = on_message;
         if (setjmp(w->errors.back)) return 0;
         jpeg_create_decompress(jpeg);
+        w->progress.progress_monitor = on_progress;
+        jpeg->progress = &w->progress;
         w->ready = 1;
     }
     if (setjmp(w->errors.back) || !start_decoding(w, source, size, height, width)) {

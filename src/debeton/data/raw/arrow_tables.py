@@ -20,6 +20,8 @@ from debeton.data.raw.image_files import MissingDataError
 from debeton.data.split_names import is_known_split, known_split
 from debeton.system.errors import DataError
 from debeton.system.file_names import path_below
+from debeton.system.packed_files import PackedBomb, allowance
+from debeton.system.regular_files import read_regular_text
 
 KEPT_BYTES = 1 << 30  # of the parts of parquet files
 SHARD = re.compile(r"(.*?)[-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?")  # train-00000-of-00002, test_01
@@ -78,7 +80,7 @@ def _split_of(raw: Path, path: Path) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_regular_text(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); save the data set again") from None
     if not isinstance(content, dict):
@@ -138,14 +140,19 @@ def _parquet_part(path: Path, split: str, kept: _Parts) -> ArrowPart:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    most = allowance(path)
     try:
         with pq.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             ends = [metadata.row_group(0).num_rows] if metadata.num_row_groups else []
+            size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
             for group in range(1, metadata.num_row_groups):
                 ends.append(ends[-1] + metadata.row_group(group).num_rows)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable parquet file ({error}); fetch it again") from None
+
+    if size > most:
+        raise PackedBomb(path, size, most)
 
     def image_at(column: str, row: int) -> Any:
         group = next(k for k, end in enumerate(ends) if row < end)

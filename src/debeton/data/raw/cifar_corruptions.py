@@ -208,7 +208,7 @@ def saturate(image: Pixels, severity: int, rng: np.random.Generator) -> Floats:
 def jpeg(image: Pixels, severity: int, rng: np.random.Generator) -> Floats:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG[severity - 1])
-    return np.asarray(Image.open(buffer), np.float64)
+    return np.asarray(Image.open(buffer, formats=("JPEG",)), np.float64)
 
 
 def pixelated(image: Pixels, severity: int, rng: np.random.Generator) -> Floats:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.image_decoding import BadImage
+from debeton.data.beton.image_decoding import MAX_IMAGE_BYTES, BadImage
 from debeton.data.image_names import is_image
 from debeton.data.spec import Ints, RawImage, Rows
 from debeton.data.split_names import is_split_word
 from debeton.system.errors import DataError
 from debeton.system.file_names import leads_out
+from debeton.system.packed_files import PackedBomb
+from debeton.system.regular_files import MAX_TABLE_BYTES
 
 
 class MissingDataError(DataError):
@@ -152,7 +154,11 @@ class ImageTree:
         if path not in self._members:
             raise BadImage("the file does not exist")
         try:
-            return self._zip().read(self._members[path])
+            archive = self._zip()
+            size = archive.getinfo(self._members[path]).file_size
+            if size > MAX_IMAGE_BYTES:
+                raise BadImage(f"has {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are read of an image")
+            return archive.read(self._members[path])
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise BadImage(f"cannot be unpacked ({error})") from None
 
@@ -176,7 +182,12 @@ def zip_text(path: Path, name: str) -> str | None:
     with open_zip(path) as archive:
         member = next((member for member in archive.namelist() if member.rpartition("/")[2] == name), None)
         try:
-            return None if member is None else archive.read(member).decode("utf-8-sig")
+            if member is None:
+                return None
+            size = archive.getinfo(member).file_size
+            if size > MAX_TABLE_BYTES:
+                raise PackedBomb(f"{path}: {member}", size, MAX_TABLE_BYTES)
+            return archive.read(member).decode("utf-8-sig")
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {member} cannot be read ({error}); fetch it again") from None
 

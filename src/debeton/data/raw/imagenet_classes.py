@@ -11,6 +11,7 @@ from pathlib import Path
 from debeton.data.raw.tables import read_fields
 from debeton.system.array_files import read_npy
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.regular_files import read_regular_text
 
 NUM_CLASSES = 1000
 
@@ -27,7 +28,7 @@ def read_names(places: Sequence[Path]) -> dict[str, str]:
             return dict(sorted((line[0], " ".join(line[1:]).split(",")[0] or line[0]) for line in lines))
         if index.is_file():
             try:
-                entries = json.loads(index.read_text()).values()
+                entries = json.loads(read_regular_text(index)).values()
                 return dict(sorted((str(wnid), str(name).replace("_", " ")) for wnid, name in entries))
             except (ValueError, AttributeError, TypeError) as error:
                 raise DataError(f'{index} is not of the form {{"0": ["n01440764", "tench"], ...}} ({error})') from None
@@ -120,7 +121,7 @@ def _items(text: str) -> list[str]:
         if path.suffix == ".npy":
             items = [str(value) for value in read_npy(path).ravel().tolist()]
         else:
-            items = path.read_text().replace(",", " ").split()
+            items = read_regular_text(path).replace(",", " ").split()
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"--classes {path} cannot be read ({error})") from None
     if not items:

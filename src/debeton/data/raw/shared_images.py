@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from debeton.data.beton.images import BadImage
+from debeton.data.beton.image_decoding import BadImage, read_bytes
 from debeton.data.left_out import left_out
 from debeton.data.spec import RawImage, Rows
 from debeton.data.split_names import TEST_PREFIX
 from debeton.system.pool import in_order
+from debeton.system.regular_files import UnfitFile, require_regular
 
 Key = tuple[int, bytes]  # size in bytes, and a hash; the hash is b'' for a size that no other split has
 
@@ -71,8 +72,8 @@ def _measured(rows: Rows, num_workers: int) -> Iterator[Key | None]:
     def measure(row: int) -> Key | None:
         try:
             image = rows.image(row)
-            return (image.stat().st_size, b"") if isinstance(image, Path) else _key(image)
-        except (BadImage, OSError):
+            return (require_regular(image), b"") if isinstance(image, Path) else _key(image)
+        except (BadImage, UnfitFile, OSError):
             return None  # is missing or damaged, and reported as such
 
     with closing(in_order(measure, range(len(rows)), num_workers, "measure")) as measured:
@@ -82,8 +83,8 @@ def _measured(rows: Rows, num_workers: int) -> Iterator[Key | None]:
 def _read(rows: Rows, row: int) -> Key | None:
     image = rows.image(row)
     try:
-        return _key(image.read_bytes() if isinstance(image, Path) else image)
-    except OSError:
+        return _key(read_bytes(image) if isinstance(image, Path) else image)
+    except (BadImage, OSError):
         return None
 
 

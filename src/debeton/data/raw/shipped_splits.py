@@ -25,6 +25,7 @@ from debeton.data.raw.pickles import load_pickle
 from debeton.data.raw.source import Option
 from debeton.data.spec import Ints
 from debeton.system.errors import DataError, UsageError
+from debeton.system.regular_files import MAX_NOTE_BYTES, read_regular
 
 KEYS = ("filenames", "targets", "biases", "real_gen")
 FILE = re.compile(r"(?P<prefix>.+)_(?P<word>train|valid|val|test)_(?P<rate>[0-9.]+)\.pkl")
@@ -100,7 +101,7 @@ def read_shipped_splits(
 
 
 def _read(path: Path, listing: set[str]) -> ShippedSplit:
-    content = load_pickle(path.read_bytes(), str(path), encoding="latin1")
+    content = load_pickle(read_regular(path, MAX_NOTE_BYTES), str(path), encoding="latin1")
     if not isinstance(content, dict) or not set(KEYS) <= set(content):
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise DataError(f"{path} is not a split of From Fake to Real: expected a dict of {', '.join(KEYS)}, got {keys}")

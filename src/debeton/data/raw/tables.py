@@ -12,10 +12,12 @@ from pathlib import Path
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.spec import UNKNOWN
 from debeton.system.errors import DataError, nearest
+from debeton.system.regular_files import MAX_TABLE_BYTES, read_regular
 
 Record = dict[str, str]
 DELIMITERS = (",", ";", "\t")
 LONGEST_HEAD = 100_000  # characters of the header in which separators are counted; csv refuses cells of 131,072
+LONGEST_LINE = 1 << 20  # bytes
 LINE = "line"  # the key under which a record keeps its line number, for messages
 
 # Cells, in lower case, that programs write where a value is missing; and further words of people for the same.
@@ -116,15 +118,30 @@ def read_table(path: Path, text: str | None = None) -> Table:
 
 def _read_text(path: Path) -> str:
     """Return the text of a file. MissingDataError if there is none, DataError if it is not in UTF-8."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a CSV file")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return file.read()
+        content = read_regular(path, MAX_TABLE_BYTES)
+        _refuse_long_lines(content, path)
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; expected a CSV file") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as UTF-8") from None
+
+
+def _refuse_long_lines(content: bytes, path: Path) -> None:
+    """Raise DataError if a line is longer than twice LONGEST_LINE; a shorter one may pass.
+
+    Each stretch of LONGEST_LINE bytes of the file needs a line end, so that a table is not looked at line by line.
+    """
+    for start in range(0, len(content) - LONGEST_LINE + 1, LONGEST_LINE):
+        end = start + LONGEST_LINE
+        if content.find(b"\n", start, end) < 0 and content.find(b"\r", start, end) < 0:
+            raise DataError(
+                f"{path} has a line of more than {LONGEST_LINE:,} bytes, at byte {start:,}; expected a table of text "
+                "with one row a line"
+            )
 
 
 def _parse(text: str, where: str, delimiter: str = ",") -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -145,7 +162,9 @@ def read_fields(path: Path, width: int | None = None, skip: int = 0) -> list[lis
     skip: lines at the beginning to leave out.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = read_regular(path, MAX_TABLE_BYTES)
+        _refuse_long_lines(content, path)
+        lines = content.decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}") from None
     except UnicodeDecodeError as error:

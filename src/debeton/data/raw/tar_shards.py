@@ -6,7 +6,6 @@ shard is unpacked first, to a temporary file without a name.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -15,19 +14,23 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from debeton.data.beton.image_decoding import MAX_IMAGE_BYTES, BadImage
 from debeton.data.image_names import is_image
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.split_names import is_split_word, known_split
 from debeton.system.errors import DataError
+from debeton.system.packed_files import BoundedReader, unpacked
 from debeton.system.pool import in_order
+from debeton.system.regular_files import open_regular, require_regular
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 CLS, TXT, JSON = "cls", "txt", "json"  # suffixes of members with values
+MAX_VALUES = 1 << 24  # bytes of a .cls, .txt or .json
 TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeDecodeError, ValueError)
 
 
@@ -44,7 +47,9 @@ class Shard:
     unpacked: IO[bytes] | None = None
 
     def read(self, start: int, size: int) -> bytes:
-        """Return bytes of the tar. Any thread may call it."""
+        """Return bytes of the tar. Any thread may call it. BadImage for more than an image may have."""
+        if size > MAX_IMAGE_BYTES:
+            raise BadImage(f"has {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are read of an image")
         if self.unpacked is not None:
             return os.pread(self.unpacked.fileno(), size, start)
         with self.path.open("rb", buffering=0) as file:
@@ -105,10 +110,11 @@ def split_of_shard(name: str) -> str:
 
 def _read_shard(shard: Shard) -> list[Sample]:
     """Return the samples of one shard. Only its headers and its values are read."""
+    require_regular(shard.path)
     try:
         if shard.path.name.endswith(".gz") or shard.path.name.endswith(".tgz"):
             shard.unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # is read as long as the shard
-            with gzip.open(shard.path) as packed:
+            with unpacked(shard.path) as packed:
                 shutil.copyfileobj(packed, shard.unpacked)
             shard.unpacked.seek(0)
         size = os.fstat(shard.unpacked.fileno()).st_size if shard.unpacked is not None else shard.path.stat().st_size
@@ -128,8 +134,10 @@ def _read_shard(shard: Shard) -> list[Sample]:
 
 def _members(shard: Shard) -> Iterator[tarfile.TarInfo]:
     """Yield the files of a shard, without hidden ones."""
-    with tarfile.open(shard.path if shard.unpacked is None else None, "r:", fileobj=shard.unpacked) as archive:
-        for member in archive:
+    with ExitStack() as opened:
+        file = shard.unpacked or opened.enter_context(open_regular(shard.path))
+        stream = BoundedReader(file, shard.path, os.fstat(file.fileno()).st_size)
+        for member in opened.enter_context(tarfile.open(fileobj=stream, mode="r:")):
             name = member.name.removeprefix("./")
             if member.isfile() and not any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
                 yield member
@@ -151,14 +159,24 @@ def _add(sample: Sample, suffix: str, member: tarfile.TarInfo, suffix_of_image: 
         if known is None or (suffix.count("."), suffix) < (known.count("."), known):
             sample.image, suffix_of_image[sample.key] = place, suffix
     elif suffix in (CLS, TXT):
-        text = sample.shard.read(*place).decode().strip()
+        text = _value_bytes(sample, member).decode().strip()
         sample.values[suffix] = int(text) if re.fullmatch(r"-?\d{1,18}", text) else text
     elif suffix == JSON:
-        content = json.loads(sample.shard.read(*place))
+        content = json.loads(_value_bytes(sample, member))
         if not isinstance(content, Mapping):
             raise DataError(f"{sample.shard.path}: {member.name} holds {type(content).__name__}; expected an object")
         for key, value in _single(content):
             sample.values.setdefault(key, value)
+
+
+def _value_bytes(sample: Sample, member: tarfile.TarInfo) -> bytes:
+    """Return the bytes of a member with values. DataError if they are more than MAX_VALUES."""
+    if member.size > MAX_VALUES:
+        raise DataError(
+            f"{sample.shard.path}: {member.name} has {member.size:,} bytes; expected values of one image, at most "
+            f"{MAX_VALUES:,}"
+        )
+    return sample.shard.read(member.offset_data, member.size)
 
 
 def _single(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import lzma
 import os
 import shutil
 import stat
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from typing import Any
 
 from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import naming_failed_writes
+from debeton.system.packed_files import allowance, open_tar, require_sound_zip
 from debeton.system.work_bar import work_bar
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -44,7 +46,8 @@ def unpack(
     result: the path below `root` that exists once all is unpacked. Nothing is there yet.
     into: the path below `root` where the archive's own paths begin.
     inside: a path or pattern of archives within it. Each is unpacked in its own folder, then removed.
-    verified: whether its hash is known to be right. Without it a .tar is also read to its very end.
+    verified: whether its hash is known to be right. Without it a .tar is also read to its very end, and what comes out
+        is bounded: see packed_files.py.
     progress: whether to draw a progress bar.
 
     DamagedFile if the archive is not whole.
@@ -55,9 +58,10 @@ def unpack(
     with naming_failed_writes(root / result):
         try:
             (staging / into).mkdir(parents=True)
-            _extract(path, staging / into, verified, progress)
+            most = sys.maxsize if verified else allowance(path)
+            size = _extract(path, staging / into, verified, progress, most)
             for inner in _inner_archives(path, staging / into, inside):
-                _extract(inner, inner.parent, verified, progress)
+                size += _extract(inner, inner.parent, verified, progress, most - size)
                 inner.unlink()
             if not (staging / result).exists():
                 problem = f"{path} has no {PurePosixPath(result).relative_to(into)}, it has {_listed(staging / into)}"
@@ -94,10 +98,11 @@ def _move(source: Path, target: Path, last: Path) -> None:
             os.replace(entry, goal)
 
 
-def _extract(path: Path, folder: Path, verified: bool, progress: bool) -> None:
+def _extract(path: Path, folder: Path, verified: bool, progress: bool, most: int) -> int:
+    """Unpack an archive, and return the number of its bytes. PackedBomb if they are more than `most`."""
     extract = _extract_zip if path.suffix == ".zip" else _extract_tar
     try:
-        extract(path, folder, verified, progress)
+        return extract(path, folder, verified, progress, most)
     except (FILTER_ERROR, RuntimeError) as error:  # refused by the filter, or a zip with a password
         raise DataError(f"{path} cannot be unpacked: {error}") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -110,17 +115,19 @@ def _extract(path: Path, folder: Path, verified: bool, progress: bool) -> None:
         raise DamagedFile(f"{path} is not a whole archive ({error})") from None
 
 
-def _extract_zip(path: Path, folder: Path, verified: bool, progress: bool) -> None:
+def _extract_zip(path: Path, folder: Path, verified: bool, progress: bool, most: int) -> int:
     with zipfile.ZipFile(path) as archive:
+        size = require_sound_zip(archive, path, most)
         for member in _with_progress(archive.infolist(), path, progress):
             is_link = stat.S_ISLNK(member.external_attr >> 16)
             _refuse_strays(path, member.filename, "its text" if is_link else None)
             archive.extract(member, folder)
+    return size
 
 
-def _extract_tar(path: Path, folder: Path, verified: bool, progress: bool) -> None:
+def _extract_tar(path: Path, folder: Path, verified: bool, progress: bool, most: int) -> int:
     links: set[PurePosixPath] = set()
-    with tarfile.open(path) as archive:
+    with open_tar(path, most) as (archive, stream):
         for member in _with_progress(archive, path, progress):
             _refuse_strays(path, member.name, member.linkname if member.issym() or member.islnk() else None, links)
             if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
@@ -131,6 +138,7 @@ def _extract_tar(path: Path, folder: Path, verified: bool, progress: bool) -> No
             archive.extract(member, folder, **TAR_FILTER)
         if not verified:
             _read_to_the_end(archive)
+        return stream.furthest
 
 
 def _set_owner_and_rights(member: tarfile.TarInfo) -> None:

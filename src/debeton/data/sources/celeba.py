@@ -45,6 +45,7 @@ from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.tables import read_csv, read_fields, read_header, require_unique
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError
+from debeton.system.regular_files import MAX_TABLE_BYTES, read_regular_text
 
 TASKS = dict.fromkeys(("Blond_Hair x Male", "Smiling x Male", "Male x Blond_Hair", "Young x Male"), CROSSED)
 SPLITS = ("train", "val", "test")
@@ -201,6 +202,6 @@ def _in(folder: str, name: str) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular_text(path, "utf-8-sig", MAX_TABLE_BYTES)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8 ({error})") from None

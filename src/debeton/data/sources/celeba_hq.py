@@ -47,6 +47,7 @@ from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.sources.celeba import with_generated_folders
 from debeton.data.spec import DatasetSpec, Ints
 from debeton.system.errors import DataError, UsageError
+from debeton.system.regular_files import MAX_TABLE_BYTES, read_regular_text
 
 IMAGES, ATTRIBUTES, PACKED = "CelebA-HQ-img", "CelebAMask-HQ-attribute-anno.txt", "CelebAMask-HQ.zip"
 TASKS = {"Smiling x Male": CROSSED}
@@ -100,7 +101,8 @@ def _open(request: Request) -> tuple[AttributeTable, ImageTree]:
         return _packed_attributes(path), ImageTree(path)
     table_path = find_part("celeba_hq", ATTRIBUTES, where, (ATTRIBUTES,))
     images = find_part("celeba_hq", f"{IMAGES}/", where, (IMAGES,))
-    return read_attributes(table_path.read_text(encoding="utf-8-sig"), str(table_path)), ImageTree(images.parent)
+    text = read_regular_text(table_path, "utf-8-sig", MAX_TABLE_BYTES)
+    return read_attributes(text, str(table_path)), ImageTree(images.parent)
 
 
 def _packed_attributes(path: Path) -> AttributeTable:

@@ -28,6 +28,8 @@ from debeton.data.raw.published import check_published
 from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import CIFAR100_MEAN, CIFAR100_STD, CIFAR_MEAN, CIFAR_STD, DatasetSpec, Rows
 from debeton.system.errors import DataError
+from debeton.system.packed_files import open_tar
+from debeton.system.regular_files import MAX_NOTE_BYTES, read_regular
 
 SPLITS = ("train", "test")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -156,7 +158,7 @@ def _read_folder(variant: Variant, folder: Path) -> Dataset:
     """Return the data set from the official batches in a folder, which have no checksums of their own."""
 
     def read(name: str) -> bytes:
-        return (folder / name).read_bytes()
+        return read_regular(folder / name, MAX_NOTE_BYTES * 4)
 
     dataset = _read_batches(variant, read, folder)
     if {split: len(rows) for split, rows in dataset.splits.items()} == variant.rows:
@@ -169,7 +171,7 @@ def _read_folder(variant: Variant, folder: Path) -> Dataset:
 
 def _read_archive(variant: Variant, path: Path) -> Dataset:
     try:
-        with tarfile.open(path) as archive:
+        with open_tar(path) as (archive, _):
 
             def read(name: str) -> bytes:
                 member = archive.extractfile(f"{variant.folder}/{name}")

@@ -26,6 +26,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from debeton.data.beton.image_decoding import BadImage, read_bytes
+from debeton.data.beton.images import to_rgb
 from debeton.data.raw import cifar_corruptions as cc
 from debeton.data.raw.fetch import Archive
 from debeton.data.raw.image_files import MissingDataError
@@ -156,7 +158,12 @@ def _photos(raw: Path | None) -> list[Pixels]:
         )
     photos = []
     for name in PHOTOS:
-        photo = cv2.imread(str(folder / name))
+        try:
+            content = read_bytes(folder / name)
+            to_rgb(content)  # in bounds, and of a known format
+        except BadImage as error:
+            raise DataError(f"{folder / name} cannot be decoded ({error}); fetch it again") from None
+        photo = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         if photo is None:
             raise DataError(f"{folder / name} cannot be decoded; fetch it again")
         small = cv2.resize(photo, (0, 0), fx=PHOTO_SCALE, fy=PHOTO_SCALE)

@@ -36,6 +36,7 @@ from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.subpopbench import find_table, rows_by_split, splits_of_table
 from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.regular_files import MAX_NOTE_BYTES, read_regular
 
 FORMS = ("cat_dog", "mixed", "subsets")
 FOLDERS = {
@@ -173,7 +174,7 @@ def _mixed(root: Path) -> Dataset:
 
 def _group_of_image(path: Path) -> dict[str, str]:
     """Return the subset of each photo. The pickle is {photo: [subset]}, or {subset: photos} as its README says."""
-    content = load_pickle(path.read_bytes(), str(path), encoding="latin1")
+    content = load_pickle(read_regular(path, MAX_NOTE_BYTES), str(path), encoding="latin1")
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, expected a table of photos; make it again")
     found: dict[str, str] = {}

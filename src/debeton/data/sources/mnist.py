@@ -29,8 +29,11 @@ from debeton.data.raw.source import SOURCES, Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
 from debeton.system.array_files import read_npz
 from debeton.system.errors import DataError
+from debeton.system.packed_files import read_gzip, require_sound_if_zip
+from debeton.system.regular_files import read_regular
 
 DEBIAN = Path("/usr/share/datasets")
+MAX_IDX = 1 << 30  # bytes of an IDX file, unpacked
 SPLITS = {"train": "train", "test": "t10k"}
 DIGITS = tuple("0123456789")
 CLOTHES = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -196,7 +199,7 @@ def _read_idx_folder(variant: Variant, folder: Path) -> dict[str, tuple[UByte, U
 def read_idx(path: Path) -> UByte:
     """Return the uint8 array in an IDX file, gzipped or not. DataError gives the fault of a bad file."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = read_gzip(path, MAX_IDX) if path.suffix == ".gz" else read_regular(path, MAX_IDX)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
@@ -211,6 +214,7 @@ def read_idx(path: Path) -> UByte:
 
 
 def _read_npz(path: Path) -> dict[str, tuple[UByte, UByte]]:
+    require_sound_if_zip(path)
     try:
         archive = read_npz(path)
         keys = [("train_x", "x_train"), ("train_y", "y_train"), ("test_x", "x_test"), ("test_y", "y_test")]

@@ -35,6 +35,7 @@ from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.subpopbench import Codes, find_table, rows_by_split, splits_of_table
 from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError, UsageError
+from debeton.system.regular_files import read_regular_text
 
 CONTEXTS = ("autumn", "dim", "grass", "outdoor", "rock", "water")
 FOLDER, MAPPING, TABLES = "public_dg_0416", "dg_label_id_mapping.json", ("metadata.csv", "metadata_nicopp.csv")
@@ -91,7 +92,7 @@ def _class_order(files: Sequence[str], folders: Sequence[Path]) -> tuple[str, ..
     if path is None:
         return tuple(there)
     try:
-        code_of = {str(name): int(code) for name, code in json.loads(path.read_text(encoding="utf-8")).items()}
+        code_of = {str(name): int(code) for name, code in json.loads(read_regular_text(path)).items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(f'{path} is not of the form {{"bear": 0, ...}} ({error}); fetch it again') from None
     if sorted(code_of.values()) != list(range(len(code_of))):

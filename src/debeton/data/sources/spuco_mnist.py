@@ -43,6 +43,7 @@ from debeton.data.raw.skew import hold_out
 from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.spec import DatasetSpec, Ints, Rows
 from debeton.system.errors import DataError, UsageError
+from debeton.system.regular_files import read_regular_text
 from debeton.system.seed import make_rng
 
 NAME = "spuco_mnist"
@@ -132,7 +133,7 @@ def _train_and_val(rows: Rows, options: Mapping[str, Any]) -> tuple[Ints, Ints]:
 def _listed_numbers(path: Path) -> Ints:
     """Return the whole numbers between the first '[' and the next ']' of a text file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_text(path)
     except OSError as error:
         raise MissingDataError(f"--val-indices {path} cannot be read ({error.strerror})") from None
     numbers = re.search(r"\[([\d\s,]*)\]", text)

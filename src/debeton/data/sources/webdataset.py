@@ -22,6 +22,7 @@ from debeton.data.raw.tar_shards import CLS, TXT, find_shards, read_samples, spl
 from debeton.data.raw.value_table import LABEL
 from debeton.data.spec import RawImage
 from debeton.system.errors import DataError
+from debeton.system.regular_files import read_regular_text
 
 CLASS_NAMES = "classnames.txt"
 
@@ -74,5 +75,5 @@ def load(request: Request) -> Dataset:
 def _class_names(raw: Path) -> tuple[str, ...]:
     """Return the names in classnames.txt beside the shards; () without that file."""
     path = (raw if raw.is_dir() else raw.parent) / CLASS_NAMES
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = read_regular_text(path).splitlines() if path.is_file() else []
     return tuple(line.strip() for line in lines if line.strip())

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps
 
+from debeton.data.beton.image_decoding import BadImage, Limits, open_image, read_bytes, scale_in_eighths
 from debeton.data.image_names import ALPHA_SUFFIXES, listed
 from debeton.system.errors import DataError, UsageError
 
@@ -92,9 +93,10 @@ def read_patches(path: str | Path, *, resized: bool = True) -> list[Patch]:
 
 def _read_rgba(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as stored:
+        with open_image(read_bytes(file)) as stored:
+            scale_in_eighths(stored, Limits())  # refuses too many pixels
             image = stored.convert("RGBA")
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, BadImage) as error:
         raise DataError(f"{file} cannot be read as an image ({error})") from None
     if np.asarray(image)[..., 3].min() == 255:  # without an alpha channel, or opaque everywhere
         raise DataError(

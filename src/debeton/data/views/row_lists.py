@@ -19,6 +19,7 @@ from debeton.data.views.view import View
 from debeton.system.array_files import read_npz
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.log import logger
+from debeton.system.packed_files import require_sound_if_zip
 from debeton.system.plain_files import load_plain
 
 MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # cells of bias-aligned and of bias-conflicting rows
@@ -48,6 +49,7 @@ def read_index_lists(path: Path) -> dict[str, Ints]:
 
 
 def _read_lists(path: Path) -> Mapping[str, Any]:
+    require_sound_if_zip(path)
     if path.suffix == ".json":
         content = json.loads(path.read_text())
     elif path.suffix == ".npz":

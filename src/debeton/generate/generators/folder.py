@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from debeton.data.beton.image_decoding import BadImage, Limits, open_image, read_bytes, scale_in_eighths
 from debeton.data.image_names import is_image
 from debeton.data.raw.synthetic_images import NO_ATTRIBUTE, folder_names
 from debeton.generate.generators.generator import GENERATORS, GeneratorFactory, ImageRequest
@@ -74,9 +74,10 @@ class FolderGenerator:
                 "add some, or lower --per-cell"
             )
         try:
-            with Image.open(files[request.number]) as image:
+            with open_image(read_bytes(files[request.number])) as image:
+                scale_in_eighths(image, Limits())  # refuses too many pixels
                 return np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except (OSError, BadImage) as error:
             raise DataError(f"{files[request.number]} cannot be read as an image ({error})") from None
 
 
