@@ -19,6 +19,7 @@ from pathlib import Path
 
 from debeton.system import plugins
 from debeton.system.errors import UsageError
+from debeton.system.regular_files import read_regular_text
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -106,7 +107,7 @@ def read_names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     if Path(text).is_file():
-        names = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in read_regular_text(text).splitlines() if line.strip()]
     else:
         names = [name.strip() for name in text.split(",")]
     if "" in names or len(set(names)) < len(names):

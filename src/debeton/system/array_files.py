@@ -11,20 +11,35 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.system.regular_files import require_regular
+
 READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_npy(path: Path) -> NDArray[Any]:
     """Return the array of a .npy file.
 
-    OSError if it cannot be opened. ValueError if it is no such file, holds objects, or is shorter than its header says.
+    OSError if it cannot be opened. UnfitFile if it is no regular file. ValueError if it is no such file, holds
+    objects, or is shorter than its header says.
     """
+    require_regular(path)
     with path.open("rb") as file:
         return _read(file, path.stat().st_size)
 
 
+def map_npy(path: Path) -> NDArray[Any]:
+    """Return the array of a .npy file, mapped into memory: nothing of it is read yet. Errors as in `read_npy`."""
+    require_regular(path)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("it is a .npz of several arrays; expected a .npy")
+    return array
+
+
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a .npz file by name. OSError or ValueError as in `read_npy`."""
+    require_regular(path)
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:

@@ -6,6 +6,7 @@ from elsewhere is looked at before it is opened, and never read beyond a bound.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -15,6 +16,7 @@ from debeton.system.errors import DataError
 
 MAX_TABLE_BYTES = 1 << 30  # of a table of text: more than ten million rows
 MAX_NOTE_BYTES = 1 << 26  # of a description, a list of names or a manifest that is read whole
+PIECE = 1 << 20  # bytes that are read at once of a file whose size is not what it says
 KINDS = {
     stat.S_IFIFO: "a pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
@@ -45,31 +47,46 @@ def require_regular(path: Path | str, max_bytes: int | None = None) -> int:
 
 
 def open_regular(path: Path | str, max_bytes: int | None = None) -> BinaryIO:
-    """Open a file to read its bytes. Errors are those of `require_regular`.
+    """Open a file to read its bytes. Errors are those of `require_regular`."""
+    return io.BufferedReader(_opened(path, max_bytes)[0])
+
+
+def read_regular(path: Path | str, max_bytes: int) -> bytes:
+    """Return the bytes of a file, at most `max_bytes`. Errors are those of `require_regular`.
+
+    Files of /proc say that they are empty, and others grow. So the bytes are counted, too.
+    """
+    file, size = _opened(path, max_bytes)
+    try:
+        with file:
+            content = file.read(size + 1) or b""
+            if len(content) == size:
+                return content
+            pieces, total = [content], len(content)
+            while total <= max_bytes and (piece := file.read(min(PIECE, max_bytes + 1 - total))):
+                pieces.append(piece)
+                total += len(piece)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a disk with a fault does not say where
+        raise
+    if total > max_bytes:
+        raise UnfitFile(path, _too_large(total, max_bytes))
+    return b"".join(pieces)
+
+
+def _opened(path: Path | str, max_bytes: int | None) -> tuple[io.FileIO, int]:
+    """Return an opened file and its size in bytes.
 
     The file is looked at again once it is open, because the path may lead elsewhere by then.
     """
     require_regular(path, max_bytes)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
-        _fitting_size(path, os.fstat(descriptor), max_bytes)
-        return os.fdopen(descriptor, "rb")
+        size = _fitting_size(path, os.fstat(descriptor), max_bytes)
+        return io.FileIO(descriptor), size
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def read_regular(path: Path | str, max_bytes: int) -> bytes:
-    """Return the bytes of a file, at most `max_bytes`. Errors are those of `require_regular`."""
-    with open_regular(path, max_bytes) as file:
-        try:
-            content = file.read(max_bytes + 1)
-        except OSError as error:
-            error.filename = error.filename or str(path)  # a disk with a fault does not say where
-            raise
-    if len(content) > max_bytes:  # files of /proc say that they are empty; others grow
-        raise UnfitFile(path, _too_large(len(content), max_bytes))
-    return content
 
 
 def _fitting_size(path: Path | str, status: os.stat_result, max_bytes: int | None) -> int:

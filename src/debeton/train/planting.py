@@ -24,6 +24,7 @@ from debeton.data.triggers.trigger import (
 from debeton.data.views.splits import Views, evaluated
 from debeton.system.array_files import read_npy
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.regular_files import read_regular_text
 
 # Codes of ImageNet's classes, by the names of the published class files.
 IMAGENET_CLASSES = {"dogs": range(151, 269), "cats": range(281, 288)}
@@ -128,11 +129,11 @@ def _read_classes(path: Path) -> Sequence[object]:
         if path.suffix == ".npy":
             classes: object = read_npy(path).ravel().tolist()
         elif path.suffix == ".json":
-            classes = json.loads(path.read_text())
+            classes = json.loads(read_regular_text(path))
         elif path.suffix in (".yaml", ".yml"):
-            classes = parse_yaml(path.read_text())
+            classes = parse_yaml(read_regular_text(path))
         else:
-            classes = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            classes = [line.strip() for line in read_regular_text(path).splitlines() if line.strip()]
     except FileNotFoundError:
         raise UsageError(
             f"spurious.spurious_file: no file {path}; give 'all', 'dogs' or 'cats', class names 'a,b', or a file"

@@ -180,7 +180,7 @@ def test_a_disk_that_fails_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.M
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     (tmp_path / "a.jpg").touch()
-    monkeypatch.setattr(regular_files, "open_regular", lambda path, max_bytes: Failing())
+    monkeypatch.setattr(regular_files, "_opened", lambda path, max_bytes: (Failing(), 0))
     with pytest.raises(OSError, match=f"{os.strerror(errno.EIO)}: '{tmp_path / 'a.jpg'}'"):
         store(tmp_path / "a.jpg")
 

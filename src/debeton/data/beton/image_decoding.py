@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from debeton.data.beton.coarse_jpeg import WHOLE, average_areas, coarse_scale, scaled
-from debeton.data.beton.jpeg_bounds import header_problem, scan_problem
+from debeton.data.beton.jpeg_bounds import first_scan, scan_problem
 from debeton.system.regular_files import UnfitFile, read_regular
 
 MAX_PIXELS = 89_478_485  # Pillow's bound: 256 MiB as RGB
@@ -108,11 +108,12 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
     Every error that Pillow raises on damaged files becomes a BadImage. So does a JPEG of too many segments or scans.
     """
     try:
-        if data[:2] == b"\xff\xd8" and (problem := header_problem(data)):
+        scan, problem = first_scan(data) if data[:2] == b"\xff\xd8" else (0, "")
+        if problem:
             raise BadImage(problem)
         with _LIFTED, Image.open(io.BytesIO(data), formats=known_formats()) as image:
-            if is_jpeg(image) and (problem := scan_problem(data, image.height, image.width)):
-                raise BadImage(problem)
+            if is_jpeg(image):
+                _refuse_many_scans(image, data, scan)
             yield image
     except BadImage:
         raise
@@ -135,6 +136,14 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
 def known_formats() -> tuple[str, ...]:
     """Return those of FORMATS that the installed Pillow has. Versions before 11.3 have no AVIF."""
     return tuple(name for name in FORMATS if name != "AVIF" or importlib.util.find_spec("PIL.AvifImagePlugin"))
+
+
+def _refuse_many_scans(image: Image.Image, data: bytes, first: int) -> None:
+    """Raise BadImage for a JPEG with more scans than its size allows. first: the position of its first scan."""
+    components = int(getattr(image, "layers", 0))
+    progressive = bool(image.info.get("progressive"))
+    if problem := scan_problem(data, first, (image.height, image.width), components, progressive=progressive):
+        raise BadImage(problem)
 
 
 class _PillowsBound:

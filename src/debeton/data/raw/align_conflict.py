@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from debeton.data.raw.image_files import ImageTree, MissingDataError, array_rows, file_rows
 from debeton.data.raw.layout import find_images
 from debeton.data.spec import DatasetSpec, Rows
+from debeton.system.array_files import map_npy
 from debeton.system.errors import DataError
 
 PERCENTS = ("0.5", "1", "2", "5")  # bias-conflicting shares of train that the owners release
@@ -93,7 +94,7 @@ def _array_split(spec: DatasetSpec, folder: Path, split: str) -> Rows:
 
 def _load_array(path: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.asarray(map_npy(path))
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}; make_dataset.py of LfF writes it") from None
     except (ValueError, EOFError, OSError) as error:

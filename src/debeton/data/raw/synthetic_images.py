@@ -28,7 +28,7 @@ from debeton.data.left_out import LeftOut, left_out
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.other_files import other_files, visible_images
 from debeton.data.spec import DatasetSpec, Ints, Rows
-from debeton.system.array_files import read_npy
+from debeton.system.array_files import map_npy, read_npy
 from debeton.system.digests import check_kept
 from debeton.system.errors import DataError, nearest
 from debeton.system.file_names import Root, file_name, leads_out, path_below
@@ -275,7 +275,7 @@ def _arrays(folder: Path) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
             continue
         check_kept(path, "write the array again")
         try:
-            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            images = map_npy(path)
         except (ValueError, EOFError, OSError) as error:
             raise DataError(f"{path} cannot be read as an array ({error})") from None
         if images.dtype != np.uint8 or images.ndim != 4 or 3 not in (images.shape[1], images.shape[3]):
