@@ -66,7 +66,7 @@ class OpenedFile:
 
     def __init__(self, path: Path):
         self.path = path
-        if not os.path.isdir(path):
+        if not os.path.isdir(path) and str(path) != os.devnull:  # which is an empty file to every reader
             require_regular(path)
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         weakref.finalize(self, os.close, self.descriptor)
