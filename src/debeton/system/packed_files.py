@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from debeton.system.errors import DataError
 from debeton.system.regular_files import open_regular, require_regular
@@ -77,7 +77,7 @@ class BoundedReader(io.RawIOBase):
     It counts the furthest position, so that going back is free.
     """
 
-    def __init__(self, stream: IO[bytes], path: Path, most: int):
+    def __init__(self, stream: Any, path: Path, most: int):
         self._stream, self._path, self.most, self.furthest, self._at = stream, path, most, 0, 0
 
     def readable(self) -> bool:
