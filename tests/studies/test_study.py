@@ -493,7 +493,7 @@ class FakeRunner(Runner):
         super().__init__(job_states, workers, self.lines.append)
         self.failing, self.calls = failing, []
 
-    def execute(self, command, log, more=None, seconds=0) -> int:
+    def execute(self, command, log, more=None, seconds=0, locks=()) -> int:
         self.calls.append(command)
         if "--training.exp_name" not in command:
             return 1 if "--spurious-strength 1" in " ".join(command) and "betons" in self.failing else 0
@@ -614,7 +614,7 @@ def test_workers_share_the_gpus_evenly(job_states, jobs, monkeypatch):
     runner, together = FakeRunner(job_states, workers=4), threading.Barrier(4)
     seen: list[str] = []
 
-    def wait_for_all(command, log, more, seconds) -> int:
+    def wait_for_all(command, log, more, seconds, locks) -> int:
         seen.append(more["CUDA_VISIBLE_DEVICES"])
         together.wait(30)
         return FakeRunner.execute(runner, command, log)

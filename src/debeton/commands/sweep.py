@@ -136,8 +136,9 @@ def list_jobs(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Na
 
 def dry_run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     """Print the command of every job, and run none."""
+    now = job_states.at_one_moment()
     for job in jobs:
-        command = job_states.arguments(job)
+        command = now.arguments(job)
         text = f"waits for {', '.join(job.needs)}" if command is None else shlex.join(["main.py", *command])
         print(f"{job.name}: {text}")
     sets = len({job.data for job in jobs if job.betons})
@@ -146,13 +147,17 @@ def dry_run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Name
 
 
 def run(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    """Run the jobs that are not finished; return 0 when all are, 1 else, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run the jobs that are not finished; return 0 when all are, else 1.
+
+    A run that a signal stops returns 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
     from debeton.studies.runner import Runner, count_states
 
     runner = Runner(job_states, arguments.workers, lambda line: print(line, flush=True))
     with runner.stopping_on_signals():
         finished = runner.run(jobs, retry=arguments.retry or arguments.action == "retry")
-    states = [job_states.state(job) for job in jobs]
+    now = job_states.at_one_moment()
+    states = [now.state(job) for job in jobs]
     print(count_states(states))
     _print_failed(states)
     if runner.stopped and not finished:
@@ -176,7 +181,8 @@ def submit(job_states: JobStates, jobs: Sequence[Job], arguments: argparse.Names
     )
     print("\n".join(commands) or "nothing to submit: every job is finished, queued or has failed ('--retry')")
     if not arguments.retry:
-        _print_failed([job_states.state(job) for job in jobs])
+        now = job_states.at_one_moment()
+        _print_failed([now.state(job) for job in jobs])
     return 0
 
 

@@ -6,6 +6,7 @@ jobs: a job, and the placeholders in its settings.
 search: random search over ranges of settings.
 state: the state of every job, read from the run folders.
 runner: runs jobs on this machine.
+commands: the processes of these jobs.
 manifest: the numbered jobs of a study, for SLURM.
 slurm: submits a study to SLURM.
 collect: the report of a study.

@@ -44,6 +44,7 @@ def collect(
 
     DataError: no job is finished.
     """
+    job_states = job_states.at_one_moment()
     states = [job_states.state(job) for job in jobs]
     reported: list[Job] = []
     best_rows = []
@@ -51,7 +52,7 @@ def collect(
     for members in by_variant_and_point(jobs):
         selected = members
         if members[0].draw is not None:
-            finished = [job for job in members if _all_seeds_done(job_states, members, job)]
+            finished = _with_all_seeds(job_states, members)
             selected = job_states.best(finished) or []
             if selected:
                 rule = rule_of_scores([results for job in finished if (results := job_states.results(job))])
@@ -108,10 +109,10 @@ def by_variant_and_point(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(by_key.values())
 
 
-def _all_seeds_done(job_states: JobStates, members: Sequence[Job], job: Job) -> bool:
-    """Return whether the jobs with this job's setting are finished for every seed."""
-    same_setting = [other for other in members if (other.draw, other.setting) == (job.draw, job.setting)]
-    return all(job_states.state(other).kind == "done" for other in same_setting)
+def _with_all_seeds(job_states: JobStates, members: Sequence[Job]) -> list[Job]:
+    """Return the jobs whose setting is finished for every seed, of the jobs of one variant and point."""
+    unfinished = {job.setting_key for job in members if job_states.state(job).kind != "done"}
+    return [job for job in members if job.setting_key not in unfinished]
 
 
 def _best_row(job_states: JobStates, best: Sequence[Job], compared: int, rule: str) -> dict[str, object]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import shlex
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,18 +16,20 @@ from types import MappingProxyType
 
 import torch
 
+from debeton.studies.commands import OUT_OF_TIME, Commands
 from debeton.studies.jobs import Job
 from debeton.studies.state import JobStates, State
 from debeton.system.cores import usable_cores
 from debeton.system.files import write_text
-from debeton.system.locks import LockState, file_lock
+from debeton.system.guard import STOPPING
+from debeton.system.locks import Lock, LockState, holder, open_lock
 from debeton.system.plugins import plugin_words
 from debeton.system.project import SCRIPTS, program
 
 WRITTEN = ".written"  # file in a folder of complete betons; it holds the commands that wrote them
 TO_RUN = ("missing", "unfinished")  # states of jobs that a run starts
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit statuses of a run that was asked to stop
-OUT_OF_TIME = 124  # exit status of a command that took too long, as timeout(1) returns it
+STOPPED = tuple(128 + signum for signum in STOPPING)  # exit statuses of a run that was asked to stop
+LOOK_EVERY = 0.5  # seconds between two looks at the jobs that other processes run
 
 
 class Runner:
@@ -42,9 +43,7 @@ class Runner:
 
     def __init__(self, job_states: JobStates, workers: int, tell: Callable[[str], None]):
         self.job_states, self.workers, self.tell = job_states, workers, tell
-        self.stopped = 0  # the signal that stopped the run, or 0
-        self._processes: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()
+        self.commands = Commands()
         self._gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
         gpus = visible_gpus()
         for worker in range(workers if len(gpus) > 1 else 0):
@@ -53,35 +52,69 @@ class Runner:
     def run(self, jobs: Sequence[Job], *, retry: bool = False) -> bool:
         """Run the jobs that are not finished, and return whether all jobs are finished now.
 
-        The jobs run in order; a job starts when the variants that it needs are finished. retry: run failed jobs again.
+        The jobs run in order; a job starts when the variants that it needs are finished. A job that another process
+        runs is waited for; where it ends unfinished, it runs here. retry: run failed jobs again.
         """
-        states = {job.name: self.job_states.state(job) for job in jobs}
-        kinds = (*TO_RUN, "failed") if retry else TO_RUN
-        remaining = [job for job in jobs if states[job.name].kind in (*kinds, "waiting")]
-        running: dict[Future[bool], Job] = {}
+        wanted = (*TO_RUN, "waiting", "running", *(["failed"] if retry else []))
+        now = self.job_states.at_one_moment()
+        remaining = {job.name: job for job in jobs if now.state(job).kind in wanted}
+        elsewhere: set[str] = set()  # names of jobs that another process runs
+        running: dict[Future[bool | None], Job] = {}
         with ThreadPoolExecutor(self.workers) as pool:
             while (remaining or running) and not self.stopped:
-                ready = [job for job in remaining if self.job_states.arguments(job) is not None]
-                for job in ready[: self.workers - len(running)]:
-                    remaining.remove(job)
-                    running[pool.submit(self.run_one, job)] = job
-                if not running:
+                self._drop_ended(remaining, elsewhere)
+                for job in self._ready(remaining, elsewhere, self.workers - len(running)):
+                    del remaining[job.name]
+                    running[pool.submit(self.run_one, job, retry=retry)] = job
+                if not (running or elsewhere):
                     break  # the remaining jobs wait for jobs that failed, or that are not in `jobs`
-                done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, LOOK_EVERY if running else 0, FIRST_COMPLETED)
                 for future in done:
                     job = running.pop(future)
-                    future.result()
-        for job in remaining if not self.stopped else ():
-            self.tell(f"waits   {job.name} {self.job_states.state(job).note}")
-        return all(self.job_states.state(job).kind == "done" for job in jobs)
+                    if future.result() is None:
+                        remaining[job.name] = job
+                        elsewhere.add(job.name)
+                if not running and elsewhere:
+                    time.sleep(LOOK_EVERY)
+        now = self.job_states.at_one_moment()
+        for job in remaining.values() if not self.stopped else ():
+            self.tell(f"waits   {job.name} {now.state(job).note}")
+        return all(now.state(job).kind == "done" for job in jobs)
 
-    def run_one(self, job: Job) -> bool:
-        """Write the betons of a job if they are missing, run the job, and return whether it is finished."""
+    def _drop_ended(self, remaining: dict[str, Job], elsewhere: set[str]) -> None:
+        """Take jobs that another process has ended out of `elsewhere`, and of `remaining` where they need no run."""
+        for name in [name for name in elsewhere if not self.job_states.runner_of(remaining[name])]:
+            elsewhere.remove(name)
+            state = self.job_states.state(remaining[name])
+            if state.kind in ("done", "failed"):
+                del remaining[name]
+                self.tell(f"{state.kind:<7} {name} in another process{f': {state.note}' if state.note else ''}")
+
+    def _ready(self, remaining: Mapping[str, Job], elsewhere: set[str], most: int) -> list[Job]:
+        """Return the first jobs whose variants are finished and that no other process runs; `most` of them."""
+        now = self.job_states.at_one_moment()
+        free = (job for name, job in remaining.items() if name not in elsewhere and now.arguments(job) is not None)
+        return list(itertools.islice(free, most))
+
+    def run_one(self, job: Job, *, retry: bool = False) -> bool | None:
+        """Write the betons of a job if they are missing, run the job, and return whether it is finished.
+
+        None: another process runs the job. retry: run it even if another process has just seen it fail.
+        """
         folders = self.job_states.folders
-        with file_lock(folders.lock_file(job)) as lock:
-            if lock is LockState.BUSY or self.stopped:
+        with open_lock(folders.lock_file(job)) as lock:
+            busy = lock.state is LockState.BUSY
+            if runner := self.job_states.runner_of(job) if busy else self.job_states.runner_of_folder(job):
+                self.tell(f"waits   {job.name} runs in {runner}")
+                return None
+            if busy:  # until a moment ago: the next look takes it
+                return None
+            if self.stopped:
                 return False
-            if job.betons and not self.write_betons(job):
+            if self.job_states.is_done(job) or (not retry and self.job_states.failure(job)):
+                self.tell(f"ended   {job.name} in another process")
+                return self.job_states.is_done(job)
+            if job.betons and not self.write_betons(job, lock):
                 return False
             arguments = self.job_states.arguments(job)
             assert arguments is not None
@@ -89,13 +122,13 @@ class Runner:
             start = time.perf_counter()
             command = [*program("main.py", folders.root), *plugin_words(), *arguments]
             with self._one_gpu() as environment:
-                status = self.execute(command, folders.log_file(job), environment, 60 * job.minutes)
+                status = self.execute(command, folders.log_file(job), environment, 60 * job.minutes, [lock])
             return self._report_end(job, status, time.perf_counter() - start)
 
     def _report_end(self, job: Job, status: int, seconds: float) -> bool:
         """Record and tell the end of a job, and return whether it is finished. status: exit status of the process."""
-        state = self.job_states.state(job)
-        if state.kind == "done":
+        finished = self.job_states.is_done(job)
+        if finished:
             self.job_states.record_error(job, "")
             self.tell(f"done    {job.name} ({seconds:.0f} s)")
         elif status == OUT_OF_TIME:
@@ -109,13 +142,22 @@ class Runner:
             error = last_line(log) or f"ended with status {status} and an empty log"
             self.job_states.record_error(job, error)
             self.tell(f"failed  {job.name}: {error}")
-        return state.kind == "done"
+        return finished
 
-    def write_betons(self, job: Job) -> bool:
-        """Write the betons of a job, once for all jobs that share them, and return whether they are there."""
+    def write_betons(self, job: Job, *locks: Lock) -> bool:
+        """Write the betons of a job, once for all jobs that share them, and return whether they are there.
+
+        locks: further locks that the commands hold as long as they run.
+        """
         folders = self.job_states.folders
-        folder = folders.data / job.data
-        with file_lock(folders.data / f".{job.data}.lock", wait=True):
+        folder, path = folders.data / job.data, folders.data / f".{job.data}.lock"
+
+        def say_waiting() -> None:
+            self.tell(f"waits   {job.name} for its betons, which are written by {holder(path)}")
+
+        with open_lock(path, wait=True, before_waiting=say_waiting, give_up=lambda: bool(self.stopped)) as lock:
+            if self.stopped:
+                return False
             written = folder / WRITTEN
             commands = "\n".join(job.betons)
             if written.exists() and written.read_text() == commands:
@@ -125,7 +167,8 @@ class Runner:
                 script, *words = shlex.split(text)
                 plugins = plugin_words() if script in SCRIPTS else []
                 words = [word.replace("{betons}", str(folder)) for word in words]
-                status = self.execute([*program(script, folders.root), *plugins, *words], folders.log_file(job))
+                command = [*program(script, folders.root), *plugins, *words]
+                status = self.execute(command, folders.log_file(job), {}, 0, [lock, *locks])
                 if status:
                     if not self.stopped:
                         self._betons_failed(job, status)
@@ -150,58 +193,35 @@ class Runner:
                 self._gpus.put(gpu)
 
     def execute(
-        self, command: Sequence[str], log: Path, more: Mapping[str, str] = MappingProxyType({}), seconds: float = 0
+        self,
+        command: Sequence[str],
+        log: Path,
+        more: Mapping[str, str] = MappingProxyType({}),
+        seconds: float = 0,
+        locks: Sequence[Lock] = (),
     ) -> int:
-        """Run a command and return its exit status, or OUT_OF_TIME if it was stopped at the time limit.
+        """Run a command with its share of the cores and return its exit status, as `Commands.run`.
 
-        command: words of the command.
-        log: file that its output is appended to.
         more: further environment variables.
-        seconds: time limit; 0: none.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
         threads = max(1, usable_cores() // self.workers)
         environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads), **os.environ, **more}
-        with log.open("ab") as file, self._lock:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env=environment,
-                start_new_session=True,
-                cwd=self.job_states.folders.root,
-            )
-            self._processes.add(process)
-        if self.stopped:  # between the look at it and the start
-            process.send_signal(self.stopped)
-        try:
-            return process.wait(seconds or None)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
-            return OUT_OF_TIME
-        finally:
-            with self._lock:
-                self._processes.discard(process)
+        return self.commands.run(command, log, environment, self.job_states.folders.root, seconds, locks)
+
+    @property
+    def stopped(self) -> int:
+        """Return the signal that stopped the run, or 0."""
+        return self.commands.stopped
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
-        """Start no more jobs, and pass the signal on to the running ones, which save themselves and end.
-
-        Jobs do not get a terminal's Ctrl-C by themselves. A second one ends them at once, as it ends a single run.
-        """
-        if signum == signal.SIGINT:
-            how = "ends them at once" if self.stopped else "lets them save and end; a second one ends them at once"
-            os.write(1, f"\nCtrl-C: no more jobs start; it is passed on to the running ones and {how}\n".encode())
-        self.stopped = signum
-        # No lock: this runs in a signal handler, and the thread that it interrupts may hold the lock.
-        for process in list(self._processes):
-            process.send_signal(signum)
+        """Start no more jobs, and pass the signal on to the running ones, which save themselves and end."""
+        self.commands.stop(signum)
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """Call `stop` on SIGINT and SIGTERM inside the context."""
-        before = {s: signal.signal(s, lambda number, frame: self.stop(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+        """Call `stop` on SIGINT, SIGTERM and SIGHUP inside the context; a SIGHUP that nohup ignores stays ignored."""
+        caught = [s for s in STOPPING if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+        before = {s: signal.signal(s, lambda number, frame: self.stop(number)) for s in caught}
         try:
             yield
         finally:

@@ -49,8 +49,9 @@ def plan_arrays(job_states: JobStates, jobs: Sequence[Job], submission: Submissi
     levels = dependency_levels(job_states.jobs)
     number_of = {job.name: number for number, job in enumerate(job_states.jobs)}
     by_level: dict[int, list[int]] = {}
+    now = job_states.at_one_moment()
     for job in jobs:
-        if job_states.state(job).kind in kinds:
+        if now.state(job).kind in kinds:
             by_level.setdefault(levels[job.variant], []).append(number_of[job.name])
     arrays: list[Array] = []
     for level in sorted(by_level):
@@ -155,7 +156,8 @@ def states_with_queue(job_states: JobStates, jobs: Sequence[Job]) -> list[State]
     except DataError as error:
         logger.warning("warning: %s", error)
         queued = {}
-    states = [job_states.state(job) for job in jobs]
+    now = job_states.at_one_moment()
+    states = [now.state(job) for job in jobs]
     return [
         State("queued", state.folder, f"as SLURM job {queued[job.name]}")
         if job.name in queued and state.kind in (*TO_RUN, "waiting", "failed")

@@ -16,12 +16,13 @@ from debeton.report.records import read_json
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, split_placeholder
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
-from debeton.system.locks import is_locked
+from debeton.system.locks import holder, is_locked
 from debeton.system.log import logger
 from debeton.system.project import find_preset
 from debeton.train.metrics import SELECTION_RULES, TIE_BREAK, selection_score
 from debeton.train.run_folder import experiment_name, find_folder
 
+RESULTS = "results.json"
 STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queued")
 
 
@@ -62,7 +63,7 @@ class State:
 
     kind: one of STATES.
     folder: run folder; None: there is none.
-    note: the last error, or the variants that the job waits for; '' for neither.
+    note: the last error, the process that runs the job, or the variants that it waits for; '' for none of them.
     """
 
     kind: str
@@ -76,6 +77,13 @@ class JobStates:
     def __init__(self, jobs: Sequence[Job], folders: StudyFolders):
         self.jobs, self.folders = jobs, folders
         self._configs: dict[str, Config] = {}
+        self._members: dict[tuple[str, str], list[Job]] = {}
+        for job in jobs:
+            self._members.setdefault(_place(job.variant, job), []).append(job)
+
+    def at_one_moment(self) -> JobStates:
+        """Return the states as they are now: the files of each job are read once, at first use."""
+        return _OneLook(self)
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Check the settings of jobs, also of waiting jobs.
@@ -142,16 +150,45 @@ class JobStates:
         if config is None:
             return State("waiting", note=f"for {', '.join(job.needs)}")
         folder = find_folder(config)
-        if folder is not None and (folder / "results.json").exists():
+        if folder is not None and (folder / RESULTS).exists():
             return State("done", folder)
-        if folder is not None and is_locked(folder / ".lock"):
-            return State("running", folder)
-        failure = self.folders.error_file(job)
-        if failure.exists():
-            stored = json.loads(failure.read_text())
-            if stored.get("fingerprint", self.fingerprint(job)) == self.fingerprint(job):
-                return State("failed", folder, stored["error"])
+        if runner := self._runner_in(folder, job):
+            return State("running", folder, runner)
+        if failure := self.failure(job):
+            return State("failed", folder, failure)
         return State("unfinished", folder) if folder is not None else State("missing", note=_note_other_runs(config))
+
+    def is_done(self, job: Job) -> bool:
+        """Return whether a job is finished."""
+        folder = self._folder(job)
+        return folder is not None and (folder / RESULTS).exists()
+
+    def runner_of(self, job: Job) -> str:
+        """Return which process runs a job, and since when; '' if none does on this machine."""
+        return self._runner_in(self._folder(job), job)
+
+    def runner_of_folder(self, job: Job) -> str:
+        """Return which process trains in the run folder of a job, whoever started it; '' if none does."""
+        folder = self._folder(job)
+        return holder(folder / ".lock") if folder is not None and is_locked(folder / ".lock") else ""
+
+    def failure(self, job: Job) -> str:
+        """Return the last error of a job as the study describes it now; '' if it has none."""
+        path = self.folders.error_file(job)
+        if not path.exists():
+            return ""
+        stored = json.loads(path.read_text())
+        return stored["error"] if stored.get("fingerprint", self.fingerprint(job)) == self.fingerprint(job) else ""
+
+    def _folder(self, job: Job) -> Path | None:
+        """Return the run folder of a job; None if there is none yet."""
+        config = self.config(job)
+        return None if config is None else find_folder(config)
+
+    def _runner_in(self, folder: Path | None, job: Job) -> str:
+        """Return which process trains in a run folder, or else which prepares the job; '' for none."""
+        locks = [*([folder / ".lock"] if folder is not None else []), self.folders.lock_file(job)]
+        return next((holder(path) for path in locks if is_locked(path)), "")
 
     def fingerprint(self, job: Job) -> str | None:
         """Return a hash of all that the study says about a job: settings, commands of its betons, and time limit.
@@ -167,12 +204,11 @@ class JobStates:
 
     def results(self, job: Job) -> dict[str, Any] | None:
         """Return the content of results.json with the run folder under 'folder'; None if the job is not finished."""
-        state = self.state(job)
-        if state.kind != "done":
+        folder = self._folder(job)
+        if folder is None or not (folder / RESULTS).exists():
             return None
-        assert state.folder is not None
-        path = state.folder / "results.json"
-        return read_json(path.read_bytes(), str(path)) | {"folder": state.folder}
+        path = folder / RESULTS
+        return read_json(path.read_bytes(), str(path)) | {"folder": folder}
 
     def best(self, jobs: Iterable[Job]) -> list[Job] | None:
         """Return the jobs of the setting with the best validation score, averaged over seeds.
@@ -206,7 +242,7 @@ class JobStates:
         A variant with a single seed gives the same run to all seeds. For a variant with a single setting, only its run
         of this seed must be finished. Returns None while the best setting is not known.
         """
-        jobs = [other for other in self.jobs if other.variant == variant and other.point == job.point]
+        jobs = self._members.get(_place(variant, job), [])
         seeds = {other.seed for other in jobs}
         seed = min(seeds) if len(seeds) == 1 else job.seed
         if len({other.setting_key for other in jobs}) == 1:
@@ -215,7 +251,7 @@ class JobStates:
         if best is None:
             return None
         (same_seed,) = [other for other in best if other.seed == seed]
-        return self.state(same_seed).folder
+        return self._folder(same_seed)
 
     def record_error(self, job: Job, error: str) -> None:
         """Store the last error of a job and what the job was; an empty text removes it.
@@ -227,6 +263,32 @@ class JobStates:
             write_text(path, json.dumps({"error": error, "fingerprint": self.fingerprint(job)}))
         else:
             path.unlink(missing_ok=True)
+
+
+class _OneLook(JobStates):
+    """States of a study's jobs at one moment. Thousands of jobs may wait for one variant, which is read once."""
+
+    def __init__(self, job_states: JobStates):
+        self.jobs, self.folders = job_states.jobs, job_states.folders
+        self._configs, self._members = job_states._configs, job_states._members
+        self._states: dict[str, State] = {}
+        self._best_folders: dict[tuple[str, str, int], Path | None] = {}
+
+    def state(self, job: Job) -> State:
+        if job.name not in self._states:
+            self._states[job.name] = super().state(job)
+        return self._states[job.name]
+
+    def best_folder(self, variant: str, job: Job) -> Path | None:
+        key = (*_place(variant, job), job.seed)
+        if key not in self._best_folders:
+            self._best_folders[key] = super().best_folder(variant, job)
+        return self._best_folders[key]
+
+
+def _place(variant: str, job: Job) -> tuple[str, str]:
+    """Return the key of a variant's jobs at the point of `job`."""
+    return variant, str(sorted(job.point.items()))
 
 
 def _note_other_runs(config: Config) -> str:
