@@ -61,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     from debeton.data.beton.reading import open_beton
     from debeton.data.raw.synthetic_images import read_synthetic_rows
     from debeton.generate.image_set import spec_from_folder
+    from debeton.system.files import write_files
     from debeton.system.log import set_up_logging
 
     set_up_logging(is_main=True)
@@ -81,20 +82,19 @@ def main(argv: Sequence[str]) -> int:
     words = keywords(
         captions, rows.label, spec.classes, top=arguments.top, min_support=arguments.min_support, ignore=ignore
     )
-    write_tables(arguments.out, words)
-    write_page(arguments.out, arguments.set, words, rows, captions)
+    page = page_of_words(arguments.set, words, rows, captions)
+    write_files({arguments.out / name: text.encode() for name, text in {**tables_of_words(words), **page}.items()})
     print(
         f"{len(captions)} captions, {len(words)} words of {len(spec.classes)} classes in {arguments.out / 'index.html'}"
     )
     return 0
 
 
-def write_tables(out: Path, words: list[Keyword]) -> None:
-    """Write keywords.csv and keywords.md, and print the latter."""
+def tables_of_words(words: list[Keyword]) -> dict[str, str]:
+    """Return keywords.csv and keywords.md by name, and print the latter."""
     import pandas as pd
 
     from debeton.report.write import to_markdown
-    from debeton.system.files import write_text
 
     rows = [
         {
@@ -108,17 +108,15 @@ def write_tables(out: Path, words: list[Keyword]) -> None:
         for k in words
     ]
     table = pd.DataFrame(rows, columns=["class", "word", "score", "in the class", "in others", "support"])
-    write_text(out / "keywords.csv", table.to_csv(index=False))
-    write_text(out / "keywords.md", to_markdown(table))
     print(to_markdown(table))
+    return {"keywords.csv": table.to_csv(index=False), "keywords.md": to_markdown(table)}
 
 
-def write_page(out: Path, folder: Path, words: list[Keyword], rows: Rows, captions: list[str]) -> None:
-    """Write index.html: the words, each with images whose captions have it."""
+def page_of_words(folder: Path, words: list[Keyword], rows: Rows, captions: list[str]) -> dict[str, str]:
+    """Return index.html by name: the words, each with images whose captions have it."""
     from html import escape
 
     from debeton.report.page import Cell, Page, html_table
-    from debeton.system.files import write_text
 
     page = Page("Words of generated images", f"{len(rows)} captions of {folder}")
     for label in dict.fromkeys(k.label for k in words):
@@ -135,7 +133,7 @@ def write_page(out: Path, folder: Path, words: list[Keyword], rows: Rows, captio
             if k.label == label
         ]
         page.add(label, html_table(["word", "score", "in the class", "in others", "support", "images"], cells))
-    write_text(out / "index.html", page.render())
+    return {"index.html": page.render()}
 
 
 def _thumbnail(rows: Rows, row: int, caption: str) -> str:

@@ -186,7 +186,7 @@ def check(folder: Path) -> int:
         raise DataError(
             "; ".join(wrong[:5])
             + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-            + ". Remove their lines from the manifest, and the same command makes them again"
+            + ". Remove the lines of images that are missing or changed, and the same command makes them again"
         )
     return 0
 

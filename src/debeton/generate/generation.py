@@ -53,9 +53,26 @@ def generate_missing(
     stopped: called before each batch; once true, no further batch starts.
 
     DataError: an image was rejected in all `generator.attempts` attempts.
+    UsageError: another process fills the shard.
     """
+    with image_set.filling():
+        slots = collections.deque(image_set.missing(conditions, per_condition))
+        _fill(image_set, generator, prompts, keep, slots, batch_size, progress=progress, stopped=stopped)
+
+
+def _fill(
+    image_set: ImageSet,
+    generator: Generator,
+    prompts: PromptSet,
+    keep: Filter,
+    slots: collections.deque[Slot],
+    batch_size: int,
+    *,
+    progress: bool,
+    stopped: Callable[[], bool],
+) -> None:
+    """Generate the images of these slots, and those of the slots of rejected images after them."""
     name = str(image_set.settings["set"])
-    slots = collections.deque(image_set.missing(conditions, per_condition))
     start, image_count = time.perf_counter(), 0
     waiting: collections.deque[list[tuple[Slot, ImageRequest, Future[dict[str, Any]]]]] = collections.deque()
     bar = work_bar("images", len(slots), unit="image", shown=progress)

@@ -5,7 +5,8 @@
 - SET/manifest.jsonl: one line per image, also of rejected images.
 - SET/manifest-K-of-N.jsonl: the same, of shard K of N.
 
-An image is written under a temporary name, renamed, and then its line is appended. After a kill there may be an image
+Each shard has one process at a time, which holds its lock while it fills the shard (`ImageSet.filling`). An image is
+written under a temporary name, renamed, and then its line is appended. After a kill there may be an image
 without a line; the next run makes it again under the same name. The seed of an image is a hash of (set, condition,
 number, attempt). So shards, restarts and other batch sizes give the same set.
 """
@@ -16,6 +17,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,13 @@ from debeton.data.raw.synthetic_images import (
     read_label_array,
 )
 from debeton.data.spec import DatasetSpec
+from debeton.generate.doubled_lines import describe_doubled, doubled_images, drop_doubled
 from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
 from debeton.system.file_names import Root
 from debeton.system.files import append_text, write_files, write_text
+from debeton.system.locks import LockState, file_lock, folder_lock, holder, is_locked
+from debeton.system.log import logger
 from debeton.system.progress import note_progress
 from debeton.system.seed import derive_seed
 
@@ -109,8 +114,64 @@ class ImageSet:
         self._root = Root(folder)
         self._check_settings()
         self.manifest = folder / shard.manifest
-        self._cut_unfinished_line()
-        self.lines = [line for path in manifest_files(folder) for line in read_lines(path)]
+        self._read()
+
+    def _read(self) -> None:
+        """Read the lines of all manifests, unless they are as they were when they were read last."""
+        files = manifest_files(self.folder)
+        found = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        if found != getattr(self, "_found", None):
+            self._found = found
+            self._by_manifest = {path: list(read_lines(path)) for path in files}
+            self.lines = [line for of_file in self._by_manifest.values() for line in of_file]
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Hold this shard's lock during the block, and bring the lines up to date before it.
+
+        A line that a kill left unfinished is cut off, and lines that list an image again are dropped.
+
+        UsageError: another process fills the shard, or shards of another division of the set.
+        """
+        with ExitStack() as stack:
+            with folder_lock(self.folder):  # one process at a time begins or ends
+                self._refuse_other_divisions()
+                path = _lock_file(self.manifest)
+                lock = stack.enter_context(file_lock(path))
+                if lock is LockState.BUSY:
+                    raise self._busy(self.shard.index, self.shard.count, path)
+                if lock is LockState.UNSUPPORTED:
+                    logger.warning("%s has no locks: let one process at a time fill a shard", self.folder)
+                stack.callback(self._end_filling, path)
+                self._check_settings()
+                self._cut_unfinished_line()
+                self._read()
+                if drop_doubled(self.folder, self._by_manifest, self._is_filled_by_others):
+                    self._read()
+            yield
+
+    def _end_filling(self, lock: Path) -> None:
+        """Remove the lock file, while this process still holds the lock."""
+        with folder_lock(self.folder):
+            lock.unlink(missing_ok=True)
+
+    def _is_filled_by_others(self, manifest: Path) -> bool:
+        return manifest != self.manifest and is_locked(_lock_file(manifest))
+
+    def _refuse_other_divisions(self) -> None:
+        """Raise UsageError if a process fills shards of another number, which have images of this shard too."""
+        for path in self.folder.glob(".manifest*.jsonl.lock"):
+            name = path.name.removeprefix(".").removesuffix(".lock")
+            words = name.removesuffix(".jsonl").split("-")  # manifest, or manifest-K-of-N
+            index, count = (int(words[1]), int(words[-1])) if len(words) == 4 else (1, 1)
+            if count != self.shard.count and is_locked(path):
+                raise self._busy(index, count, path)
+
+    def _busy(self, index: int, count: int, lock: Path) -> UsageError:
+        return UsageError(
+            f"shard {index}/{count} of {self.folder} is being made by {holder(lock)}; wait for it, or let several "
+            "processes share the set, each with another K of --shard K/N"
+        )
 
     def _check_settings(self) -> None:
         """Write the settings of a new set, or compare them with those of the folder."""
@@ -236,14 +297,20 @@ def spec_from_folder(folder: Path) -> DatasetSpec:
     return DatasetSpec(folder.name, tuple(names))
 
 
+def _lock_file(manifest: Path) -> Path:
+    """Return the lock file of the shard that fills a manifest."""
+    return manifest.with_name(f".{manifest.name}.lock")
+
+
 def verify(folder: Path) -> list[str]:
     """Check every kept image against the manifest, and return one sentence per missing or changed image.
 
-    DataError: a line names an image outside of the folder.
+    A last sentence says how many lines list an image again. DataError: a line names an image outside of the folder.
     """
     problems, root = [], Root(folder)
-    for path in manifest_files(folder):
-        for line in read_lines(path):
+    by_manifest = {path: list(read_lines(path)) for path in manifest_files(folder)}
+    for path, lines in by_manifest.items():
+        for line in lines:
             if line["verdict"] != ACCEPTED:
                 continue
             image = root.path(str(line["path"]), str(path))
@@ -251,4 +318,5 @@ def verify(folder: Path) -> list[str]:
                 problems.append(f"{image} is not there")
             elif hashlib.sha256(image.read_bytes()).hexdigest() != line["sha256"]:
                 problems.append(f"{image} is not the image of {path.name}")
-    return problems
+    doubled = describe_doubled(doubled_images(by_manifest))
+    return [*problems, *([doubled] if doubled else [])]

@@ -7,11 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from debeton.system.errors import DataError
 from debeton.system.leftovers import SUFFIX, partial_name, remove_abandoned
+from debeton.system.locks import folder_lock
 
 TEMPORARY = "debeton_"  # first part of the names of temporary folders
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -45,9 +46,9 @@ def naming_failed_writes(*paths: Path) -> Iterator[None]:
 def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
     """Yield temporary names to write to; at the end of the block, flush and rename them to `paths`.
 
-    Files get their final names in the sequence of `paths`. Missing folders are made. After an error, the temporary
-    files and new folders are removed, and `paths` keep their old content. Temporary files that a killed process left
-    for the same paths are removed first.
+    Files get their final names in the sequence of `paths`; no other process puts its own between them. Missing folders
+    are made. After an error, the temporary files and new folders are removed, and `paths` keep their old content.
+    Temporary files that a killed process left for the same paths are removed first.
     """
     partials = [partial_name(path) for path in paths]
     with naming_failed_writes(*paths):
@@ -59,8 +60,10 @@ def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
             for partial in partials:
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
-            for partial, path in zip(partials, paths):
-                os.replace(partial, path)
+            # Several processes may write the same files at once: those of one stay together.
+            with folder_lock(paths[-1].parent) if len(paths) > 1 else nullcontext():
+                for partial, path in zip(partials, paths):
+                    os.replace(partial, path)
         except BaseException:
             for partial in partials:
                 partial.unlink(missing_ok=True)

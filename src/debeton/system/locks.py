@@ -103,6 +103,7 @@ def file_lock(
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder itself during the block, and leave no file; wait until it is free.
 
+    The block gives no set of files its final names by `files.replacing` in this folder, which takes the same lock.
     Without locks in the file system, or without the right to read the folder, the block runs without one.
     """
     try:
@@ -115,6 +116,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(number, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_UN)  # also for a process that was forked meanwhile and has the file open
         os.close(number)
 
 

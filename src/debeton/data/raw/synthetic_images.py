@@ -32,6 +32,7 @@ from debeton.system.array_files import map_npy, read_npy
 from debeton.system.digests import check_kept
 from debeton.system.errors import DataError, nearest
 from debeton.system.file_names import Root, file_name, leads_out, path_below
+from debeton.system.log import logger
 
 MANIFEST = "manifest.jsonl"
 SHARD_MANIFESTS = "manifest-*-of-*.jsonl"
@@ -139,6 +140,10 @@ def _manifest_rows(folder: Path, spec: DatasetSpec) -> Rows:
     records = [record for where in manifest_files(folder) for record in _manifest_records(where, spec)]
     if not records:
         raise DataError(f"{folder / MANIFEST} lists no image with the verdict '{ACCEPTED}'; nothing to write")
+    unique = {json.dumps(record, sort_keys=True): record for record in records}
+    if again := len(records) - len(unique):
+        logger.warning("warning: %d lines of %s list an image again, with equal content; left out", again, folder)
+        records = list(unique.values())
     # Sorted by path, so that the order in which shards wrote their lines does not matter.
     return _rows_of(folder, spec, sorted(records, key=lambda record: str(record["path"])))
 
