@@ -230,3 +230,10 @@ def test_keys_of_the_published_files_without_an_effect_are_accepted_with_a_note(
     assert not set(WITHOUT_EFFECT) & declared().keys()
     with pytest.raises(UsageError, match=r"unknown key 'data\.num_class'; see"):
         load([write(tmp_path / "b.yaml", text.replace("classes", "class"))])
+
+
+def test_a_file_is_read_again_once_it_has_changed(tmp_path):
+    file = tmp_path / "a.yaml"
+    for rate in (0.5, 0.25):
+        file.write_text(f"training: {{lr: {rate}}}\n")
+        assert [load([file])["training.lr"] for _ in range(2)] == [rate, rate]

@@ -417,6 +417,29 @@ def test_the_best_setting_has_the_best_mean_over_seeds_once_all_are_finished(job
     assert job_states.arguments(select(jobs, "dfr", strength=1.0)[0]) is None
 
 
+def test_jobs_that_wait_for_one_variant_read_its_results_once_for_all_of_them(tmp_path, monkeypatch):
+    dfr = {**STUDY["variants"]["dfr"], "draws": 20, "search": {"training.weight_decay": {"log": [1e-4, 1e-1]}}}
+    path = write(tmp_path / "s.yaml", variants={**STUDY["variants"], "dfr": dfr})
+    jobs = load_study(path).jobs({"raw": "/raw"})
+    states = JobStates(jobs, StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
+    erm, waiting = select(jobs, "erm", strength=0.9), select(jobs, "dfr", strength=0.9)
+    for job in erm:
+        finish(states, job, worst=0.1 * (1 + job.draw))
+    read: Counter[str] = Counter()
+    results = JobStates.results
+
+    def counted(self, job):
+        read[job.name] += 1
+        return results(self, job)
+
+    monkeypatch.setattr(JobStates, "results", counted)
+    now = states.at_one_moment()
+    words = [now.arguments(job) for job in waiting]
+    assert len(words) == 2 * 20
+    assert all("_draw2_seed" in " ".join(found) for found in words)
+    assert read == {job.name: 2 for job in erm}  # once for each of the two seeds
+
+
 def test_a_variant_uses_the_run_folder_of_another_variant_at_its_point_and_seed(tmp_path):
     variants = {
         "cdpm": {"settings": {"training.method": "cdpm", "training.selection": "last"}},

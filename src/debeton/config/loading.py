@@ -11,6 +11,7 @@ command line.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -199,7 +200,7 @@ def _add_implied(values: dict[str, Any], given: Mapping[str, str]) -> None:
 
 def _flatten(path: Path, settings: Mapping[str, Setting]) -> list[tuple[str, Any]]:
     """Return the dotted keys of one YAML or JSON file with their values."""
-    content = read_mapping(path, "config file", "sections such as 'training:'")
+    content = _content(path)
     pairs: list[tuple[str, Any]] = []
     sections = {key.split(".")[0] for key in settings}
     for name, entries in content.items():
@@ -216,6 +217,20 @@ def _flatten(path: Path, settings: Mapping[str, Setting]) -> list[tuple[str, Any
                 raise UsageError(f"{path}: {key} has no value; give one or remove the line")
             pairs.append((key, value))
     return pairs
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the sections of one YAML or JSON file, which is read again only once it has changed."""
+    try:
+        status = path.stat()
+    except OSError:
+        return _read_content(path, 0, 0)  # says what is wrong
+    return _read_content(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=64)  # the jobs of a study share a few files
+def _read_content(path: Path, changed: int, size: int) -> dict[str, Any]:
+    return read_mapping(path, "config file", "sections such as 'training:'")
 
 
 def _parse_overrides(tokens: Sequence[str], settings: Mapping[str, Setting]) -> list[tuple[str, str]]:
