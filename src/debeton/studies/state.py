@@ -272,12 +272,20 @@ class _OneLook(JobStates):
         self.jobs, self.folders = job_states.jobs, job_states.folders
         self._configs, self._members = job_states._configs, job_states._members
         self._states: dict[str, State] = {}
+        self._best: dict[tuple[str, ...], list[Job] | None] = {}
         self._best_folders: dict[tuple[str, str, int], Path | None] = {}
 
     def state(self, job: Job) -> State:
         if job.name not in self._states:
             self._states[job.name] = super().state(job)
         return self._states[job.name]
+
+    def best(self, jobs: Iterable[Job]) -> list[Job] | None:
+        jobs = list(jobs)
+        names = tuple(job.name for job in jobs)
+        if names not in self._best:
+            self._best[names] = super().best(jobs)
+        return self._best[names]
 
     def best_folder(self, variant: str, job: Job) -> Path | None:
         key = (*_place(variant, job), job.seed)
