@@ -12,6 +12,8 @@ from debeton.system.errors import UsageError, nearest, unknown_names
 
 # libyaml's loader takes a tenth of the time, where PyYAML was built with it: a study reads thousands of files.
 FAST_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_BYTES = 16 << 20  # letters of a text
+MAX_VALUES = 1_000_000  # with those that aliases stand for
 KINDS = {list: "a list", dict: "keys and values", str: "text", int: "a whole number"}
 
 
@@ -21,8 +23,13 @@ def parse_yaml(text: str) -> Any:
     PyYAML keeps the last of two equal keys, so the first one would be lost without a word. Keys are equal where Python
     finds them equal, as 1 and 1.0. Merge keys (<<) may still give values that the mapping replaces.
 
-    Raises: yaml.YAMLError with the key, both lines and both values, as for every other fault of the text.
+    Raises: yaml.YAMLError with the key, both lines and both values, as for every other fault of the text. It also names
+    a text of more than MAX_BYTES, and aliases that stand for more than MAX_VALUES values or for themselves.
     """
+    if len(text) > MAX_BYTES:
+        raise yaml.YAMLError(
+            f"it is longer than {MAX_BYTES >> 20} MiB, which nobody writes by hand; give a shorter file"
+        )
     try:
         return _parse(text, FAST_LOADER)
     except yaml.YAMLError:  # the messages of the slower one show the place in the text
@@ -30,15 +37,54 @@ def parse_yaml(text: str) -> Any:
 
 
 def _parse(text: str, loader_class: type[yaml.SafeLoader]) -> Any:
-    loader = loader_class(text)
+    loader = loader_class("")
     try:
+        loader = loader_class(text)
         root = loader.get_single_node()
         if root is None:
             return None
+        _count_values(root, {})
         _refuse_repeated_keys(loader, root, "", set())
         return loader.construct_document(root)
+    except RecursionError:
+        raise yaml.YAMLError("it nests lists or mappings too deeply to be read; write it flatter") from None
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        # Of a value whose tag or form promises another kind, such as the date 2001-13-01 or '!!int x'.
+        raise yaml.YAMLError(f"a value cannot be read as what its form or its tag says ({error}); quote it") from None
     finally:
         loader.dispose()
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Return the number of values of a node, where each alias counts all values that it stands for.
+
+    A few lines of aliases of aliases stand for more values than a memory holds. Whatever walks over them, such as a
+    message, a copy or a merge, would never end.
+
+    counts: by the id of a node that was counted; 0 while it is being counted.
+
+    Raises: yaml.YAMLError beyond MAX_VALUES, or for an alias within its own anchor.
+    """
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise yaml.YAMLError(
+                f"the alias on line {node.start_mark.line + 1} stands for a value that it is part of; write it out"
+            )
+        return counts[id(node)]
+    counts[id(node)] = 0
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    total = 1 + sum(_count_values(part, counts) for part in parts)
+    if total > MAX_VALUES:
+        raise yaml.YAMLError(
+            f"the aliases on and below line {node.start_mark.line + 1} stand for more than {MAX_VALUES:,} values; "
+            "write the values out"
+        )
+    counts[id(node)] = total
+    return total
 
 
 def _refuse_repeated_keys(loader: yaml.SafeLoader, node: yaml.Node, place: str, seen: set[int]) -> None:
@@ -79,6 +125,17 @@ def _shown(node: yaml.Node) -> str:
     return KINDS[list if isinstance(node, yaml.SequenceNode) else dict]
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a YAML file, at most one letter more than MAX_BYTES, so that `parse_yaml` refuses more.
+
+    OSError where it is no regular file, UnicodeDecodeError where it is no UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
+    with path.open(encoding="utf-8") as file:
+        return file.read(MAX_BYTES + 1)
+
+
 def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[str, Any]:
     """Return the keys and values of a YAML or JSON file; none of an empty one.
 
@@ -89,7 +146,7 @@ def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[s
     Raises: UsageError where the file is missing, cannot be read or holds anything else.
     """
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except FileNotFoundError:
         raise UsageError(f"no {kind} at {path}{hint and f'; {hint}'}") from None
     except (OSError, UnicodeDecodeError) as error:
