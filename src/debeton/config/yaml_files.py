@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import yaml
 from debeton.system.errors import UsageError, nearest, unknown_names
 
 # libyaml's loader takes a tenth of the time, where PyYAML was built with it: a study reads thousands of files.
+# It nests calls without a limit: 50,000 brackets end the process. So it reads only texts that cannot nest deeply.
 FAST_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+FAST_BYTES, FAST_DEPTH = 1 << 16, 500
 MAX_BYTES = 16 << 20  # letters of a text
 MAX_VALUES = 1_000_000  # with those that aliases stand for
 KINDS = {list: "a list", dict: "keys and values", str: "text", int: "a whole number"}
@@ -30,10 +33,17 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError(
             f"it is longer than {MAX_BYTES >> 20} MiB, which nobody writes by hand; give a shorter file"
         )
-    try:
-        return _parse(text, FAST_LOADER)
-    except yaml.YAMLError:  # the messages of the slower one show the place in the text
-        return _parse(text, yaml.SafeLoader)
+    if _is_flat(text):
+        with suppress(yaml.YAMLError):  # the messages of the slower one show the place in the text
+            return _parse(text, FAST_LOADER)
+    return _parse(text, yaml.SafeLoader)
+
+
+def _is_flat(text: str) -> bool:
+    """Return True if a text is short, and has few marks that begin a value inside another on the same line."""
+    if len(text) > FAST_BYTES or text.count("[") + text.count("{") > FAST_DEPTH:
+        return False
+    return all(line.count("- ") + line.count("? ") + line.count(": ") < FAST_DEPTH for line in text.splitlines())
 
 
 def _parse(text: str, loader_class: type[yaml.SafeLoader]) -> Any:
