@@ -239,7 +239,7 @@ def test_a_file_is_read_again_once_it_has_changed(tmp_path):
         assert [load([file])["training.lr"] for _ in range(2)] == [rate, rate]
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 50_000, "{a: " * 50_000, "? " * 50_000, "[" * 400, "- " * 400])
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 50_000, "{a: " * 50_000, "? " * 50_000, "[" * 400])
 def test_deep_nesting_is_one_sentence_and_does_not_end_the_process(text):
     with pytest.raises(yaml.YAMLError):
         parse_yaml(text)
