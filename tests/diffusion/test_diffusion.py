@@ -297,7 +297,7 @@ def test_conditions_that_a_model_does_not_know_give_one_sentence(tmp_path):
         model_folder(tmp_path)
     save_model(tmp_path, make_network(3, (8, 8), SHAPE), make_schedule(), CELLS)
     (tmp_path / "conditions.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read as a diffusion model"):
+    with pytest.raises(DataError, match=r"conditions\.json is not JSON"):
         load_model(tmp_path)
     with pytest.raises(UsageError, match="3 levels halve an image 2 times, and 18 x 16 pixels are no multiple of 4"):
         make_network(2, (18, 16), Shape((8, 8, 8)))

@@ -188,7 +188,7 @@ def test_wrong_checkpoints_and_images_give_one_sentence(trained_toy, capsys, tmp
         (["--checkpoint", run_folder, "--images", tmp_path / "bad"], 1, "x.png"),
         (["--checkpoint", tmp_path / "none", "--images", images], 1, "no checkpoint at"),
         (["--checkpoint", tmp_path / "unet.pt", "--images", images], 1, "holds a 'unet', which is no classifier"),
-        (["--checkpoint", tmp_path / "model", "--images", images], 1, "is no exported model, or is damaged"),
+        (["--checkpoint", tmp_path / "model", "--images", images], 1, "model.json lacks 'model'"),
         (
             ["--checkpoint", without("inputs", tmp_path / "old.pt", run_folder), "--images", images],
             1,

@@ -322,10 +322,14 @@ def test_a_run_killed_while_writing_a_line_is_read(tmp_path):
         (
             "results.json",
             '{"dataset": "x", "seed": 0, "method": "erm", "test": {"group_accuracy": {"a": "high"}}}',
-            r"group_accuracy\['a'\] is 'high'",
+            r"group_accuracy\.a is 'high'",
         ),
-        ("results.json", '{"dataset": "x", "seed": 0, "method": "erm", "test": 3}', "test is not a set of metrics"),
-        ("results.jsonl", "{}\n", "results.jsonl, evaluation 1 lacks 'epoch'"),
+        (
+            "results.json",
+            '{"dataset": "x", "seed": 0, "method": "erm", "test": 3}',
+            "test is 3; expected a table of keys and values or null",
+        ),
+        ("results.jsonl", "{}\n", "results.jsonl, line 1 lacks 'epoch'"),
         ("results.jsonl", "\nhello\n", "results.jsonl, line 2 is not JSON"),
         ("config.yaml", "a: [", "config.yaml is not YAML"),
         ("config.yaml", "3", "config.yaml holds int"),

@@ -135,7 +135,7 @@ def test_class_files_that_do_not_fit_are_a_sentence(tmp_path):
         ("far.npy", UsageError, "there is no class '6'.*numbers from 0 to 5"),
         ("word.txt", UsageError, "there is no class 'ee'"),
         ("none.npy", UsageError, "no file .*none.npy; give 'all', 'dogs' or 'cats'"),
-        ("broken.json", DataError, "cannot be read as a list of classes"),
+        ("broken.json", DataError, "broken.json is not JSON"),
         ("pickle.npy", DataError, "cannot be read as a list of classes"),
         ("empty.yaml", DataError, "is no list of classes"),
     ):

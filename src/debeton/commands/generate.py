@@ -28,6 +28,7 @@ from typing import Any
 
 from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError
+from debeton.system.wording import count
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -174,19 +175,22 @@ def chosen_conditions(arguments: argparse.Namespace, prompts: Any) -> Any:
 def check(folder: Path) -> int:
     """Print how many images the set has, and verify their hashes; DataError names what is wrong."""
     from debeton.data.raw.synthetic_images import manifest_files
-    from debeton.generate.image_set import SETTINGS, ImageSet, verify
+    from debeton.generate.image_set import SETTINGS, ImageSet, read_settings, unlisted, verify
 
     if not manifest_files(folder) or not (folder / SETTINGS).is_file():
         raise DataError(f"{folder} is no set of generated images: it has no {SETTINGS} and no manifest")
-    import json
-
-    wrong = verify(folder)
-    print_counts(ImageSet(folder, json.loads((folder / SETTINGS).read_text())).counts())
+    settings, wrong = read_settings(folder), verify(folder)
+    print_counts(ImageSet(folder, settings).counts())
     if wrong:
         raise DataError(
             "; ".join(wrong[:5])
             + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
             + ". Remove the lines of images that are missing or changed, and the same command makes them again"
+        )
+    if lost := unlisted(folder):
+        raise DataError(
+            f"{count(len(lost), 'image')} of {folder} {'is' if len(lost) == 1 else 'are'} in no manifest, the first is "
+            f"{lost[0]}: a run was killed, or a manifest was cut short; the command that made the set makes them again"
         )
     return 0
 

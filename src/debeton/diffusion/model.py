@@ -15,11 +15,52 @@ import torch
 from torch import Tensor, nn
 
 from debeton.system.digests import KEY, check_digests, file_digest, with_digests
-from debeton.system.errors import DamagedFile, DataError, UsageError
+from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, Within, or_null
 
 IN_RUN = "cdpm"  # the model's folder in that of its run
 CONDITIONS = "conditions.json"
+REMEDY = "train the model again, or take its folder from a copy"
+CONTENT = Table(
+    keys={
+        "kind": ("label", "group"),
+        "cells": ListOf(ListOf(or_null(str), 2)),
+        "trained": ListOf(bool),
+        "dataset": str,
+        "data": str,
+    },
+    may={KEY: dict},
+    others=None,
+)
+COUNT = Within(int, 1, 1 << 20)
+# Of diffusers' configurations, what this project writes and reads; diffusers checks the rest.
+UNET = Table(
+    keys={
+        "in_channels": Within(int, 3, 3),
+        "out_channels": Within(int, 3, 3),
+        "num_class_embeds": COUNT,
+        "block_out_channels": ListOf(COUNT),
+        "layers_per_block": Within(int, 1, 1 << 10),
+        "down_block_types": ListOf(str),
+        "up_block_types": ListOf(str),
+        "norm_num_groups": COUNT,
+        "attention_head_dim": COUNT,
+        "add_attention": bool,
+    }
+)
+SCHEDULE = Table(
+    keys={
+        "num_train_timesteps": Within(int, 1, 1 << 20),
+        "beta_schedule": "linear",
+        "beta_start": Within(float, 0, 1),
+        "beta_end": Within(float, 0, 1),
+        "prediction_type": ("epsilon", "v_prediction"),
+        "variance_type": "fixed_large",
+        "clip_sample": bool,
+    }
+)
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
@@ -191,6 +232,41 @@ def model_folder(folder: Path) -> Path:
     )
 
 
+def read_conditions(folder: Path) -> Conditions:
+    """Read conditions.json of a folder of `save_model`.
+
+    DamagedFile if it, or a file that it names, is not what was written. DataError names what else is damaged.
+    """
+    path = folder / CONDITIONS
+    content = read_json(path, CONTENT, remedy=REMEDY)
+    check_digests(path, content, "take another copy of the model, or train it again")
+    content.pop(KEY, None)
+    cells = tuple((label, attribute) for label, attribute in content["cells"])
+    if len(cells) != len(content["trained"]) or not cells:
+        raise DataError(
+            f"{path}: cells has {len(cells)} items and trained has {len(content['trained'])}; expected one of each for "
+            f"every condition: {REMEDY}"
+        )
+    if strange := [cell for cell in cells if not isinstance(cell[0], str)]:
+        raise DataError(f"{path}: a cell is {list(strange[0])}; expected a class and an attribute: {REMEDY}")
+    return Conditions(**{**content, "cells": cells, "trained": tuple(content["trained"])})
+
+
+def _check_configurations(folder: Path) -> None:
+    """Raise DataError for a damaged configuration of the network or of its schedule, before diffusers reads it."""
+    read_json(folder / "unet" / "config.json", UNET, remedy=REMEDY)
+    read_json(folder / "scheduler" / "scheduler_config.json", SCHEDULE, remedy=REMEDY)
+
+
+def _check_fit(folder: Path, unet: Any, conditions: Conditions) -> None:
+    """Raise DataError where the parts of a model, each sound, do not belong together."""
+    if unet.config.num_class_embeds != len(conditions.cells) + 1:
+        raise DataError(
+            f"{folder}: the network knows {unet.config.num_class_embeds} conditions with that of no condition, and "
+            f"{CONDITIONS} names {len(conditions.cells)}; they were not written together: {REMEDY}"
+        )
+
+
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[ConditionalUNet, Any, Conditions]:
     """Load (network, schedule, conditions) from a folder of `save_model`.
 
@@ -198,16 +274,12 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Condit
     """
     from diffusers import DDPMScheduler, UNet2DModel
 
+    conditions = read_conditions(folder)
+    _check_configurations(folder)
     try:
-        content = json.loads((folder / CONDITIONS).read_text())
-        check_digests(folder / CONDITIONS, content, "take another copy of the model, or train it again")
         unet = UNet2DModel.from_pretrained(str(folder / "unet"), torch_dtype=dtype, local_files_only=True)
         schedule = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
-        values = {key: value for key, value in content.items() if key != KEY}
-        cells = tuple((label, attribute) for label, attribute in values.pop("cells"))
-        conditions = Conditions(**{**values, "cells": cells, "trained": tuple(values["trained"])})
-    except DamagedFile:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise DataError(f"{folder} cannot be read as a diffusion model: {' '.join(str(error).split())[:300]}") from None
+    _check_fit(folder, unet, conditions)
     return ConditionalUNet(unet), schedule, conditions

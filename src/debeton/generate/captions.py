@@ -25,10 +25,13 @@ from debeton.generate.generators.generator import DTYPES, folder_hash, local_mod
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.json_files import read_json_lines
+from debeton.system.json_shapes import Table
 from debeton.system.log import logger
-from debeton.system.regular_files import MAX_TABLE_BYTES, read_regular_text, require_regular
+from debeton.system.regular_files import MAX_TABLE_BYTES, require_regular
 from debeton.system.work_bar import work_bar
 
+LINE = Table(keys={"path": str, "caption": str}, may={"image": str, "model": str})
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 MAX_WORDS = 30  # largest number of tokens of a caption
 TOKEN = r"(?u)\b[^\W\d_]{3,}\b"  # words of at least three letters
@@ -268,18 +271,16 @@ def read_captions(path: Path) -> dict[str, Caption]:
         import pandas as pd
 
         require_regular(path, MAX_TABLE_BYTES)
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (ValueError, OverflowError) as error:  # of pandas and of UTF-8
+            raise DataError(f"{path} cannot be read as a CSV ({' '.join(str(error).split())})") from None
         if absent := {"path", "caption"} - set(table.columns):
             raise DataError(f"{path} lacks the column {sorted(absent)[0]}; it has {list(table.columns)}")
         records = table.to_dict("records")
     else:
-        for number, line in enumerate(read_regular_text(path, max_bytes=MAX_TABLE_BYTES).splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                _ = record["path"], record["caption"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{path}, line {number} is no caption ({error}); expected path and caption") from None
-            records.append(record)
+        remedy = "expected path and caption; correct or remove the line"
+        records += (record for _, record in read_json_lines(path, LINE, remedy=remedy))
     captions: dict[str, Caption] = {}
     for record in records:
         name = str(record["path"])

@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from debeton.data.raw.synthetic_images import (
     folder_names,
     manifest_files,
     read_label_array,
+    say_cut_line,
 )
 from debeton.data.spec import DatasetSpec
 from debeton.generate.doubled_lines import describe_doubled, doubled_images, drop_doubled
@@ -40,12 +42,25 @@ from debeton.generate.prompts import Condition
 from debeton.system.errors import DataError, UsageError
 from debeton.system.file_names import Root
 from debeton.system.files import append_text, write_files, write_text
+from debeton.system.json_files import read_json, read_json_lines
+from debeton.system.json_shapes import Table, Within, or_null
 from debeton.system.locks import LockState, file_lock, folder_lock, holder, is_locked
 from debeton.system.log import logger
 from debeton.system.progress import note_progress
 from debeton.system.seed import derive_seed
 
 SETTINGS = "generator.json"
+LINE = Table(
+    keys={
+        "path": str,
+        "label": str,
+        "attribute": or_null(str),
+        "number": Within(int, 0),
+        "attempt": Within(int, 0),
+        "verdict": str,
+    },
+    may={"prompt": or_null(str), "seed": or_null(int), "sha256": or_null(str)},
+)
 
 
 @dataclass(frozen=True)
@@ -179,7 +194,7 @@ class ImageSet:
         if not path.exists():
             write_text(path, json.dumps(self.settings, indent=1, ensure_ascii=False))
             return
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_settings(self.folder)
         wrong = different_settings(stored, self.settings)
         if wrong:
             raise UsageError(
@@ -241,6 +256,17 @@ class ImageSet:
         return by_condition
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return generator.json of a set: the settings that decide its images. DataError names what is damaged."""
+    remedy = "remove the file, and the command that began the set writes it anew"
+    found: dict[str, Any] = read_json(
+        folder / SETTINGS,
+        Table(keys={"set": str}, may={"generator": str, "filter": str, "prompts": dict}),
+        remedy=remedy,
+    )
+    return found
+
+
 def different_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Return the names of the settings that decide the images and differ.
 
@@ -257,18 +283,11 @@ def different_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> l
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Read the lines of a manifest that this program wrote.
 
-    A last line cut short by a kill is skipped. DataError names any other malformed line.
+    A last line cut short by a kill is skipped with a note: its image is made again. DataError names any other damaged
+    line.
     """
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    for number, text in enumerate(whole.splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            _ = line["label"], line["attribute"], line["number"], line["attempt"], line["verdict"], line["path"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}, line {number} is no entry of an image set ({error}); expected a JSON object of one image: "
-                "remove the line"
-            ) from None
+    remedy = "remove the line, and the command that made the set makes its image again"
+    for _, line in read_json_lines(path, LINE, remedy=remedy, cut=partial(say_cut_line, path)):
         yield line
 
 
@@ -302,6 +321,13 @@ def _lock_file(manifest: Path) -> Path:
     return manifest.with_name(f".{manifest.name}.lock")
 
 
+def unlisted(folder: Path) -> list[Path]:
+    """Return the images of a set that no manifest names, sorted: a kill or a cut manifest has left them."""
+    named = {line["path"] for path in manifest_files(folder) for line in read_lines(path)}
+    found = sorted(folder.glob("*/*/[0-9]*.png"))
+    return [path for path in found if path.relative_to(folder).as_posix() not in named]
+
+
 def verify(folder: Path) -> list[str]:
     """Check every kept image against the manifest, and return one sentence per missing or changed image.
 
@@ -316,7 +342,7 @@ def verify(folder: Path) -> list[str]:
             image = root.path(str(line["path"]), str(path))
             if not image.is_file():
                 problems.append(f"{image} is not there")
-            elif hashlib.sha256(image.read_bytes()).hexdigest() != line["sha256"]:
+            elif hashlib.sha256(image.read_bytes()).hexdigest() != line.get("sha256"):
                 problems.append(f"{image} is not the image of {path.name}")
     doubled = describe_doubled(doubled_images(by_manifest))
     return [*problems, *([doubled] if doubled else [])]

@@ -6,7 +6,6 @@ or a file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from debeton.nets.architecture import Architecture, TowerWithHead
 from debeton.nets.weight_files import read_weight_file
 from debeton.nets.weight_fitting import fit_weights
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, Within, or_null
 
 PREFIX = "open_clip:"
 FOLDER_CONFIG, FOLDER_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -63,6 +64,20 @@ def open_clip_architecture(name: str, config: Mapping[str, Any] | None = None) -
     )
 
 
+SIDE = Within(int, 1, 1 << 16)
+TOWER = Table(
+    keys={
+        "embed_dim": SIDE,
+        "vision_cfg": Table(may={"image_size": (SIDE, ListOf(SIDE, 2)), "width": SIDE, "patch_size": object}),
+    },
+    may={"quick_gelu": or_null(bool)},
+)
+CHANNELS = or_null(ListOf(float, 3))
+WHOLE = Table(
+    keys={"model_cfg": TOWER}, may={"preprocess_cfg": or_null(Table(may={"mean": CHANNELS, "std": CHANNELS}))}
+)
+
+
 def _config(model: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return a model's configuration and that of its images, from open_clip, a file or a folder."""
     import open_clip
@@ -71,17 +86,10 @@ def _config(model: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if path.is_dir():
         path = path / FOLDER_CONFIG
     if path.suffix == ".json" and path.is_file():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            cfg = content.get("model_cfg", content)
-            if not isinstance(cfg["vision_cfg"], dict):
-                raise TypeError("'vision_cfg' is no table")
-            return {**cfg, "embed_dim": cfg["embed_dim"]}, content.get("preprocess_cfg", {})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path} is no configuration of an open_clip model ({type(error).__name__}: {error}); expected "
-                "'embed_dim' and 'vision_cfg', alone or under 'model_cfg'"
-            ) from None
+        remedy = "expected 'embed_dim' and 'vision_cfg' of an open_clip model, alone or under 'model_cfg'"
+        shape = WHOLE if "model_cfg" in read_json(path, remedy=remedy) else TOWER
+        content = read_json(path, shape, remedy=remedy)
+        return content.get("model_cfg", content), content.get("preprocess_cfg") or {}
     known = open_clip.list_models()
     if model not in known:
         hint = nearest(model, known).replace("'", f"'{PREFIX}", 1)

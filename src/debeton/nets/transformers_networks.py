@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from debeton.nets.architecture import Architecture, TowerWithHead
 from debeton.system.errors import DataError, UsageError
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, Within, or_null
 
 PREFIX = "hf:"
 # Kinds whose pooler is no part of a classifier: it classifies the first token.
@@ -86,16 +88,32 @@ def _described(name: str) -> dict[str, Any]:
     }
 
 
+SIDE = or_null(Within(int, 1, 1 << 16))
+SIZE = (SIDE[0], Table(may={"shortest_edge": SIDE, "height": SIDE, "width": SIDE}), None)
+PREPROCESSING = Table(
+    may={
+        "image_mean": or_null(ListOf(float, 3)),
+        "image_std": or_null(ListOf(float, 3)),
+        "crop_size": SIZE,
+        "size": SIZE,
+        "do_center_crop": or_null(bool),
+    }
+)
+
+
 def _preprocessing(name: str) -> Mapping[str, Any]:
-    """Return the content of preprocessor_config.json, {} if there is none."""
+    """Return the content of preprocessor_config.json, {} if there is none. DataError if it is damaged."""
     from transformers.utils import cached_file
 
     try:
         file = cached_file(name, "preprocessor_config.json", local_files_only=True)
-        content = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not file:
+        return {}
+    remedy = "save the model's image processor again, or remove the file to take the usual normalisation of the model"
+    found: Mapping[str, Any] = read_json(Path(file), PREPROCESSING, remedy=remedy)
+    return found
 
 
 def _side(size: Any) -> int | None:

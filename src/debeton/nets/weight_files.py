@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,36 @@ from typing import Any
 
 from torch import Tensor
 
+from debeton.data.beton.sidecar import IMAGE_OPTIONS
 from debeton.nets.checkpoint import BEST_NAME, CHECKPOINT_FOLDER, load_checkpoint
 from debeton.system.digests import check_digests
 from debeton.system.errors import DataError, UsageError, first_names
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, Within, or_null
 from debeton.system.log import logger
 from debeton.system.regular_files import require_regular
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
+CHANNELS = ListOf(float, 3)
+CARD_CONTENT = Table(
+    keys={
+        "model": Table(
+            keys={"arch": str, "num_classes": Within(int, 1), "mean": CHANNELS, "std": CHANNELS},
+            may={"blurpool": bool, "config": dict},
+        ),
+        "inputs": Table(
+            keys={
+                "dataset": str,
+                "classes": ListOf(str),
+                "resolution": Within(int, 1, 1 << 16),
+                "decoder": str,
+                "tta": bool,
+            },
+            may={"images": or_null(IMAGE_OPTIONS)},
+        ),
+    },
+    may={"phase": or_null(str), "trained_on": or_null(dict), "run": or_null(dict)},
+)
 # The keys under which programs keep the weights of a network beside other things, the likeliest first.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module", "model_dict")
 
@@ -52,7 +74,7 @@ def read_weight_file(path: Path, names: Sequence[str] = (BEST_NAME,)) -> WeightF
     file = find_weight_file(path, names)
     if file.suffix == ".safetensors":
         card = file.with_name(CARD)
-        content = _read_card(card) if file.name == WEIGHTS and card.is_file() else {}
+        content = read_card(card) if file.name == WEIGHTS and card.is_file() else {}
         return WeightFile(file, _read_safetensors(file), content)
     content = load_checkpoint(file)
     weights = content.get("state_dict")
@@ -120,18 +142,11 @@ def _version(run: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _read_card(card: Path) -> dict[str, Any]:
-    """Return the description of an exported model. DataError if it, or a file that it names, is damaged."""
-    try:
-        content = json.loads(card.read_text(encoding="utf-8"))
-        if not isinstance(content["model"], dict) or not isinstance(content["inputs"], dict):
-            raise TypeError("'model' and 'inputs' are no tables")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{card.parent} is no exported model, or is damaged ({type(error).__name__}: {error}); export it again"
-        ) from None
-    check_digests(card, content, "export the model again")
-    return dict(content)
+def read_card(card: Path) -> dict[str, Any]:
+    """Return the description of an exported model, with 'model' and 'inputs'. DataError if it is damaged."""
+    found: dict[str, Any] = read_json(card, CARD_CONTENT, remedy="export the model again")
+    check_digests(card, found, "export the model again")
+    return found
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

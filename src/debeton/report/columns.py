@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from debeton.report.records import FRACTIONS, RunRecord
+from debeton.report.records import RunRecord
 from debeton.report.runs import Setting
 from debeton.system.errors import UsageError, nearest
 from debeton.train.probability_metrics import BINS, PROBABILITY_KEYS, PROBABILITY_METRICS
+from debeton.train.result_files import FRACTIONS
 
 COLUMNS = {
     "accuracy": "average",

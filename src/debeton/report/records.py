@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,24 +12,12 @@ from typing import Any
 import yaml
 
 from debeton.config import as_of_now, run_seeds, setting_identity
-from debeton.config.yaml_files import parse_yaml
+from debeton.config.yaml_files import parse_yaml, read_text
 from debeton.report.older_results import with_group_means
 from debeton.system.errors import DataError
-from debeton.train.probability_metrics import PROBABILITY_KEYS
 from debeton.train.remarks import remarks_of
+from debeton.train.result_files import EVALUATION, LOG_NAME, read_log, read_results
 
-FRACTIONS = (
-    "accuracy",
-    "adjusted_accuracy",
-    "mean_group_accuracy",
-    "mean_class_accuracy",
-    "worst_class_accuracy",
-    "worst_group_accuracy",
-    "bias_aligned_accuracy",
-    "bias_conflicting_accuracy",
-    "mean_aligned_group_accuracy",
-    "mean_conflicting_group_accuracy",
-)
 OPTION = "dataset_options."
 OPTION_SEEDS = (OPTION + "seed", OPTION + "data_seed")  # seeds that a beton was written with
 BETON_PATHS = {f"data.{split}_path": split for split in ("train", "val", "test", "target", "synthetic")}
@@ -190,66 +177,17 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_run(folder: Path) -> RunRecord:
     """Read and check one run folder. DataError names a file that is malformed."""
-    config_file, results_file, curve_file = (folder / n for n in ("config.yaml", "results.json", "results.jsonl"))
+    config_file = folder / "config.yaml"
     if not config_file.is_file():
         raise DataError(f"{folder} has a results.json but no config.yaml; a run folder has both: leave it out of RUNS")
     try:
-        config = parse_yaml(config_file.read_text(encoding="utf-8"))
+        config = parse_yaml(read_text(config_file))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{config_file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, Mapping):
         raise DataError(f"{config_file} holds {type(config).__name__}; expected sections of keys")
-    results = None
-    if results_file.is_file():
-        results = read_json(results_file.read_bytes(), str(results_file))
-        for key in ("dataset", "method", "seed"):
-            if key not in results:
-                raise DataError(f"{results_file} lacks '{key}'; run the training command again to rewrite it")
-        if not isinstance(results.get("train_groups") or {}, dict):
-            raise DataError(f"{results_file}: train_groups is not counts by group name")
-        for split in ("val", "test"):
-            _check_metrics(results.get(split), f"{results_file}: {split}")
-            if results.get(split):
-                results[split] = with_group_means(results[split], results.get("train_groups") or {})
-    return RunRecord(folder, as_of_now(flatten(config)), results, tuple(_read_curve(curve_file)))
-
-
-def _read_curve(file: Path) -> list[dict[str, Any]]:
-    """Read and check the lines of results.jsonl; none if there is no file."""
-    lines = file.read_bytes().split(b"\n") if file.is_file() else [b""]
-    lines.pop()  # empty, or unfinished because the run was killed or is writing now
-    rows = [read_json(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
-    for i, row in enumerate(rows, 1):
-        if missing := [key for key in ("epoch", "split", "metrics") if key not in row]:
-            raise DataError(f"{file}, evaluation {i} lacks '{missing[0]}'")
-        _check_metrics(row["metrics"], f"{file}, evaluation {i}: metrics")
-    return rows
-
-
-def read_json(text: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; DataError, with the name `where`, for anything else."""
-    try:
-        # Python writes NaN and Infinity for a diverged loss; they are read as null.
-        value = json.loads(text, parse_constant=lambda _: None)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON: {error}; it is cut short or was edited by hand") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where} holds {type(value).__name__}; expected an object")
-    return value
-
-
-def _check_metrics(metrics: Any, where: str) -> None:
-    """Check that group metrics are mappings and accuracies are fractions or null; DataError if not."""
-    if metrics is None:
-        return
-    for key in ("group_accuracy", "group_count"):
-        if not isinstance(metrics, dict) or not isinstance(metrics.get(key) or {}, dict):
-            raise DataError(f"{where} is not a set of metrics with '{key}' by group name")
-    fractions = {key: metrics.get(key) for key in FRACTIONS}
-    fractions |= {f"group_accuracy['{name}']": v for name, v in (metrics.get("group_accuracy") or {}).items()}
-    fractions |= {key: metrics.get(key) for key in PROBABILITY_KEYS}
-    for key, value in fractions.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        largest = 2 if key.endswith("brier") else 1
-        if value is not None and not (is_number and 0 <= value <= largest):
-            raise DataError(f"{where}.{key} is {value!r}; expected a fraction in [0, {largest}] or null")
+    results = read_results(folder)
+    for split in ("val", "test") if results else ():
+        if results and results.get(split):
+            results[split] = with_group_means(results[split], results.get("train_groups") or {})
+    return RunRecord(folder, as_of_now(flatten(config)), results, tuple(read_log(folder / LOG_NAME, EVALUATION)))

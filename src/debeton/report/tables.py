@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from debeton.report.columns import INTERVAL, INTERVAL_MEANING, MEANINGS, PROBABILITY_MEANING, TITLES, shown_columns
-from debeton.report.records import FRACTIONS, flatten
+from debeton.report.records import flatten
 from debeton.report.runs import Setting, Stat, differing_keys, make_stat
 from debeton.report.same_data import data_notes
 from debeton.system.file_names import CONTROL
 from debeton.train.probability_metrics import PROBABILITY_KEYS, PROBABILITY_METRICS
+from debeton.train.result_files import FRACTIONS
 
 DASH = "–"
 MAX_ROWS = 16  # largest number of groups or rows that a table shows unfolded

@@ -118,7 +118,7 @@ def source_name(source: Mapping[str, Any] | None) -> str:
         return "published"
     if source.get("trigger", "none") == "none":
         return CLEAN
-    return f"{source['trigger']} on {Path(str(source['trigger_classes'])).stem}"
+    return f"{source['trigger']} on {Path(str(source.get('trigger_classes', ''))).stem}"
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float | None]:

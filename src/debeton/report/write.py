@@ -144,7 +144,8 @@ def _add_groups(page: Page, settings: Sequence[Setting], split: str, metrics: Se
     for family in group_families(settings).values():
         headers, rows = _group_cells(family, split, metrics)
         many = f"all {len(family[0].group_names)} groups" if len(rows) > MAX_ROWS else ""
-        page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
+        if rows:  # results of another program, or edited ones, may name no group
+            page.add(f"Groups of {family[0].dataset}", html_table(headers, rows, folded=many))
         page.add("", html_list(["Bold: the worst group of the setting, for most of its seeds."]))
 
 

@@ -5,20 +5,52 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debeton.config.yaml_files import check_keys, read_mapping
 from debeton.studies.jobs import Job
 from debeton.studies.published import Published
 from debeton.studies.state import StudyFolders
-from debeton.system.errors import UsageError
+from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, Within, or_null
 
 VERSION = 1
-KEYS = ("version", "study", "root", "runs", "data", "jobs", "published")
+REMEDY = "submit the study again, which writes a new one"
+CONTENT = Table(
+    keys={
+        "version": int,
+        "study": str,
+        "root": str,
+        "runs": str,
+        "data": str,
+        "jobs": ListOf(
+            Table(
+                keys={
+                    "name": str,
+                    "variant": str,
+                    "configs": ListOf(str),
+                    "settings": dict,
+                    "point": dict,
+                    "setting": dict,
+                    "seed": int,
+                    "betons": ListOf(str),
+                    "data": str,
+                    "draw": or_null(Within(int, 0)),
+                    "searched": ListOf(str),
+                    "minutes": Within(float, 0),
+                },
+                others=None,
+            )
+        ),
+        "published": ListOf(Table(keys={"source": str, "metric": str, "values": Table(others=str)}, others=None)),
+    },
+    others=None,
+)
 
 
 @dataclass(frozen=True)
@@ -53,34 +85,37 @@ def write_manifest(manifest: Manifest) -> Path:
         "published": [dataclasses.asdict(table) for table in manifest.published],
     }
     text = json.dumps(content, indent=1)
-    path = folders.logs / f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    path = folders.logs / f"manifest_{_hash(text)}.json"
     if not path.exists():
         write_text(path, text)
     return path
 
 
+def _hash(text: str) -> str:
+    """Return the 12 hex digits in the name of a manifest."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def load_manifest(path: Path) -> Manifest:
-    """Read a manifest. UsageError for another version, a missing or unknown key, or no manifest at all."""
-    content = read_mapping(path, "manifest", ", ".join(KEYS))
-    version = content.get("version")
+    """Read a manifest. UsageError where there is none, or one of another version. DataError names what is damaged."""
+    if not path.exists():
+        raise UsageError(f"no manifest at {path}; submit the study again, which writes it")
+    version = read_json(path, remedy=REMEDY).get("version")
     if version != VERSION:
         raise UsageError(
             f"manifest {path} is of version {version}, and this program writes and reads version {VERSION}; submit the "
             "study again"
         )
-    check_keys(content, KEYS, f"manifest {path}")
-    if missing := [key for key in KEYS if key not in content]:
-        raise UsageError(f"manifest {path} has no '{missing[0]}'; submit the study again")
-    jobs = tuple(_job(values, f"manifest {path}, job {number}") for number, values in enumerate(content["jobs"]))
+    content = read_json(path, CONTENT, remedy=REMEDY)
+    named = re.fullmatch(r"manifest_([0-9a-f]{12})", path.stem)
+    if named and _hash(path.read_text(encoding="utf-8")) != named[1]:
+        raise DataError(f"{path} does not hold what its name, a hash, says; it was edited by hand: {REMEDY}")
+    jobs = tuple(_job(values) for values in content["jobs"])
     folders = StudyFolders(*(Path(content[key]) for key in ("root", "runs", "data")))
     return Manifest(content["study"], jobs, folders, tuple(Published(**table) for table in content["published"]))
 
 
-def _job(values: dict[str, Any], where: str) -> Job:
-    fields = [field.name for field in dataclasses.fields(Job)]
-    check_keys(values, fields, where)
-    if missing := [name for name in fields if name not in values]:
-        raise UsageError(f"{where} has no '{missing[0]}'; submit the study again")
+def _job(values: dict[str, Any]) -> Job:
     job_values: dict[str, Any] = values | {key: tuple(values[key]) for key in ("configs", "betons", "searched")}
     return Job(**job_values)
 

@@ -27,7 +27,7 @@ from debeton.system.plugins import plugin_words
 from debeton.system.project import SCRIPTS, program
 
 WRITTEN = ".written"  # file in a folder of complete betons; it holds the commands that wrote them
-TO_RUN = ("missing", "unfinished")  # states of jobs that a run starts
+TO_RUN = ("missing", "unfinished", "damaged")  # states of jobs that a run starts
 STOPPED = tuple(128 + signum for signum in STOPPING)  # exit statuses of a run that was asked to stop
 LOOK_EVERY = 0.5  # seconds between two looks at the jobs that other processes run
 

@@ -30,6 +30,8 @@ from debeton.studies.sbatch import (
 from debeton.studies.state import JobStates, State
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import Table
 from debeton.system.log import logger
 
 MAX_ARRAY_SIZE = 1001  # SLURM's default, used where scontrol gives no value
@@ -198,6 +200,10 @@ def _store_ids(job_states: JobStates, array: Array, identifier: str, per_task: i
 
 
 def _stored_ids(job_states: JobStates) -> dict[str, str]:
-    """Read the SLURM id of every submitted job, by name; also of jobs that have ended."""
+    """Read the SLURM id of every submitted job, by name; also of jobs that have ended. DataError if damaged."""
     path = job_states.folders.logs / "slurm.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    remedy = "see with squeue that no job of this study is queued, and remove the file"
+    found: dict[str, str] = read_json(path, Table(others=str), remedy=remedy)
+    return found

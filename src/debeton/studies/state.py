@@ -12,18 +12,20 @@ from typing import Any
 import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, load
 from debeton.nets.checkpoint import BEST_CHECKPOINT
-from debeton.report.records import read_json
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, split_placeholder
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.json_files import damage_of, read_json
+from debeton.system.json_shapes import Table, or_null
 from debeton.system.locks import holder, is_locked
 from debeton.system.log import logger
 from debeton.system.project import find_preset
 from debeton.train.metrics import SELECTION_RULES, TIE_BREAK, selection_score
+from debeton.train.result_files import damaged_results, is_finished, read_results
 from debeton.train.run_folder import experiment_name, find_folder
 
-RESULTS = "results.json"
-STATES = ("done", "running", "failed", "unfinished", "waiting", "missing", "queued")
+STATES = ("done", "running", "failed", "damaged", "unfinished", "waiting", "missing", "queued")
+FAILURE = Table(keys={"error": str}, may={"fingerprint": or_null(str)})
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class State:
 
     kind: one of STATES.
     folder: run folder; None: there is none.
-    note: the last error, the process that runs the job, or the variants that it waits for; '' for none of them.
+    note: the last error, the process that runs the job, the variants that it waits for, or the file that is damaged; ''
+        for none of them.
     """
 
     kind: str
@@ -150,18 +153,23 @@ class JobStates:
         if config is None:
             return State("waiting", note=f"for {', '.join(job.needs)}")
         folder = find_folder(config)
-        if folder is not None and (folder / RESULTS).exists():
+        if folder is not None and is_finished(folder):
             return State("done", folder)
         if runner := self._runner_in(folder, job):
             return State("running", folder, runner)
-        if failure := self.failure(job):
-            return State("failed", folder, failure)
+        if folder is not None and (damage := damaged_results(folder)):
+            return State("damaged", folder, f"{damage}; 'run' makes the results anew")
+        failure = self.folders.error_file(job)
+        if failure.exists() and (damage := damage_of(failure, FAILURE)):
+            return State("damaged", folder, f"{damage}; 'run' runs the job again")
+        if error := self.failure(job):
+            return State("failed", folder, error)
         return State("unfinished", folder) if folder is not None else State("missing", note=_note_other_runs(config))
 
     def is_done(self, job: Job) -> bool:
         """Return whether a job is finished."""
         folder = self._folder(job)
-        return folder is not None and (folder / RESULTS).exists()
+        return folder is not None and is_finished(folder)
 
     def runner_of(self, job: Job) -> str:
         """Return which process runs a job, and since when; '' if none does on this machine."""
@@ -173,11 +181,11 @@ class JobStates:
         return holder(folder / ".lock") if folder is not None and is_locked(folder / ".lock") else ""
 
     def failure(self, job: Job) -> str:
-        """Return the last error of a job as the study describes it now; '' if it has none."""
+        """Return the last error of a job as the study describes it now; '' if it has none, or its file is damaged."""
         path = self.folders.error_file(job)
-        if not path.exists():
+        if not path.exists() or damage_of(path, FAILURE):
             return ""
-        stored = json.loads(path.read_text())
+        stored = read_json(path, FAILURE, remedy="remove the file")
         return stored["error"] if stored.get("fingerprint", self.fingerprint(job)) == self.fingerprint(job) else ""
 
     def _folder(self, job: Job) -> Path | None:
@@ -205,10 +213,10 @@ class JobStates:
     def results(self, job: Job) -> dict[str, Any] | None:
         """Return the content of results.json with the run folder under 'folder'; None if the job is not finished."""
         folder = self._folder(job)
-        if folder is None or not (folder / RESULTS).exists():
+        if folder is None or not is_finished(folder):
             return None
-        path = folder / RESULTS
-        return read_json(path.read_bytes(), str(path)) | {"folder": folder}
+        found = read_results(folder)
+        return None if found is None else found | {"folder": folder}
 
     def best(self, jobs: Iterable[Job]) -> list[Job] | None:
         """Return the jobs of the setting with the best validation score, averaged over seeds.

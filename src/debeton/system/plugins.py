@@ -16,11 +16,13 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
 from debeton.system.errors import UsageError
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table
 from debeton.system.log import logger
 
 GROUP = "debeton.plugins"
@@ -123,10 +125,9 @@ def _recorded(folder: Path) -> list[Plugin]:
     file = folder / RECORD
     if not file.is_file():
         return []
-    try:
-        return [Plugin(**entry) for entry in json.loads(file.read_text())]
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{file} is no list of plugins ({error}); remove it, and give them with --plugins") from None
+    remedy = "remove the file, and give the plugins with --plugins"
+    entry = Table(keys={one.name: str for one in fields(Plugin)}, others=None)
+    return [Plugin(**values) for values in read_json(file, ListOf(entry), remedy=remedy)]
 
 
 def _counterpart(recorded: Plugin) -> Plugin | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,14 +13,14 @@ import yaml
 
 from debeton import methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, load
-from debeton.config.yaml_files import parse_yaml
+from debeton.config.yaml_files import read_mapping
 from debeton.data.views.row_lists import pseudo_grouped
 from debeton.data.views.splits import with_normalisation
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.nets.models import place_network
 from debeton.nets.trained import Trained, load_trained
-from debeton.nets.weight_files import find_weight_file
+from debeton.nets.weight_files import CARD, find_weight_file, read_card
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
 from debeton.system.file_names import file_name
@@ -29,9 +28,11 @@ from debeton.system.files import temporary_folder
 from debeton.system.log import log_to_file, logger
 from debeton.system.plugins import require_plugins_of
 from debeton.tools.class_matching import ClassMap, MatchedClasses, match_classes
+from debeton.tools.export import check_run
 from debeton.tools.measured_data import SPLIT, open_data
 from debeton.train.finish import finish
 from debeton.train.planting import plant
+from debeton.train.result_files import LOG_NAME, RESULTS_NAME, damaged_results, read_results
 from debeton.train.results import ResultLog
 from debeton.train.run import Run
 from debeton.train.run_data import describe_data, recorded_data
@@ -81,9 +82,8 @@ class Model:
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """Return the results of the run that trained the model; empty if there are none."""
-        file = self.folder / "results.json" if self.folder else None
-        return json.loads(file.read_text()) if file is not None and file.is_file() else {}
+        """Return the results of the run that trained the model; empty if there are none. DataError if damaged."""
+        return (read_results(self.folder) if self.folder else None) or {}
 
 
 def load_model(checkpoint: Path | None, arch: str | None, classes: Sequence[str] | None, *, pretrained: bool) -> Model:
@@ -138,7 +138,7 @@ def evaluate(
             for note in (match.note, model.trained.note_on_images if data.suffix != ".beton" else ""):
                 if note:
                     logger.info("note: %s", note)
-            run = Run(config, folder, device, views, ResultLog(folder / "results.jsonl"), StopRequest(), data=described)
+            run = Run(config, folder, device, views, ResultLog(folder / LOG_NAME), StopRequest(), data=described)
             run.remarks.extend(_remarks(model, described))
             network = MatchedClasses(model.trained.bare, match)
             placed = place_network(network, device, channels_last=config.training.channels_last)
@@ -168,7 +168,9 @@ def configuration(model: Model, data: Path, view: View, overrides: Sequence[str]
     """
     inputs, trained = model.trained.inputs, model.trained
     written = model.folder / CONFIG_NAME if model.folder is not None else None
-    values: dict[str, Any] = parse_yaml(written.read_text(encoding="utf-8")) if written is not None else {}
+    values = read_mapping(written, "config file", "sections such as 'training:'") if written is not None else {}
+    if wrong := [name for name, section in values.items() if not isinstance(section, dict | None)]:
+        raise UsageError(f"{written}: section '{wrong[0]}' is {values[wrong[0]]!r}; expected keys below it")
     sections = {name: dict(values.get(name) or {}) for name in (*values, "data", "training", "model", "resolution")}
     if sections["data"].get("dataset") != view.spec.name:
         for name in ("label", "attribute", "aligned"):
@@ -201,8 +203,9 @@ def configuration(model: Model, data: Path, view: View, overrides: Sequence[str]
 
 def _card(model: Model) -> Mapping[str, Any]:
     """Return the run that an exported model names; empty for other files."""
-    card = model.checkpoint.with_name("model.json") if model.checkpoint is not None else None
-    return (json.loads(card.read_text(encoding="utf-8")).get("run") or {}) if card and card.is_file() else {}
+    card = model.checkpoint.with_name(CARD) if model.checkpoint is not None else None
+    run = read_card(card).get("run") if card and card.is_file() else None
+    return check_run(run, str(card)) if run else {}
 
 
 def _view(whole: View, trained: Trained, config: Config) -> View:
@@ -217,10 +220,15 @@ def _view(whole: View, trained: Trained, config: Config) -> View:
 
 def _check_owner(folder: Path, model: Model) -> None:
     """Raise DataError if a folder holds the results of another model with the same settings."""
-    file = folder / "results.json"
+    file = folder / RESULTS_NAME
     if not file.is_file():
         return
-    known = (json.loads(file.read_text()).get("evaluated") or {}).get("model")
+    if damage := damaged_results(folder):
+        raise DataError(
+            f"{damage}, so it does not say whose results they are; remove the file to measure the model anew, or give "
+            "this evaluation another --name"
+        )
+    known = ((read_results(folder) or {}).get("evaluated") or {}).get("model")
     if known != model.place:
         raise DataError(
             f"{folder} holds the results of {known or 'another run'}, which has the same settings; give this "

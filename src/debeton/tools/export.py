@@ -7,7 +7,6 @@ Model Reporting, arXiv 1810.03993) that a run can fill in by itself.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,12 @@ from debeton.nets.trained import Trained, load_trained
 from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
 from debeton.report.tables import markdown_text, to_markdown
 from debeton.system.digests import with_digests
+from debeton.system.errors import DataError
 from debeton.system.files import write_files
+from debeton.system.json_shapes import fault_in
 from debeton.system.json_text import json_text
 from debeton.train.remarks import remarks_of
+from debeton.train.result_files import RESULTS, read_results
 
 README = "README.md"
 RUN_RESULTS = (
@@ -59,12 +61,13 @@ def export(path: Path, out: Path) -> Path:
     """
     file = read_weight_file(path)
     trained, content = load_trained(path), file.content
+    described_by = str(file.path.with_name(CARD) if file.path.name == WEIGHTS else file.path)
     card = {
         "model": dict(trained.network),
         "inputs": dict(trained.inputs),
         "phase": content.get("phase"),
         "trained_on": content.get("trained_on"),
-        "run": content.get("run") or _run(file.path),
+        "run": check_run(content["run"], described_by) if content.get("run") else _run(file.path),
     }
     weights = {name: value.contiguous() for name, value in trained.bare.state_dict().items()}
     stored = save(weights, metadata={"format": "pt"})
@@ -80,11 +83,20 @@ def export(path: Path, out: Path) -> Path:
 
 def _run(checkpoint: Path) -> dict[str, Any] | None:
     """Return the results of a checkpoint's run, or None if they do not exist."""
-    results = checkpoint.parent.parent / "results.json"
-    if not results.is_file():
+    content = read_results(checkpoint.parent.parent)
+    if content is None:
         return None
-    content = json.loads(results.read_text(encoding="utf-8"))
     return {**{key: content.get(key) for key in RUN_RESULTS}, "remarks": remarks_of(content)}
+
+
+def check_run(run: Any, where: str) -> dict[str, Any]:
+    """Return the results of a run as an exported model has them. DataError names what is damaged.
+
+    where: the file that holds them, for the message.
+    """
+    if fault := fault_in(run, RESULTS, "run"):
+        raise DataError(f"{where}{fault}; export the model again")
+    return {**{key: run.get(key) for key in RUN_RESULTS}, "remarks": remarks_of(run)}
 
 
 def describe(trained: Trained, card: Mapping[str, Any]) -> str:
@@ -148,16 +160,16 @@ def _accuracies(run: Mapping[str, Any]) -> pd.DataFrame:
 
 def _groups(run: Mapping[str, Any]) -> pd.DataFrame:
     """Return a table of groups: training rows, evaluated rows, accuracy."""
-    metrics = run["test"] or run["val"] or {"group_accuracy": {}, "group_count": {}}
+    metrics = run["test"] or run["val"] or {}
     return pd.DataFrame(
         [
             {
                 "group": name,
                 "training rows": (run["train_groups"] or {}).get(name, 0),
-                "evaluated": metrics["group_count"].get(name),
+                "evaluated": (metrics.get("group_count") or {}).get(name),
                 "accuracy": _percent(accuracy),
             }
-            for name, accuracy in metrics["group_accuracy"].items()
+            for name, accuracy in (metrics.get("group_accuracy") or {}).items()
         ]
     )
 
@@ -165,10 +177,11 @@ def _groups(run: Mapping[str, Any]) -> pd.DataFrame:
 def _limits(run: Mapping[str, Any]) -> str:
     """Return a sentence on the worst group, for the card."""
     metrics = run["test"] or run["val"]
-    if not metrics or metrics["worst_group"] is None:
+    if not metrics or metrics.get("worst_group") is None:
         return "No group was measured."
-    worst, accuracy = metrics["worst_group_accuracy"], metrics["accuracy"]
+    worst, accuracy = metrics.get("worst_group_accuracy"), metrics.get("accuracy")
     return (
-        f"The worst group is '{markdown_text(metrics['worst_group'])}': {_percent(worst)} % accuracy, against "
-        f"{_percent(accuracy)} % over all rows. On images with other shares of the groups, the accuracy will differ."
+        f"The worst group is '{markdown_text(metrics['worst_group'])}': {_percent(worst)} % "
+        f"accuracy, against {_percent(accuracy)} % over all rows. On images with other shares of the "
+        "groups, the accuracy will differ."
     )

@@ -9,7 +9,6 @@ the attribute gives the source away, nor the label the attribute.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +33,23 @@ from debeton.nets.weight_fitting import check_described
 from debeton.system.distributed import pick_device
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import Table, Within
 from debeton.system.json_text import json_text
 from debeton.system.plugins import require_plugins_of
 from debeton.system.seed import make_rng
 from debeton.train.features import extract_features
 from debeton.train.objective import Precision
+from debeton.train.result_files import is_finished
 from debeton.train.run_data import check_data, describe_data, recorded_data
 from debeton.train.run_loaders import eval_loader
 from debeton.train.run_views import beton_paths, prepare_views
 
 PROBE_NAME = "probe.json"
+PROBES = Table(
+    keys={"per_group": Within(int, 0)},
+    others=Table(keys={"accuracy": Within(float, 0, 1), "chance": Within(float, 0, 1), "rows": Within(int, 0)}),
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def probe_run(folder: Path, per_group: int = 200) -> dict[str, Any]:
     per_group: the most rows of each group and source.
     DataError if the run is not finished, has no test split, or was trained on other data than its betons hold now.
     """
-    if not (folder / "results.json").is_file():
+    if not is_finished(folder):
         raise DataError(f"{folder} is not finished; only a finished run has a network that can be probed")
     require_plugins_of(folder)
     config = load([folder / "config.yaml"])
@@ -185,4 +191,5 @@ def fit_probe(x: np.ndarray[Any, Any], codes: Ints, seed: int) -> Probe:
 def read_probe(folder: Path) -> Mapping[str, Any] | None:
     """Read the results of `probe_run` from a run folder; None if there are none."""
     path = folder / PROBE_NAME
-    return json.loads(path.read_text()) if path.is_file() else None
+    remedy = "remove the file, and the probe is fitted again"
+    return read_json(path, PROBES, remedy=remedy) if path.is_file() else None

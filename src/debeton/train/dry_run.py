@@ -19,6 +19,7 @@ from debeton.system.locks import is_locked
 from debeton.system.log import collected_warnings
 from debeton.train.held_out import warn_of_results
 from debeton.train.outline import Outline
+from debeton.train.result_files import LOG_NAME
 from debeton.train.results import ResultLog
 from debeton.train.run import Run
 from debeton.train.run_folder import find_folder, next_folder
@@ -41,7 +42,7 @@ def prepare(config: Config) -> Run:
     views = prepare_views(config)
     check_selection(config, views)
     device, folder = distributed.pick_device(config.training.device), Path(config.training.outdir)
-    return Run(config, folder, device, views, ResultLog(folder / "results.jsonl"), StopRequest())
+    return Run(config, folder, device, views, ResultLog(folder / LOG_NAME), StopRequest())
 
 
 def screen(run: Run, outline: Outline, method: Callable[[Run], object], summary: str, *, selects: bool = True) -> str:

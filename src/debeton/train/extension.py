@@ -22,6 +22,7 @@ from debeton.system.files import replacing
 from debeton.system.log import logger
 from debeton.system.wording import count
 from debeton.train.phase import PhaseFiles, link_or_copy
+from debeton.train.result_files import LOG_NAME
 from debeton.train.results import ResultLog
 from debeton.train.run_folder import other_folders
 
@@ -73,8 +74,7 @@ def continue_shorter(
                 keeper.name,
                 reason,
             )
-        elif shorter is not None:
-            _take_over(run, keeper, shorter)
+        elif shorter is not None and _take_over(run, keeper, shorter):
             source = str(shorter.folder)
     return distributed.from_main(source)
 
@@ -87,7 +87,7 @@ def find_shorter(run: Run, phase: str, training: PhaseSettings, identity: str) -
     found = []
     for folder in other_folders(run.config, run.folder) if identity else ():
         files = PhaseFiles(folder / run.checkpoints.name)
-        values = files.read().get(phase, {})
+        values = files.read_if_sound().get(phase, {})
         epochs = values.get("epochs", 0)
         if values.get("endless_identity") != identity or not 0 < epochs < training.epochs:
             continue
@@ -152,17 +152,24 @@ def _has_begun(keeper: PhaseKeeper) -> bool:
         return False
 
 
-def _take_over(run: Run, keeper: PhaseKeeper, shorter: Shorter) -> None:
-    """Make the shorter run's last state and best epoch, and its lines of the log, those of this run's phase."""
+def _take_over(run: Run, keeper: PhaseKeeper, shorter: Shorter) -> bool:
+    """Make the shorter run's last state and best epoch, and its lines of the log, those of this run's phase.
+
+    Return False, and take nothing over, if its log is damaged.
+    """
+    lines = ResultLog(shorter.folder / LOG_NAME).read_if_sound()
+    if lines is None:
+        return False
     theirs = shorter.folder / run.checkpoints.name
     best: dict[str, Any] = load_checkpoint(theirs / f"phase_{keeper.name}.pt")
     if best.get("score"):  # without a score it is the last epoch, and the longer run keeps a later one
         save_checkpoint(keeper.best, {**best, **keeper.identity})
     run.log.rewind(keeper.name, 0)
-    for line in ResultLog(shorter.folder / "results.jsonl").read():
+    for line in lines:
         if line["phase"] == keeper.name and line["epoch"] <= shorter.epochs:
             run.log.write(**line)
     # Last: from here on the phase has begun.
     with replacing(keeper.latest) as (partial,):
         link_or_copy(theirs / LATEST_NAME, partial)
     logger.info("phase '%s' continues from epoch %d of %s", keeper.name, shorter.epochs, shorter.folder)
+    return True

@@ -29,6 +29,7 @@ from debeton.train.planting import evaluation_triggers
 from debeton.train.predictions import write_predictions
 from debeton.train.processes import described
 from debeton.train.remarks import SELECTED, not_held_out
+from debeton.train.result_files import RESULTS_NAME
 from debeton.train.results import prediction_result, versions
 from debeton.train.run import Run
 from debeton.train.run_folder import experiment_name
@@ -88,7 +89,7 @@ def finish(
         "processes": described(run.processes),
         "sync_bn": config.dist.sync_bn,
         "data": run.data,
-        "dataset_options": shown.beton.sidecar["dataset_options"],
+        "dataset_options": shown.beton.sidecar.get("dataset_options") or {},
         "versions": versions(),
         "source": describe_source(config) if train else None,
         "train_groups": train.counts_by_name() if train else {},
@@ -234,7 +235,7 @@ def _write(run: Run, results: dict[str, Any], measured: Mapping[str, SplitEvalua
         }
     save_checkpoint(run.folder / "results.pt", content)
     # Last: this file says that the run is finished.
-    write_text(run.folder / "results.json", text)
+    write_text(run.folder / RESULTS_NAME, text)
 
 
 def _oracle(run: Run) -> dict[str, Any] | None:

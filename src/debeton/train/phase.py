@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,14 @@ from torch import nn
 
 from debeton.nets.checkpoint import BEST_NAME, load_checkpoint, verify_checkpoint
 from debeton.system import distributed
-from debeton.system.errors import DamagedFile
+from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import replacing, write_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, Within, or_null
 from debeton.system.json_text import json_text
 from debeton.system.log import logger
 from debeton.train.feature_loader import FeatureStore
+from debeton.train.result_files import COUNT, SELECTION
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,29 @@ class PhaseRecord:
         return {**plain, "notes": dict(self.notes), "processes": list(self.processes)}
 
 
+# Older versions wrote fewer keys.
+PHASES = Table(
+    others=Table(
+        keys={"seconds": Within(float, 0)},
+        may={
+            "selected_epoch": or_null(COUNT),
+            "images": COUNT,
+            "data_wait": or_null(float),
+            "notes": dict,
+            "processes": ListOf(Within(int, 1)),
+            "selection": or_null(SELECTION),
+            "ended_early": str,
+            "identity": str,
+            "taken_from": str,
+            "epochs": COUNT,
+            "endless_identity": str,
+            "continues": str,
+        },
+        others=None,
+    )
+)
+
+
 class PhaseFiles:
     """The files of a run's finished phases: phases.json, and the selected weights of each in phase_NAME.pt.
 
@@ -75,8 +100,20 @@ class PhaseFiles:
         self.folder, self.path = folder, folder / "phases.json"
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Return the plain values of every finished phase, by name."""
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
+        """Return the plain values of every finished phase, by name. DataError names what is damaged."""
+        if not self.path.exists():
+            return {}
+        remedy = "remove the file, and the same command trains the finished phases of this run again"
+        found: dict[str, dict[str, Any]] = read_json(self.path, PHASES, remedy=remedy)
+        return found
+
+    def read_if_sound(self) -> dict[str, dict[str, Any]]:
+        """Return what `read` returns. Of a damaged file of another run that is nothing, and a warning says so."""
+        try:
+            return self.read()
+        except (DataError, OSError) as error:
+            logger.warning("warning: %s. Nothing is taken over from that run", error)
+            return {}
 
     def take_over(self, name: str, model: nn.Module, device: torch.device) -> PhaseRecord | None:
         """Give the model the weights that a finished phase selected. Return None when the phase is not finished."""
@@ -86,6 +123,24 @@ class PhaseFiles:
         model.load_state_dict(load_checkpoint(self.folder / f"phase_{name}.pt", device)["state_dict"])
         return PhaseRecord(**values)
 
+    def lacking_lines(self, name: str, record: PhaseRecord, lines: Sequence[Mapping[str, Any]], log: Path) -> str:
+        """Return a sentence if results.jsonl lacks the evaluations of a finished phase; '' if it has them.
+
+        Its last lines were cut off, or the file is gone, and results would be made without them.
+
+        lines: of the file.
+        log: its path.
+        """
+        last = max((line["epoch"] for line in lines if line["phase"] == name), default=0)
+        needed = max(record.selected_epoch or 0, 0 if record.ended_early else record.epochs)
+        if last >= needed:
+            return ""
+        return (
+            f"{log} lacks evaluations of phase '{name}', which is finished: it has {needed} epochs, and the last "
+            f"line is of epoch {last}. Put the file back from a copy, or remove {self.path} to train the "
+            "finished phases again"
+        )
+
     def find(self, name: str, identity: str, folders: Sequence[Path]) -> Path | None:
         """Return the first of these run folders that has the finished phase of an identity; None if none has.
 
@@ -93,7 +148,7 @@ class PhaseFiles:
         """
         for folder in folders:
             files = PhaseFiles(folder / self.folder.name)
-            values, weights = files.read().get(name, {}), files.folder / f"phase_{name}.pt"
+            values, weights = files.read_if_sound().get(name, {}), files.folder / f"phase_{name}.pt"
             if values.get("identity") != identity or not weights.is_file():
                 continue
             try:

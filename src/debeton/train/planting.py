@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,8 @@ from debeton.data.triggers.trigger import (
 from debeton.data.views.splits import Views, evaluated
 from debeton.system.array_files import read_npy
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf
 from debeton.system.regular_files import read_regular_text
 
 # Codes of ImageNet's classes, by the names of the published class files.
@@ -129,7 +130,7 @@ def _read_classes(path: Path) -> Sequence[object]:
         if path.suffix == ".npy":
             classes: object = read_npy(path).ravel().tolist()
         elif path.suffix == ".json":
-            classes = json.loads(read_regular_text(path))
+            classes = read_json(path, ListOf((str, int)), remedy="expected a list of names or numbers")
         elif path.suffix in (".yaml", ".yml"):
             classes = parse_yaml(read_regular_text(path))
         else:
@@ -138,6 +139,8 @@ def _read_classes(path: Path) -> Sequence[object]:
         raise UsageError(
             f"spurious.spurious_file: no file {path}; give 'all', 'dogs' or 'cats', class names 'a,b', or a file"
         ) from None
+    except DataError:
+        raise
     except (ValueError, OSError, EOFError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as a list of classes ({error})") from None
     if not isinstance(classes, list) or not classes:

@@ -7,16 +7,19 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from debeton.system.errors import UsageError
+from debeton.system.errors import DataError, UsageError
 from debeton.system.files import append_text, naming_failed_writes, write_text
 from debeton.system.json_text import json_text
+from debeton.system.log import logger
 from debeton.train.metrics import Metrics
+from debeton.train.result_files import read_log, say_cut
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "ffcv")
 _SCALARS = (
@@ -132,22 +135,31 @@ class ResultLog:
             sink.write(f"{phase}/{split}", values, step)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the lines so far."""
-        return [json.loads(text) for text in self.path.read_text().splitlines()] if self.path.exists() else []
+        """Return the lines so far. DataError names a damaged line.
+
+        A last line that a kill cut off is left out.
+        """
+        return list(read_log(self.path))
+
+    def read_if_sound(self) -> list[dict[str, Any]] | None:
+        """Return the lines so far; None, with a warning, if one is damaged. It reads the log of another run."""
+        try:
+            return self.read()
+        except (DataError, OSError) as error:
+            logger.warning("warning: %s. Nothing is taken over from that run", error)
+            return None
 
     def rewind(self, phase: str, epoch: int) -> None:
-        """Drop the lines after the checkpoint that a run resumes from: later epochs of this phase, and broken lines."""
+        """Drop the lines after the checkpoint that a run resumes from: later epochs of this phase.
+
+        A last line that a kill cut off is dropped with a note. DataError names any other damaged line, and the file
+        stays as it is: the run could not make the line anew.
+        """
         if not self.path.exists():
             return
-        lines = []
-        for text in self.path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue  # cut off in the middle of a write
-            if line["phase"] != phase or line["epoch"] <= epoch:
-                lines.append(text + "\n")
-        write_text(self.path, "".join(lines))
+        lines = list(read_log(self.path, cut=partial(say_cut, self.path)))
+        kept = [line for line in lines if line["phase"] != phase or line["epoch"] <= epoch]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def close(self) -> None:
         """Close the mirrors."""

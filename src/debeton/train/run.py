@@ -35,6 +35,7 @@ from debeton.train.held_out import warn_of_results
 from debeton.train.outline import Outline, PhaseStart, place_in
 from debeton.train.phase import PhaseFiles, PhaseRecord
 from debeton.train.processes import joined
+from debeton.train.result_files import LOG_NAME, RESULTS_NAME, damaged_results, is_finished
 from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.train.run_data import RunData, describe_data
 from debeton.train.run_folder import claim_folder, find_folder, locked, other_folders, remove_if_empty
@@ -191,24 +192,33 @@ class Run:
             recorded = files.take_over(name, model, self.device)  # the main process's record and weights, in all
             assert recorded is not None
             record = replace(recorded, features=done.features)
-        elif record.selected_epoch is None:
+        else:
+            lines = self.log.read() if distributed.is_main() and record.selected_epoch else None
+            distributed.raise_together("" if lines is None else files.lacking_lines(name, record, lines, self.log.path))
+            self._say_finished(name, record)
+            remedy = f"remove {self.folder} and train again with a lower --training.lr or with --training.clip_grad"
+            check_phase_weights(model, name, remedy)
+        self.phases[name] = record
+        return record
+
+    def _say_finished(self, name: str, record: PhaseRecord) -> None:
+        if record.selected_epoch is None:
             logger.info("phase '%s'%s is finished; its weights are used", name, self.place_of(name))
         else:
             place, epoch = self.place_of(name), record.selected_epoch
             logger.info("phase '%s'%s is finished; epoch %d of it is used", name, place, epoch)
-        remedy = f"remove {self.folder} and train again with a lower --training.lr or with --training.clip_grad"
-        check_phase_weights(model, name, remedy)
-        self.phases[name] = record
-        return record
 
     def _adopt(self, files: PhaseFiles, name: str, identity: str) -> bool:
         """Take a finished phase of another run of this experiment, with its lines of the log; return whether one is."""
         source = None
         if identity and distributed.is_main():
             source = files.find(name, identity, other_folders(self.config, self.folder))
-        if source is not None:
+        lines = None if source is None else ResultLog(source / LOG_NAME).read_if_sound()
+        if source is not None and lines is None:
+            source = None
+        elif source is not None and lines is not None:
             self.log.rewind(name, 0)
-            for line in ResultLog(source / "results.jsonl").read():
+            for line in lines:
                 if line["phase"] == name:
                     self.log.write(**line)
             files.adopt(name, source)
@@ -238,10 +248,12 @@ def open_run(config: Config) -> Iterator[Run | None]:
         torch.use_deterministic_algorithms(config.training.deterministic, warn_only=True)
         data = describe_data(views)
         folder, is_new = _claim(config, data, stack)
-        if (folder / "results.json").exists():
-            logger.info("%s is finished; its results are in %s", folder, folder / "results.json")
+        if is_finished(folder):
+            logger.info("%s is finished; its results are in %s", folder, folder / RESULTS_NAME)
             yield None
             return
+        if damage := damaged_results(folder):
+            logger.warning("warning: %s; the results are made anew", damage)
         if distributed.is_main():
             stack.enter_context(locked(folder))
             log_to_file(folder / "log.txt")
@@ -252,7 +264,7 @@ def open_run(config: Config) -> Iterator[Run | None]:
         processes = distributed.world_size()
         logger.info("run folder %s%s", folder, f" of {processes} processes" if processes > 1 else "")
         warn_of_results(config, views)
-        log = ResultLog(folder / "results.jsonl", _sinks(config, folder) if distributed.is_main() else [])
+        log = ResultLog(folder / LOG_NAME, _sinks(config, folder) if distributed.is_main() else [])
         stack.callback(log.close)
         stop = stack.enter_context(StopRequest().listening())
         yield Run(config, folder, device, views, log, stop, data=data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from debeton.data.beton.content import PARTS, code_hashes, differing_parts, in_words
 from debeton.data.views.view import View
@@ -17,6 +16,8 @@ from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system import distributed
 from debeton.system.errors import DataError
 from debeton.system.files import write_text
+from debeton.system.json_files import read_json
+from debeton.train.result_files import RUN_DATA, damaged_results, is_finished, read_results
 
 DATA_NAME = "data.json"
 RunData = dict[str, dict[str, str]]  # by split: 'file', the name of the beton, and the hash of each part
@@ -82,14 +83,18 @@ def _difference(recorded: Mapping[str, Mapping[str, str]], data: RunData, beginn
 
 
 def recorded_data(folder: Path) -> RunData | None:
-    """Return the data that a run folder names; None if an older version of the program wrote it."""
-    for name in ("results.json", DATA_NAME):
-        file = folder / name
-        content: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
-        found: RunData | None = content and (content.get("data") if name == "results.json" else content)
-        if found is not None:
-            return found
-    return None
+    """Return the data that a run folder names; None if an older version of the program wrote it.
+
+    Damaged results are none, as the run makes them anew. DataError if data.json is damaged.
+    """
+    found: RunData | None = None
+    if not damaged_results(folder):
+        found = (read_results(folder) or {}).get("data")
+    file = folder / DATA_NAME
+    if found is None and file.is_file():
+        remedy = "without it nobody knows on which data the run was trained; give the run another --training.exp_name"
+        found = read_json(file, RUN_DATA, remedy=remedy)
+    return found
 
 
 def check_folder(folder: Path, data: RunData) -> None:
@@ -98,7 +103,7 @@ def check_folder(folder: Path, data: RunData) -> None:
     A folder in which nothing was trained or evaluated takes any data. DataError as in `check_data`.
     """
     if not _is_begun(folder) or recorded_data(folder) is None:
-        if not (folder / "results.json").is_file():  # the data of an old finished run is not known
+        if not is_finished(folder):  # the data of an old finished run is not known
             write_text(folder / DATA_NAME, json.dumps(data, indent=1))
         return
     check_data(recorded_data(folder), data, str(folder))

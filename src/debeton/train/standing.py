@@ -15,6 +15,7 @@ from debeton.system.errors import DataError
 from debeton.system.log import logger
 from debeton.system.wording import count
 from debeton.train.phase import PhaseFiles
+from debeton.train.result_files import is_finished
 from debeton.train.stop import Preempted, name_of
 
 if TYPE_CHECKING:
@@ -59,11 +60,11 @@ class Standing:
 
 
 def standing(folder: Path) -> Standing:
-    """Return where the run in a folder stands. A checkpoint that cannot be read counts as none."""
-    if (folder / "results.json").exists():
+    """Return where the run in a folder stands. A damaged file counts as none."""
+    if is_finished(folder):
         return Standing(True)
     checkpoints = folder / CHECKPOINT_FOLDER
-    finished = tuple(PhaseFiles(checkpoints).read())
+    finished = tuple(PhaseFiles(checkpoints).read_if_sound())
     try:
         latest = load_counters(checkpoints / LATEST_NAME)
     except (DataError, OSError):

@@ -95,8 +95,9 @@ def test_a_manifest_gives_only_the_accepted_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", r"manifest\.jsonl, line 1 is no manifest entry"),
-        ('{"path": "a.png"}', r"line 1 is no manifest entry \(KeyError: 'label'\)"),
+        ("{\n", r"manifest\.jsonl, line 1 is not JSON.*it needs path, label and attribute"),
+        ("{", r"manifest\.jsonl lists no image with the verdict 'keep'"),
+        ('{"path": "a.png"}', r"manifest\.jsonl, line 1 lacks 'label'"),
         (
             '{"path": "a.png", "label": "smilling", "attribute": null}',
             "unknown class 'smilling'; did you mean 'smiling'",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,29 +14,70 @@ from numpy.typing import NDArray
 
 from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, Within, or_null
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # in schema 1 columns are compressed, and text is stored in arrays of fixed width
-CHANNELS = 3
-# The errors of values that are of another kind than expected, from a file that anybody may have written.
-SIDECAR_ERRORS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 MAX_LINKS = 40  # from link to link, as many as Linux follows
-REQUIRED_KEYS = {"split": str, "spec": dict, "checksum": str, "file_size": int}  # of the sidecar, to open a beton
-OTHER_KEYS = {
-    "dataset": str,
-    "n": int,
-    "group_counts": dict,
-    "dataset_options": dict,
-    "left_out": list,
-    "skipped": list,
-    "image": dict,
-    "image_options": dict,
-    "columns": list,
-    "row_hash": str,
-    "content": dict,
-    "adopted": dict,
-    "merged_from": list,
-}
+REMEDY = "write the beton again"
+ANY_VERSION = Table(keys={"schema_version": int})
+CODE, SIDES, TEXTS = Within(int, 0), ListOf(Within(int, 0), 2), ListOf(str)
+FACTOR = Table(keys={"name": str, "values": TEXTS, "aligned": ListOf(CODE), "rate": Within(float, 0, 1)}, others=None)
+SPEC = Table(
+    keys={"name": str, "classes": TEXTS, "attributes": TEXTS},
+    may={
+        "aligned": ListOf(ListOf(CODE)),
+        "missing": ListOf(CODE),
+        "mean": ListOf(float, 3),
+        "std": ListOf(Within(float, 1e-9), 3),
+        "metric": str,
+        "label_name": str,
+        "attribute_name": str,
+        "columns": Table(others=TEXTS),
+        "tasks": Table(others=ListOf(ListOf(CODE))),
+        "generated_folders": Table(others=ListOf(CODE, 2)),
+        "factors": ListOf(FACTOR),
+        "group_by": str,
+    },
+    others=None,
+)
+IMAGE_OPTIONS = Table(
+    may={
+        "mode": or_null(str),
+        "quality": or_null(Within(int, 1, 100)),
+        "chroma": or_null(str),
+        "max_resolution": or_null(Within(int, 1)),
+        "max_pixels": or_null(Within(int, 1)),
+        "raw_pixels": or_null(Within(int, 0)),
+        "compress_probability": or_null(Within(float, 0, 1)),
+    }
+)
+# Older versions wrote fewer keys than this one.
+SIDECAR = Table(
+    keys={"split": str, "spec": SPEC, "checksum": str, "file_size": Within(int, 0)},
+    may={
+        "dataset": str,
+        "n": Within(int, 0),
+        "group_counts": Table(others=Within(int, 0)),
+        "skipped": TEXTS,
+        "image_options": or_null(IMAGE_OPTIONS),
+        "image": Table(
+            may={
+                "stored": or_null(ListOf(Table(keys={"images": Within(int, 0)}))),
+                "mode": or_null(str),
+                "height": SIDES,
+                "width": SIDES,
+            }
+        ),
+        "dataset_options": or_null(dict),
+        "left_out": list,
+        "columns": TEXTS,
+        "row_hash": str,
+        "content": Table(others=str),
+        "adopted": Table(keys={"image": str}),
+    },
+)
 # The sidecar's hash of itself, and the entries without it that are held against the beton or against this code.
 SIDECAR_HASH = "sidecar_hash"
 CHECKED_OTHERWISE = ("schema_version", "checksum", "file_size", SIDECAR_HASH)
@@ -123,33 +163,6 @@ def write_sidecar(path: Path, sidecar: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _check_kinds(sidecar: Mapping[str, Any]) -> None:
-    """Raise TypeError for an entry of another type than this code writes; None is allowed."""
-    for key, kind in OTHER_KEYS.items():
-        if not isinstance(sidecar.get(key), kind | None):
-            raise TypeError(f"'{key}' is {type(sidecar[key]).__name__}, expected {kind.__name__}")
-
-
-def _check_spec(spec: DatasetSpec) -> None:
-    """Raise ValueError or TypeError for a spec whose values do not fit together."""
-    for kind, names in (("classes", spec.classes), ("attributes", spec.attributes), *spec.columns.items()):
-        if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"'{kind}' is no list of names")
-    for kind, values in (("mean", spec.mean), ("std", spec.std)):
-        if len(values) != CHANNELS or not all(math.isfinite(value) for value in values):
-            raise ValueError(f"'{kind}' is not {CHANNELS} finite numbers")
-    if min(spec.std) <= 0:
-        raise ValueError("'std' is not positive")
-    for kind, codes, size in (
-        *(("aligned", codes, len(spec.attributes)) for codes in spec.aligned),
-        ("missing", spec.missing, spec.num_groups),
-    ):
-        if not all(isinstance(code, int) and 0 <= code < size for code in codes):
-            raise ValueError(f"'{kind}' names a code outside 0 to {size - 1}")
-    if not all(isinstance(text, str) for text in (spec.name, spec.metric, spec.label_name, spec.attribute_name)):
-        raise TypeError("a name or the metric is no text")
-
-
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Return the sidecar of the beton at `path`.
 
@@ -162,25 +175,41 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             f"{path} has no sidecar {beside.name}: another program wrote the beton, or it was moved without the "
             "sidecar; write it with writers/write_betons.py or move both files"
         )
-    try:
-        sidecar: dict[str, Any] = json.loads(beside.read_text())
-        version = sidecar["schema_version"]
-        if version in READABLE_VERSIONS:
-            expected = sidecar.get(SIDECAR_HASH)
-            damaged = expected is not None and sidecar_hash(sidecar) != expected
-            sidecar = {**sidecar, **{key: kind(sidecar[key]) for key, kind in REQUIRED_KEYS.items()}}
-            _check_kinds(sidecar)
-            _check_spec(DatasetSpec.from_dict(sidecar["spec"]))
-    except SIDECAR_ERRORS as error:
-        raise DataError(f"{beside} is not a sidecar ({type(error).__name__}: {error}); write the beton again") from None
+    version = read_json(beside, ANY_VERSION, remedy=REMEDY)["schema_version"]
     if version not in READABLE_VERSIONS:
         raise DataError(
             f"{beside} has schema version {version}, this code reads {' and '.join(map(str, READABLE_VERSIONS))}; "
             "write the beton again"
         )
-    if damaged:
+    sidecar: dict[str, Any] = read_json(beside, SIDECAR, remedy=REMEDY)
+    try:
+        fault = _wrong_code(DatasetSpec.from_dict(sidecar["spec"]))
+    except ValueError as error:
+        fault = str(error)
+    if fault:
+        raise DataError(f"{beside} is not a sidecar: {fault}; {REMEDY}")
+    expected = sidecar.get(SIDECAR_HASH)
+    if expected is not None and sidecar_hash(sidecar) != expected:
         raise DataError(
             f"{beside} does not say what was written: its hash of itself differs, so it is damaged or was edited; copy "
             "it again, or write the beton again"
         )
     return sidecar
+
+
+def _wrong_code(spec: DatasetSpec) -> str:
+    """Return which code of a spec names no class, attribute or group; '' if each names one."""
+    classes, attributes = len(spec.classes), len(spec.attributes)
+    if not classes or not attributes:
+        return f"spec {spec.name} has {classes} classes and {attributes} attributes; expected one or more of each"
+    codes = {
+        "aligned": ([code for codes in spec.aligned for code in codes], attributes),
+        "missing": (spec.missing, spec.num_groups),
+        "the labels of generated_folders": ([label for label, _ in spec.generated_folders.values()], classes),
+        "the attributes of generated_folders": ([code for _, code in spec.generated_folders.values()], attributes),
+        **{f"aligned of the factor {one.name}": (one.aligned, len(one.values)) for one in spec.factors},
+    }
+    for name, (given, count) in codes.items():
+        if given and max(given) >= count:
+            return f"spec {spec.name}: {name} names the code {max(given)}; expected codes from 0 to {count - 1}"
+    return ""

@@ -20,8 +20,9 @@ from debeton.data.raw.image_files import MissingDataError
 from debeton.data.split_names import is_known_split, known_split
 from debeton.system.errors import DataError
 from debeton.system.file_names import path_below
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table, or_null
 from debeton.system.packed_files import PackedBomb, allowance
-from debeton.system.regular_files import read_regular_text
 
 KEPT_BYTES = 1 << 30  # of the parts of parquet files
 SHARD = re.compile(r"(.*?)[-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?")  # train-00000-of-00002, test_01
@@ -78,13 +79,23 @@ def _split_of(raw: Path, path: Path) -> str | None:
     return None
 
 
+FILES = or_null(ListOf(Table(keys={"filename": str})))
+DESCRIPTION = Table(
+    may={
+        "splits": ListOf(str),
+        "_split": or_null(str),
+        "_data_files": FILES,
+        "_indices_data_files": FILES,
+        "features": or_null(dict),
+    }
+)
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_regular_text(path))
-    except (OSError, ValueError) as error:
+        content: dict[str, Any] = read_json(path, DESCRIPTION, remedy="save the data set again")
+    except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); save the data set again") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no description of a data set; save the data set again")
     return content
 
 
@@ -199,7 +210,7 @@ def _features(schema: Any) -> dict[str, Any]:
     stored = (schema.metadata or {}).get(b"huggingface")
     try:
         return dict(json.loads(stored)["info"]["features"]) if stored else {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from debeton.system.errors import DataError
 from debeton.system.files import naming_failed_writes, write_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import Table, Within, or_null
 from debeton.system.log import logger
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 WAITS = (1.0, 4.0, 16.0)  # seconds before each new attempt; an attempt that received data starts the count again
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and without any data
 CHUNK = 1 << 18
+FACTS = Table(may={"total": or_null(Within(int, 0)), "version": str})
 
 
 class _TryAgain(Exception):
@@ -155,11 +158,12 @@ def _facts(part: Path) -> Path:
 
 
 def _read_facts(part: Path) -> dict[str, Any]:
+    """Return the length and the version of the whole file. A damaged description is none: the server says it anew."""
     try:
-        facts = json.loads(_facts(part).read_text())
-    except (FileNotFoundError, ValueError):
+        facts: dict[str, Any] = read_json(_facts(part), FACTS, remedy="the server says it anew")
+    except (FileNotFoundError, DataError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return facts
 
 
 def _size(path: Path) -> int:

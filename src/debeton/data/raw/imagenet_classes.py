@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from debeton.data.raw.tables import read_fields
 from debeton.system.array_files import read_npy
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import ListOf, Table
 from debeton.system.regular_files import read_regular_text
 
 NUM_CLASSES = 1000
@@ -27,11 +28,9 @@ def read_names(places: Sequence[Path]) -> dict[str, str]:
             lines = read_fields(mapping)
             return dict(sorted((line[0], " ".join(line[1:]).split(",")[0] or line[0]) for line in lines))
         if index.is_file():
-            try:
-                entries = json.loads(read_regular_text(index)).values()
-                return dict(sorted((str(wnid), str(name).replace("_", " ")) for wnid, name in entries))
-            except (ValueError, AttributeError, TypeError) as error:
-                raise DataError(f'{index} is not of the form {{"0": ["n01440764", "tench"], ...}} ({error})') from None
+            remedy = 'expected the form {"0": ["n01440764", "tench"], ...}'
+            entries = read_json(index, Table(others=ListOf(str, 2)), remedy=remedy).values()
+            return dict(sorted((wnid, name.replace("_", " ")) for wnid, name in entries))
     return {}
 
 

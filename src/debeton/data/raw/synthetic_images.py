@@ -18,6 +18,7 @@ import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from debeton.system.array_files import map_npy, read_npy
 from debeton.system.digests import check_kept
 from debeton.system.errors import DataError, nearest
 from debeton.system.file_names import Root, file_name, leads_out, path_below
+from debeton.system.json_files import read_json_lines
+from debeton.system.json_shapes import Table, or_null
 from debeton.system.log import logger
 
 MANIFEST = "manifest.jsonl"
@@ -41,6 +44,16 @@ NO_ATTRIBUTE = "_"  # folder name in place of the attribute
 RESERVED = ("*.json", "*.jsonl", "*.npy", "*.partial", "__MACOSX", "sheets")  # names beside the folders of classes
 RESERVED_ARRAYS = ("images", "labels", "class_*")  # names of arrays that are no name of a class
 BLIND = "blind"  # the column that is 1 if the prompt named no attribute
+LINE = Table(
+    keys={"path": str, "label": (str, int)},
+    may={
+        "attribute": (str, int, None),
+        "verdict": str,
+        "prompt": or_null(str),
+        "seed": or_null(int),
+        "sha256": or_null(str),
+    },
+)
 UNKNOWN = -1  # the code of a synthetic row in a column that its prompt does not mention
 
 
@@ -150,20 +163,11 @@ def _manifest_rows(folder: Path, spec: DatasetSpec) -> Rows:
 
 def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
     """Yield one record for each accepted image of a manifest. DataError names a line that does not fit."""
-    text = where.read_text(encoding="utf-8")
-    lines, root = text.splitlines(), Root(where.parent)
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines) > 1 and not text.endswith(("}", "\n")):
-            return  # a line that was cut off when the program was killed
-        try:
-            record = json.loads(line)
-            path, label, verdict = record["path"], record["label"], record.get("verdict", ACCEPTED)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{where}, line {number} is no manifest entry ({type(error).__name__}: {error}); "
-                "it needs path, label and attribute"
-            ) from None
-        if verdict != ACCEPTED:
+    remedy = "it needs path, label and attribute"
+    root = Root(where.parent)
+    for number, record in read_json_lines(where, LINE, remedy=remedy, cut=partial(say_cut_line, where)):
+        path, label = record["path"], record["label"]
+        if record.get("verdict", ACCEPTED) != ACCEPTED:
             continue  # is counted by `synthetic_left_out`
         root.path(str(path), f"{where}, line {number}")
         attribute = record.get("attribute")
@@ -174,15 +178,23 @@ def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]
             else _code(attribute, spec.attributes, "attribute", f"{where}, line {number}"),
         }
         details = {name: record[name] for name in ("prompt", "seed", "sha256") if record.get(name) is not None}
-        yield {"path": str(path), **codes, **details}
+        yield {"path": path, **codes, **details}
 
 
 def _rejected(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (path, verdict) of the images that the manifests reject. The lines are known to be sound."""
     for where in manifest_files(folder):
-        for line in where.read_text(encoding="utf-8").splitlines():
-            if line.endswith("}") and (record := json.loads(line)).get("verdict", ACCEPTED) != ACCEPTED:
-                yield str(record["path"]), str(record["verdict"])
+        for _, record in read_json_lines(where, LINE, remedy="it needs path, label and attribute"):
+            if record.get("verdict", ACCEPTED) != ACCEPTED:
+                yield record["path"], record["verdict"]
+
+
+def say_cut_line(path: Path, number: int) -> None:
+    """Say that the last line of a manifest is left out.
+
+    A kill cut it off, or another shard writes it now.
+    """
+    logger.warning("warning: line %d of %s, the last one, is cut off; it is left out", number, path)
 
 
 def _code(value: str | int, names: Sequence[str], kind: str, where: str) -> int:

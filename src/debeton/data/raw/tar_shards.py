@@ -6,7 +6,6 @@ shard is unpacked first, to a temporary file without a name.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from debeton.data.image_names import is_image
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.split_names import is_split_word, known_split
 from debeton.system.errors import DataError
+from debeton.system.json_files import parse_json
 from debeton.system.packed_files import BoundedReader, unpacked
 from debeton.system.pool import in_order
 from debeton.system.regular_files import open_regular, require_regular
@@ -162,9 +162,13 @@ def _add(sample: Sample, suffix: str, member: tarfile.TarInfo, suffix_of_image: 
         text = _value_bytes(sample, member).decode().strip()
         sample.values[suffix] = int(text) if re.fullmatch(r"-?\d{1,18}", text) else text
     elif suffix == JSON:
-        content = json.loads(_value_bytes(sample, member))
-        if not isinstance(content, Mapping):
-            raise DataError(f"{sample.shard.path}: {member.name} holds {type(content).__name__}; expected an object")
+        where = f"{sample.shard.path}: {member.name}"
+        content = parse_json(
+            _value_bytes(sample, member),
+            where,
+            remedy="expected an object of keys and values",
+            nan_as_null=lambda key: True,
+        )
         for key, value in _single(content):
             sample.values.setdefault(key, value)
 

@@ -22,7 +22,6 @@ accuracy with `--test-contexts`.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,8 @@ from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.subpopbench import Codes, find_table, rows_by_split, splits_of_table
 from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError, UsageError
-from debeton.system.regular_files import read_regular_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import Table
 
 CONTEXTS = ("autumn", "dim", "grass", "outdoor", "rock", "water")
 FOLDER, MAPPING, TABLES = "public_dg_0416", "dg_label_id_mapping.json", ("metadata.csv", "metadata_nicopp.csv")
@@ -91,10 +91,7 @@ def _class_order(files: Sequence[str], folders: Sequence[Path]) -> tuple[str, ..
     path = find_table([MAPPING], folders)
     if path is None:
         return tuple(there)
-    try:
-        code_of = {str(name): int(code) for name, code in json.loads(read_regular_text(path)).items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f'{path} is not of the form {{"bear": 0, ...}} ({error}); fetch it again') from None
+    code_of = read_json(path, Table(others=int), remedy='expected the form {"bear": 0, ...}; fetch it again')
     if sorted(code_of.values()) != list(range(len(code_of))):
         raise DataError(f"{path}: the codes of the {len(code_of)} classes do not count from 0; fetch it again")
     strange = [name for name in there if name not in code_of]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from debeton.data.spec import UNKNOWN, Ints
 from debeton.data.views.view import View
 from debeton.system.array_files import read_npz
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.json_files import read_json
 from debeton.system.log import logger
 from debeton.system.packed_files import require_sound_if_zip
 from debeton.system.plain_files import load_plain
@@ -38,6 +38,8 @@ def read_index_lists(path: Path) -> dict[str, Ints]:
     try:
         content = _read_lists(path)
         lists = {str(key): np.asarray(values) for key, values in content.items() if str(key).endswith("_indices")}
+    except DataError:
+        raise
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as index lists: {error}") from None
     if not lists:
@@ -51,7 +53,7 @@ def read_index_lists(path: Path) -> dict[str, Ints]:
 def _read_lists(path: Path) -> Mapping[str, Any]:
     require_sound_if_zip(path)
     if path.suffix == ".json":
-        content = json.loads(path.read_text())
+        content = read_json(path, remedy="expected train_indices, test_indices, ...")
     elif path.suffix == ".npz":
         content = read_npz(path)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +24,7 @@ from debeton.generate.filters import FILTERS
 from debeton.generate.generation import generate_missing
 from debeton.generate.generators.cdpm import CdpmGenerator
 from debeton.generate.generators.generator import folder_hash
-from debeton.generate.image_set import SETTINGS, ImageSet, Shard, read_lines
+from debeton.generate.image_set import SETTINGS, ImageSet, Shard, read_lines, read_settings
 from debeton.generate.prompts import prompts_from_names
 from debeton.methods.cdpm import CdpmSettings
 from debeton.methods.parts.ddb_settings import DdbSettings
@@ -103,10 +102,14 @@ def _take_over_images(run: Run, described: Mapping[str, Any]) -> None:
     own, per_class = run.folder / FOLDER, run.config.section(DdbSettings).per_class
     for folder in other_folders(run.config, run.folder) if not own.exists() else ():
         other = folder / FOLDER
-        if not (other / SETTINGS).is_file() or json.loads((other / SETTINGS).read_text()) != described:
+        try:
+            if not (other / SETTINGS).is_file() or read_settings(other) != described:
+                continue
+            if any(line["number"] >= per_class for path in manifest_files(other) for line in read_lines(path)):
+                continue  # images beyond ddb.per_class would be used too
+        except DataError as error:
+            logger.warning("warning: %s. The images of that run are not taken over", error)
             continue
-        if any(line["number"] >= per_class for path in manifest_files(other) for line in read_lines(path)):
-            continue  # images beyond ddb.per_class would be used too
         partial = own.with_name(f".{FOLDER}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(other, partial, copy_function=_copy_image)
@@ -139,7 +142,7 @@ def synthetic_view(run: Run, folder: Path) -> View:
         write_beton(path, rows, spec, "synthetic", options, dataset_options=of_images, progress=run.progress)
     distributed.barrier()
     beton = open_beton(path)
-    if distributed.from_main(made_of) != (beton.sidecar["dataset_options"] or {}).get("images"):
+    if distributed.from_main(made_of) != (beton.sidecar.get("dataset_options") or {}).get("images"):
         raise DataError(
             f"{path} was made of other images than those that are in {folder} now, and phases of this run may have "
             "learnt from them; put the old images back, or give the run another --training.exp_name"
