@@ -40,7 +40,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _is_flat(text: str) -> bool:
-    """Return True if a text is short, and has few marks that begin a value inside another on the same line."""
+    """Return True if a text is short, and has few marks that begin a value inside another."""
     if len(text) > FAST_BYTES or text.count("[") + text.count("{") > FAST_DEPTH:
         return False
     return all(line.count("- ") + line.count("? ") + line.count(": ") < FAST_DEPTH for line in text.splitlines())

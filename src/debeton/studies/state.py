@@ -181,7 +181,7 @@ class JobStates:
         return holder(folder / ".lock") if folder is not None and is_locked(folder / ".lock") else ""
 
     def failure(self, job: Job) -> str:
-        """Return the last error of a job as the study describes it now; '' if it has none, or its file is damaged."""
+        """Return the last error of a job as the study describes it now; '' for none, and for a damaged file."""
         path = self.folders.error_file(job)
         if not path.exists() or damage_of(path, FAILURE):
             return ""
