@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     runs = [run for run in load_runs(arguments.runs) if run.is_finished]
     if not runs:
         raise DataError(f"no finished run in {', '.join(map(str, arguments.runs))}; there is nothing to probe")
-    for run in work_bar("probing", items=runs, unit="run", shown=sys.stderr.isatty()):
+    for run in work_bar("probing", items=runs, unit="run", shown=sys.stderr.isatty(), leave=False):
         if arguments.again or read_probe(run.folder) is None:
             probe_run(run.folder, arguments.per_group)
     rows = []

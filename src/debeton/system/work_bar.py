@@ -15,7 +15,13 @@ EVERY = 60.0  # seconds between two lines
 
 
 def work_bar(
-    what: str, total: int | None = None, items: Iterable[Any] | None = None, *, unit: str, shown: bool
+    what: str,
+    total: int | None = None,
+    items: Iterable[Any] | None = None,
+    *,
+    unit: str,
+    shown: bool,
+    leave: bool = True,
 ) -> tqdm[Any] | WorkLines:
     """Return the bar, or the lines, of a work: a context with `update(n)`, or an iterator over `items`.
 
@@ -23,9 +29,10 @@ def work_bar(
     total: number of units; None where it is the length of `items`, or not known.
     unit: word for one unit, such as 'image'.
     shown: draw a bar. False: log a line a minute, and none where the work ends before.
+    leave: the bar stays on the terminal at the end.
     """
     if shown:
-        return tqdm(items, what, total, leave=False, unit=unit)
+        return tqdm(items, what, total, leave=leave, unit=unit)
     return WorkLines(what, len(items) if total is None and isinstance(items, Sized) else total, items, unit)
 
 

@@ -174,7 +174,7 @@ def measure(
     masks = [None if shown.mask is None else torch.from_numpy(shown.mask).to(device) for shown in presentations]
     with evaluating(model), loader.epoch(0) as batches:
         common = _least_over_processes(len(batches), device)  # the last batch may have rows for some processes only
-        bar = work_bar(f"measuring {view.name}", items=batches, unit="step", shown=progress)
+        bar = work_bar(f"measuring {view.name}", items=batches, unit="step", shown=progress, leave=False)
         for number, batch in enumerate(bar, 1):
             with precision.autocast():
                 clean = model(batch.image)

@@ -52,7 +52,9 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
     hook = named_head(model)[1].register_forward_pre_hook(lambda module, inputs: head_inputs.append(inputs[0]))
     try:
         with evaluating(model), loader.epoch(0) as batches:
-            for batch in work_bar(f"features of {loader.view.name}", items=batches, unit="step", shown=progress):
+            for batch in work_bar(
+                f"features of {loader.view.name}", items=batches, unit="step", shown=progress, leave=False
+            ):
                 place = np.searchsorted(rows, batch.row.cpu().numpy())
                 for table, image in zip(features, (batch.image, *batch.triggered), strict=True):
                     with precision.autocast():

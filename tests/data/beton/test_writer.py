@@ -622,12 +622,12 @@ def test_a_disk_that_is_full_only_at_fsync_is_noticed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_disk_error_is_raised_as_it_is_and_leaves_nothing(
+def test_another_disk_error_names_the_files_and_leaves_nothing(
     tmp_path: Path, spec: DatasetSpec, make_rows: MakeRows, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk(2, errno.EIO)
     monkeypatch.setattr(Path, "open", lambda path, *a, **k: disk.open(path, *a, **k))
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    with pytest.raises(DataError, match=rf"a\.beton could not be written to .* \({os.strerror(errno.EIO)}\)"):
         write_beton(tmp_path / "a.beton", make_rows([photo(0)] * 3), spec, "train")
     assert list(tmp_path.iterdir()) == []
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from debeton.system.errors import DataError
-from debeton.system.files import naming_failed_writes, write_text
+from debeton.system.files import write_text
 from debeton.system.json_files import read_json
 from debeton.system.json_shapes import Table, Within, or_null
 from debeton.system.log import logger
@@ -111,7 +111,7 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         start, total = _body_start(response, received, part)
         bar = tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=not progress)
-        with naming_failed_writes(part), part.open("ab") as file, bar:
+        with part.open("ab") as file, bar:
             file.truncate(start)
             write_text(_facts(part), json.dumps({"total": total, "version": _version(response.headers)}))
             # Some servers declare a .tar.gz as a compressed .tar; decoding it would change its hash.
