@@ -58,7 +58,10 @@ SHAPE = Table(
         ('{"rate": 1, "rows": {}}', "x.json: rows is a table of keys and values; expected a list"),
         ('{"rate": 1, "rows": [1], "name": 3}', "x.json: name is 3; expected text or null"),
         ('{"rate": 1, "rows": [], "inner": {"a, b": 0.5}}', "x.json: inner['a, b'] is 0.5; expected a whole number"),
-        ('{"rate": 1, "rows": [], "rat": 1}', "x.json has the unknown key 'rat'; known: rate, rows, name, inner"),
+        (
+            '{"rate": 1, "rows": [], "rat": 1}',
+            "x.json has the unknown key 'rat'; did you mean 'rate'? known: rate, rows",
+        ),
         ('{"rate": 1, "rate": 0, "rows": []}', "x.json gives the key 'rate' twice"),
         (
             '{"rate": 1, "rows": [123456789012345678901234567890]}',
@@ -69,6 +72,8 @@ SHAPE = Table(
             "x.json: the text '\\ud800' at name holds a letter",
         ),
         ("[]", "x.json holds list; expected a table of keys and values"),
+        ('{"rate": 1, "rows": [], "a\\nb": 1}', "x.json has the unknown key 'a\\nb'; known: rate, rows"),
+        ('{"a\\nb": 1, "a\\nb": 0}', "x.json gives the key 'a\\nb' twice"),
     ],
 )
 def test_a_fault_is_named_with_its_key_and_what_was_expected(text, sentence):

@@ -289,19 +289,25 @@ def test_the_same_jobs_give_the_same_manifest_file_which_reads_back_unchanged(jo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.update(version=2), "is of version 2, and this program writes and reads version 1"),
-        (lambda content: content.pop("jobs"), "has no 'jobs'"),
+        (lambda content: content.pop("jobs"), "lacks 'jobs'"),
         (lambda content: content.update(job=1), "unknown key 'job'; did you mean 'jobs'"),
-        (lambda content: content["jobs"][1].pop("seed"), "job 1 has no 'seed'"),
-        (lambda content: content["jobs"][1].update(sed=1), "job 1: unknown key 'sed'; did you mean 'seed'"),
+        (lambda content: content["jobs"][1].pop("seed"), r"jobs\[1\] lacks 'seed'"),
+        (lambda content: content["jobs"][1].update(sed=1), r"jobs\[1\] has the unknown key 'sed'; did you mean 'seed'"),
     ],
 )
-def test_a_manifest_of_another_version_or_an_edited_one_gives_a_clear_error(job_states, change, message):
+def test_a_manifest_that_was_edited_gives_a_clear_error(job_states, change, message):
     path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(DataError, match=message):
+        load_manifest(path)
+
+
+def test_a_manifest_of_another_version_is_refused(job_states):
+    path = write_manifest(Manifest("s", tuple(job_states.jobs), job_states.folders))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
+    with pytest.raises(UsageError, match="is of version 2, and this program writes and reads version 1"):
         load_manifest(path)
 
 

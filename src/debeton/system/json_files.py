@@ -55,7 +55,7 @@ def parse_json(
     except UnicodeDecodeError as error:
         raise _NotJsonError(f"{where} is not UTF-8 text (at byte {error.start}); {EDITED}: {remedy}") from None
     except _TwiceError as error:
-        raise DataError(f"{where} gives the key '{error}' twice; {EDITED}: {remedy}") from None
+        raise DataError(f"{where} gives the key {str(error)[:60]!r} twice; {EDITED}: {remedy}") from None
     except RecursionError:
         raise DataError(f"{where} nests lists or tables too deeply to be read; {EDITED}: {remedy}") from None
     except ValueError as error:

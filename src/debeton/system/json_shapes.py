@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from debeton.system.errors import nearest
+
 # A type, None for null, a text that the value equals, a tuple of shapes of which one fits, `Within`, `ListOf` or
 # `Table`. `float` takes every number, and `object` takes anything.
 Shape = Any
@@ -102,7 +104,8 @@ def _fault_in_table(value: Mapping[str, Any], shape: Table, place: str) -> str:
         if wanted is object or type(one) is wanted:  # the usual case, before a place is named
             continue
         if key not in known and shape.others is None:
-            return f"{f': {place}' if place else ''} has the unknown key '{key}'; known: {', '.join(known)}"
+            shown, hint = repr(key[:MAX_SHOWN]), nearest(key[:MAX_SHOWN], known)
+            return f"{f': {place}' if place else ''} has the unknown key {shown}{hint} known: {', '.join(known)}"
         if fault := fault_in(one, wanted, key_in(place, key)):
             return fault
     return ""

@@ -102,7 +102,7 @@ def test_test_contexts_are_not_in_train(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", "is not of the form"),
+        ("[1]", "expected the form"),
         ('{"owl": 1, "bear": 2, "hot air balloon": 3}', "do not count from 0"),
         ('{"owl": 0, "bear": 1}', "has no code for the class 'hot air balloon'"),
     ],

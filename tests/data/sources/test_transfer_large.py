@@ -155,7 +155,7 @@ def test_names_may_come_from_kerass_index(tmp_path):
     (tmp_path / "imagenet_class_index.json").write_text(json.dumps(index))
     assert load("imagenet", tmp_path, classes="2").spec.classes == ("some name 2",)
     (tmp_path / "imagenet_class_index.json").write_text("[1, 2]")
-    with pytest.raises(DataError, match="is not of the form"):
+    with pytest.raises(DataError, match="expected the form"):
         load("imagenet", tmp_path)
 
 

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # in schema 1 columns are compressed, and text is stored in arrays of fixed width
 MAX_LINKS = 40  # from link to link, as many as Linux follows
 REMEDY = "write the beton again"
-ANY_VERSION = Table(keys={"schema_version": int})
+ANY_VERSION = Table(keys={"schema_version": object})
 CODE, SIDES, TEXTS = Within(int, 0), ListOf(Within(int, 0), 2), ListOf(str)
 FACTOR = Table(keys={"name": str, "values": TEXTS, "aligned": ListOf(CODE), "rate": Within(float, 0, 1)}, others=None)
 SPEC = Table(
@@ -176,7 +176,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             "sidecar; write it with writers/write_betons.py or move both files"
         )
     version = read_json(beside, ANY_VERSION, remedy=REMEDY)["schema_version"]
-    if version not in READABLE_VERSIONS:
+    if type(version) is not int or version not in READABLE_VERSIONS:
         raise DataError(
             f"{beside} has schema version {version}, this code reads {' and '.join(map(str, READABLE_VERSIONS))}; "
             "write the beton again"
