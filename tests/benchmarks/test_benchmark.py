@@ -58,7 +58,8 @@ def test_a_tiny_loader_run_records_every_contender_in_the_common_format(tmp_path
     found = json.loads(out.read_text())
     assert list(found) == ["benchmark", "hardware", "settings", "rounds", "rows", "ratios", "figures"]
     assert (found["benchmark"], found["rounds"]) == ("loader", 1)
-    assert set(found["ratios"]) == {"jpg256_vs_ffcv", "jpg256_vs_torch", "jpg256_vs_decode", "jpg256_ram_vs_disk"}
+    compared = {"jpg256_vs_ffcv", "jpg256_vs_torch", "jpg256_vs_decode", "jpg256_ram_vs_disk"}
+    assert set(found["ratios"]) == {*compared, "jpg256_compared_vs_not"}
     assert {row["unit"] for row in found["rows"]} == {"images/s"}
     assert 0 < found["figures"]["second_start_seconds"]["median"] < 60
     speed = {row["name"]: row["median"] for row in found["rows"]}

@@ -99,8 +99,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(end - start))
         self.end_headers()
         body = content[start:end][: site.cut.pop(0) if site.cut else None]
+        site.sent += len(body)  # before the other side has them, and asks for the sum
         self.wfile.write(body)
-        site.sent += len(body)
 
     def log_message(self, *args: object) -> None:
         pass
