@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from debeton.data.spec import DatasetSpec
+from debeton.system.errors import DataError
 
 DOMAINS = DatasetSpec("sites", ("normal", "tumour"), ("a", "b", "c"), group_by="attribute")
 CELLS = DatasetSpec("sites", ("normal", "tumour"), ("a", "b", "c"), aligned=((0,), (1, 2)), missing=(1, 2, 5))
@@ -57,3 +58,9 @@ def test_pairs_or_an_unknown_grouping_are_refused():
         DatasetSpec("sites", ("normal", "tumour"), ("a", "b"), aligned=((0,), (1,)), group_by="attribute")
     with pytest.raises(ValueError, match="expected label_attribute or attribute"):
         DatasetSpec("sites", ("normal",), group_by="domain")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_hold_is_refused(name):
+    with pytest.raises(DataError, match="holds a letter that no file can hold; give it another name"):
+        DatasetSpec("pets", ("cat", name))

@@ -79,7 +79,7 @@ class Sweeps:
         config = self.job_states.config(job)
         assert config is not None
         done = claim_folder(config)
-        (done / "results.json").write_text("{}")
+        (done / "results.json").write_text('{"dataset": "toy", "method": "erm", "seed": 0}')
         shutil.move(done.parent, self.folder / "ready" / job.name)
 
     def start(self, before: Callable[[], int] = os.fork, *, grace: float = 20, workers: int = 1) -> int:

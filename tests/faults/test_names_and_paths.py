@@ -50,7 +50,7 @@ HOSTILE = (
     "a/b",
     "a/../../../b",
     "-rf",
-    "a\0b",
+    "a\x01b",
     "a\nb",
     "trailing ",
     "dot.",
@@ -250,7 +250,7 @@ def test_a_sidecar_with_text_that_no_file_can_hold_is_refused(hostile, tmp_path)
     content = json.loads(beside.read_text())
     content["spec"]["classes"][0] = "\ud800"
     beside.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"like\.beton\.json is not a sidecar"):
+    with pytest.raises(DataError, match=r"like\.beton\.json: .* at spec\.classes\[0\] holds a letter that no file can"):
         open_beton(tmp_path / "like.beton")
 
 
@@ -280,7 +280,7 @@ def test_betons_of_a_set_in_a_folder_below_the_root_are_found_as_before(tmp_path
 def image_set(folder: Path, path: str) -> Path:
     line = {"path": path, "label": "a", "attribute": None, "number": 0, "attempt": 0, "verdict": "keep"}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "generator.json").write_text("{}")
+    (folder / "generator.json").write_text('{"set": "s", "generator": "folder"}')
     (folder / "manifest.jsonl").write_text(json.dumps({**line, "seed": 1, "prompt": "", "sha256": ""}) + "\n")
     return folder
 

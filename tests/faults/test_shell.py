@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from debeton.studies.sbatch import Submission, shell_command, shell_variable
 from debeton.studies.slurm import submit
 from debeton.studies.state import JobStates, StudyFolders
 from debeton.studies.study_file import load_study
-from debeton.system.errors import UsageError, run_command
+from debeton.system.errors import DataError, UsageError, run_command
 
 EVIL = (
     "$(touch X)",
@@ -209,9 +210,14 @@ def test_a_manifest_names_no_file_outside_of_its_folders(key, value, tmp_path):
     (manifest,) = (tmp_path / "runs" / ".jobs").glob("manifest_*.json")
     content = json.loads(manifest.read_text())
     content["jobs"][0][key] = value
-    manifest.write_text(json.dumps(content))
-    with pytest.raises(UsageError, match=f"job '{value}': its {key} is no name of a file"):
+    text = json.dumps(content)
+    manifest.write_text(text)
+    with pytest.raises(DataError, match="does not hold what its name, a hash, says"):
         load_manifest(manifest)
+    made_up = manifest.with_name(f"manifest_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json")
+    made_up.write_text(text)
+    with pytest.raises(UsageError, match=f"job '{value}': its {key} is no name of a file"):
+        load_manifest(made_up)
 
 
 # --- commands that run here ---------------------------------------------------------------------------------------

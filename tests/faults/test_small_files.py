@@ -560,7 +560,7 @@ def test_an_array_that_is_a_pipe_or_claims_terabytes_is_not_read(read: Reader, t
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f8", "fortran_order": False, "shape": (3, 1 << 19, 1 << 19)}
         )
-    with pytest.raises(ValueError, match="mmap length is greater than file size"):
+    with pytest.raises(ValueError, match=r"mmap length is greater than file size|its header says"):
         read(tmp_path / "y.npy")
 
 

@@ -388,7 +388,7 @@ def test_files_that_are_no_source_are_one_sentence_and_run_no_code(fixed_args, s
     other = load_checkpoint(source)
     save_checkpoint(tmp_path / "shapes.pt", {**other, "state_dict": {"fc.weight": torch.zeros(3)}})
     for name, words in (
-        ("truncated.pt", "cannot be read as a checkpoint"),
+        ("truncated.pt", "truncated.pt is damaged: the list of its parts is not what was written there"),
         ("malicious.pt", "cannot be read as a checkpoint"),
         ("hidden.pt", "cannot be read as a checkpoint"),
         ("other.pt", "is no checkpoint of a run"),

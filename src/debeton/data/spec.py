@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -120,6 +121,9 @@ class DatasetSpec:
             )
         if self.aligned and len(self.aligned) != len(self.classes):
             raise ValueError(f"spec {self.name}: aligned names {len(self.aligned)} of {len(self.classes)} classes")
+        for name in (self.name, *self.classes, *self.attributes):
+            if isinstance(name, str) and re.search(r"[\0\ud800-\udfff]", name):
+                raise DataError(f"the name {name[:40]!a} holds a letter that no file can hold; give it another name")
 
     @property
     def num_classes(self) -> int:

@@ -21,7 +21,6 @@ from debeton.generate.prompts import Condition, PromptSet
 from debeton.system.errors import DataError
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
-from debeton.system.wording import count
 from debeton.system.work_bar import work_bar
 
 WRITERS = 4  # threads that encode; one PNG of 512 x 512 pixels takes some 30 ms
@@ -76,8 +75,6 @@ def _fill(
     start, image_count = time.perf_counter(), 0
     waiting: collections.deque[list[tuple[Slot, ImageRequest, Future[dict[str, Any]]]]] = collections.deque()
     bar = work_bar("images", len(slots), unit="image", shown=progress)
-    if slots:
-        logger.info("%s to make", count(len(slots), "image"))
     with _closing(ThreadPoolExecutor(WRITERS)) as pool, bar:
         while slots or waiting:
             if slots and stopped():

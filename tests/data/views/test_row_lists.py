@@ -99,7 +99,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path, capsys: p
         ({"indices": [1]}, "expected train_indices"),
         ({"train_indices": [[1]]}, r"\[1, 1\]; expected a list"),
         ({"train_indices": [0.5]}, "float64"),
-        ([1, 2], "not a dictionary"),
+        ([1, 2], "holds list; expected a table of keys and values"),
     ],
 )
 def test_files_of_another_content_are_refused(tmp_path: Path, content: object, words: str) -> None:

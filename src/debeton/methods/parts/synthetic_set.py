@@ -74,6 +74,7 @@ def draw_images(run: Run, model: Path) -> Path:
     distributed.barrier()
     shard = Shard(distributed.rank() + 1, distributed.world_size())
     image_set = ImageSet(run.folder / FOLDER, described, shard)
+    logger.info("drawing images: %d of each of %d classes", settings.per_class, len(spec.classes))
     generate_missing(
         image_set,
         maker,
