@@ -120,3 +120,15 @@ def test_errors_of_the_disk_name_the_file(code, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"b\.jsonl could not be written"):
         append_text(tmp_path / "b.jsonl", "x\n")
     assert (tmp_path / "b.jsonl").read_text() == ""
+
+
+def test_an_error_of_a_file_that_is_read_meanwhile_keeps_its_own_name(tmp_path):
+    missing = OSError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "photo.jpg"))
+    with pytest.raises(PermissionError, match=r"photo\.jpg"), naming_failed_writes(tmp_path / "pets.beton"):
+        raise missing
+    own = OSError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "pets.beton.host.1.partial"))
+    with (
+        pytest.raises(DataError, match=r"pets\.beton could not be written"),
+        naming_failed_writes(tmp_path / "pets.beton"),
+    ):
+        raise own

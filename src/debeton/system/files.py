@@ -28,7 +28,7 @@ def naming_failed_writes(*paths: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (*FULL, *BROKEN):
+        if error.errno not in (*FULL, *BROKEN) or _is_of_another_file(error, paths):
             raise
         names, folder = ", ".join(path.name for path in paths), paths[0].parent
         if error.errno in FULL:
@@ -40,6 +40,19 @@ def naming_failed_writes(*paths: Path) -> Iterator[None]:
             f"{names} could not be written to {folder} ({os.strerror(error.errno)}), and no part of them was left "
             "behind; check the disk and the rights of this folder, or write elsewhere"
         ) from error
+
+
+def _is_of_another_file(error: OSError, paths: Sequence[Path]) -> bool:
+    """Return True if an error names a file that is none of `paths`, none of their partials and none of their folders.
+
+    Such a file is read while the others are written.
+    """
+    if error.filename is None or error.errno in FULL:
+        return False
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path()
+    return not any(
+        named in path.parents or (named.parent == path.parent and named.name.startswith(path.name)) for path in paths
+    )
 
 
 @contextmanager
