@@ -43,7 +43,7 @@ def naming_failed_writes(*paths: Path) -> Iterator[None]:
 
 
 def _is_of_another_file(error: OSError, paths: Sequence[Path]) -> bool:
-    """Return True if an error names a file that is none of `paths`, none of their partials and none of their folders.
+    """Return True if an error names another file than `paths`, their partials and their folders.
 
     Such a file is read while the others are written.
     """
