@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.running import folder_of, run
 from torch import Tensor, nn
@@ -114,8 +114,9 @@ def test_without_a_finished_epoch_the_run_leaves_nothing(
     assert not list((tmp_path / "runs").rglob("*.*"))
 
 
-@given(st.floats(-4, 38), st.sampled_from(["sgd", "adamw"]), st.sampled_from([1, 3, 50]))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(exponent=37.9, optimizer="adamw", log_every=1)
+@given(exponent=st.floats(-4, 38), optimizer=st.sampled_from(["sgd", "adamw"]), log_every=st.sampled_from([1, 3, 50]))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_at_every_learning_rate_a_run_ends_with_finite_results_or_with_one_sentence(
     toy_args: list[str],
     tmp_path_factory: pytest.TempPathFactory,

@@ -6,7 +6,8 @@ look at their losses, and features at their values. So no method needs a check o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,6 +77,16 @@ class StepWatch:
         """Note the loss of the step that was taken last. The device is not waited for."""
         # A process without rows of this batch has no loss: the mean of no values is not a number.
         self._recent.append((loss if len(batch) else torch.zeros_like(loss), batch.row))
+
+    @contextmanager
+    def of_the_step(self) -> Iterator[None]:
+        """Turn the optimizer's complaint about a number that its type cannot hold into the DataError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            self._raise(f"a factor of the optimizer is larger than float32 at step {self.state.step + 1}{self._epoch}")
 
     def check_losses(self) -> None:
         """Raise DataError with the first step whose loss is not finite, and its rows."""

@@ -192,7 +192,8 @@ def train_epochs(
                 if options.clip_grad is not None:
                     scaler.unscale_(state.optimizer)
                     nn.utils.clip_grad_norm_(parameters, options.clip_grad)
-                scaler.step(state.optimizer)
+                with watch.of_the_step():
+                    scaler.step(state.optimizer)
                 scaler.update()
                 if state.averaged is not None:
                     state.averaged.update_parameters(state.model)
