@@ -55,14 +55,6 @@ def flip_image(path: Path, row: int, at: int = 100, bit: int = 3) -> None:
     flip(path, int(beton.offsets[row]) + at, bit)
 
 
-@pytest.fixture(params=["pixels.c", "FFCV's kernels"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "pixels.c":
-        monkeypatch.setattr(pixels, "AVAILABLE", False)
-    elif not pixels.AVAILABLE:
-        pytest.skip(f"pixels.c is not compiled: {pixels.MISSING}")
-
-
 # --- images ---------------------------------------------------------------------------------------------------------
 
 

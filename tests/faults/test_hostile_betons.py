@@ -20,7 +20,6 @@ from debeton.data.beton.places import check_images
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.sidecar import sidecar_path
 from debeton.data.beton.writer import WriteOptions, write_beton
-from debeton.data.loader import pixels
 from debeton.data.loader.decoding import ImageReader
 from debeton.data.loader.frames import frame_sides
 from debeton.system.errors import DataError
@@ -163,14 +162,6 @@ def test_raw_sides_that_are_exchanged_are_noticed_by_the_hash_of_the_images(tmp_
 
 
 # --- readers that are given tables which nobody checked -------------------------------------------------------------
-
-
-@pytest.fixture(params=["pixels.c", "FFCV's kernels"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "pixels.c":
-        monkeypatch.setattr(pixels, "AVAILABLE", False)
-    elif not pixels.AVAILABLE:
-        pytest.skip(f"pixels.c is not compiled: {pixels.MISSING}")
 
 
 def read_image(data: bytes, mode: int, sides: tuple[int, int], offset: int = 0, size: int | None = None) -> np.ndarray:

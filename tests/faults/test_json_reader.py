@@ -97,7 +97,7 @@ def test_a_line_is_named_and_a_last_line_that_a_kill_cut_is_left_out(tmp_path):
 
 
 def test_what_is_no_regular_file_is_not_read(tmp_path):
-    with pytest.raises(DataError, match="is no regular file; expected a file of JSON"):
+    with pytest.raises(DataError, match="is a folder, not a regular file, and is not read"):
         read_json(tmp_path, remedy="")
-    with pytest.raises(DataError, match="/dev/zero is no regular file"):
+    with pytest.raises(DataError, match="/dev/zero is a device, not a regular file"):
         read_json(Path("/dev/zero"), remedy="")

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from debeton.commands.adopt import add_adopt_flags, adopt
 from debeton.commands.next_command import next_command
@@ -40,9 +40,6 @@ from debeton.data.views.held_out_test import with_test_split
 from debeton.system import plugins
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.log import set_up_logging
-
-if TYPE_CHECKING:
-    pass
 
 MAX_SHOWN = 24  # groups that the final line spells out
 

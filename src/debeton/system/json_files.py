@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from debeton.system.errors import DataError
 from debeton.system.json_shapes import Shape, fault_in, key_in
+from debeton.system.regular_files import MAX_TABLE_BYTES, open_regular, read_regular
 
-MAX_BYTES = 1 << 30  # of a file that is read whole, and of one line
 WHOLE_NUMBERS = 1 << 64  # beyond them no value of ours lies, and numbers with a point cannot hold them
 EDITED = "it is cut short or was edited by hand"
 
@@ -36,7 +35,7 @@ def read_json(path: Path, shape: Shape = dict, *, remedy: str, nan_as_null: Call
 
     DataError: the file is no regular file, is no JSON, gives a key twice, or holds anything else.
     """
-    return parse_json(_content(path), str(path), shape, remedy=remedy, nan_as_null=nan_as_null)
+    return parse_json(read_regular(path, MAX_TABLE_BYTES), str(path), shape, remedy=remedy, nan_as_null=nan_as_null)
 
 
 def parse_json(
@@ -80,9 +79,8 @@ def read_json_lines(
 
     Arguments and errors are those of `read_json`; an error names the line.
     """
-    _check_regular(path)
-    with path.open("rb") as file:
-        for number, text in enumerate(iter(lambda: file.readline(MAX_BYTES), b""), start=1):
+    with open_regular(path) as file:
+        for number, text in enumerate(iter(lambda: file.readline(MAX_TABLE_BYTES), b""), start=1):
             if not text.strip():
                 continue
             try:
@@ -112,22 +110,6 @@ def _damage(path: Path, shape: Shape, nan_as_null: Callable[[str], bool], versio
     except DataError as error:
         return str(error).removesuffix(": it is left out")
     return ""
-
-
-def _content(path: Path) -> bytes:
-    """Return the bytes of a regular file of at most MAX_BYTES. DataError for any other."""
-    _check_regular(path)
-    with path.open("rb") as file:
-        text = file.read(MAX_BYTES + 1)
-    if len(text) > MAX_BYTES:
-        raise DataError(f"{path} is larger than {MAX_BYTES >> 30} GiB, which no file of this kind is; remove it")
-    return text
-
-
-def _check_regular(path: Path) -> None:
-    """Raise DataError for a folder, a pipe or a device, whose content never ends."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise DataError(f"{path} is no regular file; expected a file of JSON: remove it, or put the file back")
 
 
 class _NotJsonError(DataError):
