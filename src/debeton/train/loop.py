@@ -1,6 +1,6 @@
 """The training loop: `train_epochs` runs epochs of an Objective over a Loader.
 
-Read `train_epochs` from top to bottom: everything that happens in a step stands there. It knows no method.
+Everything that happens in a step stands in `Stepper.take`, from top to bottom. It knows no method.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import EpochIterator, Loader
 from debeton.data.loader.order import warning_of_few_classes
 from debeton.system import distributed
@@ -165,43 +166,17 @@ def train_epochs(
     stop: the request to stop, if signals are caught.
     """
     forward = state.model if forward is None else forward
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    own = [p for p in state.objective.parameters() if p.requires_grad]
     watch = StepWatch(state, loader, options.phase, options.kept)
-    scaler = state.precision.scaler
-    if not (state.epoch or state.batch) and distributed.is_main():
-        warning = warning_of_few_classes(loader.view, loader.batch_size, loader.seed)
-        if warning:
-            logger.warning(warning)
+    stepper = Stepper(state, forward, watch, options.clip_grad)
+    _warn_of_few_classes(state, loader)
     while state.epoch < options.epochs and not ended():
-        if options.resolution is not None:
-            loader.resolution = options.resolution(state.epoch)
-        forward.train()
-        state.objective.train()
-        if options.hold is not None:
-            options.hold(state.model)
+        _begin_epoch(state, loader, forward, options)
         began, lr = time.perf_counter(), options.lr(state.step)
         steps = nullcontext() if stop is None else stop.in_steps()
         with loader.epoch(state.epoch, start=state.batch) as batches, steps:
             for batch in _progress(batches, state, options):
                 lr = options.lr(state.step)
-                set_lr(state.optimizer, lr)
-                state.optimizer.zero_grad(set_to_none=True)
-                output = state.objective.backward(forward, batch, state.precision)
-                distributed.average([p.grad for p in own if p.grad is not None])
-                if options.clip_grad is not None:
-                    scaler.unscale_(state.optimizer)
-                    nn.utils.clip_grad_norm_(parameters, options.clip_grad)
-                with watch.of_the_step():
-                    scaler.step(state.optimizer)
-                scaler.update()
-                if state.averaged is not None:
-                    state.averaged.update_parameters(state.model)
-                if output.logits is not None:
-                    state.meter.update(output.logits, batch.label, batch.group)
-                state.step += 1
-                state.batch += 1
-                watch.note(output.loss, batch)
+                stepper.take(batch, lr)
                 if state.step % options.log_every == 0:
                     watch.check_losses()
                 if stop is not None and (signum := stop.agreed(state.step, options.log_every, state.precision.device)):
@@ -216,6 +191,60 @@ def train_epochs(
         state.spend(time.perf_counter() - began, batches.waited)
         state.epoch, state.batch = state.epoch + 1, 0
         after_epoch(metrics, lr)
+
+
+class Stepper:
+    """The steps of a phase: each changes a state, and notes its loss in a watch.
+
+    state: everything that a step changes.
+    forward: the module that the objective calls.
+    watch: receives the loss of each step.
+    clip_grad: largest gradient norm; None for no limit.
+    """
+
+    def __init__(self, state: TrainState, forward: nn.Module, watch: StepWatch, clip_grad: float | None):
+        self.state, self.forward, self.watch, self.clip_grad = state, forward, watch, clip_grad
+        self._parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        self._own = [p for p in state.objective.parameters() if p.requires_grad]  # which DDP does not average
+
+    def take(self, batch: Batch, lr: float) -> None:
+        """Take one step of learning rate `lr`."""
+        state, scaler = self.state, self.state.precision.scaler
+        set_lr(state.optimizer, lr)
+        state.optimizer.zero_grad(set_to_none=True)
+        output = state.objective.backward(self.forward, batch, state.precision)
+        distributed.average([p.grad for p in self._own if p.grad is not None])
+        if self.clip_grad is not None:
+            scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self.clip_grad)
+        with self.watch.of_the_step():
+            scaler.step(state.optimizer)
+        scaler.update()
+        if state.averaged is not None:
+            state.averaged.update_parameters(state.model)
+        if output.logits is not None:
+            state.meter.update(output.logits, batch.label, batch.group)
+        state.step += 1
+        state.batch += 1
+        self.watch.note(output.loss, batch)
+
+
+def _warn_of_few_classes(state: TrainState, loader: Loader) -> None:
+    """Warn, before the first step, of batches that lack classes."""
+    if not (state.epoch or state.batch) and distributed.is_main():
+        warning = warning_of_few_classes(loader.view, loader.batch_size, loader.seed)
+        if warning:
+            logger.warning(warning)
+
+
+def _begin_epoch(state: TrainState, loader: Loader, forward: nn.Module, options: FitOptions) -> None:
+    """Set the resolution of the epoch, and put all but the frozen part of the model into training mode."""
+    if options.resolution is not None:
+        loader.resolution = options.resolution(state.epoch)
+    forward.train()
+    state.objective.train()
+    if options.hold is not None:
+        options.hold(state.model)
 
 
 def _progress(batches: EpochIterator, state: TrainState, options: FitOptions) -> Iterator[Any]:

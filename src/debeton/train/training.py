@@ -45,7 +45,7 @@ from debeton.train.processes import check_processes
 from debeton.train.run import Run
 from debeton.train.run_loaders import loader_options
 from debeton.train.schedule_checks import check_settings, warn_of_schedule
-from debeton.train.selection import NO_SELECTION, selection_on
+from debeton.train.selection import NO_SELECTION, Selection, selection_on
 
 # An epoch on features takes less time than writing down the whole network after it.
 EPOCHS_OF_FEATURES_SAVED_AT_ONCE = 10
@@ -141,22 +141,9 @@ def _train(
 ) -> PhaseRecord:
     """Train from the phase's latest checkpoint to its end, and leave the selected weights in checkpoint_best.pt."""
     check_settings(training)
-    loader = train_loader(run, view, training)
-    features = None if arch else _feature_store(run, model, objective, training)
-    hold = None if arch else hold_frozen(run)
-    micro = objective.micro = micro_batches(loader.batch_size, training.accumulate, loader.least_rows)
-    if features is not None:
-        loader, model = features.training(loader), HeadOnly(model)
-    elif objective.classifies:
-        check_smallest_batch(model, loader, phase, shared=run.config.dist.sync_bn, hold=hold, micro=micro)
-    if micro is not None:
-        warn_of_batch_norm(model, micro, loader.batch_size, phase, hold)
+    loader, model, features = _batches(run, view, objective, phase, model, training, arch)
     state = initial_state(run, view, objective, model, training)
-    selection = selection_on(val, training.selection)
-    if selection.text != selection.asked and val is not None:
-        logger.warning("warning: the epoch of phase '%s' is selected by %s", phase, selection.text)
-    still = body_is_still(run.config) and not arch
-    warn_of_schedule(training, phase, selects=selection.rule != NO_SELECTION, only_head=still)
+    selection = _selection(val, phase, training, only_head=body_is_still(run.config) and not arch)
     keeper = _keeper(run, view, state, phase, training, arch, val, features, selection.rule)
     keeper.check_processes(run.processes)
     rows = loader.view.epoch_size if loader.tail != "drop" else len(loader) * loader.batch_size
@@ -188,16 +175,9 @@ def _train(
         save=keeper.save,
         stop=run.stop,
     )
-    if keeper.reason_to_end:
-        logger.info("phase '%s' ended early, at %s", phase, keeper.reason_to_end)
-    selected = keeper.select()
-    why = reason_of_epoch(selected, training.epochs, selection.rule, selection.text, _values_of(run, phase))
-    wait = 100 * state.data_wait
-    logger.info("phase '%s' took %s, data_wait %.1f %%", phase, duration(state.seconds), wait)
-    logger.info("phase '%s': %s", phase, why)
-    return PhaseRecord(
+    record = PhaseRecord(
         seconds=state.seconds,
-        selected_epoch=selected,
+        selected_epoch=keeper.select(),
         images=state.step * loader.batch_size,
         data_wait=state.data_wait,
         processes=keeper.processes,
@@ -208,6 +188,55 @@ def _train(
         endless_identity=endless_identity,
         continues=continues,
     )
+    _say_end(run, phase, record, selection)
+    return record
+
+
+def _batches(
+    run: Run,
+    view: View,
+    objective: Objective,
+    phase: str,
+    model: nn.Module,
+    training: PhaseSettings,
+    arch: str,
+) -> tuple[Loader, nn.Module, FeatureStore | None]:
+    """Return the batches of a phase, the model that sees them, and its cached features, if any.
+
+    An objective that accumulates gradients gets its parts of a batch.
+    """
+    loader = train_loader(run, view, training)
+    features = None if arch else _feature_store(run, model, objective, training)
+    hold = None if arch else hold_frozen(run)
+    micro = objective.micro = micro_batches(loader.batch_size, training.accumulate, loader.least_rows)
+    if features is not None:
+        loader, model = features.training(loader), HeadOnly(model)
+    elif objective.classifies:
+        check_smallest_batch(model, loader, phase, shared=run.config.dist.sync_bn, hold=hold, micro=micro)
+    if micro is not None:
+        warn_of_batch_norm(model, micro, loader.batch_size, phase, hold)
+    return loader, model, features
+
+
+def _selection(val: View | None, phase: str, training: PhaseSettings, *, only_head: bool) -> Selection:
+    """Return the rule that selects the epoch of a phase, with warnings of it and of the schedule."""
+    selection = selection_on(val, training.selection)
+    if selection.text != selection.asked and val is not None:
+        logger.warning("warning: the epoch of phase '%s' is selected by %s", phase, selection.text)
+    warn_of_schedule(training, phase, selects=selection.rule != NO_SELECTION, only_head=only_head)
+    return selection
+
+
+def _say_end(run: Run, phase: str, record: PhaseRecord, selection: Selection) -> None:
+    """Log the time that a phase took, and why it has this epoch."""
+    assert record.selected_epoch is not None
+    if record.ended_early:
+        logger.info("phase '%s' ended early, at %s", phase, record.ended_early)
+    values = _values_of(run, phase)
+    why = reason_of_epoch(record.selected_epoch, record.epochs, selection.rule, selection.text, values)
+    wait = 100 * (record.data_wait or 0)
+    logger.info("phase '%s' took %s, data_wait %.1f %%", phase, duration(record.seconds), wait)
+    logger.info("phase '%s': %s", phase, why)
 
 
 def _values_of(run: Run, phase: str) -> dict[int, Metrics]:
