@@ -64,3 +64,22 @@ def test_pairs_or_an_unknown_grouping_are_refused():
 def test_a_name_that_no_file_can_hold_is_refused(name):
     with pytest.raises(DataError, match="holds a letter that no file can hold; give it another name"):
         DatasetSpec("pets", ("cat", name))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"std": (0.2, 0.0, 0.2)}, "std is 0.2, 0.0, 0.2; expected three finite numbers of at least 1e-09, one per"),
+        ({"std": (0.2, 0.2, NAN)}, "std is 0.2, 0.2, nan; expected three finite numbers of at least 1e-09, one per"),
+        ({"mean": (INF, 0.5, 0.5)}, "mean is inf, 0.5, 0.5; expected three finite numbers, one per channel"),
+        ({"mean": (0.5,)}, "mean is 0.5; expected three finite numbers, one per channel"),
+        ({"std": ()}, "std is empty; expected"),
+    ],
+    ids=["std 0", "std nan", "mean inf", "one channel", "none"],
+)
+def test_a_normalisation_that_gives_no_finite_images_is_refused_before_anything_is_written(values, said):
+    with pytest.raises(DataError, match=f"spec pets: {said}"):
+        DatasetSpec("pets", ("cat", "dog"), **values)

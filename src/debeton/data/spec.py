@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +18,8 @@ from debeton.system.name_lists import RULE, join_names, quote, split_unquoted, u
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+
+LEAST_STD = 1e-9  # images are divided by it
 
 Ints = NDArray[np.int64]
 
@@ -81,7 +84,7 @@ class DatasetSpec:
     aligned: aligned[label] is the tuple of attribute codes that go with the class in training (bias-aligned).
         Empty if the set defines no such pairs.
     missing: indices of the groups that do not exist in any split.
-    mean, std: per channel, of images in [0, 1].
+    mean, std: per channel, three finite numbers each, of images in [0, 1]; std is at least LEAST_STD.
     metric: 'top1' or 'mean_per_class', the number that the owners of the set report.
     label_name, attribute_name: names of the label and the attribute, e.g. 'Blond_Hair' and 'Male'.
     columns: names by code of the sidecar columns that can replace the label or the attribute
@@ -121,6 +124,13 @@ class DatasetSpec:
             )
         if self.aligned and len(self.aligned) != len(self.classes):
             raise ValueError(f"spec {self.name}: aligned names {len(self.aligned)} of {len(self.classes)} classes")
+        for kind, values, least in (("mean", self.mean, -math.inf), ("std", self.std, LEAST_STD)):
+            if len(values) != 3 or not all(math.isfinite(value) and value >= least for value in values):
+                above = "" if least < 0 else f" of at least {least:g}"
+                raise DataError(
+                    f"spec {self.name}: {kind} is {', '.join(map(str, values)) or 'empty'}; expected three finite "
+                    f"numbers{above}, one per channel of images in [0, 1]"
+                )
         for name in (self.name, *self.classes, *self.attributes):
             if isinstance(name, str) and re.search(r"[\0\ud800-\udfff]", name):
                 raise DataError(f"the name {name[:40]!a} holds a letter that no file can hold; give it another name")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.spec import DatasetSpec, Ints, count_codes
+from debeton.data.spec import LEAST_STD, DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError
 from debeton.system.json_files import read_json
 from debeton.system.json_shapes import ListOf, Table, Within, or_null
@@ -30,7 +30,7 @@ SPEC = Table(
         "aligned": ListOf(ListOf(CODE)),
         "missing": ListOf(CODE),
         "mean": ListOf(float, 3),
-        "std": ListOf(Within(float, 1e-9), 3),
+        "std": ListOf(Within(float, LEAST_STD), 3),
         "metric": str,
         "label_name": str,
         "attribute_name": str,
