@@ -147,6 +147,27 @@ def test_a_set_is_the_same_after_stops_and_with_other_shards(whole, tmp_path):
     assert images_of(tmp_path) == images_of(whole)
 
 
+def test_what_a_killed_process_of_any_machine_left_of_an_image_goes_when_its_shard_is_filled(tmp_path):
+    folder = tmp_path / "cat" / "in"
+    folder.mkdir(parents=True)
+    left = [folder / f"{number:08}.png.node-{number}.cluster.7.partial" for number in range(3)]
+    for path in left:
+        path.write_bytes(b"x")
+    make(tmp_path, shard="1/2", per=3)  # of the cell's images the shard has numbers 0 and 2
+    assert [path.exists() for path in left] == [False, True, False]  # another process may be writing number 1
+    make(tmp_path, shard="2/2", per=3)
+    assert sorted(path.name for path in folder.iterdir()) == [f"{number:08}.png" for number in range(3)]
+
+
+def test_writing_an_image_does_not_read_its_folder(tmp_path, monkeypatch):
+    read: list[Path] = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: read.append(self) or glob(self, pattern))
+    make(tmp_path, Noise(), per=9)
+    assert len(images_of(tmp_path)) == 36
+    assert read.count(tmp_path / "cat" / "in") == 1
+
+
 def test_a_finished_set_generates_no_more_images(whole):
     generator = Noise(one_in=3)
     before = (whole / "manifest.jsonl").stat().st_mtime_ns
@@ -231,11 +252,11 @@ def _full_after(count: int):
     lock = threading.Lock()
 
     @contextmanager
-    def limited(*paths):
+    def limited(*paths, **options):
         with lock:
             left[0] -= 1
             is_full = left[0] < 0
-        with naming_failed_writes(*paths), replacing(*paths) as partials:
+        with naming_failed_writes(*paths), replacing(*paths, **options) as partials:
             yield partials
             if is_full:
                 raise OSError(errno.ENOSPC, "No space left on device")

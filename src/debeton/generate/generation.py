@@ -56,6 +56,7 @@ def generate_missing(
     """
     with image_set.filling():
         slots = collections.deque(image_set.missing(conditions, per_condition))
+        image_set.remove_leftovers(slots)
         _fill(image_set, generator, prompts, keep, slots, batch_size, progress=progress, stopped=stopped)
 
 

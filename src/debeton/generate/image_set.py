@@ -6,9 +6,9 @@
 - SET/manifest-K-of-N.jsonl: the same, of shard K of N.
 
 Each shard has one process at a time, which holds its lock while it fills the shard (`ImageSet.filling`). An image is
-written under a temporary name, renamed, and then its line is appended. After a kill there may be an image
-without a line; the next run makes it again under the same name. The seed of an image is a hash of (set, condition,
-number, attempt). So shards, restarts and other batch sizes give the same set.
+written under a temporary name, renamed, and then its line is appended. After a kill there may be an image without a
+line, or a temporary file; the next run of the shard makes the image again under the same name. The seed of an image is
+a hash of (set, condition, number, attempt). So shards, restarts and other batch sizes give the same set.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from debeton.system.file_names import Root
 from debeton.system.files import append_text, write_files, write_text
 from debeton.system.json_files import read_json, read_json_lines
 from debeton.system.json_shapes import Table, Within, or_null
+from debeton.system.leftovers import remove_partials_of
 from debeton.system.locks import LockState, file_lock, folder_lock, holder, is_locked
 from debeton.system.log import logger
 from debeton.system.progress import note_progress
@@ -229,6 +230,13 @@ class ImageSet:
         shard_keys = keys[self.shard.index - 1 :: self.shard.count]
         return [Slot(*key, attempts.get(key, 0)) for key in shard_keys if key not in complete]
 
+    def remove_leftovers(self, slots: Iterable[Slot]) -> None:
+        """Remove the temporary files that killed processes left in these slots, on whatever machine they ran.
+
+        slots: of this shard. Call this inside `filling`.
+        """
+        remove_partials_of(self.folder / slot.path for slot in slots)
+
     def write_image(self, slot: Slot, image: NDArray[np.uint8]) -> str:
         """Write a kept image, whole or not at all, and return its SHA-256. Several threads may call this.
 
@@ -238,7 +246,7 @@ class ImageSet:
         """
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="png", compress_level=3)
-        write_files({self._root.path(slot.path, str(self.folder)): buffer.getvalue()})
+        write_files({self._root.path(slot.path, str(self.folder)): buffer.getvalue()}, clear=False)
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:

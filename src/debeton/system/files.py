@@ -56,16 +56,19 @@ def _is_of_another_file(error: OSError, paths: Sequence[Path]) -> bool:
 
 
 @contextmanager
-def replacing(*paths: Path) -> Iterator[Sequence[Path]]:
+def replacing(*paths: Path, clear: bool = True) -> Iterator[Sequence[Path]]:
     """Yield temporary names to write to; at the end of the block, flush and rename them to `paths`.
 
     Files get their final names in the sequence of `paths`; no other process puts its own between them. Missing folders
     are made. After an error, the temporary files and new folders are removed, and `paths` keep their old content.
     Temporary files that a killed process left for the same paths are removed first.
+
+    clear: False leaves them, because the caller removes them (`leftovers.remove_partials_of`): looking for them reads
+        the whole folder, which takes longer than an image where it holds some ten thousand.
     """
     partials = [partial_name(path) for path in paths]
     with naming_failed_writes(*paths):
-        for path in paths:
+        for path in paths if clear else ():
             remove_abandoned(path)
         new_folders = _make_folders(path.parent for path in paths)
         try:
@@ -115,12 +118,13 @@ def _make_folders(folders: Iterable[Path]) -> list[Path]:
     return new_folders
 
 
-def write_files(contents: Mapping[Path, bytes]) -> None:
+def write_files(contents: Mapping[Path, bytes], *, clear: bool = True) -> None:
     """Write several files so that all of them get their final names, in this order, or none does.
 
     contents: the bytes of each file, by its path.
+    clear: as in `replacing`.
     """
-    with replacing(*contents) as partials:
+    with replacing(*contents, clear=clear) as partials:
         for partial, content in zip(partials, contents.values(), strict=True):
             partial.write_bytes(content)
 

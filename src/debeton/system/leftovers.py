@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,20 @@ def remove_abandoned(path: Path) -> None:
         owner = OWNER.fullmatch(partial.name[len(path.name) :])
         if owner and _has_ended(owner["host"], int(owner["pid"]), partial):
             _remove(partial)
+
+
+def remove_partials_of(paths: Iterable[Path]) -> None:
+    """Remove the temporary files of `paths`, whoever wrote them. Each folder is read once.
+
+    paths: files that this process alone may write now, as it holds their lock.
+    """
+    names_in: dict[Path, set[str]] = {}
+    for path in paths:
+        names_in.setdefault(path.parent, set()).add(path.name)
+    for folder, names in names_in.items():
+        for partial in folder.glob(f"*{SUFFIX}"):
+            if any(partial.name[: dot.start()] in names for dot in re.finditer(r"\.", partial.name)):
+                _remove(partial)
 
 
 def remove_partials(folder: Path) -> list[Path]:
