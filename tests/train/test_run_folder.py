@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.running import folder_of, run
 from debeton.config import load
 from debeton.system.errors import DataError
 from debeton.train.objective import Objective
-from debeton.train.run_folder import claim_folder, next_folder, remove_if_empty
+from debeton.train.run_folder import claim_folder, find_folder, next_folder, remove_if_empty
 from debeton.train.stop import StopRequest
 
 
@@ -85,3 +86,22 @@ def test_a_folder_with_anything_worth_keeping_is_kept(toy_args: list[str]) -> No
     assert next_folder(config) == folder.with_name("version_1")
     assert remove_if_empty(folder)
     assert not folder.parent.exists()
+
+
+def test_a_copy_of_a_run_folder_under_another_name_is_no_version(toy_args: list[str]) -> None:
+    config = load([], [str(word) for word in toy_args])
+    folder = claim_folder(config)
+    for name in ("version_0_old", "version_x", "version_"):
+        shutil.copytree(folder, folder.with_name(name))
+    assert find_folder(config) == claim_folder(config) == folder
+    assert next_folder(config).name == "version_1"
+
+
+def test_a_run_goes_on_in_its_folder_after_a_version_of_lower_number_was_removed(toy_args: list[str]) -> None:
+    named = [*map(str, toy_args), "--training.exp_name", "mine"]
+    first, config = load([], [*named, "--training.seed", "1"]), load([], [*named, "--training.seed", "2"])
+    other, own = claim_folder(first), claim_folder(config)
+    assert (other.name, own.name) == ("version_0", "version_1")
+    shutil.rmtree(other)
+    assert claim_folder(config) == own
+    assert claim_folder(first) == other  # the number is free again

@@ -9,6 +9,7 @@ import glob
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from debeton.system.plugins import RECORD, record_plugins, warn_of_changes
 from debeton.train.run_data import DATA_NAME, RunData, check_folder
 
 CONFIG_NAME = "config.yaml"
+VERSION = re.compile(r"version_([0-9]+)")
 EVENTS = "events.out.tfevents"  # files of TensorBoard begin so
 
 
@@ -42,9 +44,11 @@ def experiment_name(config: Config) -> str:
 
 def find_folder(config: Config) -> Path | None:
     """Return the run folder of this configuration; None if there is none yet."""
-    parent = Path(config.training.outdir) / experiment_name(config)
-    folders = sorted(parent.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
-    return next((folder for folder in folders if _belongs_to(folder, config)), None)
+    numbered = {}
+    for folder in (Path(config.training.outdir) / experiment_name(config)).glob("version_*"):
+        if number := VERSION.fullmatch(folder.name):  # not a copy, such as version_0_old
+            numbered[int(number[1])] = folder
+    return next((numbered[k] for k in sorted(numbered) if _belongs_to(numbered[k], config)), None)
 
 
 def other_folders(config: Config, folder: Path) -> list[Path]:
@@ -69,19 +73,24 @@ def claim_folder(config: Config, data: RunData | None = None) -> Path:
 
     data: `describe_data` of the run; None leaves the data unchecked and unnamed.
     """
+    folder = find_folder(config) or _make_folder(config, data)
+    warn_of_changes(folder)
+    if data is not None:
+        check_folder(folder, data)
+    return folder
+
+
+def _make_folder(config: Config, data: RunData | None) -> Path:
+    """Make a run folder with the next free version_k. Return it, or that of a process that was first."""
     parent = Path(config.training.outdir) / experiment_name(config)
     with naming_failed_writes(parent):
         parent.mkdir(parents=True, exist_ok=True)
-    version = 0
-    while True:
-        folder = parent / f"version_{version}"
-        if _belongs_to(folder, config) or (not folder.exists() and _create(folder, config, data)):
-            warn_of_changes(folder)
-            if data is not None:
-                check_folder(folder, data)
-            return folder
-        if not _belongs_to(folder, config):
-            version += 1
+    folders = (parent / f"version_{k}" for k in itertools.count())
+    return next(
+        folder
+        for folder in folders
+        if (not folder.exists() and _create(folder, config, data)) or _belongs_to(folder, config)
+    )
 
 
 def remove_if_empty(folder: Path) -> bool:
