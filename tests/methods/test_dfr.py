@@ -170,6 +170,16 @@ def test_balanced_subsets_have_equal_groups_and_halves_split_every_group():
     assert sorted([*fit_on.x[:, 0], *choose_by.x[:, 0]]) == list(range(14))
 
 
+@pytest.mark.parametrize("value", [1.1e30, -2e38, np.inf, np.nan])
+def test_features_too_large_for_a_fit_are_one_sentence(value):
+    x, codes = np.full((4, 3), 0.9e30, np.float32), np.array([0, 1, 0, 1])
+    FeatureSet(x, codes, codes, SPEC).check_size("val")
+    x[2, 1] = value
+    said = r"features of the 'val' rows reach .*, and a logistic .* diverged: train with a lower learning rate"
+    with pytest.raises(DataError, match=said):
+        FeatureSet(x, codes, codes, SPEC).check_size("val")
+
+
 def test_the_grid_tries_each_weight_on_each_class():
     assert grid((1.0, 0.1), (), 2) == [Candidate(1.0, ONES), Candidate(0.1, ONES)]
     weights = [candidate.class_weights for candidate in grid((1.0,), (1.0, 5.0), 3)]

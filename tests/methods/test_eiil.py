@@ -15,6 +15,7 @@ from tests.running import folder_of, lines_of, run
 from torch.nn import functional
 
 from debeton.methods.eiil import ENVIRONMENTS, infer_environments, scale_gradient, violation
+from debeton.system.errors import DataError
 
 t = torch.tensor
 
@@ -49,6 +50,12 @@ def test_other_seeds_start_elsewhere_and_the_same_seed_ends_the_same():
     gradient, label = t(rng.normal(0, 1, 200)), t(rng.integers(2, size=200))
     short = [infer_environments(gradient, label, steps=1, step_size=1e-3, seed=seed).tolist() for seed in (1, 1, 2)]
     assert short[0] == short[1] != short[2]
+
+
+def test_gradients_of_a_network_that_diverged_give_no_environments():
+    label, gradient = torch.arange(8) % 2, torch.linspace(-1, 1, 8) * 1e30
+    with pytest.raises(DataError, match=r"gradients of the rows reach 1e\+30, .*phase 'identify' diverged: train"):
+        infer_environments(gradient, label, steps=3, step_size=0.01, seed=0)
 
 
 def test_a_class_whose_rows_are_all_on_one_side_is_one_environment():

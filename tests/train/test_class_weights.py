@@ -103,3 +103,9 @@ def test_dfr_on_features_that_it_does_not_train_refuses_them(toy_args, capsys):
     for source in (["--dfr.checkpoint", "none.pt"], ["--dfr.base", "pretrained", "--model.pretrained", "true"]):
         assert run([*toy_args, *words, *source]) == 2
         assert "dfr trains no features here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "said"), [("1,1e39", "1e+39, which is inf"), ("1,1e-50", "1e-50, which is 0")])
+def test_weights_that_float32_cannot_hold_are_refused(toy_args, capsys, given, said):
+    assert run([*toy_args, "--training.class_weights", given]) == 2
+    assert f"training.class_weights holds {said} in float32" in capsys.readouterr().err

@@ -327,6 +327,8 @@ def _fit_head(
     workers = run.config.training.num_workers or cores_of_process()
     solver = Solver(settings.penalty, settings.max_iter, seed, workers)
     scaled = {role: FeatureSet(scaling(d.x), d.label, d.group, d.spec) for role, d in data.items()}
+    for role, view in head_views(run).items():
+        scaled[role].check_size(view.name)
     chosen, tuning = _choose(run, scaled, candidates, solver)
     refits = settings.refits if settings.balance else 1
     jobs = []

@@ -20,9 +20,12 @@ from debeton.methods.groupdro import train_groupdro
 from debeton.methods.method import phase_on, register_method
 from debeton.methods.parts.logits import logits_by_batch
 from debeton.methods.parts.marked_rows import Mask, describe_marks, read_or_write_table, recall_text
+from debeton.nets.finite import all_finite
 from debeton.system import distributed
+from debeton.system.errors import DataError
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
+from debeton.train.divergence import REMEDY
 from debeton.train.objective import CrossEntropy, Precision
 from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.run import Run
@@ -39,7 +42,7 @@ class EiilSettings:
 
     epochs: int = setting(Int(1), "epochs of the phase 'identify', whose network tells the environments", default=1)
     steps: int = setting(Int(1), "steps of Adam on the assignments of rows to environments", default=10_000)
-    step_size: float = setting(Float(0), "learning rate of Adam on the assignments", default=1e-3)
+    step_size: float = setting(Float(0, 1e6), "learning rate of Adam on the assignments", default=1e-3)
     lr: float | None = phase_setting("lr", IDENTIFY)
     weight_decay: float | None = phase_setting("weight_decay", IDENTIFY)
     optimizer: str | None = phase_setting("optimizer", IDENTIFY)
@@ -87,6 +90,7 @@ def infer_environments(gradient: Tensor, label: Tensor, *, steps: int, step_size
     label: int64 [N].
     steps, step_size: of Adam.
     seed: of the first assignments.
+    DataError where the gradients are too large for the squares in `violation`.
     """
     start = make_rng(seed, "environments").standard_normal(len(gradient))
     assignment = torch.from_numpy(start).to(gradient).requires_grad_()
@@ -96,6 +100,11 @@ def infer_environments(gradient: Tensor, label: Tensor, *, steps: int, step_size
     for _ in range(steps):
         (assignment.grad,) = torch.autograd.grad(violation(assignment, gradient, label, counts), assignment)
         optimizer.step()
+    if not all_finite(assignment.detach()):
+        raise DataError(
+            f"the gradients of the rows reach {float(gradient.abs().max()):.3g}, so the environments of eiil are not "
+            f"defined; the training of phase '{IDENTIFY}' diverged: {REMEDY}"
+        )
     in_first = assignment.detach() > 0
     members = torch.stack([in_first, ~in_first]).to(gradient)
     sums = gradient.new_zeros(2, 2, num_classes).index_add(2, label, torch.stack([gradient * members, members]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,8 +31,8 @@ def class_weights(run: Run, view: View) -> Tensor | None:
     'balanced' is n / (C n_c), as scikit-learn's compute_class_weight has it: n rows, n_c of them of class c, and C
     classes with rows.
 
-    UsageError for another number of weights than classes; DataError for a class without rows, unless empty groups are
-    ignored.
+    UsageError for another number of weights than classes, or one that float32 cannot hold; DataError for a class
+    without rows, unless empty groups are ignored.
     """
     given, classes = run.config.training.class_weights, view.spec.classes
     if given is None:
@@ -46,4 +48,10 @@ def class_weights(run: Run, view: View) -> Tensor | None:
         )
     else:
         weights = torch.tensor(given)
+        for weight, stored in zip(given, weights.tolist()):
+            if not 0 < stored < math.inf:
+                raise UsageError(
+                    f"training.class_weights holds {weight:g}, which is {stored:g} in float32; only the ratios count, "
+                    "so give numbers near 1"
+                )
     return weights

@@ -16,12 +16,15 @@ from torch import Tensor
 from debeton.data.spec import DatasetSpec, Ints, count_codes
 from debeton.system.errors import DataError
 from debeton.system.seed import derive_seed
+from debeton.train.divergence import REMEDY
 from debeton.train.metrics import SELECTION_RULES, Metrics, group_metrics, selection_score
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 
 TUNING_KEYS = ("worst_group_accuracy", "mean_group_accuracy", "bias_conflicting_accuracy")
+
+LARGEST_FEATURE = 1e30  # scikit-learn refuses larger ones for liblinear
 
 # Values (rows x features x fits) below which one process is faster than several: a fit takes 0.1 to 0.15 us a value,
 # and starting processes that import scikit-learn takes 3 to 8 s (2 cores).
@@ -41,6 +44,16 @@ class FeatureSet:
     label: Ints
     group: Ints
     spec: DatasetSpec
+
+    def check_size(self, rows: str) -> None:
+        """Raise DataError if a feature is too large for a logistic regression. rows: names the rows, as 'val'."""
+        largest = float(np.abs(self.x).max(initial=0))
+        if not largest <= LARGEST_FEATURE:  # nor NaN
+            raise DataError(
+                f"features of the '{rows}' rows reach {largest:.3g}, and a logistic regression takes them up to "
+                f"{LARGEST_FEATURE:g}; the training of the network diverged: {REMEDY}; or scale the features with "
+                "--dfr.scaler data"
+            )
 
     def subset(self, positions: Ints) -> FeatureSet:
         """Return the rows at `positions`."""
