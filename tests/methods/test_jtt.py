@@ -165,6 +165,23 @@ def test_an_error_set_of_another_network_is_computed_again_with_a_warning(tmp_pa
     assert caplog.messages == [f"warning: {path} is not of this run's network, and is computed again"]
 
 
+@pytest.mark.parametrize(
+    "damage", ['{"weights": 5}', '{"weights": NaN}', "[" * 5000, ""], ids=["number", "NaN", "nested", "empty"]
+)
+def test_a_damaged_file_beside_the_error_set_is_named_and_the_set_is_computed_again(
+    tmp_path, paper_view, caplog, monkeypatch, damage
+):
+    monkeypatch.setattr(logging.getLogger("debeton"), "handlers", [caplog.handler])
+    view, path, read = paper_view([0, 1], [0, 1]), tmp_path / ERROR_SET, partial(read_marks, column="error")
+    network, beside = torch.nn.Linear(2, 2), path.with_suffix(".made_of.json")
+    for errors in ([0, 1], [1, 1]):
+        found = read_or_write_table(path, view, network, lambda errors=errors: {"error": errors}, read)
+        assert found.astype(int).tolist() == errors
+        beside.write_text(damage)
+    assert caplog.messages[0].startswith(f"warning: {beside}")
+    assert "the table is computed again" in caplog.messages[0]
+
+
 # --- what is found out ---------------------------------------------------------------------------
 
 

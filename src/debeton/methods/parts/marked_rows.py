@@ -20,6 +20,8 @@ from debeton.system import distributed
 from debeton.system.digests import file_digest
 from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import write_text
+from debeton.system.json_files import read_json
+from debeton.system.json_shapes import Table as JsonTable
 from debeton.system.log import logger
 
 Mask = NDArray[np.bool_]
@@ -89,13 +91,18 @@ def read_or_write_table(
         ) from None
 
 
-def _noted(beside: Path) -> dict[str, Any]:
+def _noted(beside: Path) -> dict[str, str]:
     """Return what the file beside a table says of it; {} if there is no such file, or a damaged one."""
+    shape = JsonTable(may={"weights": str, "sha256": str})
     try:
-        content = json.loads(beside.read_text())
-    except (FileNotFoundError, ValueError):
+        found: dict[str, str] = read_json(beside, shape, remedy="the table is computed again")
+    except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
+    except DataError as error:
+        if distributed.is_main():
+            logger.warning("warning: %s", error)
+        return {}
+    return found
 
 
 def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, Any]:
