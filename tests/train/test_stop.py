@@ -140,6 +140,18 @@ def test_ctrl_c_says_where_the_run_stands_and_the_resumed_run_is_bit_equal(
     assert ours["test"] == theirs["test"]
 
 
+def test_a_stop_in_the_last_step_of_an_epoch_keeps_the_learning_rate_of_that_step(
+    toy_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = [*toy_args, "--training.batch_size", "512", "--training.epochs", "2", "--training.lr_scheduler", "cosine"]
+    with monkeypatch.context() as patched:
+        in_call(patched, Objective, "backward", 1)
+        assert run(args) == 130
+    assert run(args) == 0
+    rates = [line["lr"] for line in lines_of(folder_of(tmp_path / "runs")) if line["split"] == "train"]
+    assert rates == [pytest.approx(0.05), pytest.approx(0.025)]  # the first step's, and half-way the second's
+
+
 def test_ctrl_c_while_features_are_computed_keeps_the_phases_before(
     toy_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,7 +171,8 @@ def train_epochs(
     _warn_of_few_classes(state, loader)
     while state.epoch < options.epochs and not ended():
         _begin_epoch(state, loader, forward, options)
-        began, lr = time.perf_counter(), options.lr(state.step)
+        # The rate of the last step counts also where it was the last of its epoch, before the run was stopped.
+        began, lr = time.perf_counter(), options.lr(max(state.step - 1, 0))
         steps = nullcontext() if stop is None else stop.in_steps()
         with loader.epoch(state.epoch, start=state.batch) as batches, steps:
             for batch in _progress(batches, state, options):
