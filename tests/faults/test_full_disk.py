@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from debeton.commands import dispatch
 from debeton.generate.arrays import write_arrays
 from debeton.system import files
 from debeton.system.errors import DataError, run_command
-from debeton.system.files import append_text, naming_failed_writes
+from debeton.system.failed_writes import naming_failed_writes
+from debeton.system.files import append_text, replacing, write_text
+from debeton.system.leftovers import partial_name
+from debeton.system.locks import LockState, file_lock
 from debeton.system.log import log_to_file, logger
 
 
@@ -132,3 +136,73 @@ def test_an_error_of_a_file_that_is_read_meanwhile_keeps_its_own_name(tmp_path):
         naming_failed_writes(tmp_path / "pets.beton"),
     ):
         raise own
+
+
+def test_a_lock_holds_on_a_full_disk_that_has_no_room_for_its_note(small_disk):
+    disk = small_disk("4k")
+    (disk / "full").write_bytes(bytes(4096))
+    with file_lock(disk / ".lock") as state:
+        assert state is LockState.HELD
+    assert (disk / ".lock").read_bytes() == b""
+
+
+def test_a_file_that_is_linked_again_to_its_own_content_leaves_no_temporary_name(tmp_path):
+    (tmp_path / "best.pt").write_text("weights")
+    os.link(tmp_path / "best.pt", tmp_path / "phase.pt")
+    with replacing(tmp_path / "phase.pt") as (partial,):
+        os.link(tmp_path / "best.pt", partial)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "phase.pt"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u65e5" * 85], ids=["ascii", "three_bytes"])
+def test_a_name_as_long_as_the_disk_takes_is_written_and_its_leftovers_are_removed(name, tmp_path):
+    abandoned = partial_name(tmp_path / name)
+    abandoned = abandoned.with_name(abandoned.name.replace(f".{os.getpid()}.", ".4194305."))  # above every process
+    abandoned.write_text("half")
+    other = partial_name(tmp_path / f"{name[:-1]}y").name
+    assert len(os.fsencode(abandoned.name)) <= 255
+    assert other != partial_name(tmp_path / name).name
+    write_text(tmp_path / name, "whole")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "whole"}
+
+
+def test_a_longer_name_than_the_disk_takes_is_refused_before_the_work(tmp_path):
+    with pytest.raises(DataError, match=r"could not be written to .* \(File name too long\)"):
+        with replacing(tmp_path / ("x" * 256)):
+            pytest.fail("the work began")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_hold_the_file_is_named(tmp_path):
+    (tmp_path / "notes").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path, reason in {
+        tmp_path / "notes" / "sub" / "a.csv": f"{tmp_path}/notes is a file, not a folder",
+        tmp_path / "folder": "Is a directory",
+    }.items():
+        with pytest.raises(DataError, match=rf"{path.name} could not be written to {path.parent} \({reason}\)"):
+            write_text(path, "text")
+    with pytest.raises(DataError, match=r"results\.jsonl could not .* \(the folder is not there any more\)"):
+        append_text(tmp_path / "gone" / "results.jsonl", "{}\n")
+    with pytest.raises(DataError, match=r"\.lock could not be written .* is a file, not a folder"):
+        with file_lock(tmp_path / "notes" / ".lock"):
+            pytest.fail("no lock can be there")
+
+
+def test_an_output_without_room_is_one_sentence_and_status_1():
+    code = "import sys; from debeton.system.errors import run_command; sys.exit(run_command(lambda: print('x')))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the output, or a file that the system does not name: No space left on device; check the disk and the "
+        "rights\n"
+    )
+
+
+def test_any_other_error_of_a_file_is_a_sentence(capsys):
+    assert run_command(lambda: Path("/nowhere/a.txt").write_text("")) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "error: /nowhere/a.txt cannot be used (No such file or directory); check this path, its rights and the disk\n"
+    )

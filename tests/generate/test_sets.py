@@ -246,7 +246,8 @@ def _full_after(count: int):
     """Return `files.replacing`, whose writes fail after `count` files because the disk is full."""
     from contextlib import contextmanager
 
-    from debeton.system.files import naming_failed_writes, replacing
+    from debeton.system.failed_writes import naming_failed_writes
+    from debeton.system.files import replacing
 
     left = [count]
     lock = threading.Lock()

@@ -105,7 +105,10 @@ def run_command(command: Callable[[], int | None]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (DataError, OSError, ModuleNotFoundError) as error:
+    except OSError as error:
+        print(f"error: {_file_trouble(error)}", file=sys.stderr)
+        return 1
+    except (DataError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -117,6 +120,16 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _file_trouble(error: OSError) -> str:
+    """Return the sentence about an error of the system, which names the file where the error does."""
+    if error.errno is None or error.strerror is None:
+        return str(error)
+    if error.filename is None:
+        return f"the output, or a file that the system does not name: {error.strerror}; check the disk and the rights"
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
+    return f"{name} cannot be used ({error.strerror}); check this path, its rights and the disk"
 
 
 def memory_shortage(error: BaseException) -> str:

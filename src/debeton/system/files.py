@@ -1,8 +1,7 @@
-"""Files that appear under their final names whole or not at all; a full disk becomes a clear message."""
+"""Files that appear under their final names whole or not at all; errors of the disk become clear messages."""
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -10,49 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from debeton.system.errors import DataError
+from debeton.system.failed_writes import naming_failed_writes
 from debeton.system.leftovers import SUFFIX, partial_name, remove_abandoned
 from debeton.system.locks import folder_lock
 
 TEMPORARY = "debeton_"  # first part of the names of temporary folders
-FULL = (errno.ENOSPC, errno.EDQUOT)
-BROKEN = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ESTALE, errno.EFBIG)
-
-
-@contextmanager
-def naming_failed_writes(*paths: Path) -> Iterator[None]:
-    """Turn an error of the disk while `paths` are written into a DataError that names them.
-
-    Such errors are a full disk or quota, a broken, missing or read-only disk, and missing rights.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (*FULL, *BROKEN) or _is_of_another_file(error, paths):
-            raise
-        names, folder = ", ".join(path.name for path in paths), paths[0].parent
-        if error.errno in FULL:
-            raise DataError(
-                f"the disk under {folder} is full: {names} could not be written, and no part of them was left "
-                "behind; free some space, or write elsewhere"
-            ) from error
-        raise DataError(
-            f"{names} could not be written to {folder} ({os.strerror(error.errno)}), and no part of them was left "
-            "behind; check the disk and the rights of this folder, or write elsewhere"
-        ) from error
-
-
-def _is_of_another_file(error: OSError, paths: Sequence[Path]) -> bool:
-    """Return True if an error names another file than `paths`, their partials and their folders.
-
-    Such a file is read while the others are written.
-    """
-    if error.filename is None or error.errno in FULL:
-        return False
-    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path()
-    return not any(
-        named in path.parents or (named.parent == path.parent and named.name.startswith(path.name)) for path in paths
-    )
 
 
 @contextmanager
@@ -68,8 +29,11 @@ def replacing(*paths: Path, clear: bool = True) -> Iterator[Sequence[Path]]:
     """
     partials = [partial_name(path) for path in paths]
     with naming_failed_writes(*paths):
-        for path in paths if clear else ():
-            remove_abandoned(path)
+        for path in paths:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(path)  # a name that is too long fails here, before the work
+            if clear:
+                remove_abandoned(path)
         new_folders = _make_folders(path.parent for path in paths)
         try:
             yield partials
@@ -80,9 +44,12 @@ def replacing(*paths: Path, clear: bool = True) -> Iterator[Sequence[Path]]:
             with folder_lock(paths[-1].parent) if len(paths) > 1 else nullcontext():
                 for partial, path in zip(partials, paths):
                     os.replace(partial, path)
+                    # Two names of one file: then renaming does nothing, and leaves both.
+                    partial.unlink(missing_ok=True)
         except BaseException:
             for partial in partials:
-                partial.unlink(missing_ok=True)
+                with suppress(OSError):  # the error that is raised says what is wrong
+                    partial.unlink()
             for folder in new_folders:
                 with suppress(OSError):  # another process may have put a file into it
                     folder.rmdir()
@@ -150,11 +117,17 @@ def append_text(path: Path, text: str) -> None:
 
 def _append(descriptor: int, content: bytes) -> None:
     """Write all of the content, or none. A file of Python's would write its buffer again when it is closed."""
-    start, rest = os.fstat(descriptor).st_size, memoryview(content)
+    start = os.fstat(descriptor).st_size
     try:
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        write_whole(descriptor, content)
         os.fsync(descriptor)
     except OSError:
         os.ftruncate(descriptor, start)  # after half a line, the next line could not be read
         raise
+
+
+def write_whole(descriptor: int, content: bytes) -> None:
+    """Write all bytes to an open file; the system may take fewer at a time."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -16,18 +17,32 @@ from pathlib import Path
 SUFFIX = ".partial"
 SILENT = 24 * 3600.0  # seconds without a write, after which a process of another machine counts as ended
 OWNER = re.compile(rf"\.(?P<host>.+)\.(?P<pid>\d+)(\.[a-z0-9_]{{8}})?{re.escape(SUFFIX)}")  # the last is mkdtemp's
+LONGEST_STEM = 160  # bytes; a name has 255, a host at most 64, and a process and the rest at most 30
 START_TIME = 19  # of the fields behind the name in /proc/PID/stat: ticks since the machine started (proc(5))
 
 
 def partial_name(path: Path) -> Path:
     """Return the temporary name of `path` in its folder: it names the machine and the process that write it."""
-    return path.with_name(f"{path.name}.{_process(os.getpid())}{SUFFIX}")
+    return path.with_name(f"{temporary_stem(path)}.{_process(os.getpid())}{SUFFIX}")
+
+
+def temporary_stem(path: Path) -> str:
+    """Return the beginning of the temporary names of `path`.
+
+    It is the name of `path`; of a longer name than LONGEST_STEM, a part and a hash.
+    """
+    name = os.fsencode(path.name)
+    if len(name) <= LONGEST_STEM:
+        return path.name
+    end = f"~{hashlib.sha256(name).hexdigest()[:16]}"
+    return name[: LONGEST_STEM - len(end)].decode(errors="ignore") + end
 
 
 def remove_abandoned(path: Path) -> None:
     """Remove the temporary files and folders of `path` whose process has ended."""
-    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{SUFFIX}"):
-        owner = OWNER.fullmatch(partial.name[len(path.name) :])
+    stem = temporary_stem(path)
+    for partial in path.parent.glob(f"{glob.escape(stem)}.*{SUFFIX}"):
+        owner = OWNER.fullmatch(partial.name[len(stem) :])
         if owner and _has_ended(owner["host"], int(owner["pid"]), partial):
             _remove(partial)
 
@@ -60,7 +75,7 @@ def remove_partials(folder: Path) -> list[Path]:
 def make_partial_folder(path: Path) -> Path:
     """Make a new folder with a temporary name of `path` beside it, and return it. Abandoned ones are removed."""
     remove_abandoned(path)
-    folder = path.with_name(f"{path.name}.{_process(os.getpid())}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    folder = path.with_name(f"{temporary_stem(path)}.{_process(os.getpid())}.{uuid.uuid4().hex[:8]}{SUFFIX}")
     folder.mkdir()
     return folder
 

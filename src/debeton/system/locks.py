@@ -18,6 +18,8 @@ from enum import Enum
 from pathlib import Path
 from typing import IO
 
+from debeton.system.failed_writes import naming_failed_writes
+
 LOOK_EVERY = 0.2  # seconds between two tries at a lock that the caller may give up
 
 
@@ -43,7 +45,7 @@ class Lock:
     """
 
     state: LockState
-    file: IO[str]
+    file: IO[bytes]
 
     def number(self) -> int:
         """Return the number of the open file, for a child process that shall hold the lock too."""
@@ -55,10 +57,8 @@ class Lock:
             return
         content = {"process": pid, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):  # the note is for people; the lock holds without it
-            self.file.seek(0)
-            self.file.truncate()
-            self.file.write(json.dumps(content))
-            self.file.flush()
+            self.file.truncate(0)
+            self.file.write(json.dumps(content).encode())
 
 
 @contextmanager
@@ -76,8 +76,12 @@ def open_lock(
     before_waiting: called once if the lock is not free.
     give_up: asked several times a second while waiting; once true, the block runs with the state BUSY.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:  # not "w", which would take away the note of the process that holds it
+    with naming_failed_writes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not "w", which would take away the note of the process that holds it. Without a buffer, which a full disk
+        # would make fail once more when the file is closed.
+        opened = path.open("ab+", buffering=0)
+    with opened as file:
         state = _try_lock(file, fcntl.LOCK_EX)
         if state is LockState.BUSY and wait:
             before_waiting()
@@ -124,7 +128,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock file `path`; False if there is no such file or no locks."""
     try:
-        with path.open() as file:
+        with path.open("rb") as file:
             return _try_lock(file, fcntl.LOCK_SH) is LockState.BUSY
     except FileNotFoundError:
         return False
@@ -142,7 +146,7 @@ def holder(path: Path) -> str:
         return "another process"
 
 
-def _wait(file: IO[str], give_up: Callable[[], bool] | None) -> LockState:
+def _wait(file: IO[bytes], give_up: Callable[[], bool] | None) -> LockState:
     """Wait for the lock of an open file, until it is free or the caller gives it up."""
     if give_up is None:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -152,7 +156,7 @@ def _wait(file: IO[str], give_up: Callable[[], bool] | None) -> LockState:
     return state
 
 
-def _try_lock(file: IO[str], kind: int) -> LockState:
+def _try_lock(file: IO[bytes], kind: int) -> LockState:
     """Lock an open file (LOCK_EX or LOCK_SH) without waiting."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

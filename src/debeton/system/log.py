@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from debeton.system.failed_writes import naming_failed_writes
+
 logger = logging.getLogger("debeton")
 
 
@@ -23,7 +25,8 @@ def set_up_logging(*, is_main: bool) -> None:
 def log_to_file(path: Path) -> None:
     """Append messages with the time to the file `path`; an earlier run's file in this process is closed."""
     close_log_file()
-    file = _LogFile(path)
+    with naming_failed_writes(path):
+        file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
 

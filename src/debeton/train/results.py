@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from debeton.system.errors import DataError, UsageError
-from debeton.system.files import append_text, naming_failed_writes, write_text
+from debeton.system.failed_writes import naming_failed_writes
+from debeton.system.files import append_text, write_text
 from debeton.system.json_text import json_text
 from debeton.system.log import logger
 from debeton.train.metrics import Metrics

@@ -18,8 +18,8 @@ from pathlib import Path
 from debeton.config import Config, load
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system.errors import UsageError
+from debeton.system.failed_writes import naming_failed_writes
 from debeton.system.file_names import path_below
-from debeton.system.files import naming_failed_writes
 from debeton.system.leftovers import make_partial_folder, remove_partials
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from debeton.system.errors import DamagedFile, DataError
-from debeton.system.files import naming_failed_writes
+from debeton.system.failed_writes import naming_failed_writes
 from debeton.system.packed_files import allowance, open_tar, require_sound_zip
 from debeton.system.work_bar import work_bar
 
