@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from PIL import Image
 from tests.running import run
 
 from debeton.commands import dispatch
+from debeton.data.raw.tar_shards import find_shards, read_samples
 from debeton.generate.arrays import write_arrays
 from debeton.system import files
 from debeton.system.errors import DataError, run_command
@@ -25,6 +28,7 @@ from debeton.system.files import append_text, replacing, write_text
 from debeton.system.leftovers import partial_name
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import log_to_file, logger
+from debeton.train.results import TensorBoardSink
 
 
 def command(*words: object) -> int:
@@ -144,6 +148,25 @@ def test_a_lock_holds_on_a_full_disk_that_has_no_room_for_its_note(small_disk):
     with file_lock(disk / ".lock") as state:
         assert state is LockState.HELD
     assert (disk / ".lock").read_bytes() == b""
+
+
+def test_a_shard_that_does_not_fit_into_the_temporary_folder_is_not_called_damaged(small_disk, tmp_path, monkeypatch):
+    (tmp_path / "1.png").write_bytes(np.random.default_rng(0).bytes(100_000))
+    with tarfile.open(tmp_path / "train-0.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "1.png", "1.png")
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk("16k")))
+    with pytest.raises(DataError, match=r"the disk under .*disk is full: train-0\.tar\.gz, unpacked, could not"):
+        read_samples(find_shards(tmp_path))
+
+
+def test_the_thread_that_writes_events_says_nothing_beside_the_one_sentence(tmp_path, monkeypatch, capsys):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.compat.tensorflow_stub.io.gfile.LocalFileSystem._write", full)
+    with pytest.raises(DataError, match=r"is full: events\.out\.tfevents could not"):
+        TensorBoardSink(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_that_is_linked_again_to_its_own_content_leaves_no_temporary_name(tmp_path):

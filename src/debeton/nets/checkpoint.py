@@ -25,7 +25,6 @@ BEST_CHECKPOINT = Path(CHECKPOINT_FOLDER, BEST_NAME)
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` so that `path` holds either the old checkpoint or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Into memory first: on a full disk, torch.save to a file ends in a RuntimeError about the file's position.
     buffer = io.BytesIO()
     torch.save(content, buffer)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from debeton.system.failed_writes import naming_failed_writes
 from debeton.system.guard import guarded
 from debeton.system.locks import Lock
 
@@ -49,11 +50,13 @@ class Commands:
         seconds: time limit; 0: none.
         locks: locks that the command holds too, until it has ended.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with naming_failed_writes(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            opened = log.open("ab")
         watched, held_here = os.pipe()
         kept = [lock.number() for lock in locks]
         try:
-            with log.open("ab") as file, self._lock:
+            with opened as file, self._lock:
                 process = subprocess.Popen(
                     guarded(command, watched, GRACE, kept),
                     stdin=subprocess.DEVNULL,

@@ -6,7 +6,9 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,17 +63,34 @@ class TensorBoardSink:
         from torch.utils.tensorboard import SummaryWriter
 
         self._events = folder / "events.out.tfevents"
-        with naming_failed_writes(self._events):
+        with naming_failed_writes(self._events), _errors_left_to_callers():
             self._writer = SummaryWriter(str(folder))
 
     def write(self, name: str, values: Mapping[str, float], step: int) -> None:
-        with naming_failed_writes(self._events):
+        with naming_failed_writes(self._events), _errors_left_to_callers():
             for key, value in values.items():
                 self._writer.add_scalar(f"{name}/{key}", value, step)
+            self._writer.flush()  # raises what the thread met
 
     def close(self) -> None:
-        with naming_failed_writes(self._events):
+        with naming_failed_writes(self._events), _errors_left_to_callers():
             self._writer.close()
+
+
+@contextmanager
+def _errors_left_to_callers() -> Iterator[None]:
+    """Print no traceback of a disk's error in the thread that writes events: the writer raises it in its caller."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class WandbSink:

@@ -33,6 +33,7 @@ from debeton.data.raw.value_table import ATTRIBUTE, LABEL, PATH, Aligned, GivenN
 from debeton.data.raw.write_dataset import name_and_split
 from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError, UsageError, nearest
+from debeton.system.failed_writes import naming_failed_writes
 from debeton.system.files import replacing
 from debeton.system.log import logger
 
@@ -243,5 +244,6 @@ def _write(
         write_columns(columns_file, columns, sidecar["checksum"], codes, crcs)
         sidecar = write_sidecar(sidecar_file, sidecar)
     if not place.exists():
-        os.symlink(path.resolve(), place)
+        with naming_failed_writes(place):
+            os.symlink(path.resolve(), place)
     return sidecar

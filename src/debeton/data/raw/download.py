@@ -5,7 +5,6 @@ NAME.part holds the bytes received so far. NAME.part.json holds the length and t
 
 from __future__ import annotations
 
-import errno
 import http.client
 import json
 import os
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from debeton.system.errors import DataError
+from debeton.system.failed_writes import FULL, naming_failed_writes
 from debeton.system.files import write_text
 from debeton.system.json_files import read_json
 from debeton.system.json_shapes import Table, Within, or_null
@@ -55,8 +55,9 @@ def download(url: str, path: Path, *, progress: bool = False) -> Path:
     import requests
     import urllib3
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
+    with naming_failed_writes(part):
+        path.parent.mkdir(parents=True, exist_ok=True)
     logger.info("fetching %s", url)
     failures = 0
     while True:
@@ -69,11 +70,14 @@ def download(url: str, path: Path, *, progress: bool = False) -> Path:
             failures = 1 if _size(part) > before else failures + 1
             reason = _innermost(error)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+            if error.errno in FULL:
+                raise DataError(
+                    f"the disk under {part.parent} is full: {part.name} holds {downloaded_amount(part)}; free "
+                    "some space, and the same command goes on from there"
+                ) from error
             raise DataError(
-                f"the disk under {part.parent} is full: {part.name} holds {downloaded_amount(part)}; free "
-                "some space, and the same command goes on from there"
+                f"{part} could not be written ({error.strerror or error}); check the disk and the rights of its "
+                "folder, and the same command goes on from there"
             ) from error
         if failures > len(WAITS):
             resume = f"{part.name} keeps {downloaded_amount(part)}, and the same command goes on from there; or "

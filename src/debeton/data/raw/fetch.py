@@ -22,6 +22,7 @@ from debeton.data.raw.download import download, downloaded_amount, part_of
 from debeton.data.raw.unpack import unpack
 from debeton.system.digests import digest_beside, keep_digest, kept_digest
 from debeton.system.errors import DamagedFile, DataError, UsageError
+from debeton.system.failed_writes import naming_failed_writes
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 
@@ -81,7 +82,6 @@ def fetch(archives: Sequence[Archive], raw: Path, *, mirror: str | None = None, 
     wanted = [archive for archive in archives if not _is_done(archive, raw)]
     if not wanted:
         return
-    raw.mkdir(parents=True, exist_ok=True)
     with _locked(raw):
         for archive in wanted:
             if not _is_done(archive, raw):
@@ -155,7 +155,8 @@ def _fetch_one(archive: Archive, raw: Path, url: str, progress: bool) -> None:
         if not was_there:
             part = download(url, packed, progress=progress)
             digest = _verify(part, packed, archive.hash)
-            os.replace(part, packed)
+            with naming_failed_writes(packed):
+                os.replace(part, packed)
         else:
             digest = _verify(packed, packed, archive.hash)
         if archive.folder:
@@ -182,7 +183,8 @@ def _set_aside(packed: Path) -> str:
     damaged = packed.with_name(f"{packed.name}.damaged")
     with bad.open("rb") as file:
         start = file.read(200).lstrip().lower()
-    os.replace(bad, damaged)
+    with naming_failed_writes(damaged):
+        os.replace(bad, damaged)
     page = "it is a web page, " if start.startswith((b"<!doctype", b"<html")) else ""
     return f"; {page}kept as {damaged}"
 

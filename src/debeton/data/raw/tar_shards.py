@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 import zlib
@@ -23,6 +22,8 @@ from debeton.data.image_names import is_image
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.split_names import is_split_word, known_split
 from debeton.system.errors import DataError
+from debeton.system.failed_writes import naming_failed_writes
+from debeton.system.files import write_whole
 from debeton.system.json_files import parse_json
 from debeton.system.packed_files import BoundedReader, unpacked
 from debeton.system.pool import in_order
@@ -30,6 +31,7 @@ from debeton.system.regular_files import open_regular, require_regular
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 CLS, TXT, JSON = "cls", "txt", "json"  # suffixes of members with values
+CHUNK = 1 << 20
 MAX_VALUES = 1 << 24  # bytes of a .cls, .txt or .json
 TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeDecodeError, ValueError)
 
@@ -113,10 +115,7 @@ def _read_shard(shard: Shard) -> list[Sample]:
     require_regular(shard.path)
     try:
         if shard.path.name.endswith(".gz") or shard.path.name.endswith(".tgz"):
-            shard.unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # is read as long as the shard
-            with unpacked(shard.path) as packed:
-                shutil.copyfileobj(packed, shard.unpacked)
-            shard.unpacked.seek(0)
+            shard.unpacked = _unpack_to_temporary(shard.path)
         size = os.fstat(shard.unpacked.fileno()).st_size if shard.unpacked is not None else shard.path.stat().st_size
         samples: dict[str, Sample] = {}
         suffix_of_image: dict[str, str] = {}
@@ -130,6 +129,19 @@ def _read_shard(shard: Shard) -> list[Sample]:
             raise
         raise DataError(f"{shard.path} is no whole tar file ({error}); fetch it again") from None
     return list(samples.values())
+
+
+def _unpack_to_temporary(path: Path) -> IO[bytes]:
+    """Return a file without a name, in the folder for temporary files, that holds a shard unpacked."""
+    place = Path(tempfile.gettempdir(), f"{path.name}, unpacked,")
+    with unpacked(path) as packed:
+        with naming_failed_writes(place):
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # is read as long as the shard
+        while chunk := packed.read(CHUNK):
+            with naming_failed_writes(place):
+                write_whole(file.fileno(), chunk)
+    file.seek(0)
+    return file
 
 
 def _members(shard: Shard) -> Iterator[tarfile.TarInfo]:

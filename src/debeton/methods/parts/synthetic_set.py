@@ -33,6 +33,8 @@ from debeton.nets.transfer import Source, read_source
 from debeton.nets.weight_fitting import load_weights
 from debeton.system import distributed
 from debeton.system.errors import DataError, UsageError
+from debeton.system.failed_writes import naming_failed_writes
+from debeton.system.leftovers import SUFFIX, make_partial_folder
 from debeton.system.log import logger
 from debeton.train.evaluation import evaluate_view
 from debeton.train.phase import link_or_copy
@@ -111,20 +113,32 @@ def _take_over_images(run: Run, described: Mapping[str, Any]) -> None:
         except DataError as error:
             logger.warning("warning: %s. The images of that run are not taken over", error)
             continue
-        partial = own.with_name(f".{FOLDER}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(other, partial, copy_function=_copy_image)
-        partial.rename(own)
+        with naming_failed_writes(own):
+            partial = make_partial_folder(own)
+            try:
+                _copy_set(other, partial)
+                partial.rename(own)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)  # nothing where it was renamed
         logger.info("images that the same model drew in %s are taken from there", other)
         return
 
 
-def _copy_image(source: str, target: str) -> None:
-    """Link an image, which never changes; copy the other files of a set, which grow."""
-    if Path(source).suffix == ".png" and "sheets" not in Path(source).parts:
-        link_or_copy(Path(source), Path(target))
-    else:
-        shutil.copyfile(source, target)
+def _copy_set(folder: Path, copy: Path) -> None:
+    """Link the images of a set, which never change, and copy its other files.
+
+    The first error is raised.
+    """
+    for source in sorted(folder.rglob("*")):
+        target = copy / source.relative_to(folder)
+        if source.suffix == SUFFIX or source.name.startswith("."):
+            continue  # of a process that writes there now
+        if source.is_dir():
+            target.mkdir()
+        elif source.suffix == ".png" and "sheets" not in source.parts:
+            link_or_copy(source, target)
+        else:
+            shutil.copyfile(source, target)
 
 
 def synthetic_view(run: Run, folder: Path) -> View:
