@@ -266,6 +266,12 @@ def test_the_name_of_a_data_set_stays_in_the_folder_and_its_betons_are_found_aga
     }
 
 
+def test_a_name_that_becomes_no_file_name_is_refused_on_one_line(tmp_path, capsys):
+    words = ("write-betons", "--dataset", "folder", "--raw", tmp_path, "--out", tmp_path / "out")
+    assert cli(*words, "--name", "a\nb") == 2
+    assert capsys.readouterr().err.startswith("error: --name 'a\\nb' must be letters, digits, ")
+
+
 def test_betons_of_a_set_in_a_folder_below_the_root_are_found_as_before(tmp_path):
     (tmp_path / "sub").mkdir()
     for split in ("train", "test_far"):

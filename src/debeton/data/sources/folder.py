@@ -91,7 +91,7 @@ METADATA = "metadata.csv"
 def load(request: Request) -> Dataset:
     raw, name = request.raw, request.options["name"]
     if not re.fullmatch(FILE_NAME, name):
-        raise UsageError(f"--name '{name}' must be letters, digits, '_', '-' and '.': it becomes a file name")
+        raise UsageError(f"--name {name!r} must be letters, digits, '_', '-' and '.': it becomes a file name")
     if raw is None or not raw.exists():
         raise DataError(f"folder needs --raw, the folder with your images; {raw or 'none'} was given")
     if raw.is_file() and is_no_image(raw) and raw.suffix != ".zip":
