@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fastargs.state import get_current_config
+from hypothesis import settings
 from PIL import Image
 from tests.pair import Pair
 from tests.running import folder_of, run
@@ -31,6 +32,10 @@ from debeton.methods import METHODS
 from debeton.nets.models import MODELS
 from debeton.system import plugins
 from debeton.system.log import logger
+
+# A busy machine may stop a test for longer than any deadline of its examples.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 # Fixtures that take more than ten seconds: two processes, a Slurm of one machine, a set of images made and resumed.
 SLOW_FIXTURES = {"two_processes", "slurm", "killed"}
