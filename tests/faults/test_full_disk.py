@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from tests.running import run
 from debeton.commands import dispatch
 from debeton.data.raw.tar_shards import find_shards, read_samples
 from debeton.generate.arrays import write_arrays
+from debeton.generate.image_set import ImageSet, Slot
+from debeton.generate.prompts import Condition
+from debeton.methods.parts import synthetic_set
 from debeton.system import files
 from debeton.system.errors import DataError, run_command
 from debeton.system.failed_writes import naming_failed_writes
@@ -157,6 +161,23 @@ def test_a_shard_that_does_not_fit_into_the_temporary_folder_is_not_called_damag
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk("16k")))
     with pytest.raises(DataError, match=r"the disk under .*disk is full: train-0\.tar\.gz, unpacked, could not"):
         read_samples(find_shards(tmp_path))
+
+
+def test_images_taken_over_from_another_run_leave_no_half_set(small_disk, tmp_path, monkeypatch):
+    other = tmp_path / "other" / synthetic_set.FOLDER
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for number in range(3):
+        ImageSet(other, {"set": "s"}).write_image(Slot(Condition("cat", None), number), pixels)
+    disk = small_disk("8k")
+    settings = SimpleNamespace(per_class=9)
+    run = SimpleNamespace(folder=disk, config=SimpleNamespace(section=lambda kind: settings))
+    monkeypatch.setattr(synthetic_set, "other_folders", lambda *arguments: [other.parent])
+    with pytest.raises(DataError, match="is full: synthetic could not be written"):
+        synthetic_set._take_over_images(run, {"set": "s"})
+    assert list(disk.iterdir()) == []
+    small_disk("1m")
+    synthetic_set._take_over_images(run, {"set": "s"})
+    assert sorted(path.name for path in disk.rglob("*.*")) == [*(f"{k:08}.png" for k in range(3)), "generator.json"]
 
 
 def test_the_thread_that_writes_events_says_nothing_beside_the_one_sentence(tmp_path, monkeypatch, capsys):
