@@ -43,8 +43,13 @@ def laughs(levels: int, merge: bool) -> str:
         ("a: 2001-13-01", "a value cannot be read as what its form or its tag says"),
         ("a: !!int x", "a value cannot be read as what its form or its tag says"),
         ("a: !!bool maybe", "a value cannot be read as what its form or its tag says"),
+        ("a: 1" + ":1" * 60_000, "the number on line 1 has 120,001 letters; quote it if it is text"),
+        ("a: 0x" + "f" * 4000, "the number on line 1 has 4,002 letters; quote it if it is text"),
+        ("[" + "1," * 200_000 + "1]", "it has more than 100,000 lines and commas; give a shorter file"),
+        ("a: " + "x" * (1 << 20), "it is longer than 1 MiB"),
         ("a: !!timestamp x", "a value cannot be read as what its form or its tag says"),
     ],
+    ids=lambda value: value[:30],
 )
 def test_yaml_that_would_not_end_or_lies_is_one_sentence(text, words, tmp_path, said, toy_args):
     file = tmp_path / "config.yaml"

@@ -10,12 +10,16 @@ from typing import Any
 import yaml
 
 from debeton.system.errors import UsageError, nearest, unknown_names
+from debeton.system.regular_files import UnfitFile, read_regular_text
 
 # libyaml's loader takes a tenth of the time, where PyYAML was built with it: a study reads thousands of files.
 # It nests calls without a limit: 50,000 brackets end the process. So it reads only texts that cannot nest deeply.
 FAST_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FAST_BYTES, FAST_DEPTH = 1 << 16, 500
-MAX_BYTES = 16 << 20  # letters of a text
+MAX_BYTES = 1 << 20  # of a text; PyYAML reads a tenth of it in a second
+MAX_NUMBER = 1000  # letters of a number: Python reads 1:59:59 in quadratic time, and writes no integer of 4,300 digits
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+MAX_ITEMS = 100_000  # lines and commas of a text; PyYAML reads 10,000 of them in a second
 MAX_VALUES = 1_000_000  # with those that aliases stand for
 KINDS = {list: "a list", dict: "keys and values", str: "text", int: "a whole number"}
 
@@ -27,12 +31,15 @@ def parse_yaml(text: str) -> Any:
     finds them equal, as 1 and 1.0. Merge keys (<<) may still give values that the mapping replaces.
 
     Raises: yaml.YAMLError with the key, both lines and both values, as for every other fault of the text. It also names
-    a text of more than MAX_BYTES, and aliases that stand for more than MAX_VALUES values or for themselves.
+    a text of more than MAX_BYTES or MAX_ITEMS, a number of more than MAX_NUMBER letters, and aliases that stand for
+    more than MAX_VALUES values or for themselves.
     """
     if len(text) > MAX_BYTES:
         raise yaml.YAMLError(
             f"it is longer than {MAX_BYTES >> 20} MiB, which nobody writes by hand; give a shorter file"
         )
+    if text.count(",") + text.count("\n") > MAX_ITEMS:
+        raise yaml.YAMLError(f"it has more than {MAX_ITEMS:,} lines and commas; give a shorter file")
     if _is_flat(text):
         with suppress(yaml.YAMLError):  # the messages of the slower one show the place in the text
             return _parse(text, FAST_LOADER)
@@ -73,7 +80,7 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
 
     counts: by the id of a node that was counted; 0 while it is being counted.
 
-    Raises: yaml.YAMLError beyond MAX_VALUES, or for an alias within its own anchor.
+    Raises: yaml.YAMLError beyond MAX_VALUES, for an alias within its own anchor, or for a number beyond MAX_NUMBER.
     """
     if id(node) in counts:
         if not counts[id(node)]:
@@ -83,6 +90,10 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
         return counts[id(node)]
     counts[id(node)] = 0
     parts: list[yaml.Node] = []
+    if isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and len(node.value) > MAX_NUMBER:
+        raise yaml.YAMLError(
+            f"the number on line {node.start_mark.line + 1} has {len(node.value):,} letters; quote it if it is text"
+        )
     if isinstance(node, yaml.SequenceNode):
         parts = node.value
     elif isinstance(node, yaml.MappingNode):
@@ -136,14 +147,11 @@ def _shown(node: yaml.Node) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a YAML file, at most one letter more than MAX_BYTES, so that `parse_yaml` refuses more.
+    """Return the text of a YAML file.
 
-    OSError where it is no regular file, UnicodeDecodeError where it is no UTF-8.
+    UnfitFile where it is no regular file or has more than MAX_BYTES, UnicodeDecodeError where it is no UTF-8.
     """
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no regular file")
-    with path.open(encoding="utf-8") as file:
-        return file.read(MAX_BYTES + 1)
+    return read_regular_text(path, max_bytes=MAX_BYTES)
 
 
 def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[str, Any]:
@@ -159,6 +167,8 @@ def read_mapping(path: Path, kind: str, expected: str, hint: str = "") -> dict[s
         content = parse_yaml(read_text(path))
     except FileNotFoundError:
         raise UsageError(f"no {kind} at {path}{hint and f'; {hint}'}") from None
+    except UnfitFile as error:
+        raise UsageError(f"{kind} {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{kind} {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:

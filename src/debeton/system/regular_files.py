@@ -10,7 +10,6 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from debeton.system.errors import DataError
 
@@ -46,7 +45,7 @@ def require_regular(path: Path | str, max_bytes: int | None = None) -> int:
     return _fitting_size(path, os.stat(path), max_bytes)
 
 
-def open_regular(path: Path | str, max_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: Path | str, max_bytes: int | None = None) -> io.BufferedReader:
     """Open a file to read its bytes. Errors are those of `require_regular`."""
     return io.BufferedReader(_opened(path, max_bytes)[0])
 
