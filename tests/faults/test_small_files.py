@@ -10,12 +10,17 @@ import re
 import socket
 import tarfile
 import time
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,21 +35,23 @@ from debeton.data.beton.opened import OpenedFile
 from debeton.data.beton.turbojpeg import try_decode
 from debeton.data.beton.writer import WriteOptions, verify_rows, write_beton
 from debeton.data.loader import pixels
-from debeton.data.raw.arrow_tables import read_parts
-from debeton.data.raw.image_files import ImageTree, file_rows
+from debeton.data.raw.arrow_tables import ArrowPart, read_parts
+from debeton.data.raw.image_files import ImageTree, file_rows, zip_text
 from debeton.data.raw.tables import read_fields, read_table
 from debeton.data.raw.tar_shards import find_shards, read_samples
 from debeton.data.raw.unpack import unpack
+from debeton.data.sources.chexpert import read_sheet
 from debeton.data.sources.mnist import read_idx
 from debeton.data.spec import DatasetSpec
 from debeton.data.triggers.patches import read_patches
 from debeton.data.triggers.trigger import read_pattern
 from debeton.nets.weight_files import read_weight_file
-from debeton.system.array_files import map_npy
+from debeton.system.array_files import map_npy, read_npz
 from debeton.system.errors import DataError
 from debeton.system.packed_files import RATIO, BoundedReader, PackedBomb
 from debeton.system.plain_files import load_plain
 from debeton.system.regular_files import MAX_NOTE_BYTES, read_regular
+from debeton.system.zip_checksums import check_zip
 from debeton.tools.prediction import list_images
 
 SECONDS = 5
@@ -572,3 +579,110 @@ def test_a_line_of_megabytes_is_no_table(read: Reader, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"path,label\n" + b"a" * 30_000_000)
     with pytest.raises(DataError, match=r"x\.csv has a line of more than 1,048,576 bytes, at byte 1,048,576; expected"):
         read(tmp_path / "x.csv")
+
+
+# --- zips whose members claim less than they hold, sheets and parquet files -----------------------
+
+
+def lying_zip(path: Path, name: str, method: int, size: int = 16 << 20) -> Path:
+    """Write a zip with one member of `size` zeros that claims to have 1,000."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        with archive.open(name, "w") as member:
+            for _ in range(size >> 20):
+                member.write(bytes(1 << 20))
+        archive.filelist[0].file_size = 1000
+    return path
+
+
+def memory_peak(read: Callable[[], object], error: type[Exception], words: str) -> int:
+    """Return the bytes of Python's memory that a read takes at most, which ends with this error."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(error, match=words):
+            read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_more_of_a_zip_is_unpacked_than_it_claims(tmp_path: Path) -> None:
+    images = lying_zip(tmp_path / "x.zip", "a/b.jpg", zipfile.ZIP_DEFLATED)
+    assert memory_peak(lambda: ImageTree(images).read("a/b.jpg"), BadImage, "Bad CRC-32") < 4 << 20
+    table = lying_zip(tmp_path / "y.zip", "metadata.csv", zipfile.ZIP_DEFLATED)
+    assert memory_peak(lambda: zip_text(table, "metadata.csv"), DataError, "Bad CRC-32") < 4 << 20
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_members_of_a_zip_that_nothing_bounds_are_refused(method: int, tmp_path: Path) -> None:
+    words = r"b\.(jpg|csv|npy) is packed by (bzip2|LZMA), which nothing bounds; pack the archive"
+    images = lying_zip(tmp_path / "x.zip", "a/b.jpg", method, 4 << 20)
+    assert memory_peak(lambda: ImageTree(images).read("a/b.jpg"), BadImage, words) < 1 << 20
+    table = lying_zip(tmp_path / "y.zip", "b.csv", method, 4 << 20)
+    assert memory_peak(lambda: zip_text(table, "b.csv"), DataError, words) < 1 << 20
+    arrays = lying_zip(tmp_path / "z.npz", "b.npy", method, 4 << 20)
+    assert memory_peak(lambda: read_npz(arrays), DataError, words) < 1 << 20
+    assert memory_peak(lambda: unpack(images, tmp_path / "raw", "a"), DataError, words) < 1 << 20
+    assert memory_peak(lambda: check_zip(images), DataError, "is not what was written there") < 1 << 20
+
+
+def test_a_table_in_a_zip_becomes_no_more_than_its_own_bytes_allow(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.csv", bytes(1000))
+        archive.writestr("a/b.jpg", np.random.default_rng(0).bytes(1_000_000))
+        archive.filelist[0].file_size = BIG << 1
+    with pytest.raises(PackedBomb, match=r"x\.zip: metadata\.csv was not unpacked: it becomes 138,412,032 bytes"):
+        zip_text(tmp_path / "x.zip", "metadata.csv")
+
+
+def sheet(path: Path, more: bytes) -> Path:
+    """Write an .xlsx of one patient, with more XML behind the row."""
+    book = openpyxl.Workbook()
+    for row in (("PATIENT", "PRIMARY_RACE"), ("p1", "White")):
+        book.active.append(row)
+    book.save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"</sheetData>", more + b"</sheetData>"))
+    return path
+
+
+def test_a_sheet_with_a_cell_in_its_last_row_and_column_is_read_in_time(tmp_path: Path) -> None:
+    last = b"<row r='1048576'><c r='XFD1048576'><v>1</v></c></row>"
+    assert read_sheet(sheet(tmp_path / "x.xlsx", last)) == [("p1", "White")]
+
+
+def test_a_sheet_of_packed_megabytes_is_not_read(tmp_path: Path) -> None:
+    row = b"<row r='3'><c r='A3'><v>1</v></c></row>"
+    with pytest.raises(PackedBomb, match=r"x\.xlsx was not unpacked: it becomes [0-9,]+ bytes or more, and 16,777,216"):
+        read_sheet(sheet(tmp_path / "x.xlsx", row * 500_000))
+
+
+def repeated(path: Path, count: int, **columns: list[Any]) -> ArrowPart:
+    """Write a parquet file in which each column repeats one value, and return it as it is read."""
+    places = pa.array(np.zeros(count, np.int32))
+    table = {name: pa.DictionaryArray.from_arrays(places, pa.array(values)) for name, values in columns.items()}
+    pq.write_table(pa.table(table), path, store_schema=False, dictionary_pagesize_limit=1 << 30, row_group_size=count)
+    return read_parts(path)[0]
+
+
+def test_an_image_that_all_rows_of_a_parquet_file_share_is_in_memory_once(tmp_path: Path) -> None:
+    image = small_jpeg(128)
+    part = repeated(tmp_path / "x.parquet", 200_000, image=[image])
+    before = pa.total_allocated_bytes()
+    assert part.image_at("image", 199_999) == image
+    assert pa.total_allocated_bytes() - before < 4 << 20  # not 200,000 times the image, 5 GB
+
+
+def test_a_text_that_all_rows_of_a_parquet_file_share_is_refused(tmp_path: Path) -> None:
+    part = repeated(tmp_path / "x.parquet", 100_000, image=[b"x"], name=["y" * 10_000])
+    with pytest.raises(PackedBomb, match=r"x\.parquet: name was not unpacked: it becomes 1,000,000,000 bytes or more"):
+        part.read(["name"])
+    short = repeated(tmp_path / "y.parquet", 1000, image=[b"x"], name=["yé"])
+    assert short.read(["name"])["name"].to_pylist() == ["yé"] * 1000
+
+
+def test_a_parquet_file_of_more_equal_rows_than_its_bytes_allow_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackedBomb, match=r"x\.parquet was not unpacked: it becomes 80,000,000 bytes or more"):
+        repeated(tmp_path / "x.parquet", 10_000_000, label=[1])

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.system.packed_files import require_sound_zip
 from debeton.system.regular_files import require_regular
 
 READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -38,11 +39,12 @@ def map_npy(path: Path) -> NDArray[Any]:
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a .npz file by name. OSError or ValueError as in `read_npy`."""
+    """Return the arrays of a .npz file by name. OSError or ValueError as in `read_npy`; DataError for a bomb."""
     require_regular(path)
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            require_sound_zip(archive, path)
             for member in archive.infolist():
                 if member.filename.endswith(".npy"):
                     with archive.open(member) as file:

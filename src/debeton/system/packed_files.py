@@ -24,6 +24,9 @@ RATIO = 200
 ALWAYS = 1 << 26  # bytes that any file may become: 64 MiB
 MAX_AT_ONCE = 1 << 30  # bytes that are read of a tar at once: a member, or a header of its own such as a long name
 PIECE = 1 << 20  # bytes that are read at once to go forward
+# zipfile unpacks these in pieces of a bounded size. A piece of bzip2 or LZMA may be gigabytes.
+BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}  # the names of others
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
@@ -32,8 +35,8 @@ class PackedBomb(DataError):
 
     def __init__(self, path: Path | str, size: int, most: int):
         super().__init__(
-            f"{path} was not unpacked: it becomes {size:,} bytes or more, and {most:,} are allowed, {RATIO} times its "
-            f"size or {ALWAYS:,}; do not trust it, or unpack it by hand"
+            f"{path} was not unpacked: it becomes {size:,} bytes or more, and {most:,} are allowed for a file of "
+            "its size; do not trust it, or unpack it by hand"
         )
 
 
@@ -45,15 +48,44 @@ def allowance(path: Path) -> int:
 def require_sound_zip(archive: zipfile.ZipFile, path: Path, most: int | None = None) -> int:
     """Return the bytes that the members of a zip claim. PackedBomb if these are too many.
 
-    zipfile never unpacks more of a member than it claims.
+    Read each member in pieces of a given size, or by `read_member`: then no more is unpacked than it claims.
 
     most: the bound; None takes the allowance of `path`.
+
+    DataError also for a member that is packed by another method than BOUNDED_METHODS.
     """
+    for member in archive.infolist():
+        require_bounded_method(member, path)
     size = sum(member.file_size for member in archive.infolist())
     most = allowance(path) if most is None else most
     if size > most:
         raise PackedBomb(path, size, most)
     return size
+
+
+def require_bounded_method(member: zipfile.ZipInfo, path: Path | str) -> None:
+    """Raise DataError for a member of a zip that is packed by another method than BOUNDED_METHODS."""
+    if member.compress_type not in BOUNDED_METHODS:
+        method = METHODS.get(member.compress_type, f"the method {member.compress_type}")
+        raise DataError(
+            f"{path}: {member.filename} is packed by {method}, which nothing bounds; pack the archive again by "
+            "deflate, the usual method of zip"
+        )
+
+
+def read_member(archive: zipfile.ZipFile, name: str, path: Path, most: int) -> bytes:
+    """Return the bytes of a member of a zip.
+
+    `ZipFile.read` unpacks up to 2 GB of a member before it looks at what the member claims.
+
+    PackedBomb if the member claims more than `most` bytes, DataError for a method that nothing bounds.
+    """
+    member = archive.getinfo(name)
+    require_bounded_method(member, path)
+    if member.file_size > most:
+        raise PackedBomb(f"{path}: {name}", member.file_size, most)
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def require_sound_if_zip(path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from debeton.system.errors import DamagedFile
+from debeton.system.packed_files import require_bounded_method
 
 START = b"PK\3\4"  # of a zip file that begins with a member
 ANOTHER_COPY = "take another copy of it"
@@ -42,6 +43,7 @@ def check_zip(path: Path, remedy: str = ANOTHER_COPY, *, wanted: Callable[[str],
                     if member.external_attr & FOLDER_BIT:
                         raise zipfile.BadZipFile("torch reads this as a folder, and zipfile as a file")
                     if wanted(member.filename):
+                        require_bounded_method(member, path)
                         with archive.open(member) as content:
                             while content.read(PIECE):  # zipfile compares the CRC-32 at the end
                                 pass

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from debeton.data.beton.opened import OpenedFile
 from debeton.system.errors import DataError, nearest
+from debeton.system.packed_files import PackedBomb, allowance
 
 Column = NDArray[Any] | list[str]  # numbers or booleans, or text
 
@@ -212,7 +213,10 @@ class Columns(Mapping[str, NDArray[Any]]):
             file.seek(header[-2] + header[-1], 1)  # skip the name and the extra field of zip64
             data = file.read(info.compress_size)
             if info.compress_type == zipfile.ZIP_DEFLATED:
-                data = zlib.decompress(data, -zlib.MAX_WBITS)
+                if info.file_size > allowance(self.path):
+                    raise PackedBomb(self.path, info.file_size, allowance(self.path))
+                # One byte more than it claims: a longer content then has another checksum.
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
             if header[0] != b"PK\3\4" or zlib.crc32(data) != info.CRC:
                 raise ValueError(f"bad checksum of '{name}'")
             length = 10 + int.from_bytes(data[8:10], "little")
@@ -224,6 +228,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         """Turn the errors of a damaged file into a DataError that names the file."""
         try:
             yield
+        except DataError:
+            raise
         except DAMAGE_ERRORS as error:
             raise DataError(f"{self.path} is damaged ({error}); write the beton again") from None
 

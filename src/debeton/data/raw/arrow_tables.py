@@ -25,6 +25,7 @@ from debeton.system.json_shapes import ListOf, Table, or_null
 from debeton.system.packed_files import PackedBomb, allowance
 
 KEPT_BYTES = 1 << 30  # of the parts of parquet files
+VALUE_BYTES = 8  # in memory, of a value that a parquet file may store in no byte of its own
 SHARD = re.compile(r"(.*?)[-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?")  # train-00000-of-00002, test_01
 
 
@@ -157,6 +158,8 @@ def _parquet_part(path: Path, split: str, kept: _Parts) -> ArrowPart:
             schema, metadata = file.schema_arrow, file.metadata
             ends = [metadata.row_group(0).num_rows] if metadata.num_row_groups else []
             size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+            size = max(size, VALUE_BYTES * metadata.num_rows)  # equal values are stored once, and fill a memory
+            texts = _text_leaves(metadata)
             for group in range(1, metadata.num_row_groups):
                 ends.append(ends[-1] + metadata.row_group(group).num_rows)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
@@ -167,21 +170,55 @@ def _parquet_part(path: Path, split: str, kept: _Parts) -> ArrowPart:
 
     def image_at(column: str, row: int) -> Any:
         group = next(k for k, end in enumerate(ends) if row < end)
-        values = kept.get((path, group, column), lambda: _row_group(path, group, column))
+        values = kept.get((path, group, column), lambda: _row_group(path, group, column, texts))
         return values[row - (ends[group - 1] if group else 0)].as_py()
 
     def read(columns: Sequence[str]) -> Any:
-        return pq.read_table(path, columns=list(columns), partitioning=None)
+        dictionaries = [leaf for leaf in texts if leaf in columns]
+        table = pq.read_table(path, columns=list(columns), partitioning=None, read_dictionary=dictionaries)
+        return _with_plain_text(table, path, most)
 
     return ArrowPart(path, split, ends[-1] if ends else 0, schema, _features(schema), read, image_at)
 
 
-def _row_group(path: Path, group: int, column: str) -> Any:
+def _text_leaves(metadata: Any) -> list[str]:
+    """Return the paths of the columns of bytes or text, as 'image.bytes', of a parquet file."""
+    leaves = [metadata.schema.column(k) for k in range(metadata.num_columns)]
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+
+
+def _with_plain_text(table: Any, path: Path, most: int) -> Any:
+    """Return a table whose text was read as dictionaries with text in each row.
+
+    PackedBomb if the text has more than `most` bytes: a few kB of a file may repeat one text a million times.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for k, column in enumerate(table.columns):
+        if not pa.types.is_dictionary(column.type):
+            continue
+        size = 0
+        for chunk in column.chunks:
+            sizes = pc.binary_length(chunk.dictionary).cast(pa.int64())
+            size += pc.sum(sizes.take(chunk.indices)).as_py() or 0
+        if size > most:
+            raise PackedBomb(f"{path}: {table.column_names[k]}", size, most)
+        table = table.set_column(k, table.column_names[k], column.cast(column.type.value_type))
+    return table
+
+
+def _row_group(path: Path, group: int, column: str, texts: Sequence[str]) -> Any:
+    """Return a column of a part of a parquet file. An image that many rows share stays in memory once.
+
+    texts: the paths of all columns of bytes or text.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        leaves = [leaf for leaf in texts if leaf == column or leaf.startswith(f"{column}.")]
+        with pq.ParquetFile(path, read_dictionary=leaves) as file:
             return file.read_row_group(group, columns=[column]).column(column)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise BadImage(f"cannot be read from {path.name} ({error})") from None

@@ -20,7 +20,7 @@ from debeton.data.spec import Ints, RawImage, Rows
 from debeton.data.split_names import is_split_word
 from debeton.system.errors import DataError
 from debeton.system.file_names import leads_out
-from debeton.system.packed_files import PackedBomb
+from debeton.system.packed_files import ALWAYS, RATIO, read_member
 from debeton.system.regular_files import MAX_TABLE_BYTES
 
 
@@ -158,7 +158,9 @@ class ImageTree:
             size = archive.getinfo(self._members[path]).file_size
             if size > MAX_IMAGE_BYTES:
                 raise BadImage(f"has {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are read of an image")
-            return archive.read(self._members[path])
+            return read_member(archive, self._members[path], self.root, MAX_IMAGE_BYTES)
+        except DataError as error:
+            raise BadImage(f"is not unpacked ({error})") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise BadImage(f"cannot be unpacked ({error})") from None
 
@@ -184,10 +186,8 @@ def zip_text(path: Path, name: str) -> str | None:
         try:
             if member is None:
                 return None
-            size = archive.getinfo(member).file_size
-            if size > MAX_TABLE_BYTES:
-                raise PackedBomb(f"{path}: {member}", size, MAX_TABLE_BYTES)
-            return archive.read(member).decode("utf-8-sig")
+            most = max(ALWAYS, RATIO * archive.getinfo(member).compress_size)
+            return read_member(archive, member, path, min(most, MAX_TABLE_BYTES)).decode("utf-8-sig")
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {member} cannot be read ({error}); fetch it again") from None
 

@@ -23,6 +23,7 @@ Splits (`--split`):
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -40,7 +41,11 @@ from debeton.data.raw.source import Dataset, Option, Request, register_source
 from debeton.data.raw.tables import LINE, Record, read_csv
 from debeton.data.spec import UNKNOWN, Ints
 from debeton.system.errors import DataError
+from debeton.system.packed_files import require_sound_zip
+from debeton.system.regular_files import require_regular
 
+SHEET_ROWS, SHEET_COLUMNS = 1 << 20, 16  # of an .xlsx: all rows that Excel allows, and the columns that are read
+SHEET_RATIO, SHEET_BYTES = 100, 1 << 24  # an .xlsx may become so many times its size, or so many bytes
 FINDINGS = (
     "No Finding",
     "Enlarged Cardiomediastinum",
@@ -217,7 +222,7 @@ def _read_demographics(root: Path) -> tuple[dict[int, str], tuple[str, ...]]:
     )
     if path is None:
         return {}, ("there is no race, as no file of demographics lies beside train.csv",)
-    pairs = _read_sheet(path) if path.suffix == ".xlsx" else _read_pairs(path)
+    pairs = read_sheet(path) if path.suffix == ".xlsx" else _read_pairs(path)
     race_of: dict[int, str] = {}
     for patient, race in pairs:
         race_of.setdefault(_patient(patient), race)
@@ -230,17 +235,40 @@ def _read_pairs(path: Path) -> list[tuple[str, str]]:
     return [(record["PATIENT"], record["PRIMARY_RACE"]) for record in records]
 
 
-def _read_sheet(path: Path) -> list[tuple[str, str]]:
-    import pandas  # slow to import
-
+def read_sheet(path: Path) -> list[tuple[str, str]]:
+    """Return PATIENT and PRIMARY_RACE of each row of an .xlsx. DataError names its fault."""
     try:
-        table = pandas.read_excel(path, engine="openpyxl", dtype=str, keep_default_na=False)
-    except Exception as error:  # pandas, openpyxl and zipfile raise a dozen kinds of error for a damaged file
+        header, *rows = _sheet_rows(path)
+    except DataError:
+        raise
+    except Exception as error:  # openpyxl and zipfile raise a dozen kinds of error for a damaged file
         raise DataError(f"{path} is not a readable .xlsx file ({error}); fetch it again") from None
-    absent = [name for name in ("PATIENT", "PRIMARY_RACE") if name not in table]
+    absent = [name for name in ("PATIENT", "PRIMARY_RACE") if name not in header]
     if absent:
-        raise DataError(f"{path} lacks the column {absent[0]}; it has {', '.join(map(str, table.columns))}")
-    return list(zip(table["PATIENT"], table["PRIMARY_RACE"]))
+        raise DataError(f"{path} lacks the column {absent[0]}; it has {', '.join(filter(None, header))}")
+    patient, race = header.index("PATIENT"), header.index("PRIMARY_RACE")
+    return [(row[patient], row[race]) for row in rows]
+
+
+def _sheet_rows(path: Path) -> list[list[str]]:
+    """Return the cells of the first sheet of an .xlsx, without empty rows.
+
+    A file of 5 kB with one cell in the last row and column has 17 billion cells to openpyxl. So the sides of the sheet
+    are bounded, and so are the bytes of its text. PackedBomb beyond these.
+    """
+    import openpyxl  # type: ignore[import-untyped]  # slow to import
+
+    most = max(SHEET_BYTES, SHEET_RATIO * require_regular(path))
+    with zipfile.ZipFile(path) as archive:
+        require_sound_zip(archive, path, most)
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    try:
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # the file's own word on them may be a lie
+        rows = sheet.iter_rows(max_row=SHEET_ROWS, max_col=SHEET_COLUMNS, values_only=True)
+        return [["" if cell is None else str(cell) for cell in row] for row in rows if row.count(None) < len(row)]
+    finally:
+        book.close()
 
 
 def _subpopbench(sex_race: Ints) -> dict[str, Ints]:
