@@ -40,6 +40,7 @@ from debeton.data.raw.image_files import ImageTree, file_rows, zip_text
 from debeton.data.raw.tables import read_fields, read_table
 from debeton.data.raw.tar_shards import find_shards, read_samples
 from debeton.data.raw.unpack import unpack
+from debeton.data.sources.birdsnap import read_tabs
 from debeton.data.sources.chexpert import read_sheet
 from debeton.data.sources.mnist import read_idx
 from debeton.data.spec import DatasetSpec
@@ -47,6 +48,7 @@ from debeton.data.triggers.patches import read_patches
 from debeton.data.triggers.trigger import read_pattern
 from debeton.nets.weight_files import read_weight_file
 from debeton.system.array_files import map_npy, read_npz
+from debeton.system.digests import file_digest
 from debeton.system.errors import DataError
 from debeton.system.packed_files import RATIO, BoundedReader, PackedBomb
 from debeton.system.plain_files import load_plain
@@ -177,6 +179,8 @@ READERS: dict[str, Reader] = {
     "x-idx3-ubyte": read_idx,
     "x-idx3-ubyte.gz": read_idx,
     "x.png": read_patches,
+    "species.txt": lambda path: read_tabs(path, ("id",)),
+    "x.npy": file_digest,
 }
 
 
@@ -686,3 +690,9 @@ def test_a_text_that_all_rows_of_a_parquet_file_share_is_refused(tmp_path: Path)
 def test_a_parquet_file_of_more_equal_rows_than_its_bytes_allow_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackedBomb, match=r"x\.parquet was not unpacked: it becomes 80,000,000 bytes or more"):
         repeated(tmp_path / "x.parquet", 10_000_000, label=[1])
+
+
+def test_an_idx_header_whose_product_overflows_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "x-idx3-ubyte").write_bytes(b"\0\0\x08\x04" + (1 << 16).to_bytes(4, "big") * 4)
+    with pytest.raises(DataError, match=r"holds 0 bytes, its header .* promises 18446744073709551616"):
+        read_idx(tmp_path / "x-idx3-ubyte")

@@ -14,13 +14,14 @@ from typing import Any
 
 from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import write_text
+from debeton.system.regular_files import open_regular
 
 KEY = "sha256"  # in the description: {'of_this': 64 hex digits, 'of_files': {path below its folder: 64 hex digits}}
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a file's bytes, 64 hex digits. UnfitFile if it is no regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

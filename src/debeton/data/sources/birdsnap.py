@@ -21,6 +21,7 @@ Classes are numbered by species id. Metric: accuracy.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from debeton.data.raw.layout import find_root, listed_rows
 from debeton.data.raw.source import Dataset, Request, register_source
 from debeton.data.spec import DatasetSpec
 from debeton.system.errors import DataError, nearest
+from debeton.system.regular_files import MAX_TABLE_BYTES, read_regular_text
 
 
 @register_source(
@@ -45,9 +47,9 @@ def load(request: Request) -> Dataset:
         raise MissingDataError(
             f"birdsnap: {root} holds the lists, but no photos in download/images or images; run its get_birdsnap.py"
         )
-    species = _read_tabs(root / "species.txt", ("id", "common"))
-    images = _read_tabs(root / "images.txt", ("path", "species_id"))
-    test = {path for (path,) in _read_tabs(root / "test_images.txt", ("path",))}
+    species = read_tabs(root / "species.txt", ("id", "common"))
+    images = read_tabs(root / "images.txt", ("path", "species_id"))
+    test = {path for (path,) in read_tabs(root / "test_images.txt", ("path",))}
     _check_known(test, {path for path, _ in images}, root)
     code = {number: k for k, (number, _) in enumerate(sorted(species, key=lambda row: _number(row[0], root)))}
     classes = tuple(name for _, name in sorted(species, key=lambda row: int(row[0])))
@@ -63,11 +65,13 @@ def load(request: Request) -> Dataset:
     return Dataset(DatasetSpec("birdsnap", classes, label_name="species"), rows, {"train": 47386, "test": 2443})
 
 
-def _read_tabs(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+def read_tabs(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """Read columns of a tab-separated file with a header. Quotes have no meaning in it."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if any(row)]
+        text = read_regular_text(path, "utf-8-sig", MAX_TABLE_BYTES)
+        lines = [row for row in csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE) if any(row)]
+    except csv.Error as error:
+        raise DataError(f"{path} is no table of text with tabs ({error})") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8 ({error})") from None
     header = [name.strip() for name in lines[0]] if lines else []

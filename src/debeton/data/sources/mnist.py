@@ -14,6 +14,7 @@ Without `--raw`, Debian's packages under /usr/share/datasets are read.
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -206,10 +207,9 @@ def read_idx(path: Path) -> UByte:
         raise DataError(f"{path} is not an IDX file of bytes: it starts with {content[:4].hex() or 'nothing'}")
     header = 4 + 4 * content[3]
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
-    if len(content) - header != int(np.prod(shape)):
-        raise DataError(
-            f"{path} holds {len(content) - header} bytes, its header {shape} promises {int(np.prod(shape))}"
-        )
+    promised = math.prod(shape)  # NumPy's product of four large sides would be taken modulo 2 ** 64
+    if len(content) - header != promised:
+        raise DataError(f"{path} holds {len(content) - header} bytes, its header {shape} promises {promised}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
