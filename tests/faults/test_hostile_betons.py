@@ -135,6 +135,14 @@ def test_a_jpeg_of_more_pixels_than_its_bytes_can_code_is_refused(beton: Path, t
         open_beton(forged(beton, tmp_path / "x.beton", change))
 
 
+def test_a_jpeg_that_takes_gigabytes_to_decode_is_refused() -> None:
+    image, sizes = np.zeros(2, IMAGE), np.full(2, 1 << 20, np.uint64)
+    image["data_ptr"], image["mode"], image["height"] = [0, 1 << 20], JPG, 1 << 14
+    image["width"] = [1 << 14, (1 << 14) + 1]  # 2^28 pixels, and a column more
+    with pytest.raises(ValueError, match="the image of row 1 is a JPEG of more than 268435456 pixels"):
+        check_images(image, sizes, Room(0, 1 << 22, 1 << 21))
+
+
 @pytest.mark.parametrize("page_size", [0, 1, 3 << 20, (1 << 21) + 1, 1 << 20, (1 << 32) - 1])
 def test_pages_of_an_impossible_size_are_refused(beton: Path, tmp_path: Path, page_size: int) -> None:
     path = copy_beton(beton, tmp_path / "x.beton")

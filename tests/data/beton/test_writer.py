@@ -541,6 +541,7 @@ def test_rows_may_have_an_unknown_value_in_a_named_column(
         ({"quality": 101}, "quality 101"),
         ({"chroma": "4:2:2"}, "unknown chroma '4:2:2'; known: 4:4:4, 4:2:0"),
         ({"max_pixels": 0}, "max pixels 0"),
+        ({"max_pixels": 1 << 29}, "max pixels 536870912 does not lie between 1 and 268435456"),
         ({"raw_pixels": -1}, "raw pixels -1"),
         ({"max_resolution": 0}, "max resolution 0"),
         ({"compress_probability": 1.5}, "1.5 does not lie between 0 and 1"),

@@ -17,6 +17,7 @@ from debeton.data.beton.opened import OpenedFile
 
 VERSION = 2
 JPG, RAW = 0, 1  # image modes
+MOST_PIXELS = 1 << 28  # of a JPEG in a beton: 0.8 GB as RGB, and twice that where it is progressive
 WRITE_MODES = ("auto", "jpg", "raw", "proportion")  # `WriteOptions.mode`
 
 HEADER = np.dtype(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from debeton.data.beton.ffcv_format import JPG, RAW, Room
+from debeton.data.beton.ffcv_format import JPG, MOST_PIXELS, RAW, Room
 
 # A JPEG codes blocks of 8 x 8 pixels with at least one bit each. At the coarsest sampling of its components, nine
 # blocks stand for 32 x 32 pixels.
@@ -54,6 +54,8 @@ def _faults(image: NDArray[Any], sizes: NDArray[np.uint64], room: Room) -> Itera
     yield raw & (sizes != np.uint64(3) * pixels), "is raw and has another size than its pixels"
     too_many = ~raw & (pixels > np.uint64(PIXELS_PER_BYTE) * sizes)
     yield too_many, "is a JPEG of fewer bytes than its pixels need"
+    # Decoding takes memory and time for the whole picture, whatever part of it is wanted.
+    yield ~raw & (pixels > np.uint64(MOST_PIXELS)), f"is a JPEG of more than {MOST_PIXELS} pixels"
 
 
 def sizes_by_row(starts: NDArray[np.uint64], allocations: NDArray[Any]) -> NDArray[np.uint64]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.beton.columns import values_at
-from debeton.data.beton.ffcv_format import JPG, RAW, WRITE_MODES
+from debeton.data.beton.ffcv_format import JPG, MOST_PIXELS, RAW, WRITE_MODES
 from debeton.data.beton.file import BetonFile, beton_files, finish_beton
 from debeton.data.beton.image_decoding import MAX_PIXELS, BadImage
 from debeton.data.beton.images import CHROMAS, RAW_PIXELS, Encoded, check_storable, encode
@@ -77,8 +77,8 @@ class WriteOptions:
             raise UsageError(f"unknown chroma '{self.chroma}'; known: {', '.join(CHROMAS)}")
         if self.max_resolution is not None and self.max_resolution < 1:
             raise UsageError(f"max resolution {self.max_resolution} is not a positive number of pixels")
-        if self.max_pixels < 1:
-            raise UsageError(f"max pixels {self.max_pixels} is not a positive number of pixels")
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise UsageError(f"max pixels {self.max_pixels} does not lie between 1 and {MOST_PIXELS}")
         if self.raw_pixels < 0:
             raise UsageError(f"raw pixels {self.raw_pixels} is a negative number; 0 stores no image raw")
         if self.num_workers is not None and self.num_workers < 0:
