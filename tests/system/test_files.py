@@ -37,6 +37,20 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_text_is_written_in_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from debeton.system.files import write_text\n"
+    code += "write_text(Path(sys.argv[1]), 'caf\\xe9 \\u2013')"
+    environment = {
+        **os.environ,
+        "PYTHONIOENCODING": "latin-1",
+        "PYTHONUTF8": "0",
+        "LC_ALL": "POSIX",
+        "PYTHONCOERCECLOCALE": "0",
+    }
+    subprocess.run([sys.executable, "-c", code, tmp_path / "text"], env=environment, check=True)
+    assert (tmp_path / "text").read_bytes() == "caf\xe9 \u2013".encode()
+
+
 def test_files_of_a_killed_writer_are_removed_by_the_next_writer(tmp_path: Path) -> None:
     target = tmp_path / "a.beton"
     command, environment = [sys.executable, "-c", WRITER, str(target)], {**os.environ, "PYTHONPATH": str(SOURCE)}

@@ -97,9 +97,8 @@ def write_files(contents: Mapping[Path, bytes], *, clear: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write so that `path` holds either the old text or the whole new one."""
-    with replacing(path) as (partial,):
-        partial.write_text(text)
+    """Write in UTF-8, whatever the locale, so that `path` holds either the old text or the whole new one."""
+    write_files({path: text.encode()})
 
 
 def append_text(path: Path, text: str) -> None:

@@ -138,7 +138,7 @@ def _create(folder: Path, config: Config, data: RunData | None) -> bool:
     with naming_failed_writes(folder):
         staging = make_partial_folder(folder.with_name(f".{folder.name}"))
         try:
-            (staging / CONFIG_NAME).write_text(config.dump())
+            (staging / CONFIG_NAME).write_text(config.dump(), encoding="utf-8")
             if data is not None:
                 (staging / DATA_NAME).write_text(json.dumps(data, indent=1))
             (staging / CHECKPOINT_FOLDER).mkdir()
