@@ -9,12 +9,12 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.faults.shell_texts import EVIL, make_sbatch, run_printed, without_placeholders, write_study
 from tests.running import ROOT
 
 from debeton.commands import sweep
@@ -27,79 +27,11 @@ from debeton.studies.state import JobStates, StudyFolders
 from debeton.studies.study_file import load_study
 from debeton.system.errors import DataError, UsageError, run_command
 
-EVIL = (
-    "$(touch X)",
-    "`touch X`",
-    "$array0 $(touch X)",
-    "${array0}`touch X`",
-    "'; touch X; '",
-    '"; touch X; "',
-    "; touch X",
-    "&& touch X",
-    "| touch X",
-    "# touch X",
-    "> X",
-    "$(touch${IFS}X)",
-    "a b  c",
-    "*",
-    "~",
-    "!!",
-    "\\",
-    "'",
-    '"',
-    "$",
-    "%j %% $array1",
-    "{a,b}",
-)
-
 
 @pytest.fixture
 def sbatch(tmp_path) -> Path:
-    """A folder with an sbatch that writes its words to WORDS.N, and prints a number."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    script = f"""#!/bin/bash
-number=$(find {shlex.quote(str(tools))} -name 'words.*' | wc -l)
-printf '%s\\0' "$@" >{shlex.quote(str(tools))}/words.$number
-echo $((70 + number))
-"""
-    (tools / "sbatch").write_text(script)
-    (tools / "sbatch").chmod(0o755)
-    return tools
-
-
-def run_printed(commands: str, sbatch: Path) -> list[list[str]]:
-    """Run printed commands in bash, in an empty folder that must stay empty; return the words that sbatch got."""
-    place = sbatch.parent / "place"
-    place.mkdir()
-    environment = {**os.environ, "PATH": f"{sbatch}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash"], input=commands, cwd=place, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert list(place.iterdir()) == []
-    count = len(list(sbatch.glob("words.*")))
-    return [(sbatch / f"words.{k}").read_text().split("\0")[:-1] for k in range(count)]
-
-
-def without_placeholders(text: str) -> str:
-    """Return the text as a study's settings may have it, where a name in braces is a placeholder."""
-    return re.sub(r"[{}]", "", text)
-
-
-def write_study(path: Path, evil: str, **more: Any) -> Path:
-    """Write a study that has `evil` in each of its texts. One variant needs another, so there are two arrays."""
-    text = without_placeholders(evil)
-    content = {
-        "name": f"s {evil}".replace("/", "-"),
-        "settings": {"data.dataset": text, "model.arch": "small_resnet", "training.device": "cpu"},
-        "values": {"word": evil},
-        "betons": f"write.py --x {{word}} {{mode}} {shlex.quote(text)}",
-        "axes": {"mode": {evil: {"training.lr": 0.1}, "other": {"training.lr": 0.2}}},
-        "variants": {evil: {}, "first": {}, "after": {"settings": {"model.checkpoint": "{run:first}"}}},
-        "slurm": {"comment": evil, "partition": evil, "account": evil, "exclusive": ""},
-        **more,
-    }
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
+    """A folder with an sbatch that notes its words."""
+    return make_sbatch(tmp_path / "tools")
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -140,6 +72,11 @@ CONTROLS = {
     "value": ({"slurm": {"comment": "a\n#SBATCH --output=/x"}}, "--slurm comment is .* with a control character"),
     "escape": ({"slurm": {"comment": "\x1b]0;x\x07"}}, "--slurm comment is .* with a control character"),
     "option": ({"slurm": {"wrap=touch X; ": "y"}}, "--slurm 'wrap=touch X; ': expected the name of an option"),
+    "list": ({"slurm": {"comment": ["a"]}}, r"slurm: comment is \['a'\]; expected text or a number \(''"),
+    "null": ({"slurm": {"exclusive": None}}, r"slurm: exclusive is None; expected text or a number \('' for none\)"),
+    "table": ({"values": {"word": {"a": 1}}}, r"values: word is {'a': 1}; expected text or a number"),
+    "array": ({"slurm": {"array": "0-1"}}, "--slurm array: the submission itself decides which jobs run"),
+    "after": ({"slurm": {"dependency": "singleton"}}, "--slurm dependency: the submission itself decides"),
     "dashes": ({"slurm": {"--wrap": "y"}}, "--slurm '--wrap': expected the name of an option"),
     "line": ({"slurm": {"mem\n#SBATCH --x": "y"}}, "expected the name of an option"),
 }

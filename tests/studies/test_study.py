@@ -20,7 +20,7 @@ from tests.running import ROOT
 
 from debeton.commands import sweep
 from debeton.studies.jobs import Job
-from debeton.studies.published import compare_with_published
+from debeton.studies.published import Published, compare_with_published
 from debeton.studies.runner import WRITTEN, Runner, last_line, visible_gpus
 from debeton.studies.state import JobStates, StudyFolders
 from debeton.studies.study_file import load_study
@@ -697,6 +697,8 @@ def test_measured_numbers_stand_beside_published_ones_with_their_deviation(tmp_p
         ([5], "published holds int; expected source, metric, values"),
         ({"source": "x", "metric": "accuracy"}, "published has no 'values'"),
         ({**PAPER, "values": {"dfr": 1}, "table": 2}, "unknown key 'table'"),
+        ({**PAPER, "values": [1]}, r"published: values is \[1\]; expected "),
+        ({**PAPER, "metric": ["accuracy"], "values": {"dfr": 1}}, r"published: metric is \['accuracy'\]; expected "),
         ({**PAPER, "values": {"dfrr": 1}}, "no variant 'dfrr'; did you mean 'dfr'"),
         ({**PAPER, "values": {"dfr": 50}}, "dfr has 50; expected a mapping by the values of strength"),
         (
@@ -797,3 +799,10 @@ def test_wrong_use_of_the_command_gives_a_clear_error(tmp_path, capsys, words, m
     path = write(tmp_path / "tiny.yaml")
     assert command("status", path, "--raw", "/raw", "--runs", tmp_path / "runs", *words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [{"left": 0.5}, "0.5", True], ids=["table", "text", "truth"])
+def test_a_published_metric_that_is_no_number_in_the_results_is_named(value):
+    table = Published("Paper", "group_accuracy", {"erm": "50"})
+    with pytest.raises(UsageError, match=r"the metric 'group_accuracy' of results.json is .*; expected the name"):
+        compare_with_published(table, {"erm": [{"test": {"group_accuracy": value}}]})

@@ -18,12 +18,12 @@ from typing import Any
 
 import pandas as pd
 
-from debeton.config.yaml_files import check_keys
+from debeton.config.yaml_files import check_kinds
 from debeton.report.runs import make_stat
 from debeton.studies.jobs import axis_piece, axis_text, name_piece
 from debeton.system.errors import UsageError, nearest
 
-KEYS = ("source", "metric", "values")
+KEYS: dict[str, tuple[type, ...]] = {"source": (str,), "metric": (str,), "values": (dict,)}
 Axes = Sequence[tuple[str, Sequence[str]]]  # (name, values as text), in order
 
 
@@ -57,7 +57,7 @@ def read_published(given: Any, axes_of: Mapping[str, Axes], where: str) -> tuple
 def _read(given: Any, axes_of: Mapping[str, Axes], where: str) -> Published:
     if not isinstance(given, dict):
         raise UsageError(f"{where} holds {type(given).__name__}; expected {', '.join(KEYS)}")
-    check_keys(given, KEYS, where)
+    check_kinds(given, KEYS, where)
     if missing := [key for key in KEYS if not given.get(key)]:
         raise UsageError(f"{where} has no '{missing[0]}'")
     values: dict[str, str] = {}
@@ -101,6 +101,8 @@ def compare_with_published(table: Published, results: Mapping[str, Sequence[Mapp
 
     table: the published table.
     results: contents of results.json of the finished runs, by label.
+
+    UsageError: the metric of the table names no number of results.json.
     """
     rows = []
     for label, value in table.values.items():
@@ -111,8 +113,13 @@ def compare_with_published(table: Published, results: Mapping[str, Sequence[Mapp
 
 
 def _metric(run: Mapping[str, Any], metric: str) -> float | None:
-    """Return a test metric of results.json by its dotted name; None where it is missing."""
+    """Return a test metric of results.json by its dotted name; None where it is missing. UsageError if no number."""
     value: Any = run.get("test") or {}
     for key in metric.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise UsageError(
+            f"published: the metric '{metric}' of results.json is {value!r:.60}; expected the name of a number, with "
+            "dots where it is nested"
+        )
     return None if value is None else float(value)

@@ -160,7 +160,7 @@ class Runner:
                 return False
             written = folder / WRITTEN
             commands = "\n".join(job.betons)
-            if written.exists() and written.read_text() == commands:
+            if written.is_file() and written.read_bytes() == commands.encode():
                 return True
             self.tell(f"write   {job.data}")
             for text in job.betons:

@@ -17,6 +17,7 @@ from debeton.system.plugins import plugin_words
 
 SCRIPTS = Path("scripts", "slurm")
 VARIABLE = "\0"  # stands before and after the name of a shell variable in a word of a printed command
+OWN = ("array", "dependency", "parsable", "test-only", "wrap")  # options of sbatch that the submission decides
 OPTION = re.compile(r"[a-z][a-z0-9-]*")  # the name of an option of sbatch
 
 
@@ -117,7 +118,7 @@ def collect_command(
 def check_words(job_states: JobStates, study: str, submission: Submission) -> None:
     """Check the texts of a study and the options that become words of sbatch's commands.
 
-    UsageError for a control character, and for a name that is no name of an option.
+    UsageError for a control character, for a name that is no name of an option, and for an option of OWN.
 
     A control character would begin a line of its own, in a log or in a list of jobs, and may be a command to a
     terminal. A name with '=' or a blank would be another option.
@@ -133,6 +134,11 @@ def check_words(job_states: JobStates, study: str, submission: Submission) -> No
             raise UsageError(
                 f"--slurm {name!r}: expected the name of an option of sbatch, without the dashes before it, such as "
                 "partition"
+            )
+        if name in OWN:
+            raise UsageError(
+                f"--slurm {name}: the submission itself decides which jobs run, and after which; leave it out, and "
+                "choose jobs by --only, --jobs, --per-task and --throttle"
             )
     for where, text in texts.items():
         if CONTROL.search(text):

@@ -103,9 +103,9 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         settings={**(content.get("settings") or {}), **settings},
         axes=content.get("axes") or {},
         seeds=_seeds(seeds or content.get("seeds") or [0], f"study {path}"),
-        values={str(key): str(value) for key, value in (content.get("values") or {}).items()},
+        values=_texts(content.get("values") or {}, f"study {path}, values"),
         limits=_limits(content.get("limits") or {}, f"study {path}, limits"),
-        slurm={str(key): str(value) for key, value in (content.get("slurm") or {}).items()},
+        slurm=_texts(content.get("slurm") or {}, f"study {path}, slurm"),
         variants=tuple(
             _variant(path, str(name), {} if values is None else values, settings)
             for name, values in content["variants"].items()
@@ -177,6 +177,14 @@ def _limits(given: Mapping[str, Any], where: str) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise UsageError(f"{where}: {key} is {value!r}; expected a number above 0")
     return dict(given)
+
+
+def _texts(given: Mapping[Any, Any], where: str) -> dict[str, str]:
+    """Return values as text. UsageError for one that is a list, a table or null, which would become other words."""
+    for key, value in given.items():
+        if not isinstance(value, str | int | float):
+            raise UsageError(f"{where}: {key} is {value!r:.60}; expected text or a number ('' for none)")
+    return {str(key): str(value) for key, value in given.items()}
 
 
 def _commands(given: Any, where: str) -> tuple[str, ...]:
