@@ -17,6 +17,7 @@ from tests.generate.sets import kept_of
 
 from debeton.data.raw.synthetic_images import read_synthetic_rows
 from debeton.data.spec import DatasetSpec
+from debeton.generate.contact_sheets import write_contact_sheets
 from debeton.generate.filters import FILTERS
 from debeton.generate.generation import generate_missing
 from debeton.generate.image_set import ImageSet, Shard, verify
@@ -120,6 +121,17 @@ def test_a_doubled_set_is_named_by_the_check_and_mended_by_the_same_command(tmp_
     assert verify(tmp_path) == []
 
 
+def test_lines_without_a_seed_or_a_hash_are_taken_as_they_are(tmp_path):
+    image_set = make(tmp_path)
+    manifest = tmp_path / "manifest.jsonl"
+    first, *others = manifest.read_text().splitlines()
+    bare = {key: value for key, value in json.loads(first).items() if key not in ("seed", "sha256")}
+    manifest.write_text("\n".join([json.dumps(bare), first, json.dumps({**bare, "seed": None}), *others]) + "\n")
+    assert len(write_contact_sheets(ImageSet(tmp_path, image_set.settings))) == 2
+    make(tmp_path)
+    assert manifest.read_text() == "\n".join([first, *others]) + "\n"
+
+
 def test_of_lines_that_differ_the_one_of_the_image_that_is_there_stays(tmp_path):
     make(tmp_path)
     manifest = tmp_path / "manifest.jsonl"
@@ -133,6 +145,27 @@ def test_of_lines_that_differ_the_one_of_the_image_that_is_there_stays(tmp_path)
     (tmp_path / json.loads(first)["path"]).write_bytes(b"another image")
     with pytest.raises(DataError, match=r"is listed 2 times with different content \(manifest.jsonl\), and no line is"):
         make(tmp_path)
+
+
+def test_of_two_processes_that_begin_a_set_with_other_settings_the_second_is_refused(tmp_path, monkeypatch):
+    """The first process is held up while it writes the settings, until the second begins."""
+    settings = [{"set": "pets", "generator": "noise"}, {"set": "pets", "generator": "other"}]
+    written = files.write_files
+
+    def slow(contents):
+        time.sleep(0.3)
+        written(contents)
+
+    process = os.fork()
+    if not process:
+        monkeypatch.setattr(files, "write_files", slow)
+        ImageSet(tmp_path / "set", settings[0])
+        os._exit(0)
+    until((tmp_path / "set").exists, "the folder")
+    time.sleep(0.1)
+    with pytest.raises(UsageError, match="was begun with other settings: generator is 'noise' there and 'other' here"):
+        ImageSet(tmp_path / "set", settings[1])
+    assert end_of(process) == 0
 
 
 def test_files_that_belong_together_are_never_those_of_two_writers(tmp_path, monkeypatch):

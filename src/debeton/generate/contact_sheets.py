@@ -23,15 +23,16 @@ COLUMNS, ROWS = 8, 4  # images in a row, and rows of a sheet
 def write_contact_sheets(image_set: ImageSet) -> list[Path]:
     """Write sheets/CLASS_ATTRIBUTE.png for every condition that has images, and return their paths.
 
-    A sheet shows the first COLUMNS x ROWS images, each with its seed below it.
+    A sheet shows the first COLUMNS x ROWS images, each with its seed below it where the manifest says one.
 
     DataError: a line of the manifest names an image outside of the set's folder.
     """
-    kept_images: dict[Condition, list[tuple[int, str, int]]] = {}  # (number, path, seed)
+    kept_images: dict[Condition, list[tuple[int, str, str]]] = {}  # (number, path, seed)
     for line in image_set.lines:
         if line["verdict"] == ACCEPTED:
             condition = Condition(line["label"], line["attribute"])
-            kept_images.setdefault(condition, []).append((line["number"], line["path"], line["seed"]))
+            seed = "" if line.get("seed") is None else str(line["seed"])
+            kept_images.setdefault(condition, []).append((line["number"], line["path"], seed))
     sheet_paths, root = [], Root(image_set.folder)
     for condition, name in _sheet_names(kept_images).items():
         path = image_set.folder / "sheets" / f"{name}.png"
@@ -50,7 +51,7 @@ def _sheet_names(conditions: Iterable[Condition]) -> dict[Condition, str]:
     return {one: f"{name}_{derive_seed(one):016x}" if name in alike else name for one, name in names.items()}
 
 
-def _sheet(title: str, images: list[tuple[Path, int]]) -> Image.Image:
+def _sheet(title: str, images: list[tuple[Path, str]]) -> Image.Image:
     """Draw one sheet. images: (file, seed) of each image."""
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (THUMBNAIL + 4) + 4, rows * (THUMBNAIL + CAPTION + 4) + 24), "white")
@@ -65,5 +66,5 @@ def _sheet(title: str, images: list[tuple[Path, int]]) -> Image.Image:
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
             sheet.paste(image.resize(size, kind), (x, y))
-        draw.text((x, y + THUMBNAIL), str(seed), "black", font)
+        draw.text((x, y + THUMBNAIL), seed, "black", font)
     return sheet

@@ -42,7 +42,7 @@ def describe_doubled(doubled: Mapping[str, list[Line]]) -> str:
 def drop_doubled(
     folder: Path, lines: Mapping[Path, list[dict[str, Any]]], is_being_filled: Callable[[Path], bool]
 ) -> bool:
-    """Remove lines that list an image again from the manifests of a set; return whether there were any.
+    """Remove lines that list an image again from the manifests of a set; return whether one was removed.
 
     Of lines that are equal the first one stays. Of lines that differ the one of the image that is there stays.
 
@@ -70,8 +70,9 @@ def drop_doubled(
         if len(stay) < len(lines[manifest]) and not is_being_filled(manifest):
             dropped += len(lines[manifest]) - len(stay)
             write_text(manifest, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in stay))
-    logger.warning("warning: dropped %d lines of %s that listed an image again", dropped, folder)
-    return True
+    if dropped:
+        logger.warning("warning: dropped %d lines of %s that listed an image again", dropped, folder)
+    return dropped > 0
 
 
 def _line_of_image(folder: Path, path: str, listed: list[Line]) -> str:
@@ -81,7 +82,7 @@ def _line_of_image(folder: Path, path: str, listed: list[Line]) -> str:
     image = folder / path
     digest = hashlib.sha256(image.read_bytes()).hexdigest() if image.is_file() else ""
     for line in listed:
-        if line["sha256"] == digest:
+        if line.get("sha256") == digest:
             return _text(line)
     names = ", ".join(file.name for file in manifest_files(folder))
     raise DataError(

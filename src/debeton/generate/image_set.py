@@ -128,7 +128,9 @@ class ImageSet:
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard = Shard()):
         self.folder, self.shard, self.settings = folder, shard, dict(settings)
         self._root = Root(folder)
-        self._check_settings()
+        folder.mkdir(parents=True, exist_ok=True)
+        with folder_lock(folder):  # of two processes that begin a set, the second compares with what the first wrote
+            self._check_settings()
         self.manifest = folder / shard.manifest
         self._read()
 
