@@ -142,7 +142,7 @@ def holder(path: Path) -> str:
     try:
         content = json.loads(path.read_text())
         return f"process {int(content['process'])} of {content['host']}, since {content['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "another process"
 
 
