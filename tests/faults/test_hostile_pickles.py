@@ -70,6 +70,17 @@ def test_the_sentence_says_what_is_wrong(tmp_path, name, reason):
         load_plain(tmp_path / "x.pt", "weights")
 
 
+@pytest.mark.parametrize("kind", [dict, set, frozenset], ids=lambda kind: kind.__name__)
+def test_keys_that_were_made_to_have_equal_hashes_are_refused_before_they_take_time(kind):
+    colliding = [k * (2**61 - 1) for k in range(1, 600)]
+    for protocol in (2, 4):
+        content = pickle.dumps(kind(dict.fromkeys(colliding, 1)), protocol)
+        with pytest.raises(DataError, match="it has keys that were made to have equal hashes"):
+            load_pickle(content, "x.pkl")
+        usual = kind(dict.fromkeys([*range(-3, 3000), *map(str, range(3000)), 0.5, True], 1))
+        assert load_pickle(pickle.dumps(usual, protocol), "x.pkl") == usual
+
+
 def test_the_hostile_files_are_harmful_by_their_values_alone(tmp_path):
     """The same instructions with values that fit are read, by torch too."""
     path = tmp_path / "x.pt"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,8 @@ import numpy as np
 # A value that holds itself many times over is short in the file and endless in memory. A value may have this number of
 # items, and this number more for each byte of the file.
 FREE_ITEMS, ITEMS_PER_BYTE = 1_000_000, 16
+# Keys of equal hashes are compared one by one, so that a megabyte of them takes hours. Real keys hardly ever have them.
+EQUAL_HASHES = 256
 _SIMPLE: frozenset[type] = frozenset({str, bytes, int, float, complex, bool, type(None)})
 
 
@@ -78,7 +80,7 @@ def _table(kind: type) -> Callable[..., Any]:
     def make(pairs: Any = ()) -> Any:
         made = kind()
         for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
-            made[simple_key(key)] = value
+            put(made, key, value)
         return made
 
     return make
@@ -86,7 +88,7 @@ def _table(kind: type) -> Callable[..., Any]:
 
 def _members(kind: Callable[..., Any]) -> Callable[..., Any]:
     """Return a constructor of a set of simple values."""
-    return lambda items=(): kind([simple_key(item) for item in items])
+    return lambda items=(): kind(add_all(set(), items))
 
 
 def simple_key(key: Any) -> Any:
@@ -99,6 +101,30 @@ def simple_key(key: Any) -> Any:
     ):
         raise pickle.UnpicklingError(f"it has a {type(key).__name__} of other things as a key")
     return key
+
+
+def put(table: dict[Any, Any], key: Any, value: Any) -> None:
+    """Set an item of a dictionary. UnpicklingError as in `simple_key`, and for keys that were made to collide."""
+    before = len(table)
+    table[simple_key(key)] = value
+    _check_hashes(table, before)
+
+
+def add_all(members: set[Any], items: Iterable[Any]) -> set[Any]:
+    """Add items to a set, and return the set. Errors as in `put`."""
+    for item in items:
+        before = len(members)
+        members.add(simple_key(item))
+        _check_hashes(members, before)
+    return members
+
+
+def _check_hashes(keys: Collection[Any], before: int) -> None:
+    """Look at the hashes of all keys whenever their number has doubled. before: the number before the last one."""
+    count = len(keys)
+    has_doubled = count > max(before, EQUAL_HASHES) and not count & (count - 1)
+    if has_doubled and max(Counter(map(hash, keys)).values()) > EQUAL_HASHES:
+        raise pickle.UnpicklingError("it has keys that were made to have equal hashes, which take endless time")
 
 
 ORDERED, COUNTER = Name(_table(OrderedDict)), Name(_table(Counter))

@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar
 
-from debeton.system.plain_parts import FREE_ITEMS, ITEMS_PER_BYTE, Name, Part, Parts, simple_key
+from debeton.system.plain_parts import FREE_ITEMS, ITEMS_PER_BYTE, Name, Part, Parts, add_all, put
 
 
 class UnknownNameError(pickle.UnpicklingError):
@@ -140,7 +140,7 @@ class _PlainUnpickler(pickle._Unpickler):
         if type(target) not in (dict, OrderedDict, Counter):
             raise pickle.UnpicklingError(f"it sets items of a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[simple_key(key)] = value
+            put(target, key, value)
 
     def load_dict(self) -> None:
         items = self.pop_mark()
@@ -151,11 +151,11 @@ class _PlainUnpickler(pickle._Unpickler):
         items = self.pop_mark()
         if type(self.stack[-1]) is not set:
             raise pickle.UnpicklingError(f"it adds items to a {type(self.stack[-1]).__name__}")
-        self.stack[-1].update(simple_key(item) for item in items)
+        add_all(self.stack[-1], items)
 
     def load_frozenset(self) -> None:
         items = self.pop_mark()
-        self.append(frozenset(simple_key(item) for item in items))
+        self.append(frozenset(add_all(set(), items)))
 
     def load_bytearray8(self) -> None:
         count = int.from_bytes(self.read(8), "little")
