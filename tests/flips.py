@@ -36,7 +36,8 @@ def check_flips(path: Path, step: int, read: Callable[[], Any], is_right: Callab
         else:
             assert is_right(found), f"bit {bit} of {path.name} changes what is read, without a word"
             harmless += 1
-    assert all(str(path.parent) in sentence for sentence in sentences)
+    unnamed = [sentence for sentence in sentences if str(path.parent) not in sentence]
+    assert not unnamed, f"the folder of {path.name} is not named: {unnamed[:3]}"
     return len(sentences), harmless
 
 

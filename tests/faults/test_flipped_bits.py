@@ -28,7 +28,7 @@ from debeton.nets.checkpoint import (
 from debeton.nets.models import make_model
 from debeton.nets.trained import load_trained
 from debeton.nets.weight_files import CARD, WEIGHTS, read_weight_file
-from debeton.system.digests import KEY
+from debeton.system.digests import KEY, digest_beside, file_digest, keep_digest
 from debeton.system.errors import DamagedFile
 from debeton.tools.export import export
 from debeton.train.phase import PhaseFiles, PhaseRecord
@@ -161,6 +161,9 @@ def test_a_damaged_run_is_not_continued_by_more_epochs(toy_args, tmp_path, capsy
     words += ["--training.outdir", str(tmp_path), "--training.epochs"]
     assert run([*words, "1"]) == 0
     (shorter,) = [path.parent for path in tmp_path.rglob("config.yaml")]
+    for record in ("results.json", "data.json", f"{CHECKPOINT_FOLDER}/phases.json"):
+        assert len(json.loads((shorter / record).read_text())[KEY]["of_this"]) == 64
+    assert json.loads((shorter / "results.json").read_text())[KEY]["of_files"].keys() == {"config.yaml"}
     damaged = shorter / CHECKPOINT_FOLDER / name
     flip(damaged, storage_start(damaged, "archive/data/0"))
     capsys.readouterr()
@@ -220,11 +223,20 @@ def test_a_description_that_was_edited_is_refused_unless_its_digests_are_removed
     card = json.loads((exported / CARD).read_text())
     card["inputs"]["classes"] = ["cat", "dog"]
     (exported / CARD).write_text(json.dumps(card))
-    with pytest.raises(DamagedFile, match="If you changed it on purpose, remove 'sha256' from it"):
+    with pytest.raises(DamagedFile, match="if you changed it on purpose, remove 'sha256' from it"):
         load_trained(exported)
     del card[KEY]  # as older versions wrote it
     (exported / CARD).write_text(json.dumps(card))
     assert load_trained(exported).classes == ("cat", "dog")
+
+
+def test_weights_of_another_program_are_compared_with_the_digest_that_is_kept_beside_them(exported, tmp_path):
+    weights = (exported / WEIGHTS).rename(tmp_path / "other.safetensors")
+    keep_digest(weights, file_digest(weights))
+    assert len(read_weight_file(weights).weights) > 10
+    flip(weights, weights.stat().st_size - 3)
+    with pytest.raises(DamagedFile, match=rf"its SHA-256 is not that in {digest_beside(weights).name}; take another"):
+        read_weight_file(weights)
 
 
 def test_every_flipped_bit_of_a_diffusion_model_is_noticed_or_harmless(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from debeton.system.digests import KEY, check_digests, file_digest, with_digests
+from debeton.system.digests import KEY, check_files, file_digest, with_digests
 from debeton.system.errors import DataError, UsageError
 from debeton.system.files import write_text
 from debeton.system.json_files import read_json
@@ -239,7 +239,7 @@ def read_conditions(folder: Path) -> Conditions:
     """
     path = folder / CONDITIONS
     content = read_json(path, CONTENT, remedy=REMEDY)
-    check_digests(path, content, "take another copy of the model, or train it again")
+    check_files(path, content, "take another copy of the model, or train it again")
     content.pop(KEY, None)
     cells = tuple((label, attribute) for label, attribute in content["cells"])
     if len(cells) != len(content["trained"]) or not cells:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from debeton.data.beton.sidecar import IMAGE_OPTIONS
 from debeton.nets.checkpoint import BEST_NAME, CHECKPOINT_FOLDER, load_checkpoint
-from debeton.system.digests import check_digests
+from debeton.system.digests import check_files, check_kept
 from debeton.system.errors import DataError, UsageError, first_names
 from debeton.system.json_files import read_json
 from debeton.system.json_shapes import ListOf, Table, Within, or_null
 from debeton.system.log import logger
 from debeton.system.regular_files import require_regular
+from debeton.system.zip_checksums import ANOTHER_COPY
 
 WEIGHTS, CARD = "model.safetensors", "model.json"  # of an exported model
 CHANNELS = ListOf(float, 3)
@@ -69,9 +70,12 @@ def read_weight_file(path: Path, names: Sequence[str] = (BEST_NAME,)) -> WeightF
     path: a file of torch.save or safetensors, or a folder as `find_weight_file` takes it.
     names: the checkpoints to look for in a run folder, the first one first.
 
+    A file NAME.sha256 beside it is compared with it: safetensors has no checksums of its own.
+
     FileNotFoundError if there is none. DataError if the file is damaged, holds no weights, or holds code.
     """
     file = find_weight_file(path, names)
+    check_kept(file, ANOTHER_COPY)
     if file.suffix == ".safetensors":
         card = file.with_name(CARD)
         content = read_card(card) if file.name == WEIGHTS and card.is_file() else {}
@@ -144,8 +148,9 @@ def _version(run: Path) -> int:
 
 def read_card(card: Path) -> dict[str, Any]:
     """Return the description of an exported model, with 'model' and 'inputs'. DataError if it is damaged."""
-    found: dict[str, Any] = read_json(card, CARD_CONTENT, remedy="export the model again")
-    check_digests(card, found, "export the model again")
+    remedy = "export the model again"
+    found: dict[str, Any] = read_json(card, CARD_CONTENT, remedy=remedy)
+    check_files(card, found, remedy)
     return found
 
 

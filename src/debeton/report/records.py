@@ -15,6 +15,7 @@ from debeton.config import as_of_now, run_seeds, setting_identity
 from debeton.config.yaml_files import parse_yaml, read_text
 from debeton.report.older_results import with_group_means
 from debeton.system.errors import DataError
+from debeton.system.log import logger
 from debeton.train.remarks import remarks_of
 from debeton.train.result_files import EVALUATION, LOG_NAME, read_log, read_results
 
@@ -190,4 +191,12 @@ def _read_run(folder: Path) -> RunRecord:
     for split in ("val", "test") if results else ():
         if results and results.get(split):
             results[split] = with_group_means(results[split], results.get("train_groups") or {})
-    return RunRecord(folder, as_of_now(flatten(config)), results, tuple(read_log(folder / LOG_NAME, EVALUATION)))
+    curve = tuple(read_log(folder / LOG_NAME, EVALUATION))
+    if results and len(curve) < results.get("evaluations", 0):  # older versions did not count them
+        logger.warning(
+            "warning: %s has %d evaluations of %d; the others were cut off, and the curve of the run lacks them",
+            folder / LOG_NAME,
+            len(curve),
+            results["evaluations"],
+        )
+    return RunRecord(folder, as_of_now(flatten(config)), results, curve)

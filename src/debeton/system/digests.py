@@ -16,7 +16,9 @@ from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import write_text
 from debeton.system.regular_files import open_regular
 
-KEY = "sha256"  # in the description: {'of_this': 64 hex digits, 'of_files': {path below its folder: 64 hex digits}}
+# In a description: {'of_this': 64 hex digits, 'of_files': {path below its folder: 64 hex digits}}.
+# `json_files` compares 'of_this' whenever it reads a description.
+KEY = "sha256"
 
 
 def file_digest(path: Path) -> str:
@@ -60,38 +62,42 @@ def check_kept(path: Path, remedy: str) -> None:
         )
 
 
-def with_digests(description: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
-    """Return a description with the digests of its own values and of the files beside it.
+def with_digests(description: Mapping[str, Any], files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return a description with the digest of its own values, and those of files beside it.
 
     description: values that JSON can hold.
     files: SHA-256 by path below the folder of the description.
     """
-    values = {**description, KEY: {"of_files": dict(files)}}
-    return {**values, KEY: {"of_this": _digest_of(values), "of_files": dict(files)}}
+    of_files = {"of_files": dict(files)} if files else {}
+    values = {**description, **({KEY: of_files} if files else {})}
+    return {**values, KEY: {"of_this": digest_of(values), **of_files}}
 
 
-def check_digests(path: Path, description: Mapping[str, Any], remedy: str, *, files: bool = True) -> None:
-    """Compare a description, and the files that it names, with the digests in it.
+def take_digest(content: Any) -> str | None:
+    """Take the digest of its own values out of a description, and return it; None if it has none."""
+    digests = content.get(KEY) if isinstance(content, dict) else None
+    if not isinstance(digests, dict) or not isinstance(digests.get("of_this"), str):
+        return None
+    own = str(digests.pop("of_this"))
+    if not digests:
+        del content[KEY]
+    return own
+
+
+def check_files(path: Path, description: Mapping[str, Any], remedy: str) -> None:
+    """Compare the files that a description names with the digests in it.
 
     A description without digests passes: older versions wrote none.
 
     path: the JSON file.
-    description: its content.
+    description: its content, as `json_files.read_json` returns it.
     remedy: what a user can do about damage; it ends the message.
-    files: whether the files are read, too.
 
     DamagedFile if a digest differs or a file is missing.
     """
     digests = description.get(KEY)
-    if not isinstance(digests, Mapping) or not isinstance(digests.get("of_files"), Mapping):
-        return
-    values = {**description, KEY: {"of_files": digests["of_files"]}}
-    if digests.get("of_this") != _digest_of(values):
-        raise DamagedFile(
-            f"{path} is not what was written: its values do not have the {KEY} that it gives; {remedy}. If you "
-            f"changed it on purpose, remove '{KEY}' from it"
-        )
-    for name, wanted in digests["of_files"].items() if files else ():
+    named = digests.get("of_files") if isinstance(digests, Mapping) else None
+    for name, wanted in named.items() if isinstance(named, Mapping) else ():
         file = path.parent / name
         if not file.is_file():
             raise DamagedFile(f"{file} is missing, and {path.name} names it; {remedy}")
@@ -99,11 +105,11 @@ def check_digests(path: Path, description: Mapping[str, Any], remedy: str, *, fi
         if found != wanted:
             raise DamagedFile(
                 f"{file} is not what was written: its {KEY} is {found[:16]}..., and {path.name} gives "
-                f"{wanted[:16]}...; {remedy}"
+                f"{str(wanted)[:16]}...; {remedy}"
             )
 
 
-def _digest_of(values: Mapping[str, Any]) -> str:
+def digest_of(values: Any) -> str:
     """Return the SHA-256 of values as JSON, whatever the order of their keys."""
     plain = json.loads(json.dumps(values))  # keys that are no text become text before they are sorted
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """JSON files that this project wrote, and that people edit: read with checks, so that each fault is one sentence.
 
 A fault names the file, the line of a file of lines, the key, what was found, what was expected, and what to do.
+A content that carries the digest of its own values (`digests.with_digests`) is compared with it.
 `json_shapes.py` says how the expected content is described.
 """
 
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from debeton.system.errors import DataError
+from debeton.system.digests import KEY, digest_of, take_digest
+from debeton.system.errors import DamagedFile, DataError
 from debeton.system.json_shapes import Shape, fault_in, key_in
 from debeton.system.regular_files import MAX_TABLE_BYTES, open_regular, read_regular
 
@@ -33,7 +35,8 @@ def read_json(path: Path, shape: Shape = dict, *, remedy: str, nan_as_null: Call
     remedy: what to do about a fault, the end of its sentence.
     nan_as_null: key -> whether NaN and infinity under it are read as null. Older versions wrote them for a loss.
 
-    DataError: the file is no regular file, is no JSON, gives a key twice, or holds anything else.
+    DataError: the file is no regular file, is no JSON, gives a key twice, or holds anything else. DamagedFile: its
+    values do not have the digest that it carries. The digest itself is left out of the result.
     """
     return parse_json(read_regular(path, MAX_TABLE_BYTES), str(path), shape, remedy=remedy, nan_as_null=nan_as_null)
 
@@ -50,7 +53,9 @@ def parse_json(
         raise DataError(f"{where} is empty ({len(text)} bytes); {EDITED}: {remedy}")
     try:
         value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_table)
+        digest = take_digest(value)
         fault = _unusable(value, "", nan_as_null) or fault_in(value, shape)
+        is_altered = not fault and digest is not None and digest_of(value) != digest
     except UnicodeDecodeError as error:
         raise _NotJsonError(f"{where} is not UTF-8 text (at byte {error.start}); {EDITED}: {remedy}") from None
     except _TwiceError as error:
@@ -61,6 +66,11 @@ def parse_json(
         raise _NotJsonError(f"{where} is not JSON: {error}; {EDITED}: {remedy}") from None
     if fault:
         raise DataError(f"{where}{fault}; {EDITED}: {remedy}")
+    if is_altered:
+        raise DamagedFile(
+            f"{where} is not what was written: its values do not have the {KEY} that it gives. It is damaged, or was "
+            f"edited by hand (if you changed it on purpose, remove '{KEY}' from it): {remedy}"
+        )
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +89,11 @@ def cached_features(
 
     The file's name is a hash of everything that a feature depends on (`feature_key`). A damaged file is computed again.
     """
-    path = folder / f"{loader.view.beton.path.stem}_{feature_key(model, loader, precision)}.pt"
+    key = feature_key(model, loader, precision)
+    path = folder / f"{loader.view.beton.path.stem}_{key}.pt"
     tables = (1 + len(loader.triggers),) if loader.triggers else ()
     shape = (*tables, len(loader.view), feature_size(model))
-    stored = _read(path, shape)
+    stored = _read(path, key, shape)
     # Forward passes are joint: where one process cannot read the file, all compute.
     missing = distributed.max_over_processes(torch.tensor(int(stored is None), device=precision.device))
     if stored is not None and not missing.item():
@@ -101,28 +101,24 @@ def cached_features(
         return stored
     features = extract_features(model, loader, precision, progress=progress)
     if distributed.is_main():
-        save_checkpoint(path, {"features": features, "crc32": _crc32(features)})
+        save_checkpoint(path, {"features": features, "key": key})
     distributed.barrier()
     return features
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """Return the features in a cache file; None if there is no file, or a damaged one."""
+def _read(path: Path, key: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the features in a cache file; None if there is none that is whole and of this key."""
     if not path.exists():
         return None
     try:
-        content = load_checkpoint(path)
+        content = load_checkpoint(path)  # it compares the checksums of the file
         features = content["features"]
-        if tuple(features.shape) != shape or features.dtype != torch.float32 or _crc32(features) != content["crc32"]:
-            raise DataError(f"{path} does not hold what was written to it")
-    except (DataError, OSError, KeyError, AttributeError, TypeError) as error:
+        if content.get("key") != key or tuple(features.shape) != shape or features.dtype != torch.float32:
+            raise DataError(f"{path} holds other features than its name says, or an older version wrote it")
+    except (DataError, OSError, KeyError, AttributeError) as error:
         logger.warning("warning: %s; the features are computed again", error)
         return None
     return features  # type: ignore[no-any-return]
-
-
-def _crc32(features: Tensor) -> int:
-    return zlib.crc32(features.numpy().data)
 
 
 def feature_key(model: nn.Module, loader: Loader, precision: Precision) -> str:

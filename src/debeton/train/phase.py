@@ -14,6 +14,7 @@ from torch import nn
 
 from debeton.nets.checkpoint import BEST_NAME, load_checkpoint, verify_checkpoint
 from debeton.system import distributed
+from debeton.system.digests import with_digests
 from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import replacing, write_text
 from debeton.system.json_files import read_json
@@ -166,16 +167,20 @@ class PhaseFiles:
         with replacing(self.folder / f"phase_{name}.pt") as (partial,):
             link_or_copy(files.folder / f"phase_{name}.pt", partial)
         values = {**values, "taken_from": values.get("taken_from") or str(folder)}
-        write_text(self.path, json_text({**self.read(), name: values}, self.path, indent=1))
+        write_text(self.path, self._with(name, values))
 
     def finish(self, name: str, record: PhaseRecord) -> None:
         """Note that a phase is finished. Its weights are those that checkpoint_best.pt holds at this moment."""
         if distributed.is_main():
-            text = json_text({**self.read(), name: record.to_json()}, self.path, indent=1)
+            text = self._with(name, record.to_json())
             with replacing(self.folder / f"phase_{name}.pt") as (partial,):
                 link_or_copy(self.folder / BEST_NAME, partial)
             write_text(self.path, text)
         distributed.barrier()
+
+    def _with(self, name: str, values: Mapping[str, Any]) -> str:
+        """Return the text of phases.json with one more phase."""
+        return json_text(with_digests({**self.read(), name: values}), self.path, indent=1)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

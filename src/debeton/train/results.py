@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import threading
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from debeton.system.digests import with_digests
 from debeton.system.errors import DataError, UsageError
 from debeton.system.failed_writes import naming_failed_writes
 from debeton.system.files import append_text, write_text
@@ -125,8 +125,9 @@ class WandbSink:
 class ResultLog:
     """The results.jsonl of a run, mirrored to sinks.
 
-    A line is {"phase", "epoch", "step", "split", "lr", "metrics"}. A line of training also has "objective", if the
-    objective keeps values worth seeing, such as GroupDRO's q by group.
+    A line is {"phase", "epoch", "step", "split", "lr", "metrics", "sha256"}. A line of training also has "objective",
+    if the objective keeps values worth seeing, such as GroupDRO's q by group. The digest is of the line itself, and is
+    left out when the line is read.
     """
 
     def __init__(self, path: Path, sinks: list[Sink] | None = None):
@@ -147,7 +148,7 @@ class ResultLog:
         line = {"phase": phase, "epoch": epoch, "step": step, "split": split, "lr": lr, "metrics": metrics}
         if objective:
             line["objective"] = dict(objective)
-        append_text(self.path, json_text(line, self.path) + "\n")
+        append_text(self.path, self._text(line))
         values = {key: metrics[key] for key in _SCALARS if metrics.get(key) is not None}
         if lr is not None:
             values["lr"] = lr
@@ -179,7 +180,10 @@ class ResultLog:
             return
         lines = list(read_log(self.path, cut=partial(say_cut, self.path)))
         kept = [line for line in lines if line["phase"] != phase or line["epoch"] <= epoch]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path, "".join(map(self._text, kept)))
+
+    def _text(self, line: Mapping[str, Any]) -> str:
+        return json_text(with_digests(line), self.path) + "\n"
 
     def close(self) -> None:
         """Close the mirrors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from debeton.data.spec import LEAST_STD, DatasetSpec, Ints, count_codes
+from debeton.system.digests import digest_of
 from debeton.system.errors import DataError
 from debeton.system.json_files import read_json
 from debeton.system.json_shapes import ListOf, Table, Within, or_null
@@ -152,8 +152,7 @@ def image_options_of(sidecar: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def sidecar_hash(sidecar: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what a sidecar says, but for the entries of CHECKED_OTHERWISE."""
-    said = json.loads(json.dumps({key: value for key, value in sidecar.items() if key not in CHECKED_OTHERWISE}))
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return digest_of({key: value for key, value in sidecar.items() if key not in CHECKED_OTHERWISE})
 
 
 def write_sidecar(path: Path, sidecar: Mapping[str, Any]) -> dict[str, Any]:

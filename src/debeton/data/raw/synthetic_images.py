@@ -15,8 +15,9 @@ Rows without a named attribute have attribute 0, and 1 in the column `blind`. On
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from debeton.data.beton.image_decoding import BadImage, read_bytes
 from debeton.data.left_out import LeftOut, left_out
 from debeton.data.raw.image_files import ImageTree, file_rows
 from debeton.data.raw.other_files import other_files, visible_images
-from debeton.data.spec import DatasetSpec, Ints, Rows
+from debeton.data.spec import DatasetSpec, Ints, RawImage, Rows
 from debeton.system.array_files import map_npy, read_npy
 from debeton.system.digests import check_kept
 from debeton.system.errors import DataError, nearest
@@ -137,7 +139,26 @@ def _rows_of(folder: Path, spec: DatasetSpec, records: Sequence[Mapping[str, Any
     label = [record["label"] for record in records]
     attribute = [record["attribute"] or 0 for record in records]
     rows = file_rows(ImageTree(folder), [record["path"] for record in records], label, attribute, columns)
-    return replace(rows, source=np.ones(len(rows), np.int64))
+    return replace(rows, image=_comparing(rows), source=np.ones(len(rows), np.int64))
+
+
+def _comparing(rows: Rows) -> Callable[[int], RawImage]:
+    """Return the reader of images that compares each with the SHA-256 in its row. An image without one passes."""
+    digests = rows.columns["sha256"]
+
+    def read(row: int) -> RawImage:
+        image = rows.image(row)
+        if not digests[row] or isinstance(image, np.ndarray):
+            return image
+        content = read_bytes(image)
+        if hashlib.sha256(content).hexdigest() != digests[row]:
+            raise BadImage(
+                "is not the image that its manifest lists: its SHA-256 is another one; make it again, or remove "
+                "'sha256' from its line if you changed it on purpose"
+            )
+        return content
+
+    return read
 
 
 # --- manifest.jsonl ----------------------------------------------------------------------------
@@ -165,8 +186,14 @@ def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]
     """Yield one record for each accepted image of a manifest. DataError names a line that does not fit."""
     remedy = "it needs path, label and attribute"
     root = Root(where.parent)
+    folders = {
+        "label": {folder: name for name in spec.classes for folder in folder_names(name)},
+        "attribute": {folder: name for name in spec.attributes for folder in folder_names(name, (NO_ATTRIBUTE,))},
+    }
     for number, record in read_json_lines(where, LINE, remedy=remedy, cut=partial(say_cut_line, where)):
         path, label = record["path"], record["label"]
+        if "number" in record:  # only this program numbers its images
+            _check_own_line(record, folders, f"{where}, line {number}")
         if record.get("verdict", ACCEPTED) != ACCEPTED:
             continue  # is counted by `synthetic_left_out`
         root.path(str(path), f"{where}, line {number}")
@@ -179,6 +206,26 @@ def _manifest_records(where: Path, spec: DatasetSpec) -> Iterator[dict[str, Any]
         }
         details = {name: record[name] for name in ("prompt", "seed", "sha256") if record.get(name) is not None}
         yield {"path": path, **codes, **details}
+
+
+def _check_own_line(record: Mapping[str, Any], folders: Mapping[str, Mapping[str, str]], where: str) -> None:
+    """Raise DataError if a line that this program wrote contradicts itself: a damaged bit, or an edit.
+
+    folders: for 'label' and 'attribute', the name that each folder stands for.
+    """
+    problem, verdict = "", record.get("verdict")
+    if verdict != ACCEPTED and record.get("sha256"):
+        problem = f"verdict is '{verdict}', and sha256 is that of an image that was kept"
+    parts = str(record["path"]).split("/")
+    for part, (key, names) in zip(parts[:-1], folders.items()):
+        found, given = names.get(part), record.get(key)
+        if found is not None and given != found and (given is None or given in names.values()):
+            problem = f"{key} is {given!r}, and {record['path']} lies in the folder of {found!r}"
+    if problem:
+        raise DataError(
+            f"{where}: {problem}; the line is damaged or was edited: remove it, and the command that made the set "
+            "makes its image again"
+        )
 
 
 def _rejected(folder: Path) -> Iterator[tuple[str, str]]:

@@ -16,11 +16,13 @@ from debeton.data.raw.tables import UNKNOWN_CELLS, read_csv, read_header
 from debeton.data.spec import UNKNOWN, Ints
 from debeton.data.views.view import View
 from debeton.system.array_files import read_npz
+from debeton.system.digests import check_kept
 from debeton.system.errors import DataError, UsageError, nearest
 from debeton.system.json_files import read_json
 from debeton.system.log import logger
 from debeton.system.packed_files import require_sound_if_zip
 from debeton.system.plain_files import load_plain
+from debeton.system.zip_checksums import ANOTHER_COPY
 
 MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # cells of bias-aligned and of bias-conflicting rows
 TRAINING = ("0", "train")  # values of the column 'split' that mark training rows
@@ -31,10 +33,13 @@ PATH_COLUMNS = ("path", "img_filename", "filename")
 def read_index_lists(path: Path) -> dict[str, Ints]:
     """Read row numbers by split from `train_indices`, `test_indices`, ... of a .pt, .npz or .json file.
 
-    A .pt file is one of bias-transfer. DataError for a file of another kind or content. Nothing in the file is run.
+    A .pt file is one of bias-transfer. A file NAME.sha256 beside the lists is compared with them.
+
+    DataError for a file of another kind or content. Nothing in the file is run.
     """
     if not path.is_file():
         raise UsageError(f"data.custom_indices_path: there is no file {path}")
+    check_kept(path, ANOTHER_COPY)
     try:
         content = _read_lists(path)
         lists = {str(key): np.asarray(values) for key, values in content.items() if str(key).endswith("_indices")}
