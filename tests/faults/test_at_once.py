@@ -132,6 +132,17 @@ def test_lines_without_a_seed_or_a_hash_are_taken_as_they_are(tmp_path):
     assert manifest.read_text() == "\n".join([first, *others]) + "\n"
 
 
+@pytest.mark.parametrize(("key", "value"), [("label", "dog"), ("attribute", None), ("number", 9)])
+def test_a_line_that_gives_an_image_another_place_is_named_by_the_check(tmp_path, key, value):
+    make(tmp_path)
+    manifest = tmp_path / "manifest.jsonl"
+    first, *others = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([json.dumps({**json.loads(first), key: value}), *others]) + "\n")
+    (sentence,) = verify(tmp_path)
+    wrong = {"label": "0 of 'dog, in'", "attribute": "0 of 'cat'", "number": "9 of 'cat, in'"}[key]
+    assert sentence == f"{tmp_path}/cat/in/00000000.png is listed as number {wrong} in manifest.jsonl"
+
+
 def test_of_lines_that_differ_the_one_of_the_image_that_is_there_stays(tmp_path):
     make(tmp_path)
     manifest = tmp_path / "manifest.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -271,3 +272,11 @@ def test_a_folder_without_a_captioning_model_gives_a_clear_error(images, tmp_pat
     assert run(images, "--model", tmp_path, "--out", tmp_path / "o") == 1
     assert "cannot be loaded as a captioning model" in capsys.readouterr().err
     assert run(tmp_path / "gone", "--out", tmp_path / "o") == 2
+
+
+def test_the_last_caption_of_a_file_that_was_cut_is_left_out_with_a_warning(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("debeton"), "handlers", [caplog.handler])
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"path": "a.png", "caption": "a cat"}\n{"path": "b.png", "cap')
+    assert list(read_captions(path)) == ["a.png"]
+    assert caplog.messages == [f"warning: line 2 of {path}, the last one, is cut off; it is left out"]

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from debeton.data.beton.image_decoding import BadImage
 from debeton.data.beton.images import to_rgb
+from debeton.data.raw.synthetic_images import say_cut_line
 from debeton.data.spec import Rows
 from debeton.generate.generators.generator import DTYPES, folder_hash, local_model, weights_variant
 from debeton.system.distributed import pick_device
@@ -280,7 +282,7 @@ def read_captions(path: Path) -> dict[str, Caption]:
         records = table.to_dict("records")
     else:
         remedy = "expected path and caption; correct or remove the line"
-        records += (record for _, record in read_json_lines(path, LINE, remedy=remedy))
+        records += (record for _, record in read_json_lines(path, LINE, remedy=remedy, cut=partial(say_cut_line, path)))
     captions: dict[str, Caption] = {}
     for record in records:
         name = str(record["path"])

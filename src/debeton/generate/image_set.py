@@ -106,9 +106,7 @@ class Slot:
     @property
     def path(self) -> str:
         """Return the path of the image, relative to the set's folder; names that are no folder's become one."""
-        label, attribute = self.condition.label, self.condition.attribute
-        below = NO_ATTRIBUTE if attribute is None else folder_names(attribute, (NO_ATTRIBUTE,))[0]
-        return f"{folder_names(label)[0]}/{below}/{self.number:08}.png"
+        return _paths(self.condition, self.number)[0]
 
 
 # Settings that name a place, and the settings beside them that name its content by a hash.
@@ -326,6 +324,12 @@ def spec_from_folder(folder: Path) -> DatasetSpec:
     return DatasetSpec(folder.name, tuple(names))
 
 
+def _paths(condition: Condition, number: int) -> list[str]:
+    """Return the paths that an image may have, relative to the set's folder. The first is that of a new image."""
+    below = [NO_ATTRIBUTE] if condition.attribute is None else folder_names(condition.attribute, (NO_ATTRIBUTE,))
+    return [f"{above}/{name}/{number:08}.png" for above in folder_names(condition.label) for name in below]
+
+
 def _lock_file(manifest: Path) -> Path:
     """Return the lock file of the shard that fills a manifest."""
     return manifest.with_name(f".{manifest.name}.lock")
@@ -339,7 +343,7 @@ def unlisted(folder: Path) -> list[Path]:
 
 
 def verify(folder: Path) -> list[str]:
-    """Check every kept image against the manifest, and return one sentence per missing or changed image.
+    """Check every kept image and its line, and return one sentence per image that is missing, changed or misplaced.
 
     A last sentence says how many lines list an image again. DataError: a line names an image outside of the folder.
     """
@@ -354,5 +358,7 @@ def verify(folder: Path) -> list[str]:
                 problems.append(f"{image} is not there")
             elif hashlib.sha256(image.read_bytes()).hexdigest() != line.get("sha256"):
                 problems.append(f"{image} is not the image of {path.name}")
+            elif line["path"] not in _paths(condition := Condition(line["label"], line["attribute"]), line["number"]):
+                problems.append(f"{image} is listed as number {line['number']} of '{condition}' in {path.name}")
     doubled = describe_doubled(doubled_images(by_manifest))
     return [*problems, *([doubled] if doubled else [])]

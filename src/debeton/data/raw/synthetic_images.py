@@ -237,9 +237,9 @@ def _rejected(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def say_cut_line(path: Path, number: int) -> None:
-    """Say that the last line of a manifest is left out.
+    """Say that the last line of a manifest or of captions is left out.
 
-    A kill cut it off, or another shard writes it now.
+    A kill cut it off, or another process writes it now.
     """
     logger.warning("warning: line %d of %s, the last one, is cut off; it is left out", number, path)
 
