@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from debeton.system import locks
-from debeton.system.locks import LockState, file_lock, is_locked
+from debeton.system.locks import LockState, file_lock, holder, is_locked
 
 
 def test_a_lock_has_one_holder_at_a_time_and_is_free_afterwards(tmp_path: Path) -> None:
@@ -50,3 +50,13 @@ def test_a_file_system_without_locks_is_named_and_locks_nothing(
     with file_lock(tmp_path / "a.lock", wait=True) as state:
         assert state is LockState.UNSUPPORTED
         assert not is_locked(tmp_path / "a.lock")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[" * 100_000, "{}", '{"process": 1e999}', '{"process": "x"}'],
+    ids=["empty", "deep", "nothing", "infinite", "text"],
+)
+def test_a_note_that_says_nothing_is_of_another_process(text: str, tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(text)
+    assert holder(tmp_path / "lock") == "another process"
