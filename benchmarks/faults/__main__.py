@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.faults import damage, hostile, interruptions  # noqa: F401 - they register their faults
+from benchmarks.faults import damage, foreign, hostile, interruptions, processes  # noqa: F401 - they register their faults
 from benchmarks.faults.trial import FAULTS, Fault
 from benchmarks.faults.workspace import Workspace
 

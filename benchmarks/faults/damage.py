@@ -88,6 +88,23 @@ def edited_record(workspace: Workspace, rng: np.random.Generator) -> None:
         expect(ended.status == 0 or ended.is_one_sentence, f"{words[0]} after damage to {record.name}: {ended.last}")
 
 
+@fault("a flipped bit in an exported model")
+def bit_in_export(workspace: Workspace, rng: np.random.Generator) -> None:
+    """Predict with a damaged model of `predict --export`: an error of one sentence, or the same table."""
+    folder = workspace.fresh()
+    model, images = folder / "model", ["--images", str(workspace.betons / "toy_test.beton")]
+    ended = workspace.command(["predict", "--checkpoint", str(workspace.finished), "--export", str(model)])
+    expect(ended.status == 0, f"the export: {ended.last}")
+    words = ["predict", "--checkpoint", str(model), *images]
+    expected = _table(workspace, [*words, "--out", str(folder / "before.csv")], folder / "before.csv")
+    damaged = model / str(rng.choice(["model.safetensors", "model.json"]))
+    place = flip_bit(damaged, rng)
+    ended = workspace.command([*words, "--out", str(folder / "after.csv")])
+    if not ended.is_one_sentence:
+        same = ended.status == 0 and (folder / "after.csv").read_bytes() == expected
+        expect(same, f"byte {place} of {damaged.name}: {ended.last}")
+
+
 def _table(workspace: Workspace, words: list[str], path: Path) -> bytes:
     ended = workspace.command(words)
     expect(ended.status == 0, f"predict before the damage: {ended.last}")

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.faults.trial import LeftOut, expect, fault
-from benchmarks.faults.workspace import Ended, Workspace
+from benchmarks.faults.workspace import IMAGES, Ended, Workspace, image_set_words
 
 CALLS = ("replace", "fsync")  # by which files get their final names
 LONGEST = 4.0  # seconds; the undisturbed run takes about as long
 ROOM = 400_000  # bytes; a run of the toy set writes more
+ROOM_OF_IMAGES = 700_000  # bytes; about what a set of IMAGES takes
 
 
 @fault("SIGKILL at a random moment")
@@ -84,17 +87,41 @@ def error_at_call(workspace: Workspace, rng: np.random.Generator) -> None:
 @fault("a full disk")
 def full_disk(workspace: Workspace, rng: np.random.Generator) -> None:
     """Train on a small disk, enlarge it, and give the same command."""
-    folder = workspace.fresh()
-    size = int(rng.integers(20, ROOM // 1024))
+    with small_disk(workspace.fresh(), rng, ROOM) as folder:
+        fill(workspace, folder, workspace.train_words(folder))
+        check_resumed(workspace, folder)
+
+
+@fault("a full disk under a generated set")
+def full_disk_of_images(workspace: Workspace, rng: np.random.Generator) -> None:
+    """Generate a set on a small disk, enlarge it, and give the same command: the set passes its check."""
+    with small_disk(workspace.fresh(), rng, ROOM_OF_IMAGES) as folder:
+        words = image_set_words(workspace, folder / "set")
+        fill(workspace, folder, words)
+        for again in (words, ["generate", "--out", str(folder / "set"), "--check"]):
+            ended = workspace.command(again)
+            expect(ended.status == 0, f"with room again, {' '.join(again[-1:])}: {ended.last}")
+        listed = (folder / "set" / "manifest.jsonl").read_text().splitlines()
+        expect(len(set(listed)) == len(listed) == IMAGES, f"the manifest has {len(listed)} lines for {IMAGES} images")
+
+
+@contextmanager
+def small_disk(folder: Path, rng: np.random.Generator, room: int) -> Iterator[Path]:
+    """Mount a disk of at most `room` bytes at a folder, and yield the folder. LeftOut where none can be."""
+    size = int(rng.integers(20, room // 1024))
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", folder], capture_output=True).returncode:
         raise LeftOut("no small disk can be mounted here; it needs root")
     try:
-        ended = workspace.command(workspace.train_words(folder))
-        expect(ended.status == 0 or ended.is_one_sentence, f"{size} kB: {ended.last}")
-        subprocess.run(["mount", "-o", "remount,size=100m", folder], check=True)
-        check_resumed(workspace, folder)
+        yield folder
     finally:
         _unmount(folder)
+
+
+def fill(workspace: Workspace, folder: Path, words: Sequence[str]) -> None:
+    """Fill a small disk by a command, which is one sentence or finds room, and enlarge the disk."""
+    ended = workspace.command(words)
+    expect(ended.status == 0 or ended.is_one_sentence, f"a full disk: {ended.last}")
+    subprocess.run(["mount", "-o", "remount,size=100m", folder], check=True)
 
 
 def check_resumed(workspace: Workspace, folder: Path) -> None:
@@ -113,3 +140,20 @@ def _unmount(folder: Path) -> None:
         if not subprocess.run(["umount", folder], capture_output=True).returncode:
             return
         time.sleep(0.1)
+
+
+@fault("a learning rate that diverges")
+def divergence(workspace: Workspace, rng: np.random.Generator) -> None:
+    """Train with a learning rate far too high: one sentence, or results whose numbers are all finite."""
+    folder, rate = workspace.fresh(), 10 ** rng.uniform(1, 12)
+    method = str(rng.choice(["erm", "jtt", "groupdro"]))
+    settings = {"training__lr": f"{rate:.3g}", "training__method": method, "training__epochs": 1}
+    ended = workspace.command(workspace.train_words(folder, **settings))
+    what = f"{method} with a learning rate of {rate:.3g}"
+    if not ended.is_one_sentence:
+        expect(ended.status == 0, f"{what}: {ended.last}")
+    for path in folder.rglob("results.json*"):
+        words = [word for word in ("NaN", "Infinity") if word in path.read_text()]
+        expect(not words, f"{what} wrote {words} into {path.name}")
+    finished = bool(list(folder.rglob("results.json")))
+    expect(finished == (ended.status == 0), f"{what}: there are results, and {ended.last}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+IMAGES = 4 * 40  # of a generated set
 CRASHED = 99  # status of a command that ends with an error that is no sentence
 SETTINGS = {
     "data.dataset": "toy",
@@ -75,6 +76,13 @@ class Workspace:
         self._do(functools.partial(_write_betons, folder))
         return folder
 
+    @functools.cached_property
+    def images(self) -> Path:
+        """A folder with the images of the toy set, SPLIT/CLASS/ATTRIBUTE/*.png, before betons are written."""
+        folder = self.folder / "images"
+        self._do(functools.partial(_write_images, folder))
+        return folder
+
     def train_words(self, outdir: Path, **settings: object) -> list[str]:
         """Return the words of a training command of some seconds. settings: further ones, '__' for '.'."""
         named = {name.replace("__", "."): value for name, value in settings.items()}
@@ -113,12 +121,10 @@ class Workspace:
         prepare: called in the process before the command.
         after, signum: a signal, and the seconds after which it is sent; 0 for none.
         """
-        from debeton.commands import dispatch
-        from debeton.system.errors import run_command
 
         def run() -> int:
             prepare()
-            return run_command(lambda: dispatch.main(list(words)))
+            return run_words(words)
 
         return self.call(run, self.folder / "command.log", after=after, signum=signum)
 
@@ -128,11 +134,7 @@ class Workspace:
 
     def call(self, work: Callable[[], object], log: Path, *, after: float = 0, signum: int = 0) -> Ended:
         """Call a function in a forked process. Arguments are those of `command`."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("")
-        child = os.fork()
-        if not child:
-            _run_and_leave(work, log)
+        child = self.start(work, log)
         if signum:
             deadline = time.monotonic() + after
             while time.monotonic() < deadline:
@@ -142,6 +144,33 @@ class Workspace:
             os.kill(child, signum)
         _, status = os.waitpid(child, 0)
         return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"))
+
+    def start(self, work: Callable[[], object], log: Path, fork: Callable[[], int] = os.fork) -> int:
+        """Start a function in a forked process with its output in `log`, and return the process.
+
+        fork: makes the process; os.fork, or one that gives it a terminal.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("")
+        child = fork()
+        if not child:
+            _run_and_leave(work, log)
+        return child
+
+
+def image_set_words(workspace: Workspace, folder: Path) -> list[str]:
+    """Return the words that generate a set of IMAGES images like the toy set's, without a diffusion model."""
+    train = str(workspace.betons / "toy_train.beton")
+    words = ["generate", "--like", train, "--generator", "halves", "--fit-on", train, "--out", str(folder)]
+    return [*words, "--per-cell", str(IMAGES // 4), "--filter", "none", "--batch-size", "8"]
+
+
+def run_words(words: Sequence[str]) -> int:
+    """Run a command of `debeton` in this process, and return its exit status. words: after `debeton`."""
+    from debeton.commands import dispatch
+    from debeton.system.errors import run_command
+
+    return run_command(lambda: dispatch.main(list(words)))
 
 
 def _run_and_leave(work: Callable[[], object], log: Path) -> None:
@@ -171,6 +200,19 @@ def _write_betons(folder: Path) -> None:
         write_beton(folder / f"toy_{split}.beton", toy_rows(n, share, seed), TOY_SPEC, split, WriteOptions(mode="raw"))
     rows = toy_rows(128, 0.9, 3, size=32)
     write_beton(folder / "toy_jpeg_train.beton", rows, TOY_SPEC, "train", WriteOptions(mode="jpg"))
+
+
+def _write_images(folder: Path) -> None:
+    import numpy as np
+    from PIL import Image
+    from tests.toy import TOY_SPEC, toy_rows
+
+    for seed, (split, n) in enumerate((("train", 256), ("val", 64), ("test", 64))):
+        rows = toy_rows(n, 0.7, seed)
+        for row, (label, attribute) in enumerate(zip(rows.label, rows.attribute)):
+            path = folder / split / TOY_SPEC.classes[label] / TOY_SPEC.attributes[attribute] / f"{row:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(rows.image(row))).save(path)
 
 
 def _write_hash(run: Path, out: Path) -> None:
