@@ -325,7 +325,7 @@ def spec_from_folder(folder: Path) -> DatasetSpec:
 
 
 def _paths(condition: Condition, number: int) -> list[str]:
-    """Return the paths that an image may have, relative to the set's folder. The first is that of a new image."""
+    """Return the paths that an image of the set may have. The first is that of a new image."""
     below = [NO_ATTRIBUTE] if condition.attribute is None else folder_names(condition.attribute, (NO_ATTRIBUTE,))
     return [f"{above}/{name}/{number:08}.png" for above in folder_names(condition.label) for name in below]
 
