@@ -161,9 +161,6 @@ def test_a_damaged_run_is_not_continued_by_more_epochs(toy_args, tmp_path, capsy
     words += ["--training.outdir", str(tmp_path), "--training.epochs"]
     assert run([*words, "1"]) == 0
     (shorter,) = [path.parent for path in tmp_path.rglob("config.yaml")]
-    for record in ("results.json", "data.json", f"{CHECKPOINT_FOLDER}/phases.json"):
-        assert len(json.loads((shorter / record).read_text())[KEY]["of_this"]) == 64
-    assert json.loads((shorter / "results.json").read_text())[KEY]["of_files"].keys() == {"config.yaml"}
     damaged = shorter / CHECKPOINT_FOLDER / name
     flip(damaged, storage_start(damaged, "archive/data/0"))
     capsys.readouterr()

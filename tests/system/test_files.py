@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from debeton.system.errors import DataError
 from debeton.system.files import replacing, write_text
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -95,7 +96,7 @@ def test_names_with_wildcards_are_meant_literally(tmp_path: Path, dead: int) -> 
 def test_folders_are_made_and_after_an_error_those_made_are_gone(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     paths = [tmp_path / "old" / "x" / "y" / "a", tmp_path / "old" / "z" / "b"]
-    with pytest.raises(FileNotFoundError), replacing(*paths) as partials:
+    with pytest.raises(DataError, match="a, b could not be written"), replacing(*paths) as partials:
         partials[0].write_text("the other is not written")
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
     with replacing(*paths) as partials:

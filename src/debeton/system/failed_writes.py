@@ -52,6 +52,8 @@ def _is_of(paths: Sequence[Path], error: OSError) -> bool:
     if error.errno not in (*BROKEN, *MISPLACED) or not isinstance(error.filename, str | bytes):
         return False
     named = Path(os.fsdecode(error.filename))
+    if error.errno == errno.ENOENT and named.parent.is_dir():
+        return False  # a file that nobody wrote, in a folder that is there
     return any(
         named in path.parents
         or named == path

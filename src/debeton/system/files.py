@@ -98,7 +98,8 @@ def write_files(contents: Mapping[Path, bytes], *, clear: bool = True) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write in UTF-8, whatever the locale, so that `path` holds either the old text or the whole new one."""
-    write_files({path: text.encode()})
+    with replacing(path) as (partial,):
+        partial.write_text(text, encoding="utf-8")
 
 
 def append_text(path: Path, text: str) -> None:

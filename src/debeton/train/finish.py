@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from debeton.data.views.view import View
 from debeton.nets.checkpoint import save_checkpoint
 from debeton.nets.transfer import describe_source
 from debeton.system import distributed
-from debeton.system.digests import file_digest, with_digests
 from debeton.system.files import write_text
 from debeton.system.json_text import json_text
 from debeton.system.log import logger
@@ -34,7 +32,7 @@ from debeton.train.remarks import SELECTED, not_held_out
 from debeton.train.result_files import RESULTS_NAME
 from debeton.train.results import prediction_result, versions
 from debeton.train.run import Run
-from debeton.train.run_folder import CONFIG_NAME, experiment_name
+from debeton.train.run_folder import experiment_name
 from debeton.train.run_views import groups_without_rows
 from debeton.train.selection import NO_SELECTION, selection_on
 from debeton.train.stop import Preempted
@@ -214,7 +212,7 @@ def describe_triggers(view: View, measured: SplitEvaluations) -> dict[str, Any]:
 
 
 def _write(run: Run, results: dict[str, Any], measured: Mapping[str, SplitEvaluations]) -> None:
-    noted = _with_digests(run.folder, {**results, "evaluations": len(run.log.read())})
+    noted = {**results, "evaluations": len(run.log.read())}
     text = json_text(noted, run.folder / RESULTS_NAME, indent=1)  # before any file is written
     predictions = run.config.logging.predictions
     if predictions is not None and measured:
@@ -239,12 +237,6 @@ def _write(run: Run, results: dict[str, Any], measured: Mapping[str, SplitEvalua
     save_checkpoint(run.folder / "results.pt", content)
     # Last: this file says that the run is finished.
     write_text(run.folder / RESULTS_NAME, text)
-
-
-def _with_digests(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return results with the digests of their own values and of the configuration that they belong to."""
-    configuration = folder / CONFIG_NAME
-    return with_digests(results, {CONFIG_NAME: file_digest(configuration)} if configuration.is_file() else None)
 
 
 def _oracle(run: Run) -> dict[str, Any] | None:

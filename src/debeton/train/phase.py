@@ -14,7 +14,6 @@ from torch import nn
 
 from debeton.nets.checkpoint import BEST_NAME, load_checkpoint, verify_checkpoint
 from debeton.system import distributed
-from debeton.system.digests import with_digests
 from debeton.system.errors import DamagedFile, DataError
 from debeton.system.files import replacing, write_text
 from debeton.system.json_files import read_json
@@ -180,7 +179,7 @@ class PhaseFiles:
 
     def _with(self, name: str, values: Mapping[str, Any]) -> str:
         """Return the text of phases.json with one more phase."""
-        return json_text(with_digests({**self.read(), name: values}), self.path, indent=1)
+        return json_text({**self.read(), name: values}, self.path, indent=1)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

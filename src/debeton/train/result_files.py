@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from debeton.system.digests import KEY, check_files
 from debeton.system.json_files import damage_of, read_json, read_json_lines
 from debeton.system.json_shapes import ListOf, Shape, Table, Within, or_null
 from debeton.system.log import logger
@@ -29,7 +28,6 @@ FRACTIONS = (
     "mean_conflicting_group_accuracy",
 )
 REMEDY = "the same training command makes it anew"
-FILE_REMEDY = f"put it back from a copy; or, if you changed it on purpose, remove '{KEY}' from {RESULTS_NAME}"
 LOG_REMEDY = (
     "put the file back from a copy; or remove this line, and the curve lacks its evaluation; or train again under "
     "another --training.exp_name"
@@ -107,16 +105,11 @@ def may_diverge(key: str) -> bool:
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
-    """Return results.json of a run folder; None if there is none. DataError names what is damaged.
-
-    The configuration beside it is compared with the one that the results belong to. Older versions noted none.
-    """
+    """Return results.json of a run folder; None if there is none. DataError names what is damaged."""
     path = folder / RESULTS_NAME
     if not path.exists():
         return None
     found: dict[str, Any] = read_json(path, RESULTS, remedy=REMEDY, nan_as_null=may_diverge)
-    check_files(path, found, FILE_REMEDY)
-    found.pop(KEY, None)
     return found
 
 

@@ -14,7 +14,6 @@ from debeton.data.beton.content import PARTS, code_hashes, differing_parts, in_w
 from debeton.data.views.view import View
 from debeton.nets.checkpoint import CHECKPOINT_FOLDER
 from debeton.system import distributed
-from debeton.system.digests import with_digests
 from debeton.system.errors import DataError
 from debeton.system.files import write_text
 from debeton.system.json_files import read_json
@@ -105,14 +104,9 @@ def check_folder(folder: Path, data: RunData) -> None:
     """
     if not _is_begun(folder) or recorded_data(folder) is None:
         if not is_finished(folder):  # the data of an old finished run is not known
-            write_text(folder / DATA_NAME, data_text(data))
+            write_text(folder / DATA_NAME, json.dumps(data, indent=1))
         return
     check_data(recorded_data(folder), data, str(folder))
-
-
-def data_text(data: RunData) -> str:
-    """Return the text of data.json, with its digest."""
-    return json.dumps(with_digests(data), indent=1)
 
 
 def _is_begun(folder: Path) -> bool:

@@ -7,6 +7,7 @@ import errno
 import functools
 import glob
 import itertools
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from debeton.system.leftovers import make_partial_folder, remove_partials
 from debeton.system.locks import LockState, file_lock
 from debeton.system.log import logger
 from debeton.system.plugins import RECORD, record_plugins, warn_of_changes
-from debeton.train.run_data import DATA_NAME, RunData, check_folder, data_text
+from debeton.train.run_data import DATA_NAME, RunData, check_folder
 
 CONFIG_NAME = "config.yaml"
 VERSION = re.compile(r"version_([0-9]+)")
@@ -139,7 +140,7 @@ def _create(folder: Path, config: Config, data: RunData | None) -> bool:
         try:
             (staging / CONFIG_NAME).write_text(config.dump(), encoding="utf-8")
             if data is not None:
-                (staging / DATA_NAME).write_text(data_text(data))
+                (staging / DATA_NAME).write_text(json.dumps(data, indent=1))
             (staging / CHECKPOINT_FOLDER).mkdir()
             record_plugins(staging)
             return _rename(staging, folder)
