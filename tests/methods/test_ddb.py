@@ -20,7 +20,7 @@ from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
 from debeton.data.views.view import View
 from debeton.generate.generators.cdpm import CdpmGenerator
-from debeton.methods.ddb import SCORES
+from debeton.methods.finders.ddb import SCORES
 from debeton.methods.parts.amplifier import Scores, Selector, describe_scores, loss_outliers, select_conflicting
 from debeton.methods.parts.relative_difficulty import RelativeDifficulty
 from debeton.methods.parts.row_weights import RowWeights

@@ -22,8 +22,10 @@ from debeton.data.spec import DatasetSpec
 from debeton.data.views.row_lists import pseudo_grouped, read_marks
 from debeton.data.views.view import View
 from debeton.methods import METHODS
-from debeton.methods.jtt import ERROR_SET, error_set, identify_settings, report_errors, upweighted
-from debeton.methods.parts.marked_rows import describe_marks, read_or_write_table, write_table
+from debeton.methods.finder import identify_settings
+from debeton.methods.finders.jtt import ERROR_SET, JttSettings, error_set
+from debeton.methods.jtt import upweighted
+from debeton.methods.parts.marked_rows import describe_marks, minority_rows, read_or_write_table, write_table
 from debeton.nets.checkpoint import load_checkpoint, weights_hash
 from debeton.system.errors import DataError
 from debeton.train.evaluation import Evaluation, evaluate
@@ -116,9 +118,9 @@ def test_the_error_set_has_the_misclassified_rows_alone(toy_args, monkeypatch):
         wrong = np.zeros(len(view), bool)
         wrong[[3, 70, 511]] = True
         predicted[wrong] = 1 - predicted[wrong]
-        evaluation = Evaluation({}, torch.from_numpy(predicted), torch.empty(0))
-        monkeypatch.setattr("debeton.methods.jtt.evaluate", lambda run, model, split: evaluation)
-        error = error_set(opened, torch.nn.Identity())
+        evaluation = Evaluation({}, torch.from_numpy(predicted), torch.zeros(len(view)))
+        monkeypatch.setattr("debeton.methods.finder.evaluate_view", lambda run, model, view: evaluation)
+        error = minority_rows(error_set(opened, torch.nn.Identity()).train)
         repeated = upweighted(view, error, 5)
     assert np.flatnonzero(error).tolist() == [3, 70, 511]
     rows, counts = np.unique(repeated.rows, return_counts=True)
@@ -208,23 +210,14 @@ def test_without_a_pairing_precision_and_recall_are_undefined(paper_view):
     assert description["by_group"]["a"]["error_rate"] == 0.5
 
 
-@pytest.mark.parametrize(("error", "words"), [(False, "makes no error"), (True, "gets every training row wrong")])
-def test_an_error_set_of_nothing_or_everything_warns(caplog, monkeypatch, error, words, paper_view):
-    monkeypatch.setattr("debeton.system.log.logger.propagate", True)
-    description = report_errors(paper_view([0, 1, 0, 1], [0, 1, 1, 0]), np.full(4, error))
-    assert words in caplog.text
-    assert description["errors"] == 4 * error
-    assert description["precision"] == (0.5 if error else None)
-
-
 # --- settings ------------------------------------------------------------------------------------
 
 
 def test_the_first_phase_has_training_s_settings_unless_it_is_given_its_own():
     training = phase_settings(load())
-    assert identify_settings(load()) == replace(training, epochs=1, selection="last")
+    assert identify_settings(load(), JttSettings) == replace(training, epochs=1, selection="last")
     own = ["--jtt.epochs", "3", "--jtt.lr", "1e-5", "--jtt.weight_decay", "0", "--jtt.optimizer", "adamw"]
-    assert identify_settings(load([], own)) == replace(
+    assert identify_settings(load([], own), JttSettings) == replace(
         training, epochs=3, selection="last", lr=1e-5, weight_decay=0.0, optimizer="adamw"
     )
 
@@ -291,12 +284,12 @@ def test_the_error_set_on_disk_is_the_one_that_a_resumed_run_trains_on(toy_args,
     config = load([], toy_args)
     with open_run(config) as opened:
         view = opened.views["train"]
-        evaluation = Evaluation({}, torch.from_numpy(view.label[view.rows] ^ 1), torch.empty(0))
-        monkeypatch.setattr("debeton.methods.jtt.evaluate", lambda *_: evaluation)
-        assert error_set(opened, torch.nn.Identity()).all()
+        evaluation = Evaluation({}, torch.from_numpy(view.label[view.rows] ^ 1), torch.zeros(len(view)))
+        monkeypatch.setattr("debeton.methods.finder.evaluate_view", lambda *_: evaluation)
+        assert minority_rows(error_set(opened, torch.nn.Identity()).train).all()
     with open_run(config) as again:
-        monkeypatch.setattr("debeton.methods.jtt.evaluate", lambda *_: pytest.fail("identified anew"))
-        assert error_set(again, torch.nn.Identity()).all()
+        monkeypatch.setattr("debeton.methods.finder.evaluate_view", lambda *_: pytest.fail("identified anew"))
+        assert minority_rows(error_set(again, torch.nn.Identity()).train).all()
 
 
 def test_two_processes_repeat_the_errors_of_one(jtt_args, two_processes, tmp_path):

@@ -30,6 +30,7 @@ COMMANDS = {
     "train": Command("train", "train and evaluate one run"),
     "write-betons": Command("write_betons", "write a data set as betons"),
     "generate": Command("generate", "make synthetic images of every group"),
+    "groups": Command("groups", "find groups of the training rows, and say how good they are"),
     "sweep": Command("sweep", "run the many runs of a study, here or on a cluster"),
     "report": Command("report", "make tables, figures and one page of finished runs"),
     "evaluate": Command("evaluate", "measure any classifier on any groups, without training"),

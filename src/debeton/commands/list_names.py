@@ -23,6 +23,12 @@ def _methods() -> Names:
     return [(entry.name, entry.summary) for entry in METHODS]
 
 
+def _finders() -> Names:
+    from debeton.methods import FINDERS
+
+    return [(entry.name, entry.summary) for entry in FINDERS]
+
+
 def _datasets() -> Names:
     from debeton.data.sources import SOURCES
 
@@ -80,6 +86,7 @@ def _presets() -> Names:
 
 KINDS: dict[str, Callable[[], Names]] = {
     "methods": _methods,
+    "finders": _finders,
     "datasets": _datasets,
     "triggers": _triggers,
     "augmentations": _augmentations,

@@ -2,7 +2,7 @@
 
 from debeton.config.help import section_text, sections_text
 from debeton.config.identity import run_seeds, setting_identity
-from debeton.config.loading import IMPLIED, Config, as_of_now, imply, load
+from debeton.config.loading import IMPLIED, Config, as_of_now, imply, load, suggest
 from debeton.config.phases import PhaseSettings, phase_setting, phase_settings
 from debeton.config.section import declared, section, setting
 
@@ -22,4 +22,5 @@ __all__ = [
     "sections_text",
     "setting",
     "setting_identity",
+    "suggest",
 ]

@@ -24,9 +24,17 @@ import yaml
 from debeton.config.checkers import OrNull
 from debeton.config.identity import run_identity
 from debeton.config.old_names import OLD_NAMES, without_leftovers, without_old_names
-from debeton.config.section import Setting, check_value, declared, hand_to_fastargs, nearest_key, section_name
+from debeton.config.section import (
+    Setting,
+    check_value,
+    declared,
+    hand_to_fastargs,
+    nearest_key,
+    section_name,
+    setting_key,
+)
 from debeton.config.sections import Dist, Loader, Logging, Model, Resolution, Training
-from debeton.config.sections_data import Data, Spurious, Synthetic
+from debeton.config.sections_data import Data, GroupSource, Spurious, Synthetic
 from debeton.config.yaml_files import read_mapping
 from debeton.system.errors import UsageError, nearest, unknown_names
 
@@ -54,7 +62,7 @@ class Config:
         """Return the settings of a section as its dataclass, which `debeton.config.section` has declared."""
         if cls not in self._sections:
             name = section_name(cls)
-            keys = {one.name: f"{name}.{one.name}" for one in fields(cls)}  # type: ignore[arg-type]
+            keys = {one.name: f"{name}.{setting_key(one)}" for one in fields(cls)}  # type: ignore[arg-type]
             if missing := [key for key in keys.values() if key not in self.values]:
                 raise UsageError(
                     f"this configuration has no {missing[0]}: it was loaded before section '{name}' was declared; "
@@ -78,6 +86,10 @@ class Config:
     @property
     def data(self) -> Data:
         return self.section(Data)
+
+    @property
+    def groups(self) -> GroupSource:
+        return self.section(GroupSource)
 
     @property
     def synthetic(self) -> Synthetic:
@@ -117,11 +129,17 @@ class Config:
 
 
 IMPLIED: dict[tuple[str, Any], Mapping[str, Any]] = {}
+SUGGESTED: dict[tuple[str, Any], Mapping[str, Any]] = {}
 
 
 def imply(key: str, value: Any, implied: Mapping[str, Any]) -> None:
     """Set further settings where `key` is `value`; giving one of them another value is then an error."""
     IMPLIED[key, value] = implied
+
+
+def suggest(key: str, value: Any, suggested: Mapping[str, Any]) -> None:
+    """Set further settings where `key` is `value` and they are not given: other defaults of these settings."""
+    SUGGESTED[key, value] = suggested
 
 
 def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:
@@ -188,6 +206,9 @@ def _is_whole(pairs: Sequence[tuple[str, Any]]) -> bool:
 
 
 def _add_implied(values: dict[str, Any], given: Mapping[str, str]) -> None:
+    for (key, value), suggested in SUGGESTED.items():
+        if values.get(key) == value:
+            values.update({other: wanted for other, wanted in suggested.items() if other not in given})
     for (key, value), implied in IMPLIED.items():
         for other, wanted in implied.items() if values.get(key) == value else ():
             if other in given and values[other] != wanted:

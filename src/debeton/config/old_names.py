@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from debeton.config.checkers import Bool, Checker
+from debeton.config.checkers import Bool, Checker, OneOf
 from debeton.config.section import Setting, check_value, show
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
@@ -36,6 +36,9 @@ OLD_NAMES: dict[str, OldName] = {
             True: {"training.order": "quasi_random", "loader.os_cache": False},
             False: {"training.order": "random", "loader.os_cache": True},
         },
+    ),
+    "ddb.validation": OldName(
+        OneOf("pseudo", "own"), {"pseudo": {"groups.val": "inferred"}, "own": {"groups.val": "attribute"}}
     ),
 }
 

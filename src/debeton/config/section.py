@@ -12,7 +12,7 @@ is an int for mypy and at run time. A module outside the package declares its se
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from fastargs import Param, Section
@@ -40,6 +40,7 @@ class Setting:
     checker, help, default: as `setting` takes them.
     replaces: the field of `PhaseSettings` that the value stands for in that phase; empty for every other setting.
     identity: part of the value in the identity of a run; None: as the section says.
+    key: the name of the setting, where it is not that of the field; '' where it is.
     """
 
     checker: Checker[Any]
@@ -47,6 +48,7 @@ class Setting:
     default: Any
     replaces: str = ""
     identity: Identity | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,18 @@ SECTIONS: dict[str, Declared] = {}
 _NAMES: dict[type[Any], str] = {}
 
 
-def setting(checker: Checker[T], help: str, *, default: T, identity: Identity | None = None) -> T:
+def setting(checker: Checker[T], help: str, *, default: T, identity: Identity | None = None, key: str = "") -> T:
     """Declare a field of a section.
 
     checker: what the value may be.
     help: a noun phrase with range and unit, and the meaning of null where it may be null.
     default: a value that the checker accepts.
     identity: part of the value in the identity of a run; None: as the section says.
+    key: the name of the setting, where that is no name for a field, such as 'from'.
     """
-    return declared_field(Setting(checker, help, checker.check(default), identity=identity))  # type: ignore[no-any-return]
+    return declared_field(  # type: ignore[no-any-return]
+        Setting(checker, help, checker.check(default), identity=identity, key=key)
+    )
 
 
 def declared_field(declaration: Setting) -> Any:
@@ -113,7 +118,12 @@ def _settings_of(cls: type[Any], name: str) -> dict[str, Setting]:
     plain = [field.name for field in fields(cls) if Setting.__name__ not in field.metadata]
     if plain:
         raise TypeError(f"section '{name}': {cls.__name__}.{plain[0]} has no checker; declare it with setting(...)")
-    return {field.name: field.metadata[Setting.__name__] for field in fields(cls)}
+    return {setting_key(field): field.metadata[Setting.__name__] for field in fields(cls)}
+
+
+def setting_key(one: Field[Any]) -> str:
+    """Return the name of the setting that a field of a section declares."""
+    return one.metadata[Setting.__name__].key or one.name
 
 
 def _place(cls: type[Any]) -> str:

@@ -93,12 +93,40 @@ class Data:
     )
     pseudo_column: str = setting(Text(), "name of the column of values in pseudo_groups", default="ddb")
     pseudo_kind: str = setting(
-        OneOf("auto", "bias", "cluster"),
-        "values of pseudo_column: 0 bias-aligned and 1 bias-conflicting (bias), any numbers or names (cluster); "
-        "auto: bias where no value but 0 and 1 occurs",
+        OneOf("auto", "bias", "cluster", "attribute"),
+        "values of pseudo_column: 0 bias-aligned and 1 bias-conflicting (bias), any numbers or names (cluster), names "
+        "of the data set's attributes (attribute); auto: bias where no value but 0 and 1 occurs",
         default="auto",
     )
     seed: int = setting(Int(0), "seed of splits and subsets, and of nothing else", default=0, identity="seed")
+
+
+@section("groups", "where the groups of the training rows come from, and how far their attributes are known")
+@dataclass(frozen=True)
+class GroupSource:
+    """The settings of section 'groups'."""
+
+    finder: str = setting(
+        Text(),
+        "source of the groups: attribute, file (data.pseudo_groups), or a group finder (--list finders)",
+        default="attribute",
+        key="from",
+    )
+    known: float = setting(
+        Float(0, 1),
+        "share of the real training rows whose attribute is known; the others are drawn by data.seed",
+        default=1.0,
+    )
+    val: str = setting(
+        OneOf("attribute", "inferred", "none"),
+        "groups of the validation rows that select: their own, those of the finder, or none",
+        default="attribute",
+    )
+    single: str = setting(
+        OneOf("warn", "error"),
+        "answer to a finder that divides no class: go on with a warning, or stop",
+        default="warn",
+    )
 
 
 @section("synthetic", "generated images beside real ones")

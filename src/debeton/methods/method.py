@@ -13,6 +13,7 @@ from torch import nn
 
 from debeton.config import imply, phase_settings
 from debeton.data.views.view import View
+from debeton.methods.group_choice import check_choice, finder_of, finder_outline, provisional, with_groups
 from debeton.methods.parts.cross_entropy import class_weights
 from debeton.methods.parts.first_phase import begin, first_outline
 from debeton.system.errors import UsageError
@@ -45,7 +46,7 @@ class Method:
     run: trains through the method's phases; returns the model, or None if the method trains no classifier.
     paper: the publication.
     needs: the columns of the training rows that the method looks at. A method that needs 'label, attribute' is not
-        called where the attribute of a training row is not known.
+        called where the attribute of a training row is not known, and takes groups of any finder (groups.from).
     check: raises UsageError or DataError for a run that the method cannot train; called before the first phase.
     classifies: False for a method that trains no classifier.
     sections: sections of settings that belong to the method, beside the one with its name.
@@ -53,6 +54,8 @@ class Method:
          Then its outline has the first phase too.
     class_weights: the method's loss has the weights of training.class_weights. Others refuse them.
     phases: returns the outline of a run, without looking at anything but its settings and views.
+    finder: the group finder that belongs to the method; '' for none.
+    infers_val: the method puts the validation rows into groups by itself where groups.val is 'inferred'.
     """
 
     run: Callable[[Run], nn.Module | None]
@@ -64,6 +67,13 @@ class Method:
     begins_itself: bool = False
     class_weights: bool = False
     phases: Callable[[Run], Outline] = one_phase
+    finder: str = ""
+    infers_val: bool = False
+
+    @property
+    def takes_groups(self) -> bool:
+        """True if the method looks at groups, which a finder may give."""
+        return "attribute" in self.needs or bool(self.finder)
 
 
 Trainer = TypeVar("Trainer", bound=Callable[[Run], nn.Module | None])
@@ -84,20 +94,25 @@ def register_method(
     class_weights: bool = False,
     implies: Mapping[str, Any] | None = None,
     phases: Callable[[Run], Outline] = one_phase,
+    finder: str = "",
+    infers_val: bool = False,
 ) -> Callable[[Trainer], Trainer]:
     """Return a decorator that registers `run -> trained model`.
 
     name: the value of training.method.
     summary: one line for --list methods.
-    paper, needs, check, classifies, sections, begins_itself, class_weights, phases: see `Method`.
     implies: settings of other sections that come with the method, such as {'synthetic.mode': 'ffr'}.
+    The other parameters are those of `Method`.
     """
 
     def decorate(run: Trainer) -> Trainer:
-        method = Method(run, paper, needs, check, classifies, sections, begins_itself, class_weights, phases)
+        method = Method(
+            run, paper, needs, check, classifies, sections, begins_itself, class_weights, phases, finder, infers_val
+        )
         METHODS.add(name, method, summary)
-        if implies:
-            imply("training.method", name, implies)
+        implied = {**(implies or {}), **({"groups.from": finder} if finder else {})}
+        if implied:
+            imply("training.method", name, implied)
         return run
 
     return decorate
@@ -105,10 +120,11 @@ def register_method(
 
 def check_method(run: Run, name: str, method: Method) -> None:
     """Raise UsageError or DataError for a run that the method cannot train."""
-    if method.needs == NEEDS_ATTRIBUTE:
+    check_choice(run, name, takes_groups=method.takes_groups, own_finder=method.finder, infers_val=method.infers_val)
+    if method.needs == NEEDS_ATTRIBUTE and finder_of(run) is None:
         run.views["train"].require_attributes(name)
     check_class_weights(run, name, method)
-    method.check(run)
+    method.check(provisional(run))
 
 
 def check_class_weights(run: Run, name: str, method: Method) -> None:
@@ -156,10 +172,10 @@ def train(run: Run) -> nn.Module | None:
 def run_method(run: Run) -> nn.Module | None:
     """Run the configured method after the first phase, if there is one. `train` checks the run before."""
     method = METHODS.get(run.config.training.method)
-    return method.run(run if method.begins_itself else begin(run))
+    return method.run(with_groups(run if method.begins_itself else begin(run)))
 
 
 def outline(run: Run) -> Outline:
     """Return the outline of a run: the first phase where there is one, and the phases of its method."""
     method = METHODS.get(run.config.training.method)
-    return [*([] if method.begins_itself else first_outline(run)), *method.phases(run)]
+    return [*([] if method.begins_itself else first_outline(run)), *finder_outline(run), *method.phases(run)]

@@ -40,6 +40,7 @@ from debeton.train.results import ResultLog, Sink, TensorBoardSink, WandbSink
 from debeton.train.run_data import RunData, describe_data
 from debeton.train.run_folder import claim_folder, find_folder, locked, other_folders, remove_if_empty
 from debeton.train.run_views import check_selection, prepare_views, warn_of_views
+from debeton.train.shared_phases import note_shared_phase, shared_phase
 from debeton.train.stop import Preempted, StopRequest
 from debeton.train.unfinished import note_unfinished
 
@@ -159,15 +160,19 @@ class Run:
         model: nn.Module,
         work: Callable[[], PhaseRecord],
         identity: Callable[[], str] = lambda: "",
+        *,
+        shared: bool = False,
     ) -> PhaseRecord:
         """Take over a finished phase, or do its work and record it. The model then has the phase's weights.
 
-        A phase that another run of the same experiment has finished is taken over if it has the same identity.
+        A phase that another run of the same experiment has finished is taken over if it has the same identity. So is
+        a shared phase of any run in training.outdir.
 
         name: of the phase, unique in the run.
         model: receives the weights, in every process.
         work: does the phase and leaves its weights in checkpoint_best.pt. Not called when the phase is finished.
         identity: returns the phase's identity, called before the work; '' where no other run can take it over.
+        shared: runs of other experiments may take the phase over.
         """
         if self.outline and not self.place_of(name):
             logger.warning(
@@ -180,7 +185,7 @@ class Run:
         record, own = files.take_over(name, model, self.device), ""
         if record is None:
             own = identity()
-            if self._adopt(files, name, own):
+            if self._adopt(files, name, own, shared):
                 record = files.take_over(name, model, self.device)
         if record is None:
             done = work()
@@ -188,6 +193,8 @@ class Run:
             check_phase_weights(model, name, f"nothing of the phase is kept; {REMEDY}")
             done = replace(done, identity=own, processes=done.processes or (distributed.world_size(),))
             files.finish(name, done)
+            if shared and own and distributed.is_main():
+                note_shared_phase(Path(self.config.training.outdir), own, self.folder)
             self.leave_if_asked()
             recorded = files.take_over(name, model, self.device)  # the main process's record and weights, in all
             assert recorded is not None
@@ -208,11 +215,13 @@ class Run:
             place, epoch = self.place_of(name), record.selected_epoch
             logger.info("phase '%s'%s is finished; epoch %d of it is used", name, place, epoch)
 
-    def _adopt(self, files: PhaseFiles, name: str, identity: str) -> bool:
-        """Take a finished phase of another run of this experiment, with its lines of the log; return whether one is."""
+    def _adopt(self, files: PhaseFiles, name: str, identity: str, shared: bool) -> bool:
+        """Take a finished phase of another run, with its lines of the log; return whether one is."""
         source = None
         if identity and distributed.is_main():
-            source = files.find(name, identity, other_folders(self.config, self.folder))
+            outdir = Path(self.config.training.outdir)
+            folders = other_folders(self.config, self.folder)
+            source = files.find(name, identity, [*folders, *(shared_phase(outdir, identity) if shared else [])])
         lines = None if source is None else ResultLog(source / LOG_NAME).read_if_sound()
         if source is not None and lines is None:
             source = None

@@ -62,6 +62,7 @@ def view_options(config: Config) -> ViewOptions:
         majority_size=data.majority_size,
         target_size=data.target_size,
         balance=data.balance,
+        known_share=config.groups.known,
         pseudo_groups=data.pseudo_groups,
         pseudo_column=data.pseudo_column,
         pseudo_kind=data.pseudo_kind,
@@ -116,6 +117,11 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
     if rule == "minority" and not spec.aligned:
         raise UsageError(f"training.selection is 'minority', but {no_pairs(views['val'])}, or select by worst_group")
     needs_groups = rule != NO_SELECTION and SELECTION_RULES[rule].over.endswith("groups")
+    if needs_groups and config.groups.val == "none":
+        raise UsageError(
+            f"groups.val is 'none', and training.selection '{rule}' selects by groups of the validation rows; select "
+            "by worst_class, mean_class, average or loss, or keep the last epoch with --training.selection last"
+        )
     if needs_groups and not views["val"].knows_attribute.any():
         raise UsageError(
             f"training.selection is '{rule}', but the attribute of no row of 'val' ({views['val'].beton.path}) is "
@@ -127,7 +133,7 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
 def no_pairs(view: View) -> str:
     """Return why a view has no bias-aligned pairs, and the setting that gives them, as a part of a message."""
     spec = view.spec
-    if view.true_groups is not None:
+    if view.is_regrouped:
         return (
             f"none of the {len(spec.attributes)} values of pseudo-groups '{spec.attribute_name}' is said to be "
             "bias-conflicting; give a column of 0 (bias-aligned) and 1 (bias-conflicting) with --data.pseudo_column"

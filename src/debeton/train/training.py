@@ -73,7 +73,8 @@ def fit(
     arch: the architecture, for a model that is not the configured one.
     val: the rows that select the epoch; None for the view 'val'.
     sections: further sections of settings that the phase reads, beside its settings and those of the data. The phase
-        is trained again only where they change (`phase_identity`). None for `run.sections`.
+        is trained again only where they change (`phase_identity`), and runs of other methods take it over. None for
+        `run.sections`.
     """
     training = settings or phase_settings(run.config)
     if val is None and objective.classifies:
@@ -88,6 +89,7 @@ def fit(
         model,
         lambda: _train(run, view, objective.to(run.device), phase, model, training, arch, val, identity(endless=True)),
         identity,
+        shared=read is not None,
     )
     return model
 

@@ -108,22 +108,60 @@ def pseudo_grouped(view: View, path: Path, column: str, kind: str = "auto") -> V
         'bias': 0 is thought to be bias-aligned and 1 bias-conflicting, as in the file
         `outputs/DATASET_metadata_aug.csv` of Diffusing DeBias, column `ddb`.
         'cluster': any values, such as cluster numbers or names. Groups without a row do not exist, and none is
-        bias-aligned.
+            bias-aligned.
+        'attribute': names of the data set's own attributes, with their bias-aligned pairs.
         'auto': 'bias' where no value but 0 and 1 occurs, else 'cluster'.
     """
     if not path.is_file():
         raise UsageError(f"data.pseudo_groups: there is no file {path}")
-    values = read_columns(path, view, (column,))[column]
+    return grouped_by_values(view, read_columns(path, view, (column,))[column], path, column, kind)
+
+
+def grouped_by_values(view: View, values: Sequence[str], path: Path, column: str, kind: str) -> View:
+    """Group a view by class and a value of each row, as `pseudo_grouped` does.
+
+    values: texts [M], in the order of the view.
+    path, column: where the values are from, for messages and names.
+    """
     known = ["" if value.casefold() in UNKNOWN_CELLS else value for value in values]
     if kind == "bias" or (kind == "auto" and {*known} <= {"", *MARKS} and any(known)):
         return by_marks(view, _mark_codes(known, path, view, column, may_be_unknown=True))
+    if kind == "attribute":
+        return by_attributes(view, _attribute_codes(values, path, view, column))
     codes, names = _value_codes(known, path, view, column)
+    grouped = view.regrouped(_over_beton(view, codes), names).without_empty_groups()
+    logger.info("pseudo-groups: column '%s' of %s has %d values; none is bias-aligned", column, path, len(names))
+    return replace(grouped, spec=replace(grouped.spec, attribute_name=column))
+
+
+def _over_beton(view: View, codes: Ints) -> Ints:
+    """Return codes [M] of a view's rows by row number of its beton, int64 [N]; -1 for other rows."""
     attribute = np.full(len(view.beton), UNKNOWN)
     attribute[view.rows] = codes
-    grouped = view.regrouped(attribute, names)
-    missing = tuple(np.flatnonzero(grouped.group_counts() == 0).tolist())
-    logger.info("pseudo-groups: column '%s' of %s has %d values; none is bias-aligned", column, path, len(names))
-    return replace(grouped, spec=replace(grouped.spec, attribute_name=column, missing=missing))
+    return attribute
+
+
+def by_attributes(view: View, codes: Ints) -> View:
+    """Group a view by class and other attributes than those that are known of its rows.
+
+    codes: of the data set's own attributes, int64 [M]; -1 where not known.
+    """
+    own = (view.true_groups or view).spec
+    grouped = view.regrouped(_over_beton(view, codes), own.attributes, own.aligned, own.group_by)
+    # The name tells found attributes from the data set's own, by which results are measured.
+    return replace(grouped, spec=replace(grouped.spec, attribute_name=f"found {own.attribute_name}"))
+
+
+def _attribute_codes(values: Sequence[str], path: Path, view: View, column: str) -> Ints:
+    """Return the codes of names of attributes, -1 for an empty one; DataError for another name."""
+    names = (view.true_groups or view).spec.attributes
+    codes = {**{name: code for code, name in enumerate(names)}, "": UNKNOWN}
+    if unknown := sorted({*values} - {*codes}):
+        raise DataError(
+            f"{path}: {column} has '{unknown[0]}', which is no attribute of {view.spec.name}; expected "
+            f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+        )
+    return np.array([codes[value] for value in values], np.int64)
 
 
 def _value_codes(values: Sequence[str], path: Path, view: View, column: str) -> tuple[Ints, tuple[str, ...]]:

@@ -37,6 +37,7 @@ class ViewOptions:
     min_conflicting: validation rows that each conflicting group keeps.
     majority_size, target_size: row counts of SCALE's split (`scale_split`).
     balance: 'none', 'class' or 'group'; balances the training rows.
+    known_share: share of the real training rows whose attribute is known (`View.known_in_part`).
     pseudo_groups, pseudo_column, pseudo_kind: a CSV of pseudo-groups, its column, and the meaning of its values.
     synthetic_mode, per_cell, synthetic_share: how synthetic rows join (`data/views/synthetic_modes.py`).
     seed: seed of every draw.
@@ -58,6 +59,7 @@ class ViewOptions:
     majority_size: int = 10000
     target_size: int = 1000
     balance: str = "none"
+    known_share: float = 1.0
     pseudo_groups: str | None = None
     pseudo_column: str = "ddb"
     pseudo_kind: str = "auto"
@@ -266,6 +268,14 @@ def _add_synthetic(views: Views, options: ViewOptions) -> Views:
     return {**views, **{name: replace(view, name=name) for name, view in combined.items()}}
 
 
+def _forget_attributes(views: Views, options: ViewOptions) -> Views:
+    """Keep the attributes of a share of the training rows, where the rows are not grouped by a file."""
+    if options.known_share == 1 or options.pseudo_groups is not None:
+        return views
+    train = views["train"].known_in_part(options.known_share, options.seed)
+    return {**views, "train": train.subset(train.knows_attribute) if options.known_attributes_only else train}
+
+
 def _group_anew(views: Views, options: ViewOptions) -> Views:
     """Put the training rows into the pseudo-groups of a file. Other splits keep the true groups, to be measured in."""
     if options.pseudo_groups is None:
@@ -285,6 +295,7 @@ STEPS: tuple[Callable[[Views, ViewOptions], Views], ...] = (
     _bias,
     _balance,
     _add_synthetic,
+    _forget_attributes,
     _group_anew,
 )
 

@@ -100,6 +100,11 @@ class View:
         return self.group[self.rows] >= 0
 
     @property
+    def is_regrouped(self) -> bool:
+        """True if the groups are not those of the data set, but found by a network or read from a file."""
+        return self.true_groups is not None and self.true_groups.spec != self.spec
+
+    @property
     def strata(self) -> Ints:
         """Return the stratum of each row, int64 [M]: its group, or G + label where the attribute is not known."""
         return self.spec.stratum(self.label[self.rows], self.group[self.rows])
@@ -117,7 +122,7 @@ class View:
         unknown = int((~self.knows_attribute).sum())
         if not unknown:
             return
-        if self.true_groups is not None:
+        if self.is_regrouped:
             raise UsageError(
                 f"{needed_by} needs the pseudo-group of every row, and it is not known for {unknown:,} of "
                 f"{len(self):,} rows of '{self.name}'; leave these rows out with --data.known_attributes_only true, or "
@@ -125,6 +130,7 @@ class View:
             )
         remedies = [
             "use a method that needs no attribute (erm, jtt, lff, eiil, ...)",
+            "find groups with --groups.from NAME (--list finders)",
             "give pseudo-groups of the training rows with --data.pseudo_groups FILE",
         ]
         if unknown < len(self):
@@ -248,6 +254,32 @@ class View:
         group = spec.group(self.label, attribute)
         return replace(self, attribute=attribute, group=group, spec=spec, true_groups=self.true_groups or self)
 
+    def in_own_groups(self) -> View:
+        """Return the same rows in the data set's own groups, under its own attributes."""
+        own = self.true_groups
+        if own is None:
+            return self
+        return replace(self, attribute=own.attribute, group=own.group, spec=own.spec, true_groups=None)
+
+    def known_in_part(self, share: float, seed: int) -> View:
+        """Return the same rows, with the attribute of a share of the real ones known and that of the others hidden.
+
+        `true_groups` is the view as it was, by which results are measured.
+
+        share: in [0, 1], of the real rows whose attribute is known. They are drawn by the seed, whatever their group.
+        """
+        real = self.rows[(self.beton.source[self.rows] == 0) & self.knows_attribute]
+        real = np.unique(real)
+        hidden = make_rng(seed, "known attributes").permutation(real)[round(share * len(real)) :]
+        attribute, group = self.attribute.copy(), self.group.copy()
+        attribute[hidden] = group[hidden] = UNKNOWN
+        return replace(self, attribute=attribute, group=group, true_groups=self.true_groups or self)
+
+    def without_empty_groups(self) -> View:
+        """Return the same rows, under a spec that does not know the groups without a row in this view."""
+        missing = tuple(np.flatnonzero(self.group_counts() == 0).tolist())
+        return replace(self, spec=replace(self.spec, missing=missing))
+
     def split_by_source(self) -> View:
         """Return the same rows in groups by source too, which balance real and synthetic rows together.
 
@@ -257,9 +289,7 @@ class View:
         names = [f"{name} ({kind})" for name in self.spec.attributes for kind in ("real", "synthetic")]
         aligned = [tuple(2 * code + source for code in codes for source in (0, 1)) for codes in self.spec.aligned]
         by_source = np.where(self.attribute < 0, UNKNOWN, 2 * self.attribute + self.beton.source)
-        view = self.regrouped(by_source, names, aligned, self.spec.group_by)
-        missing = tuple(np.flatnonzero(view.group_counts() == 0).tolist())
-        return replace(view, spec=replace(view.spec, missing=missing))
+        return self.regrouped(by_source, names, aligned, self.spec.group_by).without_empty_groups()
 
     def resampled_by_group(self) -> View:
         """Return a view that draws with replacement, each present group equally often: weight 1 / group size.

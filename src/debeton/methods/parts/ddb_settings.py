@@ -61,11 +61,6 @@ class DdbSettings:
         "rows that give mean and deviation: the correctly classified rows of the class, or all of its rows",
         default="correct",
     )
-    validation: str = setting(
-        OneOf("pseudo", "own"),
-        "groups of the validation rows that select the epoch: by the amplifier, or their own",
-        default="pseudo",
-    )
     amplifier_view: str = setting(
         OneOf("same", "clean"),
         "images that the amplifier sees in ddb2: the augmented batch, or every row once without augmentation",

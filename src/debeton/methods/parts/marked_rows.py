@@ -161,6 +161,23 @@ def describe_marks(view: View, marked: Mask, kind: str = "mark") -> dict[str, An
     return description
 
 
+def minority_rows(view: View) -> Mask:
+    """Return the rows of a view that its groups call bias-conflicting, bool [M].
+
+    Where the groups have no bias-aligned pairs, as clusters, they are the rows outside the largest group of their
+    class; of equally large groups the first counts. Rows in no group are not among them.
+    """
+    label, attribute, group = (values[view.rows] for values in (view.label, view.attribute, view.group))
+    bias = view.spec.bias_of(label, attribute)
+    if bias is not None:
+        return np.asarray(bias[1], bool)
+    majority = np.full(view.spec.num_classes, -1)
+    for code in np.unique(label):
+        counts = count_codes(group[label == code], view.spec.num_groups)
+        majority[code] = counts.argmax()
+    return (group >= 0) & (group != majority[label])
+
+
 def recall_text(description: Mapping[str, Any]) -> str:
     """Return the recall of `describe_marks` as the end of a log line; '' where it is undefined."""
     recall = description["recall"]
