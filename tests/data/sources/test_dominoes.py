@@ -358,3 +358,16 @@ def test_what_the_halves_leave_out_is_named_by_half(load, tmp_path):
     (entry,) = dataset.left_out
     assert (entry.reason, entry.examples) == ("top: images that lie in no class folder", ("train/stray.png",))
     assert dataset.notes == (f"top: 'validation' in {tmp_path} is the split 'val'",)
+
+
+def test_class_shares_make_unequal_classes_of_train_alone(load):
+    whole, cut = (load(per_class=100, val_target_size=100, class_shares=s) for s in ("", ",".join(["1", "0.25"] * 5)))
+    assert np.bincount(cut.splits["train"].label).tolist() == [90, 22] * 5  # round(0.25 * 90) = 22
+    for split in ("val", "target", "test"):
+        assert np.array_equal(cut.splits[split].label, whole.splits[split].label)
+
+
+@pytest.mark.parametrize("shares", ["1,1", ",".join(["1"] * 9 + ["0"]), ",".join(["1"] * 9 + ["x"]), "nan"])
+def test_wrong_class_shares_are_refused(load, shares):
+    with pytest.raises(UsageError, match="expected 10 shares above 0 and up to 1, one for each class"):
+        load(per_class=100, val_target_size=100, class_shares=shares)

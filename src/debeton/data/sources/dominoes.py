@@ -16,7 +16,8 @@ seed, and its images are used in this order:
 - `test` pairs the two test sets at random.
 
 A class with fewer than `per-class` images is cut in the same proportion and each part is repeated. So the pool and
-`train` never share a source image, and `test` uses test images only.
+`train` never share a source image, and `test` uses test images only. `class-shares` then keeps the first images of
+each class of `train`, so that its classes, and the groups in them, are of unequal size.
 
 Draws come from np.random.default_rng, one named stream for each purpose (`make_rng(data_seed, ...)`): every strength
 has the same pool, and a larger pool contains a smaller one. They are not the draws of SCALE's legacy global seeds.
@@ -51,6 +52,9 @@ LEGACY_NOISE_SEED = 10  # SCALE always seeds Python's generator, which draws the
         Option("per-class", int, 5000, "images of each class to use, pool and train together"),
         Option("top-classes", str, "", "classes of the upper image: names, numbers or ranges; default all"),
         Option("bottom-classes", str, "", "classes of the lower image, as in 'automobile,truck'; default all"),
+        Option(
+            "class-shares", str, "", "share of the train images of each class that is kept, as in '1,0.5'; default all"
+        ),
         Option(
             "legacy",
             bool,
@@ -102,6 +106,22 @@ def _check(request: Request, num_classes: int) -> None:
         )
 
 
+def _class_shares(request: Request, num_classes: int) -> list[float]:
+    """Return the share of the train images that each class keeps, in (0, 1]; UsageError for other values."""
+    text = str(request.options["class_shares"])
+    if not text:
+        return [1.0] * num_classes
+    try:
+        shares = [float(one) for one in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != num_classes or not all(0 < share <= 1 for share in shares):
+        raise UsageError(
+            f"--class-shares '{text}': expected {num_classes} shares above 0 and up to 1, one for each class"
+        )
+    return shares
+
+
 def _stream(request: Request, purpose: str, seed: int | None = None) -> np.random.Generator:
     """Return the random stream for one purpose. seed: None for `--data-seed`."""
     return make_rng(request.options["data_seed"] if seed is None else seed, "dominoes", purpose)
@@ -113,6 +133,10 @@ def _learning_splits(request: Request, top: Rows, bottom: Rows, num_classes: int
     per_class, in_pool = options["per_class"], options["val_target_size"] // num_classes
     pool_top, train_top = _divide(top, num_classes, per_class, in_pool, _stream(request, "order top"))
     pool_bottom, train_bottom = _divide(bottom, num_classes, per_class, in_pool, _stream(request, "order bottom"))
+
+    in_train, shares = per_class - in_pool, _class_shares(request, num_classes)
+    kept = np.concatenate([k * in_train + np.arange(max(1, round(s * in_train))) for k, s in enumerate(shares)])
+    train_top, train_bottom = train_top[kept], train_bottom[kept]
 
     exact = (1 - options["spurious_strength"]) * len(train_bottom)
     permuted = int(exact) if options["legacy"] else int(np.floor(exact + 0.5))
