@@ -7,18 +7,19 @@ import sys
 from pathlib import Path
 
 
-def next_commands(folder: Path, *, classifies: bool = True) -> list[str]:
+def next_commands(folder: Path, *, classifies: bool = True, draws: bool = False) -> list[str]:
     """Return lines with the commands that read a finished run, in the form in which this program was called.
 
     folder: the run folder.
-    classifies: the run has trained a classifier; otherwise it has a diffusion model.
+    classifies: the run has trained a classifier.
+    draws: the run has trained a diffusion model.
     """
     run = shlex.quote(str(folder))
     lines = [f"tables and figures:  {_program('report')} {shlex.quote(str(folder.parent))} --out report"]
     if classifies:
         options = f"--checkpoint {run} --images DIR --out predictions.csv"
         lines.append(f"classify images:     {_program('predict')} {options}")
-    else:
+    elif draws:
         lines.append(f"draw images:         {_program('generate')} --generator cdpm --model {run} --out images")
     return lines
 

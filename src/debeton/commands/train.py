@@ -93,9 +93,10 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
                 from debeton.report.records import load_runs
                 from debeton.report.runs import group_settings
 
-                print_tables(group_settings(load_runs([opened.folder])))
+                if method.classifies:
+                    print_tables(group_settings(load_runs([opened.folder])))
                 logger.info("results in %s", opened.folder)
-                for line in next_commands(opened.folder, classifies=method.classifies):
+                for line in next_commands(opened.folder, classifies=method.classifies, draws="cdpm" in opened.phases):
                     logger.info("%s", line)
     except Preempted as stop:
         return 128 + stop.signum
