@@ -22,8 +22,10 @@ from debeton.data.spec import DatasetSpec, Rows
 from debeton.data.views.synthetic_modes import Amount, synthetic_view, usb
 from debeton.data.views.view import View
 from debeton.methods import METHODS
+from debeton.methods.cb_loss import effective_numbers, effective_weights
 from debeton.methods.parts.balance import balancing_weights
-from debeton.methods.reweight import WeightedCrossEntropy
+from debeton.methods.parts.weighted_cross_entropy import WeightedCrossEntropy
+from debeton.methods.sqrt_reweight import square_root_weights
 from debeton.system.errors import DataError, UsageError
 from debeton.train import training
 from debeton.train.finish import finish
@@ -33,6 +35,7 @@ from debeton.train.run import open_run
 SPEC = DatasetSpec("toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)))
 REAL, SYNTHETIC = (40, 5, 10, 25), (20, 60, 60, 20)  # rows by (label, attribute)
 BY_GROUP, BY_CLASS = ("resample", "reweight", "subg", "groupdro"), ("resample_class", "reweight_class", "suby")
+LOSSES_BY_GROUP, LOSSES_BY_CLASS = ("sqrt_reweight", "cb_loss"), ("cb_loss_class",)
 
 
 def write(path: Path, real: tuple[int, ...], synthetic: tuple[int, ...] = (0,) * 4) -> View:
@@ -115,6 +118,54 @@ def test_one_reweighted_step_matches_the_closed_form():
     torch.testing.assert_close(logits.grad.double(), expected)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9999])
+def test_effective_numbers_are_the_geometric_sum_of_the_paper(beta: float):
+    counts = np.array([40, 0, 3, 1])
+    expected = [sum(beta**k for k in range(n)) for n in counts]  # (1 - beta^n) / (1 - beta)
+    np.testing.assert_allclose(effective_numbers(counts, beta), expected, rtol=1e-9)
+
+
+def test_the_class_balanced_loss_lies_between_plain_training_and_reweighting():
+    counts = np.array([40, 0, 3, 1])
+    np.testing.assert_allclose(effective_weights(counts, 0.0), [1, 0, 1, 1])
+    np.testing.assert_allclose(effective_weights(counts, 1.0), balancing_weights(counts))
+    np.testing.assert_allclose(effective_weights(counts, 1 - 1e-12), balancing_weights(counts), rtol=1e-3)
+    weights = effective_weights(counts, 0.9)
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
+    assert weights[2] / weights[0] == pytest.approx((1 - 0.9**40) / (1 - 0.9**3))
+
+
+def test_square_root_weights_have_mean_one_and_the_ratio_of_the_roots():
+    counts = np.array([100, 0, 4, 1])
+    weights = square_root_weights(counts)
+    np.testing.assert_allclose(weights / weights[0], [1, 0, 5, 10])
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(square_root_weights(np.array([7, 7])), 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "column", "weigh"),
+    [
+        ("sqrt_reweight", "group", square_root_weights),
+        ("cb_loss", "group", lambda counts: effective_weights(counts, 0.9)),
+        ("cb_loss_class", "label", lambda counts: effective_weights(counts, 0.9)),
+    ],
+    ids=["sqrt_reweight", "cb_loss", "cb_loss_class"],
+)
+def test_weights_are_those_of_the_rows_groups_or_classes(
+    method: str, column: str, weigh: Callable[[Any], Any], real_view: View
+):
+    view, objective = fitted(method, real_view, *(("--cb_loss.beta", "0.9") if "cb" in method else ()))
+    np.testing.assert_array_equal(view.rows, real_view.rows)
+    logits = torch.randn(len(view), 2, generator=torch.Generator().manual_seed(0))
+    batch = rows_of(view, view.rows, logits)
+    code = getattr(batch, column).numpy()
+    weight = weigh(np.bincount(code))[code]
+    losses = torch.nn.functional.cross_entropy(logits.double(), batch.label, reduction="none").numpy()
+    expected = sum(w * loss for w, loss in zip(weight, losses, strict=True)) / len(view)
+    assert objective(torch.nn.Identity(), batch).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(("method", "column", "size"), [("reweight", "group", 4), ("reweight_class", "label", 2)])
 def test_over_all_rows_the_reweighted_loss_is_the_mean_over_groups_of_their_mean_losses(
     method: str, column: str, size: int, real_view: View
@@ -182,7 +233,7 @@ def test_subsampling_keeps_one_subset_of_the_smallest_size_by_the_data_seed(
 # --- what is balanced ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", BY_GROUP)
+@pytest.mark.parametrize("method", [*BY_GROUP, *LOSSES_BY_GROUP])
 def test_an_empty_group_stops_a_balancing_method_unless_it_is_to_be_ignored(method: str, real_view: View):
     view = real_view.subset(real_view.group[real_view.rows] != 2)
     with pytest.raises(
@@ -195,11 +246,11 @@ def test_an_empty_group_stops_a_balancing_method_unless_it_is_to_be_ignored(meth
     assert set(kept.group[kept.rows]) == {0, 1, 3}
     if kept.weights is not None:
         assert np.isfinite(kept.weights).all()
-    if method == "reweight":
+    if method in ("reweight", *LOSSES_BY_GROUP):
         assert objective.weight[2] == 0
 
 
-@pytest.mark.parametrize("method", BY_CLASS)
+@pytest.mark.parametrize("method", [*BY_CLASS, *LOSSES_BY_CLASS])
 def test_an_empty_class_stops_a_balancing_method_unless_it_is_to_be_ignored(method: str, real_view: View):
     view = real_view.subset(real_view.label[real_view.rows] == 1)
     with pytest.raises(DataError, match=r"1 of 2 classes of view 'train' have no row \(left\) and cannot be balanced"):
@@ -208,7 +259,7 @@ def test_an_empty_class_stops_a_balancing_method_unless_it_is_to_be_ignored(meth
     assert set(kept.label[kept.rows]) == {1}
 
 
-@pytest.mark.parametrize("method", BY_GROUP)
+@pytest.mark.parametrize("method", [*BY_GROUP, *LOSSES_BY_GROUP])
 def test_a_set_without_attribute_labels_stops_a_method_that_needs_them(method: str, paper_view: Callable[..., View]):
     view = paper_view([0, 1, 1], spec=DatasetSpec("plain", ("cat", "dog")))
     with pytest.raises(UsageError, match=r"needs attribute labels, and plain has none: view 'train' of paper.beton"):

@@ -354,7 +354,7 @@ from debeton.system import distributed
 from debeton.data.loader.batch import (Batch)
 from debeton.methods.cvar import CVaR
 from debeton.methods.groupdro import GroupDRO, GroupDROOptions, GroupdroSettings
-from debeton.methods.reweight import WeightedCrossEntropy
+from debeton.methods.parts.weighted_cross_entropy import WeightedCrossEntropy
 from debeton.train.objective import Precision
 
 COUNTS, CPU = np.array([500, 0, 80, 300, 7, 113]), torch.device("cpu")

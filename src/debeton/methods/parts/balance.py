@@ -17,7 +17,7 @@ from debeton.system.log import logger
 from debeton.train.run import Run
 
 
-@section("balance", "the groups that the balancing methods balance (resample, reweight, subg, groupdro)")
+@section("balance", "the groups that the balancing methods balance (resample, reweight, subg, groupdro, ...)")
 @dataclass(frozen=True)
 class BalanceSettings:
     """The settings of section 'balance'."""
@@ -66,7 +66,7 @@ def check_every_class(view: View, on_empty: str) -> None:
 
     on_empty: 'error', or 'ignore' to accept classes without rows.
     """
-    counts = np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
+    counts = class_counts(view)
     _check_counts(view, dict(zip(view.spec.classes, counts.tolist(), strict=True)), "classes", on_empty)
 
 
@@ -121,6 +121,23 @@ def view_by_class(run: Run) -> View:
     """Return the training view. Raise DataError for an empty class unless these are ignored."""
     check_classes(run)
     return run.views["train"]
+
+
+def class_counts(view: View) -> Ints:
+    """Return the number of a view's rows of each class, int64 [C]."""
+    return np.bincount(view.label[view.rows], minlength=view.spec.num_classes)
+
+
+def weights_of_mean_one(weight: NDArray[np.float64], counts: Ints) -> NDArray[np.float64]:
+    """Return weights times a constant, so that their mean over the rows is 1.
+
+    Groups without rows have the weight 0.
+
+    weight: float [G], above 0.
+    counts: int64 [G], the rows of each group.
+    """
+    weight = np.where(counts > 0, weight, 0.0)
+    return weight * (counts.sum() / (weight * counts).sum())
 
 
 def balancing_weights(counts: Ints) -> NDArray[np.float64]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from debeton.data.views.view import View
-from debeton.methods.parts.balance import balancing_weights, check_every_class
+from debeton.methods.parts.balance import balancing_weights, check_every_class, class_counts
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
 from debeton.train.objective import CrossEntropy
@@ -39,8 +38,7 @@ def class_weights(run: Run, view: View) -> Tensor | None:
         return None
     if isinstance(given, str):
         check_every_class(view, run.config.training.empty_groups)
-        counts = np.bincount(view.label[view.rows], minlength=len(classes))
-        weights = torch.from_numpy(balancing_weights(counts)).float()
+        weights = torch.from_numpy(balancing_weights(class_counts(view))).float()
     elif len(given) != len(classes):
         raise UsageError(
             f"training.class_weights has {len(given)} values for the {len(classes)} classes of {view.spec.name}; give "
