@@ -35,7 +35,7 @@ from debeton.train.run import open_run
 SPEC = DatasetSpec("toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)))
 REAL, SYNTHETIC = (40, 5, 10, 25), (20, 60, 60, 20)  # rows by (label, attribute)
 BY_GROUP, BY_CLASS = ("resample", "reweight", "subg", "groupdro"), ("resample_class", "reweight_class", "suby")
-LOSSES_BY_GROUP, LOSSES_BY_CLASS = ("sqrt_reweight", "cb_loss"), ("cb_loss_class",)
+LOSSES_BY_GROUP, LOSSES_BY_CLASS = ("sqrt_reweight", "cb_loss"), ("cb_loss_class", "balanced_softmax")
 
 
 def write(path: Path, real: tuple[int, ...], synthetic: tuple[int, ...] = (0,) * 4) -> View:
@@ -257,6 +257,15 @@ def test_an_empty_class_stops_a_balancing_method_unless_it_is_to_be_ignored(meth
         fitted(method, view)
     kept, _ = fitted(method, view, "--training.empty_groups", "ignore")
     assert set(kept.label[kept.rows]) == {1}
+
+
+@pytest.mark.parametrize("method", ["balanced_softmax", "logit_adjust"])
+def test_label_smoothing_is_refused_where_a_class_has_the_prior_0(method: str, real_view: View):
+    view, check = real_view.subset(real_view.label[real_view.rows] == 1), METHODS.get(method).check
+    words = ("--training.method", method, "--training.label_smoothing", "0.1")
+    check(FakeRun(real_view, *words))
+    with pytest.raises(UsageError, match=rf"class 'left' has no row in view 'train': {method} gives it the prior 0"):
+        check(FakeRun(view, *words, "--training.empty_groups", "ignore"))
 
 
 @pytest.mark.parametrize("method", [*BY_GROUP, *LOSSES_BY_GROUP])
