@@ -35,7 +35,7 @@ from debeton.train.run import open_run
 SPEC = DatasetSpec("toy", ("left", "right"), ("dark", "light"), aligned=((0,), (1,)))
 REAL, SYNTHETIC = (40, 5, 10, 25), (20, 60, 60, 20)  # rows by (label, attribute)
 BY_GROUP, BY_CLASS = ("resample", "reweight", "subg", "groupdro"), ("resample_class", "reweight_class", "suby")
-LOSSES_BY_GROUP, LOSSES_BY_CLASS = ("sqrt_reweight", "cb_loss"), ("cb_loss_class", "balanced_softmax")
+LOSSES_BY_GROUP, LOSSES_BY_CLASS = ("sqrt_reweight", "cb_loss"), ("cb_loss_class", "ldam", "balanced_softmax")
 
 
 def write(path: Path, real: tuple[int, ...], synthetic: tuple[int, ...] = (0,) * 4) -> View:
