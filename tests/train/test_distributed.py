@@ -111,6 +111,7 @@ METHODS = {
     "eiil": {"eiil.steps": 100},
     "erm_target": {},
     "mixup": {},
+    "ldam": {},
     "ddb1": DIFFUSION,
     "ddb2": DIFFUSION,
     "cdpm": {"cdpm.widths": "8,16", "cdpm.layers": 1, "cdpm.attention": 0},
