@@ -103,6 +103,7 @@ DIFFUSION = {
 METHODS = {
     "erm": {},
     "cvar": {"cvar.alpha": 0.4},
+    "cnc": {},
     "reweight": {},
     "reweight_class": {},
     "subg": {},
