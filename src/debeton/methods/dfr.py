@@ -7,23 +7,20 @@ Real (arXiv 2308.04553) and SCALE. dataset_configs/methods/ has a preset of each
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from debeton.config import section, setting
 from debeton.config.checkers import Bool, FloatList, Int, OneOf, OrNull, Text
 from debeton.data.spec import count_codes
 from debeton.data.views.view import View
-from debeton.methods.method import METHODS, Method, check_method, register_method
+from debeton.methods.method import register_method
 from debeton.methods.parts.balance import check_attribute
-from debeton.methods.parts.first_phase import begin, first_outline
+from debeton.methods.parts.base_network import Base, refit_head
 from debeton.methods.parts.logistic_head import (
     Candidate,
     FeatureSet,
@@ -36,24 +33,13 @@ from debeton.methods.parts.logistic_head import (
     grid,
 )
 from debeton.methods.parts.splits import view_of
-from debeton.nets.checkpoint import BEST_NAME, save_checkpoint
-from debeton.nets.describe import describe_inputs, describe_network
-from debeton.nets.heads import install_head, normalised
-from debeton.nets.models import make_model, named_head
-from debeton.nets.transfer import starts_published
-from debeton.nets.weight_fitting import load_run_weights
-from debeton.system import distributed
 from debeton.system.cores import cores_of_process
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
-from debeton.train.features import cached_features, extract_features, feature_size
-from debeton.train.objective import Precision
 from debeton.train.outline import Outline, PhaseOutline
-from debeton.train.phase import PhaseRecord
 from debeton.train.remarks import FITTED, TUNED
 from debeton.train.run import Run
-from debeton.train.run_loaders import eval_loader
 from debeton.train.run_views import groups_nowhere, no_pairs
 from debeton.train.selection import Selection, check_rows
 
@@ -112,12 +98,6 @@ class DfrSettings:
 
 def check_dfr(run: Run) -> None:
     """Raise UsageError or DataError for problems that would otherwise appear after hours of training the features."""
-    settings = run.config.section(DfrSettings)
-    if run.config.training.class_weights is not None and (settings.checkpoint or settings.base == PRETRAINED):
-        raise UsageError(
-            "training.class_weights is set, and dfr trains no features here, so that no loss has them; leave them out, "
-            "or weigh the classes of the head with dfr.class_weights"
-        )
     views = head_views(run)
     tuned = len(head_candidates(run)) > 1
     chooses = views.get("tune", views["fit"])
@@ -130,22 +110,21 @@ def check_dfr(run: Run) -> None:
     _check_groups(run, views["fit"], halved="tune" not in views and tuned)
     if tuned:
         criterion_of(run, views)
-    with torch.device("meta"):  # raises for a head that cannot be replaced
-        install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
-    if (checkpoint := run.config.section(DfrSettings).checkpoint) is not None:
-        _load_base(run, Path(checkpoint))
-    base = base_method(run)
-    if base is not None:
-        check_method(run, run.config.section(DfrSettings).base, base)
+    dfr_base(run).check(run)
+
+
+def dfr_base(run: Run) -> Base:
+    """Return the source of the features that section 'dfr' names."""
+    settings = run.config.section(DfrSettings)
+    return Base(PHASE, settings.base, settings.checkpoint, settings.cache, settings.normalise_features)
 
 
 def dfr_phases(run: Run) -> Outline:
     """Return the outline: the phases of dfr.base, and the fit of the last layer."""
-    settings, base = run.config.section(DfrSettings), base_method(run)
+    settings = run.config.section(DfrSettings)
     refits = settings.refits if settings.balance else 1
     fits = f"{len(head_candidates(run))} values of C and class weights tried, {refits} fits averaged"
-    before = [] if settings.checkpoint is not None else first_outline(run)
-    return [*before, *([] if base is None else base.phases(run)), PhaseOutline(PHASE, note=fits)]
+    return [*dfr_base(run).phases(run), PhaseOutline(PHASE, note=fits)]
 
 
 @register_method(
@@ -160,13 +139,16 @@ def dfr_phases(run: Run) -> Outline:
 )
 def dfr(run: Run) -> nn.Module:
     """Train dfr.base, then replace its last layer by the mean of logistic regressions on group-balanced subsets."""
-    model = base_model(run)
-    install_head(
-        model, run.views["train"].spec.num_classes, normalise=run.config.section(DfrSettings).normalise_features
-    )
-    record = run.phase(PHASE, model, lambda: refit(run, model))
-    run.notes["dfr"] = dict(record.notes)
-    _note_val(run, record.notes)
+    return train_head(run, PHASE)
+
+
+def train_head(run: Run, phase: str) -> nn.Module:
+    """Return the base network of section 'dfr' with the last layer that the section describes."""
+    views = head_views(run)
+    scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.section(DfrSettings).scaler)
+    roles = views if scaled_by is None else {**views, "scaler": scaled_by}
+    model = refit_head(run, dfr_base(run), phase, roles, lambda head, data: _fit_head(run, head, data))
+    _note_val(run, run.notes[phase])
     return model
 
 
@@ -249,83 +231,13 @@ def _check_classes_of_refit(rows: FeatureSet) -> None:
         )
 
 
-def base_method(run: Run) -> Method | None:
-    """Return the method that trains the features; None where they come from elsewhere.
-
-    Raise UsageError for a base that trains no classifier, and for the features of random weights.
-    """
-    settings = run.config.section(DfrSettings)
-    if settings.checkpoint is not None:
-        return None
-    if settings.base == PRETRAINED:
-        if not starts_published(run.config):
-            raise UsageError(
-                "dfr.base is 'pretrained', but model.pretrained is false, so that the features would be those of "
-                "random weights; add --model.pretrained true"
-            )
-        return None
-    if settings.base == PHASE:
-        raise UsageError("dfr.base is 'dfr' itself; name the method that trains the features, such as erm")
-    base = METHODS.get(settings.base)
-    if not base.classifies:
-        raise UsageError(f"dfr.base is '{settings.base}', which trains no classifier; name one that does, such as erm")
-    return base
-
-
-def base_model(run: Run) -> nn.Module:
-    """Return the network whose features are used: from a checkpoint, trained here, or with published weights."""
-    if (checkpoint := run.config.section(DfrSettings).checkpoint) is not None:
-        logger.info("features of %s", checkpoint)
-        return _load_base(run, Path(checkpoint))
-    others = {key.split(".")[0] for key in run.config.values} - {PHASE}  # so that dfr's settings keep the base
-    base, run = base_method(run), begin(replace(run, sections=tuple(sorted(others))))
-    model = run.network() if base is None else base.run(run)
-    assert model is not None
-    return model
-
-
-def _load_base(run: Run, path: Path) -> nn.Module:
-    """Return the network of a checkpoint."""
-    model, expected = run.fresh_network(), describe_network(run.config, run.views["train"].spec)
-    load_run_weights(model, path, expected, "dfr.checkpoint", head=named_head(model)[0])
-    return model
-
-
-def refit(run: Run, model: nn.Module) -> PhaseRecord:
-    """Fit the head in the main process and save the model as the run's best checkpoint."""
-    began, views = time.perf_counter(), head_views(run)
-    run.announce(PHASE, f"features of {' and '.join(dict.fromkeys(view.name for view in views.values()))} rows")
-    data = {role: _features(run, model, view) for role, view in views.items()}
-    scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.section(DfrSettings).scaler)
-    scaling = Scaling.of(None if scaled_by is None else _features(run, model, scaled_by).x, feature_size(model))
-    run.leave_if_asked()  # the features are on disk
-    notes: dict[str, Any] = {}
-    if distributed.is_main():
-        notes = _fit_head(run, model, data, scaling, head_candidates(run))
-        _save(run, model)
-    return PhaseRecord(seconds=time.perf_counter() - began, notes=notes)
-
-
-def _features(run: Run, model: nn.Module, view: View) -> FeatureSet:
-    """Return the features of a view's rows, from the cache if dfr.cache is on."""
-    loader, precision = eval_loader(view, run.config, run.device), Precision(run.config.training.precision, run.device)
-    if run.config.section(DfrSettings).cache:
-        folder = Path(run.config.training.outdir) / "features"
-        features = cached_features(model, loader, precision, folder, progress=run.progress)
-    else:
-        features = extract_features(model, loader, precision, progress=run.progress)
-    if run.config.section(DfrSettings).normalise_features:
-        features = normalised(features)
-    return FeatureSet(features.numpy(), view.label[view.rows], view.group[view.rows], view.spec)
-
-
-def _fit_head(
-    run: Run, model: nn.Module, data: Mapping[str, FeatureSet], scaling: Scaling, candidates: list[Candidate]
-) -> dict[str, Any]:
-    """Choose C, refit, average, and put the result into the model. Return plain values for the notes."""
+def _fit_head(run: Run, layer: nn.Module, features: Mapping[str, FeatureSet]) -> dict[str, Any]:
+    """Choose C, refit, average, and put the result into the last layer. Return plain values for the notes."""
     settings, seed = run.config.section(DfrSettings), run.config.data.seed
     workers = run.config.training.num_workers or cores_of_process()
     solver = Solver(settings.penalty, settings.max_iter, seed, workers)
+    data, candidates = {role: features[role] for role in head_views(run)}, head_candidates(run)
+    scaling = Scaling.of(features["scaler"].x if "scaler" in features else None, data["fit"].x.shape[1])
     scaled = {role: FeatureSet(scaling(d.x), d.label, d.group, d.spec) for role, d in data.items()}
     for role, view in head_views(run).items():
         scaled[role].check_size(view.name)
@@ -344,7 +256,7 @@ def _fit_head(
             refits * len(head.bias),
             settings.max_iter,
         )
-    named_head(model)[1].load_state_dict(dict(zip(("weight", "bias"), folded(head, scaling))))
+    layer.load_state_dict(dict(zip(("weight", "bias"), folded(head, scaling))))
     rows_each, spec = len(jobs[0][0].label), data["fit"].spec
     logger.info("dfr: C %g, mean of %d fits on %d rows of '%s'", chosen.c, refits, rows_each, settings.data)
     if settings.data == "val":
@@ -379,20 +291,3 @@ def _choose(
     if settings.balance:
         fit_on = fit_on.balanced(make_rng(seed, "dfr tune"))
     return choose(candidates, fit_on, choose_by, criterion_of(run, head_views(run)).rule, solver)
-
-
-def _save(run: Run, model: nn.Module) -> None:
-    """Save the refitted model as the run's best checkpoint, which `Run.phase` keeps as this phase's."""
-    spec = run.views["train"].spec
-    building = {
-        **describe_network(run.config, spec),
-        "normalise_features": bool(run.config.section(DfrSettings).normalise_features),
-    }
-    content = {
-        "phase": PHASE,
-        "config_hash": run.config.identity_hash(),
-        "model": building,
-        "inputs": describe_inputs(run.config, spec, run.views),
-        "data": run.data,
-    }
-    save_checkpoint(run.checkpoints / BEST_NAME, {**content, "state_dict": model.state_dict()})

@@ -110,7 +110,7 @@ class RunRecord:
         """Return the settings that identify this run among others, by dotted key: data set, options, configuration.
 
         Left out are the settings that `setting_identity` leaves out, the seeds of the betons, and the sections of other
-        methods. If the run's own section names another method (dfr.base), the section of that method stays.
+        methods. If a section of the run names another method (dfr.base), the section of that method stays.
 
         sections: names of all sections that belong to methods.
         """
@@ -123,7 +123,7 @@ class RunRecord:
         keys["training.method"] = results.get("method")
         if "evaluated" in results:  # a model that was measured again is no repetition of its run
             keys["evaluated"] = results["evaluated"]["model"]
-        own = self.sections | {str(v) for k, v in keys.items() if k.startswith(f"{self.method}.")}
+        own = self.sections | {str(v) for k, v in keys.items() if k.split(".")[0] in self.sections}
         left_out = tuple(f"{section}." for section in sections if section not in own)
         settings = {k: v for k, v in keys.items() if not k.startswith(left_out)}
         return {k: RUN_IN_PATH.sub("", v) if isinstance(v, str) and "/" in v else v for k, v in settings.items()}

@@ -67,11 +67,19 @@ class FeatureSet:
         return self.subset(np.concatenate([rng.permutation(m)[:smallest] for m in members]))
 
     def halved(self, rng: np.random.Generator) -> tuple[FeatureSet, FeatureSet]:
-        """Return two random halves of each group, by class too. The odd row is in the first half."""
+        """Return the rows of `halves`."""
+        first, second = self.halves(rng)
+        return self.subset(first), self.subset(second)
+
+    def halves(self, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Return the positions of two random halves of each group, by class too.
+
+        The odd row is in the first half.
+        """
         codes = self.spec.cell(self.label, self.group) if self.spec.by_attribute else self.group
         members = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
         first = np.concatenate([m[len(m) // 2 :] for m in members])
-        return self.subset(first), self.subset(np.concatenate([m[: len(m) // 2] for m in members]))
+        return first, np.concatenate([m[: len(m) // 2] for m in members])
 
 
 @dataclass(frozen=True)
