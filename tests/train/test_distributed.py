@@ -104,6 +104,8 @@ METHODS = {
     "erm": {},
     "cvar": {"cvar.alpha": 0.4},
     "cnc": {},
+    "crt": {"crt.epochs": 2},
+    "crt_reweight": {"crt.epochs": 2},
     "reweight": {},
     "reweight_class": {},
     "subg": {},

@@ -11,6 +11,7 @@ from typing import Any
 SELECTED = "selected the epoch"
 FITTED = "fitted the last layer"
 TUNED = "chose C"
+CHOSE_HEAD = "chose the last layer"
 ADJUSTED = "adjusted the losses of the groups"
 
 
