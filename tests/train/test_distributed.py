@@ -104,6 +104,7 @@ METHODS = {
     "erm": {},
     "cvar": {"cvar.alpha": 0.4},
     "cnc": {},
+    "self": {"self.rows": "20", "self.lr": "0.01"},
     "afr": {"afr.gamma": "4", "afr.penalty": "0.2"},
     "crt": {"crt.epochs": 2},
     "crt_reweight": {"crt.epochs": 2},
