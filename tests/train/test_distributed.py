@@ -104,6 +104,7 @@ METHODS = {
     "erm": {},
     "cvar": {"cvar.alpha": 0.4},
     "cnc": {},
+    "dispel": {"dispel.s": "0.8", "dfr.c_grid": "0.3", "dfr.refits": 2},
     "self": {"self.rows": "20", "self.lr": "0.01"},
     "afr": {"afr.gamma": "4", "afr.penalty": "0.2"},
     "crt": {"crt.epochs": 2},

@@ -7,8 +7,9 @@ Real (arXiv 2308.04553) and SCALE. dataset_configs/methods/ has a preset of each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from debeton.system.cores import cores_of_process
 from debeton.system.errors import DataError, UsageError
 from debeton.system.log import logger
 from debeton.system.seed import make_rng
+from debeton.train.metrics import selection_score
 from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.remarks import FITTED, TUNED
 from debeton.train.run import Run
@@ -96,10 +98,13 @@ class DfrSettings:
     cache: bool = setting(Bool(), "keep features in {outdir}/features for later runs", default=True)
 
 
-def check_dfr(run: Run) -> None:
-    """Raise UsageError or DataError for problems that would otherwise appear after hours of training the features."""
+def check_dfr(run: Run, draws: int = 1) -> None:
+    """Raise UsageError or DataError for problems that would otherwise appear after hours of training the features.
+
+    draws: number of ways to draw the rows of a fit that are tried (`Draw`).
+    """
     views = head_views(run)
-    tuned = len(head_candidates(run)) > 1
+    tuned = len(head_candidates(run)) * draws > 1
     chooses = views.get("tune", views["fit"])
     if tuned and not chooses.knows_attribute.any():
         raise UsageError(
@@ -121,10 +126,17 @@ def dfr_base(run: Run) -> Base:
 
 def dfr_phases(run: Run) -> Outline:
     """Return the outline: the phases of dfr.base, and the fit of the last layer."""
+    return head_phases(run, PHASE, f"{len(head_candidates(run))} values of C and class weights")
+
+
+def head_phases(run: Run, phase: str, tried: str) -> Outline:
+    """Return the phases of dfr.base, and a phase that fits the last layer.
+
+    tried: number and name of the settings that are compared, for people.
+    """
     settings = run.config.section(DfrSettings)
-    refits = settings.refits if settings.balance else 1
-    fits = f"{len(head_candidates(run))} values of C and class weights tried, {refits} fits averaged"
-    return [*dfr_base(run).phases(run), PhaseOutline(PHASE, note=fits)]
+    note = f"{tried} tried, {settings.refits if settings.balance else 1} fits averaged"
+    return [*dfr_base(run).phases(run), PhaseOutline(phase, note=note)]
 
 
 @register_method(
@@ -139,26 +151,54 @@ def dfr_phases(run: Run) -> Outline:
 )
 def dfr(run: Run) -> nn.Module:
     """Train dfr.base, then replace its last layer by the mean of logistic regressions on group-balanced subsets."""
-    return train_head(run, PHASE)
+    return train_head(run, PHASE, head_views(run), lambda scaled: [Draw({}, partial(balanced_rows, run))])
 
 
-def train_head(run: Run, phase: str) -> nn.Module:
-    """Return the base network of section 'dfr' with the last layer that the section describes."""
-    views = head_views(run)
+@dataclass(frozen=True)
+class Draw:
+    """A way to draw the rows of a fit.
+
+    setting: plain values that tell it from others, for the notes.
+    rows: returns the rows of one fit from the rows to fit on and a random generator.
+    """
+
+    setting: Mapping[str, float]
+    rows: Callable[[FeatureSet, np.random.Generator], FeatureSet]
+
+
+def balanced_rows(run: Run, rows: FeatureSet, rng: np.random.Generator) -> FeatureSet:
+    """Return as many rows of each group as the smallest has; with dfr.balance false, all rows."""
+    return rows.balanced(rng) if run.config.section(DfrSettings).balance else rows
+
+
+MakeDraws = Callable[[Mapping[str, FeatureSet]], Sequence[Draw]]
+
+
+def train_head(run: Run, phase: str, views: Mapping[str, View], make_draws: MakeDraws) -> nn.Module:
+    """Return the base network of section 'dfr' with the last layer that the section describes.
+
+    phase: name of the phase that fits it.
+    views: those of `head_views`, and further ones whose features `make_draws` needs, by role.
+    make_draws: returns the draws that are compared, from the scaled features by role.
+    """
     scaled_by = {"train": run.views["train"], "data": views["fit"]}.get(run.config.section(DfrSettings).scaler)
     roles = views if scaled_by is None else {**views, "scaler": scaled_by}
-    model = refit_head(run, dfr_base(run), phase, roles, lambda head, data: _fit_head(run, head, data))
-    _note_val(run, run.notes[phase])
+
+    def fit(layer: nn.Module, features: Mapping[str, FeatureSet]) -> dict[str, Any]:
+        return _fit_head(run, phase, layer, features, make_draws)
+
+    model = refit_head(run, dfr_base(run), phase, roles, fit)
+    _note_val(run, phase, run.notes[phase])
     return model
 
 
-def _note_val(run: Run, notes: Mapping[str, Any]) -> None:
+def _note_val(run: Run, phase: str, notes: Mapping[str, Any]) -> None:
     """Note the uses of validation rows, and a criterion that is not the one that was asked for."""
     run.val_uses.extend([FITTED] if notes["fitted_on"] == "val" else [])
     run.val_uses.extend([TUNED] if notes["tuned_on"] in ("val", "half of val") else [])
     chosen_by = notes.get("chosen_by") or run.config.section(DfrSettings).criterion
     if chosen_by != run.config.section(DfrSettings).criterion:
-        run.remarks.append(f"dfr chose C by {chosen_by}")
+        run.remarks.append(f"{phase} chose C by {chosen_by}")
 
 
 def head_candidates(run: Run) -> list[Candidate]:
@@ -231,21 +271,23 @@ def _check_classes_of_refit(rows: FeatureSet) -> None:
         )
 
 
-def _fit_head(run: Run, layer: nn.Module, features: Mapping[str, FeatureSet]) -> dict[str, Any]:
+def _fit_head(
+    run: Run, phase: str, layer: nn.Module, features: Mapping[str, FeatureSet], make_draws: MakeDraws
+) -> dict[str, Any]:
     """Choose C, refit, average, and put the result into the last layer. Return plain values for the notes."""
     settings, seed = run.config.section(DfrSettings), run.config.data.seed
     workers = run.config.training.num_workers or cores_of_process()
     solver = Solver(settings.penalty, settings.max_iter, seed, workers)
-    data, candidates = {role: features[role] for role in head_views(run)}, head_candidates(run)
+    data = {role: rows for role, rows in features.items() if role != "scaler"}
     scaling = Scaling.of(features["scaler"].x if "scaler" in features else None, data["fit"].x.shape[1])
     scaled = {role: FeatureSet(scaling(d.x), d.label, d.group, d.spec) for role, d in data.items()}
     for role, view in head_views(run).items():
         scaled[role].check_size(view.name)
-    chosen, tuning = _choose(run, scaled, candidates, solver)
+    draw, chosen, tuning = _choose(run, scaled, make_draws(scaled), solver)
     refits = settings.refits if settings.balance else 1
     jobs = []
     for i in range(refits):
-        rows = scaled["fit"].balanced(make_rng(seed, "dfr refit", i)) if settings.balance else scaled["fit"]
+        rows = draw.rows(scaled["fit"], make_rng(seed, "dfr refit", i))
         _check_classes_of_refit(rows)
         jobs.append((rows, chosen, f"refit {i}"))
     head = average(fit_logistic(jobs, solver))
@@ -258,9 +300,9 @@ def _fit_head(run: Run, layer: nn.Module, features: Mapping[str, FeatureSet]) ->
         )
     layer.load_state_dict(dict(zip(("weight", "bias"), folded(head, scaling))))
     rows_each, spec = len(jobs[0][0].label), data["fit"].spec
-    logger.info("dfr: C %g, mean of %d fits on %d rows of '%s'", chosen.c, refits, rows_each, settings.data)
+    logger.info("%s: C %g, mean of %d fits on %d rows of '%s'", phase, chosen.c, refits, rows_each, settings.data)
     if settings.data == "val":
-        logger.info("dfr: validation rows were fitted on, so their accuracy in results.json is not of held-out rows")
+        logger.info("%s: validation rows were fitted, so their accuracy in results.json is not of held-out rows", phase)
     counts = count_codes(jobs[0][0].group, spec.num_groups)
     return {
         "base": settings.checkpoint or settings.base,
@@ -269,6 +311,7 @@ def _fit_head(run: Run, layer: nn.Module, features: Mapping[str, FeatureSet]) ->
         "tuned_on": None if not tuning else "val" if settings.tune == "val" else f"half of {settings.data}",
         "refits": refits,
         "rows_of_a_refit": {name: int(n) for name, n in zip(spec.group_names, counts) if n},
+        **draw.setting,
         "c": chosen.c,
         "class_weights": dict(zip(spec.classes, chosen.class_weights)),
         "features_used": int((head.weight != 0).any(axis=0).sum()),
@@ -278,16 +321,25 @@ def _fit_head(run: Run, layer: nn.Module, features: Mapping[str, FeatureSet]) ->
 
 
 def _choose(
-    run: Run, scaled: Mapping[str, FeatureSet], candidates: list[Candidate], solver: Solver
-) -> tuple[Candidate, list[dict[str, Any]]]:
-    """Return the grid point to refit with, and the held-out metrics of all. A single point needs no held-out rows."""
-    if len(candidates) == 1:
-        return candidates[0], []
-    settings, seed = run.config.section(DfrSettings), run.config.data.seed
+    run: Run, scaled: Mapping[str, FeatureSet], draws: Sequence[Draw], solver: Solver
+) -> tuple[Draw, Candidate, list[dict[str, Any]]]:
+    """Return the draw and grid point to refit with, and the held-out metrics of all.
+
+    A single point needs no held-out rows. The first of equals is taken.
+    """
+    candidates = head_candidates(run)
+    if len(candidates) * len(draws) == 1:
+        return draws[0], candidates[0], []
+    seed, rule = run.config.data.seed, criterion_of(run, head_views(run)).rule
     if "tune" in scaled:
         fit_on, choose_by = scaled["fit"], scaled["tune"]
     else:
         fit_on, choose_by = scaled["fit"].halved(make_rng(seed, "dfr halves"))
-    if settings.balance:
-        fit_on = fit_on.balanced(make_rng(seed, "dfr tune"))
-    return choose(candidates, fit_on, choose_by, criterion_of(run, head_views(run)).rule, solver)
+    found = []
+    for draw in draws:
+        rows = draw.rows(fit_on, make_rng(seed, "dfr tune"))
+        candidate, table = choose(candidates, rows, choose_by, rule, solver)
+        score = max(selection_score(line, rule) for line in table)
+        found.append((score, draw, candidate, [{**draw.setting, **line} for line in table]))
+    _, draw, candidate, _ = max(found, key=lambda one: one[0])
+    return draw, candidate, [line for *_, table in found for line in table]
