@@ -32,12 +32,15 @@ TINY_DDB = {
     "ddb.copy_check": "false",
 }
 SETTINGS = {
+    "afr": {"afr.epochs": 10, "afr.gamma": "4"},
     "cdpm": TINY_DDB,
     "ddb1": TINY_DDB,
     "ddb2": {**TINY_DDB, "ddb.amplifier_data": "real"},
     "dfr": {"dfr.c_grid": "1,0.1", "dfr.refits": 2},
+    "dispel": {"dfr.c_grid": "1", "dfr.refits": 2},
     "eiil": {"eiil.steps": 10},
     "ffr": {"ffr.epochs": 2, "synthetic.per_cell": 4},
+    "self": {"self.steps": 10, "self.rows": "8"},
 }
 
 

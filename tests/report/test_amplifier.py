@@ -122,6 +122,20 @@ def test_runs_that_differ_in_sections_of_other_methods_are_one_setting(tmp_path)
     ]
 
 
+def test_settings_of_the_method_that_a_section_names_tell_runs_apart(tmp_path):
+    """The section 'head' of crt names its base, whose settings count; those of a method that nobody names do not."""
+    for base, size in (("groupdro", 1), ("groupdro", 2), ("erm", 1), ("erm", 2)):
+        make_run(tmp_path / base / str(size), "crt", size, 0.6, {})
+        folder = tmp_path / base / str(size) / f"crt_seed{size}" / "version_0"
+        settings = {"head": {"base": base}, "groupdro": {"step_size": size}}
+        for name, changes in (("results.json", {"method_sections": ["crt", "head"]}), ("config.yaml", settings)):
+            content = yaml.safe_load((folder / name).read_text()) | changes
+            (folder / name).write_text(json.dumps(content))
+    make_run(tmp_path / "other", "groupdro", 3, 0.6, {})
+    counts = sorted(len(s.runs) for s in group_settings(load_runs([tmp_path])) if s.label.startswith("crt"))
+    assert counts == [1, 1, 2]
+
+
 def test_runs_without_a_search_for_conflicting_rows_give_a_clear_error(tmp_path):
     make_run(tmp_path, "erm", 0, 0.3, {})
     with pytest.raises(DataError, match="no finished run has looked for bias-conflicting rows"):
