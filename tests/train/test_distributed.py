@@ -118,6 +118,8 @@ METHODS = {
     "erm_target": {},
     "mixup": {},
     "ldam": {},
+    "irm": {"irm.anneal_steps": 2},
+    "vrex": {"vrex.anneal_steps": 2},
     "ddb1": DIFFUSION,
     "ddb2": DIFFUSION,
     "cdpm": {"cdpm.widths": "8,16", "cdpm.layers": 1, "cdpm.attention": 0},
