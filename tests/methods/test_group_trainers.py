@@ -15,6 +15,8 @@ from debeton.nets.checkpoint import load_checkpoint
 METHODS: dict[str, dict[str, Any]] = {
     "irm": {"irm.anneal_steps": 4},
     "vrex": {"vrex.anneal_steps": 4},
+    "coral": {"coral.within_class": "true"},
+    "mmd": {"mmd.gammas": "0.01,0.1"},
 }
 
 

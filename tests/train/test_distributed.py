@@ -120,6 +120,8 @@ METHODS = {
     "ldam": {},
     "irm": {"irm.anneal_steps": 2},
     "vrex": {"vrex.anneal_steps": 2},
+    "coral": {"coral.weight": 50},
+    "mmd": {},
     "ddb1": DIFFUSION,
     "ddb2": DIFFUSION,
     "cdpm": {"cdpm.widths": "8,16", "cdpm.layers": 1, "cdpm.attention": 0},

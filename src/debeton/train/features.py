@@ -31,6 +31,14 @@ def feature_size(model: nn.Module) -> int:
     return int(head.in_features if isinstance(head, nn.Linear) else head.in_channels)  # type: ignore[arg-type]
 
 
+def feature_vectors(head_input: Tensor) -> Tensor:
+    """Return the input of a head as features, float32 [B, D]: that of a convolutional head is averaged over space.
+
+    head_input: [B, D] or [B, D, H, W].
+    """
+    return head_input.float().mean((2, 3)) if head_input.ndim == 4 else head_input.float()
+
+
 @torch.no_grad()  # not inference_mode: probes train on these tensors
 def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, progress: bool = False) -> Tensor:
     """Return the input of the model's head for the view's rows in order, float32 [M, D], on the CPU.
@@ -58,8 +66,7 @@ def extract_features(model: nn.Module, loader: Loader, precision: Precision, *, 
                 for table, image in zip(features, (batch.image, *batch.triggered), strict=True):
                     with precision.autocast():
                         model(image)
-                    value = head_inputs.pop()
-                    table[place] = (value.float().mean((2, 3)) if value.ndim == 4 else value.float()).cpu()
+                    table[place] = feature_vectors(head_inputs.pop()).cpu()
     finally:
         hook.remove()
     features = torch.stack([_gathered(table, precision.device)[position] for table in features])
