@@ -122,6 +122,7 @@ METHODS = {
     "vrex": {"vrex.anneal_steps": 2},
     "coral": {"coral.weight": 50},
     "mmd": {},
+    "lisa": {},
     "ddb1": DIFFUSION,
     "ddb2": DIFFUSION,
     "cdpm": {"cdpm.widths": "8,16", "cdpm.layers": 1, "cdpm.attention": 0},

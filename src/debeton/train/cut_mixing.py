@@ -15,6 +15,20 @@ from debeton.system.seed import make_rng
 from debeton.train.objective import CrossEntropy, Objective, StepOutput
 
 
+def with_box(image: Tensor, source: Tensor, other: Tensor, box: tuple[int, int, int, int]) -> tuple[Tensor, float]:
+    """Return the images with a box of other images in each, and the share of the pixels that stay.
+
+    image: [b, 3, H, W].
+    source: [B, 3, H, W], the images that boxes come from.
+    other: int64 [b], the image of `source` whose box each image gets.
+    box: top, left, bottom, right.
+    """
+    top, left, bottom, right = box
+    mixed = image.clone()
+    mixed[:, :, top:bottom, left:right] = source[other, :, top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (image.shape[2] * image.shape[3])
+
+
 class CutMixed(Objective):
     """The CutMix loss of images x_i that have a box of x_j: lam l(f(x), y_i) + (1 - lam) l(f(x), y_j).
 
@@ -49,12 +63,11 @@ class CutMixed(Objective):
         image: [B, 3, H, W].
         """
         rows, size = len(image), (image.shape[2], image.shape[3])
-        top, left, bottom, right = self.cutmix.draw(make_rng(self.seed, "cutmix", self.step), size)
+        box = self.cutmix.draw(make_rng(self.seed, "cutmix", self.step), size)
         partner = make_rng(self.seed, "cutmix pairs", self.step, distributed.rank()).permutation(rows)
         other = torch.from_numpy(partner).to(image.device, non_blocking=True)
-        mixed = image.clone()
-        mixed[:, :, top:bottom, left:right] = image[other, :, top:bottom, left:right]
-        return mixed, other, 1 - (bottom - top) * (right - left) / (size[0] * size[1])
+        mixed, share = with_box(image, image, other, box)
+        return mixed, other, share
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         mixed, other, lam = self.mix(batch.image)
