@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "coral": {"coral.within_class": "true"},
     "mmd": {"mmd.gammas": "0.01,0.1"},
     "lisa": {"lisa.mixing": "cutmix", "lisa.sampler": "balanced"},
+    "pde": {"pde.warmup_epochs": 1, "pde.interval": 1, "pde.expansion": 0, "training.batch_size": 8},
 }
 
 
@@ -42,3 +44,6 @@ def test_a_stopped_run_ends_bit_equal_and_logs_its_penalty(method, toy_args, wri
     assert logged[0] == logged[1]
     if method in ("irm", "vrex", "coral", "mmd"):
         assert all(math.isfinite(line["penalty"]) and line["penalty"] != 0 for line in logged[0])
+    if method == "pde":
+        notes = json.loads((whole / "results.json").read_text())["notes"]["pde"]
+        assert notes["warmup_rows"] < notes["rows_at_end"] == sum(notes["rows_at_end_by_group"].values()) == 90

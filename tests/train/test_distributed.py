@@ -123,6 +123,7 @@ METHODS = {
     "coral": {"coral.weight": 50},
     "mmd": {},
     "lisa": {},
+    "pde": {"training.epochs": 4, "pde.warmup_epochs": 1, "pde.interval": 2},
     "ddb1": DIFFUSION,
     "ddb2": DIFFUSION,
     "cdpm": {"cdpm.widths": "8,16", "cdpm.layers": 1, "cdpm.attention": 0},

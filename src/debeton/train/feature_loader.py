@@ -120,7 +120,7 @@ class FeatureStore:
     def _of(self, loader: Loader, options: LoaderOptions) -> Tensor:
         """Return features of the view's rows in file order: [M, D], or [1 + T, M, D] with T triggers."""
         rows = np.unique(loader.view.rows)
-        view = replace(loader.view, rows=rows, order="sequential", weights=None, draws=None)
+        view = replace(loader.view, rows=rows, order="sequential", weights=None, draws=None, since=None)
         same = Loader(view, loader.batch_size, seed=0, tail="keep", options=options, triggers=loader.triggers)
         same.resolution = loader.resolution
         features = cached_features(self.network, same, self.precision, self.folder, progress=self.progress)

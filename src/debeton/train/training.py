@@ -100,10 +100,10 @@ def train_loader(run: Run, view: View, training: PhaseSettings | None = None) ->
     training: the settings of a phase (`phase_settings`); None for those of the configuration.
     """
     training = training or phase_settings(run.config)
-    batch_size = min(training.batch_size, len(view))
+    batch_size = min(training.batch_size, view.epoch_size)
     if batch_size < training.batch_size:
-        given = training.batch_size
-        logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, len(view), batch_size, given)
+        given, rows = training.batch_size, view.epoch_size
+        logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, rows, batch_size, given)
     tail: Tail = "drop" if training.drop_last else "share"
     least, options = least_rows(run.config), train_options(run, training)
     loader = make_loader(view, batch_size, seed=training.seed_of_order, tail=tail, least_rows=least, options=options)

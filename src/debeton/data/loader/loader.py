@@ -84,10 +84,10 @@ class Loader:
             raise DataError(f"view '{view.name}' of {view.beton.path} is empty; there is nothing to load")
         if batch_size < options.world:
             raise DataError(f"a batch of {batch_size} cannot be shared by {options.world} processes; use a larger one")
-        if tail == "drop" and batch_size > len(view):
+        if tail == "drop" and batch_size > view.epoch_size:
             raise DataError(
-                f"view '{view.name}' holds {len(view)} rows, fewer than one batch of {batch_size}, and leaving out the "
-                "last partial batch leaves nothing; use a smaller --training.batch_size"
+                f"an epoch of view '{view.name}' holds {view.epoch_size} rows, fewer than one batch of {batch_size}, "
+                "and leaving out the last partial batch leaves nothing; use a smaller --training.batch_size"
             )
         self.view, self.batch_size, self.seed, self.tail, self.options = view, batch_size, seed, tail, options
         self.least_rows = least_rows

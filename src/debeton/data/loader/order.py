@@ -6,6 +6,7 @@ So resuming and sharing an epoch need no state.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,8 +24,14 @@ QUASI_RANDOM_BLOCK, QUASI_RANDOM_WINDOW = 64, 64  # rows that are read together;
 
 
 def epoch_order(view: View, order: str, seed: int, epoch: int) -> Ints:
-    """Return positions into view.rows in the order of this epoch, int64."""
-    return ORDERS.get(order)(view, make_rng(seed, "order", order, epoch))
+    """Return positions into view.rows in the order of this epoch, int64.
+
+    Where the view grows, the rule is that of the rows that take part, and as many of them as the first epoch has.
+    """
+    rule, rng, part = ORDERS.get(order), make_rng(seed, "order", order, epoch), view.in_epoch(epoch)
+    if part is None:
+        return rule(view, rng)
+    return part[rule(replace(view.subset(part), since=None), rng)[: view.epoch_size]]
 
 
 @ORDERS.register("sequential", "every row once, in the sequence of the view")

@@ -33,6 +33,7 @@ class View:
     true_groups: the view that this one was regrouped from, with the set's own attributes; None if there is none.
     draws: (batches, rows of each batch) of an epoch by the order 'draws', which does not end with the rows.
     planted: the trigger that some of the images carry, or None.
+    since: int64 [M], the epoch from which on each row takes part; None where all rows always do (`growing`).
     """
 
     name: str
@@ -47,6 +48,7 @@ class View:
     true_groups: View | None = None
     draws: tuple[int, int] | None = None
     planted: PlantedTrigger | None = None
+    since: Ints | None = None
 
     @classmethod
     def whole(cls, beton: Beton, name: str | None = None) -> View:
@@ -60,6 +62,8 @@ class View:
     @property
     def epoch_size(self) -> int:
         """Return the number of rows that an epoch goes through."""
+        if self.since is not None:
+            return int((self.since == 0).sum())
         return len(self) if self.draws is None else self.draws[0] * self.draws[1]
 
     def in_draws(self, batches: int, size: int) -> View:
@@ -74,6 +78,22 @@ class View:
             )
         return replace(self, order="draws", draws=(batches, size))
 
+    def growing(self, since: Ints) -> View:
+        """Return a view whose epochs have ever more rows to choose from.
+
+        Every epoch goes through as many rows as the first one has, by the order rule of the view. So steps of an epoch
+        and schedules do not depend on the growth. ValueError if no row takes part in the first epoch.
+
+        since: int64 [M], the first epoch of each row, from 0.
+        """
+        if len(since) != len(self) or not (since == 0).any():
+            raise ValueError(f"{len(since)} epochs for {len(self)} rows, {int((since == 0).sum())} of them epoch 0")
+        return replace(self, since=since)
+
+    def in_epoch(self, epoch: int) -> Ints | None:
+        """Return the positions of the rows that take part in an epoch; None for all."""
+        return None if self.since is None else np.flatnonzero(self.since <= epoch)
+
     def subset(self, positions: Ints | NDArray[np.bool_], name: str | None = None) -> View:
         """Return the rows at `positions` of this view (indices or a mask [M]), with their weights.
 
@@ -84,7 +104,8 @@ class View:
         if not len(rows):
             raise DataError(f"view '{name}' of {self.beton.path} is empty; no row was selected out of {len(self)}")
         weights = None if self.weights is None else self.weights[positions]
-        return replace(self, name=name, rows=rows, weights=weights)
+        since = None if self.since is None else self.since[positions]
+        return replace(self, name=name, rows=rows, weights=weights, since=since)
 
     def group_counts(self) -> Ints:
         """Return the number of rows by group, int64 [G]; rows whose attribute is not known are in none."""
