@@ -93,9 +93,10 @@ class Data:
     )
     pseudo_column: str = setting(Text(), "name of the column of values in pseudo_groups", default="ddb")
     pseudo_kind: str = setting(
-        OneOf("auto", "bias", "cluster", "attribute"),
+        OneOf("auto", "bias", "cluster", "attribute", "prediction"),
         "values of pseudo_column: 0 bias-aligned and 1 bias-conflicting (bias), any numbers or names (cluster), names "
-        "of the data set's attributes (attribute); auto: bias where no value but 0 and 1 occurs",
+        "of the data set's attributes (attribute), classes as a network predicts them (prediction); auto: bias where "
+        "no value but 0 and 1 occurs",
         default="auto",
     )
     seed: int = setting(Int(0), "seed of splits and subsets, and of nothing else", default=0, identity="seed")

@@ -27,8 +27,9 @@ from debeton.train.run import Run
 
 IDENTIFY = "identify"  # name of the phase that trains a finder's network
 TABLE, GROUP, SCORE = "groups.csv", "group", "score"
-# Meaning of the groups in a table: 0 bias-aligned and 1 bias-conflicting, numbers of clusters, or names of attributes.
-Kind = Literal["bias", "cluster", "attribute"]
+# Meaning of the groups in a table: 0 bias-aligned and 1 bias-conflicting, numbers of clusters, names of attributes, or
+# names of predicted classes.
+Kind = Literal["bias", "cluster", "attribute", "prediction"]
 
 
 @section("finder", "the network of a group finder (groups.from) that has no settings of its own for it")
@@ -61,7 +62,7 @@ def identify_outline(run: Run, section: type[Any] = FinderSettings) -> Outline:
 class Groups:
     """The groups that a finder gives M rows.
 
-    value: 0 or 1, numbers of clusters, or names of attributes, as the kind says, [M].
+    value: 0 or 1, numbers of clusters, names of attributes or of predicted classes, as the kind says, [M].
     score: what the value was decided by, float [M]; for marks the higher, the more likely bias-conflicting.
     more: further columns of the table, by name, [M] each.
     """

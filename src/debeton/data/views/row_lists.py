@@ -110,6 +110,8 @@ def pseudo_grouped(view: View, path: Path, column: str, kind: str = "auto") -> V
         'cluster': any values, such as cluster numbers or names. Groups without a row do not exist, and none is
             bias-aligned.
         'attribute': names of the data set's own attributes, with their bias-aligned pairs.
+        'prediction': names of classes, as a network predicts them. A row is thought to be bias-aligned where the
+            prediction is its label.
         'auto': 'bias' where no value but 0 and 1 occurs, else 'cluster'.
     """
     if not path.is_file():
@@ -127,7 +129,11 @@ def grouped_by_values(view: View, values: Sequence[str], path: Path, column: str
     if kind == "bias" or (kind == "auto" and {*known} <= {"", *MARKS} and any(known)):
         return by_marks(view, _mark_codes(known, path, view, column, may_be_unknown=True))
     if kind == "attribute":
-        return by_attributes(view, _attribute_codes(values, path, view, column))
+        own = (view.true_groups or view).spec.attributes
+        return by_attributes(view, _name_codes(values, own, "attribute", path, view, column))
+    if kind == "prediction":
+        codes = _name_codes(values, view.spec.classes, "class", path, view, column)
+        return by_predictions(view, codes, column)
     codes, names = _value_codes(known, path, view, column)
     grouped = view.regrouped(_over_beton(view, codes), names).without_empty_groups()
     logger.info("pseudo-groups: column '%s' of %s has %d values; none is bias-aligned", column, path, len(names))
@@ -152,13 +158,29 @@ def by_attributes(view: View, codes: Ints) -> View:
     return replace(grouped, spec=replace(grouped.spec, attribute_name=f"found {own.attribute_name}"))
 
 
-def _attribute_codes(values: Sequence[str], path: Path, view: View, column: str) -> Ints:
-    """Return the codes of names of attributes, -1 for an empty one; DataError for another name."""
-    names = (view.true_groups or view).spec.attributes
+def by_predictions(view: View, codes: Ints, column: str) -> View:
+    """Group a view by class and predicted class. A row is bias-aligned where the prediction is its label.
+
+    The predicted class is one attribute for all classes: rows of two classes with the same prediction share it.
+
+    codes: of the predicted classes, int64 [M]; -1 where not known.
+    column: name of the attribute.
+    """
+    classes = view.spec.classes
+    names, pairs = [f"predicted {name}" for name in classes], [(code,) for code in range(len(classes))]
+    grouped = view.regrouped(_over_beton(view, codes), names, pairs)
+    return replace(grouped, spec=replace(grouped.spec, attribute_name=column))
+
+
+def _name_codes(values: Sequence[str], names: Sequence[str], what: str, path: Path, view: View, column: str) -> Ints:
+    """Return the codes of names, -1 for an empty one; DataError for another name.
+
+    what: 'attribute' or 'class', for the message.
+    """
     codes = {**{name: code for code, name in enumerate(names)}, "": UNKNOWN}
     if unknown := sorted({*values} - {*codes}):
         raise DataError(
-            f"{path}: {column} has '{unknown[0]}', which is no attribute of {view.spec.name}; expected "
+            f"{path}: {column} has '{unknown[0]}', which is no {what} of {view.spec.name}; expected "
             f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
         )
     return np.array([codes[value] for value in values], np.int64)
