@@ -41,6 +41,7 @@ SETTINGS = {
     "eiil": {"eiil.steps": 10},
     "ffr": {"ffr.epochs": 2, "synthetic.per_cell": 4},
     "self": {"self.steps": 10, "self.rows": "8"},
+    "groups": {"groups.from": "jtt"},
 }
 
 

@@ -66,7 +66,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
 
     from debeton.commands.next_commands import next_commands
     from debeton.config import load
-    from debeton.methods import METHODS
+    from debeton.methods import METHODS, sections_of
     from debeton.methods import train as train_method
     from debeton.system.distributed import is_main
     from debeton.system.log import logger, set_up_logging
@@ -87,7 +87,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> int:
             if opened is None:
                 return 0
             with said_before_leaving(opened):
-                finish(opened, train_method(opened), method.sections)
+                finish(opened, train_method(opened), sections_of(opened))
             if is_main():
                 from debeton.report.console import print_tables
                 from debeton.report.records import load_runs

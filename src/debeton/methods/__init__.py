@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 
 from debeton.methods.finder import FINDERS, Finder, Found, Groups, found_groups, register_finder
-from debeton.methods.method import METHODS, Method, check, outline, register_method, run_method, train
+from debeton.methods.method import METHODS, Method, check, outline, register_method, run_method, sections_of, train
 
 __all__ = [
     "FINDERS",
@@ -24,6 +24,7 @@ __all__ = [
     "register_finder",
     "register_method",
     "run_method",
+    "sections_of",
     "train",
 ]
 

@@ -19,6 +19,7 @@ from debeton.config import section, setting
 from debeton.config.checkers import Bool, FloatList, Int, OneOf, OrNull, Text
 from debeton.data.spec import count_codes
 from debeton.data.views.view import View
+from debeton.methods.group_choice import finder_of
 from debeton.methods.method import register_method
 from debeton.methods.parts.balance import check_attribute
 from debeton.methods.parts.base_network import Base, refit_head
@@ -103,6 +104,7 @@ def check_dfr(run: Run, draws: int = 1) -> None:
 
     draws: number of ways to draw the rows of a fit that are tried (`Draw`).
     """
+    _check_groups_choice(run)
     views = head_views(run)
     tuned = len(head_candidates(run)) * draws > 1
     chooses = views.get("tune", views["fit"])
@@ -122,6 +124,25 @@ def dfr_base(run: Run) -> Base:
     """Return the source of the features that section 'dfr' names."""
     settings = run.config.section(DfrSettings)
     return Base(PHASE, settings.base, settings.checkpoint, settings.cache, settings.normalise_features)
+
+
+def _check_groups_choice(run: Run) -> None:
+    """Raise UsageError where the groups of section 'groups' are not those that the last layer is fitted on."""
+    settings, choice, base = run.config.section(DfrSettings), run.config.groups, dfr_base(run).method(run)
+    on_val = "val" in (settings.data, settings.tune)
+    if on_val and choice.val == "none":
+        key = "data" if settings.data == "val" else "tune"
+        raise UsageError(
+            f"groups.val is 'none', and dfr.{key} 'val' needs the groups of the validation rows; fit on the training "
+            "rows with --dfr.data train --dfr.tune half, or leave groups.val out"
+        )
+    finds = finder_of(run) is not None and not (base is not None and base.takes_groups)
+    if finds and settings.data != "train" and choice.val != "inferred":
+        raise UsageError(
+            f"groups.from is '{choice.finder}', and dfr.data is '{settings.data}', whose rows keep their own groups, "
+            "so that the finder would change nothing; fit on the training rows with --dfr.data train, infer the groups "
+            "of the validation rows with --groups.val inferred, or leave groups.from out"
+        )
 
 
 def dfr_phases(run: Run) -> Outline:

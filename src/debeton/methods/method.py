@@ -121,10 +121,48 @@ def register_method(
 def check_method(run: Run, name: str, method: Method) -> None:
     """Raise UsageError or DataError for a run that the method cannot train."""
     check_choice(run, name, takes_groups=method.takes_groups, own_finder=method.finder, infers_val=method.infers_val)
-    if method.needs == NEEDS_ATTRIBUTE and finder_of(run) is None:
+    _check_trainer(run, name, method)
+
+
+def _check_trainer(run: Run, name: str, method: Method, finder: str = "") -> None:
+    """Raise UsageError or DataError for groups or settings that the method cannot train on. finder: of a base."""
+    if method.needs == NEEDS_ATTRIBUTE and finder_of(run, finder) is None:
         run.views["train"].require_attributes(name)
     check_class_weights(run, name, method)
-    method.check(provisional(run))
+    method.check(provisional(run, finder))
+
+
+def check_base(run: Run, name: str, base: Method) -> None:
+    """Raise UsageError or DataError where a method cannot train the network that another one goes on with (dfr.base).
+
+    The base takes the groups of groups.from, or those of the finder that belongs to it.
+    """
+    given, finder = run.config.groups.finder, finder_of(run, base.finder) if base.finder else None
+    if finder is not None and finder_of(run) is not None and given != base.finder:
+        raise UsageError(
+            f"{run.config.training.method} goes on with {name}, which finds groups by '{base.finder}', and groups.from "
+            f"is '{given}'; use --groups.from {base.finder}, or take upweight or groupdro as the base"
+        )
+    if finder is not None:
+        finder.check(run)
+    _check_trainer(run, name, base, base.finder)
+
+
+def base_outline(run: Run, base: Method) -> Outline:
+    """Return the outline of the training of a base, after the finder that belongs to it."""
+    return [*(finder_outline(run, base.finder) if _finds_itself(run, base) else []), *base.phases(run)]
+
+
+def train_base(run: Run, base: Method) -> nn.Module:
+    """Train the base of a method, in the groups that `check_base` says, and return its model."""
+    model = base.run(with_groups(run, base.finder) if _finds_itself(run, base) else run)
+    assert model is not None  # a base trains a classifier
+    return model
+
+
+def _finds_itself(run: Run, base: Method) -> bool:
+    """Return whether a finder belongs to the base, and the run has not found its groups already."""
+    return bool(base.finder) and run.config.groups.finder != base.finder
 
 
 def check_class_weights(run: Run, name: str, method: Method) -> None:
@@ -156,7 +194,7 @@ def check(run: Run) -> None:
     check_method(run, run.config.training.method, method)
     check_evaluations(run, classifies=method.classifies)
     if method.classifies:
-        check_selection_rows(run.config, run.views)
+        check_selection_rows(run.config, provisional(run).views)
         check_classifier(run)
 
 
@@ -173,6 +211,16 @@ def run_method(run: Run) -> nn.Module | None:
     """Run the configured method after the first phase, if there is one. `train` checks the run before."""
     method = METHODS.get(run.config.training.method)
     return method.run(with_groups(run if method.begins_itself else begin(run)))
+
+
+def sections_of(run: Run) -> tuple[str, ...]:
+    """Return the sections of settings that belong to a run's method and its finder, beside the one of its name.
+
+    Reports tell runs apart by them, and leave out the sections of methods that the run does not have.
+    """
+    finder = finder_of(run)
+    sections = [*METHODS.get(run.config.training.method).sections, *(() if finder is None else finder.sections)]
+    return tuple(dict.fromkeys(sections))
 
 
 def outline(run: Run) -> Outline:

@@ -113,6 +113,8 @@ def check_selection(config: Config, views: Mapping[str, View]) -> None:
                 "out with --data.val_fraction 0.1, or keep the last epoch with --training.selection last"
             )
         return
+    if config.groups.val == "inferred":
+        return  # the finder decides: methods.group_choice
     spec = views["val"].spec
     if rule == "minority" and not spec.aligned:
         raise UsageError(f"training.selection is 'minority', but {no_pairs(views['val'])}, or select by worst_group")

@@ -17,7 +17,7 @@ from torch import nn
 from debeton.config import section, setting
 from debeton.config.checkers import Bool, OrNull, Text
 from debeton.data.views.view import View
-from debeton.methods.method import METHODS, Method, check_method
+from debeton.methods.method import METHODS, Method, base_outline, check_base, train_base
 from debeton.methods.parts.first_phase import begin, first_outline
 from debeton.methods.parts.logistic_head import FeatureSet
 from debeton.nets.checkpoint import BEST_NAME, save_checkpoint
@@ -96,7 +96,7 @@ class Base:
             self._load(run, Path(self.checkpoint))
         method = self.method(run)
         if method is not None:
-            check_method(run, self.name, method)
+            check_base(run, self.name, method)
 
     def method(self, run: Run) -> Method | None:
         """Return the method that trains the features; None where they come from elsewhere.
@@ -128,7 +128,7 @@ class Base:
         """Return the outline of the training of the features; empty where they come from elsewhere."""
         method = self.method(run)
         before = [] if self.checkpoint is not None else first_outline(run)
-        return [*before, *([] if method is None else method.phases(run))]
+        return [*before, *([] if method is None else base_outline(run, method))]
 
     def network(self, run: Run) -> nn.Module:
         """Return the network whose features are used: from a checkpoint, trained here, or with published weights."""
@@ -137,9 +137,7 @@ class Base:
             return self._load(run, Path(self.checkpoint))
         others = {key.split(".")[0] for key in run.config.values} - _head_sections()
         method, run = self.method(run), begin(replace(run, sections=tuple(sorted(others))))
-        model = run.network() if method is None else method.run(run)
-        assert model is not None
-        return model
+        return run.network() if method is None else train_base(run, method)
 
     def _load(self, run: Run, path: Path) -> nn.Module:
         """Return the network of a checkpoint."""
