@@ -28,7 +28,7 @@ from debeton.data.sources import SOURCES
 from debeton.data.spec import DatasetSpec
 from debeton.data.triggers.trigger import TRIGGERS
 from debeton.data.views.view import View
-from debeton.methods import METHODS
+from debeton.methods import FINDERS, METHODS
 from debeton.nets.models import MODELS
 from debeton.system import plugins
 from debeton.system.log import logger
@@ -116,7 +116,7 @@ def write_toy() -> Callable[[Path, int, float], None]:
 @pytest.fixture
 def plugins_end_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget, after the test, the plugins that it loads and the names that they register."""
-    for registry in (METHODS, SOURCES, TRIGGERS, OPS, MODELS):
+    for registry in (METHODS, FINDERS, SOURCES, TRIGGERS, OPS, MODELS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(plugins, "_LOADED", {})
     sections, declarations = set(SECTIONS), get_current_config()

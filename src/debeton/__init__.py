@@ -37,6 +37,8 @@ Runs:
 
 Extending:
     register_method: a method, a function from a run to the trained network
+    register_finder: a group finder, a function from a run to the groups of its training rows
+    Found, Groups, found_groups: the result of a finder, the groups of rows, and the table that holds them
     register_source: a data set, a function from a raw folder to its splits
     Dataset, Option, Request: the result, the options and the argument of a source
     register_trigger: a trigger, a function from its options to what is drawn over a frame
@@ -95,6 +97,10 @@ if TYPE_CHECKING:
     from debeton.library import fit_phase as fit_phase
     from debeton.library import load_config as load_config
     from debeton.library import measure_predictions as measure_predictions
+    from debeton.methods import Found as Found
+    from debeton.methods import Groups as Groups
+    from debeton.methods import found_groups as found_groups
+    from debeton.methods import register_finder as register_finder
     from debeton.methods import register_method as register_method
     from debeton.nets.models import register_network as register_network
     from debeton.nets.trained import load_trained as load_trained
@@ -116,7 +122,9 @@ _MODULES = {
     "DataError": "debeton.system.errors",
     "Dataset": "debeton.data.sources",
     "DatasetSpec": "debeton.data.spec",
+    "Found": "debeton.methods",
     "GroupMeter": "debeton.train.metrics",
+    "Groups": "debeton.methods",
     "Layers": "debeton.data.triggers.trigger",
     "LoaderOptions": "debeton.data.loader.options",
     "Objective": "debeton.train.objective",
@@ -132,6 +140,7 @@ _MODULES = {
     "evaluate": "debeton.library",
     "fit": "debeton.library",
     "fit_phase": "debeton.library",
+    "found_groups": "debeton.methods",
     "group_metrics": "debeton.train.metrics",
     "load_config": "debeton.library",
     "load_plugins": "debeton.system.plugins",
@@ -142,6 +151,7 @@ _MODULES = {
     "open_run": "debeton.train.run",
     "predict": "debeton.nets.trained",
     "register_augmentation": "debeton.data.loader.augment",
+    "register_finder": "debeton.methods",
     "register_method": "debeton.methods",
     "register_network": "debeton.nets.models",
     "register_source": "debeton.data.sources",

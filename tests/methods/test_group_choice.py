@@ -328,8 +328,8 @@ def test_a_run_in_the_groups_of_the_table_is_bit_equal_to_the_one_with_the_finde
     assert results[0]["test"] == results[1]["test"]
 
 
-def test_the_network_of_a_finder_is_shared_by_methods_and_trained_again_where_its_run_is_gone(shared, tmp_path):
-    args, first = shared
+def test_the_network_of_a_finder_is_shared_by_methods_and_trained_again_where_it_is_damaged(shared):
+    _, first = shared
     same = ("--groups.from", "cnc")
     taken = other_run(shared, "subg", *same)
     assert phases_of(taken)["identify"]["taken_from"] == str(first)

@@ -10,6 +10,7 @@ share its network.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,6 @@ def _lines(notes: Mapping[str, Any], table: Path) -> list[str]:
     ):
         value = notes[kind]
         lines.append(f"{kind}: " + ("not known" if value is None else f"{100 * value:.1f} % {meaning}"))
-    return [
-        *lines,
-        f"table: {table}",
-        f"train on it: --data.pseudo_groups {table} --data.pseudo_column {notes['column']}",
-    ]
+    kind = "" if notes["kind"] == "bias" else f" --data.pseudo_kind {notes['kind']}"
+    words = f"--data.pseudo_groups {shlex.quote(str(table))} --data.pseudo_column {notes['column']}{kind}"
+    return [*lines, f"table: {table}", f"train on it: {words}"]

@@ -1,4 +1,4 @@
-"""Plugins: files and modules outside the package that register methods, sources, triggers, augmentations or networks.
+"""Plugins: files and modules outside the package that register methods, group finders, data sets and the like.
 
 `--plugins FILE_OR_MODULE` loads one, and so does an installed package with an entry point of the group
 `debeton.plugins`. A run folder names the plugins of its run in `plugins.json`.

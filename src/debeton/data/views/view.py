@@ -122,7 +122,7 @@ class View:
 
     @property
     def is_regrouped(self) -> bool:
-        """True if the groups are not those of the data set, but found by a network or read from a file."""
+        """True if the groups are not the data set's own: found by a network, or read from a file."""
         return self.true_groups is not None and self.true_groups.spec != self.spec
 
     @property
@@ -283,7 +283,7 @@ class View:
         return replace(self, attribute=own.attribute, group=own.group, spec=own.spec, true_groups=None)
 
     def known_in_part(self, share: float, seed: int) -> View:
-        """Return the same rows, with the attribute of a share of the real ones known and that of the others hidden.
+        """Return the same rows, with the attribute of a share of the real ones known, the others hidden.
 
         `true_groups` is the view as it was, by which results are measured.
 

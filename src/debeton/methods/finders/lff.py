@@ -1,4 +1,4 @@
-"""Failures of a biased network: the rows whose label a network does not believe in that was trained to be biased.
+"""Failures of a biased network: rows whose label is improbable to a network that was trained to be biased.
 
 Nam, Cha, Ahn, Lee and Shin 2020, "Learning from Failure: Training Debiased Classifier from Biased Classifier" (arXiv
 2007.02561): its biased network alone.
