@@ -73,6 +73,9 @@ def marking(monkeypatch: pytest.MonkeyPatch, every: int = 4, kind: str = "bias")
             "groups.val is 'none', and training.selection 'worst_group' selects by groups",
             id="hidden val",
         ),
+        pytest.param(
+            "groupdro", {"groups__from": "cnc", "finder__epochs": 0}, "finder.epochs", id="a network without training"
+        ),
         pytest.param("jtt", {"groups__from": "eiil"}, "groups.from", id="another finder than its own"),
         pytest.param("groups", {}, "groups.from is 'attribute', which finds nothing", id="groups alone"),
         pytest.param(
@@ -114,6 +117,14 @@ def test_a_file_of_groups_goes_with_neither_a_finder_nor_a_share_of_known_rows(t
         given = {"data__pseudo_groups": table, "data__pseudo_column": "group", **settings}
         assert run(words(toy_args, "groupdro", **given)) == 2
         assert said in capsys.readouterr().err
+
+
+def test_ffr_which_is_erm_on_real_rows_refuses_a_finder(toy_args):
+    with (
+        open_run(load([], words(toy_args, "groupdro", groups__from="cnc"))) as opened,
+        pytest.raises(UsageError, match=r"groups\.from is 'cnc', and ffr is erm on the real rows"),
+    ):
+        METHODS.get("ffr").check(opened)
 
 
 def test_groups_from_file_reads_the_file(toy_args, table):

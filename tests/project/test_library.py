@@ -148,6 +148,12 @@ def test_methods_sources_augmentations_triggers_and_networks_come_from_files_out
     assert [Path(plugin["file"]).name for plugin in recorded] == ["my_data.py", *files]
 
 
+def test_a_finder_from_outside_leaves_its_table(examples, toy_args, capsys):
+    assert command("groups", "--plugins", "my_finder.py", *toy_args, "--groups.from", "busy", "--out", "busy.csv") == 0
+    assert re.search(r"^  left, aligned +256$", capsys.readouterr().out, re.MULTILINE)  # raw images are equally large
+    assert len(Path("busy.csv").read_text().splitlines()) == 513
+
+
 def test_a_method_from_outside_has_settings_of_its_own(examples, capsys):
     with pytest.raises(SystemExit) as stop:
         command("train", "--plugins", "my_settings.py", "--help", "smooth")

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from debeton.config import Config, PhaseSettings, phase_setting, phase_settings, section
+from debeton.config import Config, PhaseSettings, phase_setting, phase_settings, section, setting
+from debeton.config.checkers import Int, OrNull
 from debeton.data.views.row_lists import grouped_by_values, pseudo_grouped
 from debeton.data.views.view import View
 from debeton.methods.parts.marked_rows import read_or_write_table
@@ -37,7 +38,9 @@ Kind = Literal["bias", "cluster", "attribute", "prediction"]
 class FinderSettings:
     """The settings of section 'finder'."""
 
-    epochs: int | None = phase_setting("epochs", IDENTIFY, default=1)
+    epochs: int | None = setting(
+        OrNull(Int(1)), "epochs of the phase 'identify', at least 1; null: training.epochs", default=1
+    )
     lr: float | None = phase_setting("lr", IDENTIFY)
     weight_decay: float | None = phase_setting("weight_decay", IDENTIFY)
     optimizer: str | None = phase_setting("optimizer", IDENTIFY)
