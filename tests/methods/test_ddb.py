@@ -469,7 +469,7 @@ def test_needs_of_later_phases_are_looked_up_before_the_first_one(
     toy_args, capsys, monkeypatch, tmp_path, extra, status, words, dry
 ):
     monkeypatch.setattr(WeightsEnum, "get_state_dict", no_network)
-    monkeypatch.setattr("debeton.methods.ddb.train_diffusion", lambda *args: pytest.fail("a phase began"))
+    monkeypatch.setattr("debeton.methods.finders.ddb.train_diffusion", lambda *args: pytest.fail("a phase began"))
     args = [*toy_args, *given({**TINY, "training.method": "ddb1", **extra}), *(["--dry-run"] if dry else [])]
     assert run(args) == status
     assert words in " ".join(capsys.readouterr().err.split())
