@@ -106,3 +106,47 @@ def test_the_known_attributes_alone_are_refused_where_there_are_none(tmp_path: P
     paths = {"train": write(tmp_path / "train.beton", [-1] * 4, "train")}
     with pytest.raises(UsageError, match=r"leaves no row of 'train': none of its 4 rows .* has a known attribute"):
         open_views(paths, ViewOptions(known_attributes_only=True))
+
+
+# --- known in part (groups.known) ------------------------------------------------------------------
+
+
+@pytest.fixture
+def half_synthetic(paper_view) -> View:
+    """Return 60 rows, of which every third is synthetic, and one real row's attribute is not known."""
+    label, attribute = np.arange(60) % 2, np.arange(60) % 2
+    attribute[4] = -1
+    return paper_view(label, attribute, source=(np.arange(60) % 3 == 2).astype(int))
+
+
+@pytest.mark.parametrize(("share", "known"), [(0.0, 0), (0.25, 10), (0.5, 20), (1.0, 39)], ids=str)
+def test_a_share_of_the_real_rows_stays_known(half_synthetic, share, known):
+    view = half_synthetic.known_in_part(share, 0)
+    real = view.beton.source == 0
+    assert view.knows_attribute[real].sum() == known  # 39 real rows are known: round(0.25 * 39), round(0.5 * 39)
+    assert view.knows_attribute[~real].all()
+    assert (view.attribute[view.knows_attribute] == half_synthetic.attribute[view.knows_attribute]).all()
+    assert view.rows.tolist() == half_synthetic.rows.tolist()
+
+
+def test_the_seed_alone_draws_the_known_rows_whatever_the_order(half_synthetic):
+    first, again, other = (half_synthetic.known_in_part(0.5, seed) for seed in (0, 0, 1))
+    assert first.attribute.tolist() == again.attribute.tolist() != other.attribute.tolist()
+    turned = half_synthetic.subset(np.arange(60)[::-1]).known_in_part(0.5, 0)
+    assert turned.attribute.tolist() == first.attribute.tolist()
+
+
+def test_hidden_rows_keep_their_true_groups_for_measuring(half_synthetic):
+    view = half_synthetic.known_in_part(0.0, 0)
+    assert view.true_groups is half_synthetic
+    assert not view.is_regrouped
+    assert view.real_counts().tolist() == half_synthetic.real_counts().tolist()
+    assert half_synthetic.knows_attribute.sum() == 59  # nothing is hidden in place
+
+
+def test_a_method_that_needs_hidden_attributes_names_finders_and_the_known_rows(half_synthetic):
+    with pytest.raises(UsageError) as error:
+        half_synthetic.known_in_part(0.5, 0).require_attributes("groupdro")
+    words = ("20 of 60 rows", "as groups.known is below 1", "probe, knn and ssa", "--data.known_attributes_only true")
+    assert all(word in str(error.value) for word in words)
+    assert "--data.pseudo_groups" not in str(error.value)  # it contradicts groups.known

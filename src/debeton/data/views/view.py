@@ -122,7 +122,7 @@ class View:
 
     @property
     def is_regrouped(self) -> bool:
-        """True if the groups are not the data set's own: found by a network, or read from a file."""
+        """True if the groups were found by a network or read from a file."""
         return self.true_groups is not None and self.true_groups.spec != self.spec
 
     @property
@@ -149,16 +149,20 @@ class View:
                 f"{len(self):,} rows of '{self.name}'; leave these rows out with --data.known_attributes_only true, or "
                 "complete the table"
             )
+        is_hidden = self.true_groups is not None
         remedies = [
             "use a method that needs no attribute (erm, jtt, lff, eiil, ...)",
-            "find groups with --groups.from NAME (--list finders)",
-            "give pseudo-groups of the training rows with --data.pseudo_groups FILE",
+            "find groups with --groups.from NAME (probe, knn and ssa learn from the rows whose attribute is known; see "
+            "--list finders)",
         ]
+        if not is_hidden:
+            remedies.append("give pseudo-groups of the training rows with --data.pseudo_groups FILE")
         if unknown < len(self):
             remedies.append("leave such rows out of train, val and target with --data.known_attributes_only true")
         raise UsageError(
             f"{needed_by} needs the attribute of every row, and {unknown:,} of {len(self):,} rows of '{self.name}' "
-            f"({self.beton.path}) have none; {', '.join(remedies[:-1])}, or {remedies[-1]}"
+            f"({self.beton.path}) have none{', as groups.known is below 1' if is_hidden else ''}; "
+            f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
         )
 
     def real_counts(self) -> Ints:
@@ -283,9 +287,10 @@ class View:
         return replace(self, attribute=own.attribute, group=own.group, spec=own.spec, true_groups=None)
 
     def known_in_part(self, share: float, seed: int) -> View:
-        """Return the same rows, with the attribute of a share of the real ones known, the others hidden.
+        """Return the same rows with the attribute of a share of the real ones known.
 
-        `true_groups` is the view as it was, by which results are measured.
+        The attribute of the other real rows is hidden. `true_groups` is the view as it was, by which results are
+        measured.
 
         share: in [0, 1], of the real rows whose attribute is known. They are drawn by the seed, whatever their group.
         """
