@@ -13,6 +13,7 @@ FITTED = "fitted the last layer"
 TUNED = "chose C"
 CHOSE_HEAD = "chose the last layer"
 ADJUSTED = "adjusted the losses of the groups"
+GROUPED = "trained the group finder"
 
 
 def not_held_out(val_uses: Sequence[str], reported: Sequence[str]) -> list[str]:

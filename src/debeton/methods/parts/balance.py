@@ -33,6 +33,11 @@ SHOWN_COUNTS = 8
 def check_attribute(view: View) -> None:
     """Raise UsageError where the attribute of a row is not known, or the data set has no attribute."""
     view.require_attributes("balancing groups")
+    check_attribute_names(view)
+
+
+def check_attribute_names(view: View) -> None:
+    """Raise UsageError where the data set has no attribute."""
     if len(view.spec.attributes) > 1:
         return
     columns = sorted(set(view.spec.columns) - {view.spec.label_name})

@@ -19,13 +19,13 @@ from debeton.config.checkers import Bool, OrNull, Text
 from debeton.data.views.view import View
 from debeton.methods.method import METHODS, Method, base_outline, check_base, train_base
 from debeton.methods.parts.first_phase import begin, first_outline
+from debeton.methods.parts.frozen_network import network_of
 from debeton.methods.parts.logistic_head import FeatureSet
 from debeton.nets.checkpoint import BEST_NAME, save_checkpoint
 from debeton.nets.describe import describe_inputs, describe_network
 from debeton.nets.heads import RefittedHead, install_head, normalised
 from debeton.nets.models import make_model, named_head
 from debeton.nets.transfer import starts_published
-from debeton.nets.weight_fitting import load_run_weights
 from debeton.system import distributed
 from debeton.system.errors import UsageError
 from debeton.system.log import logger
@@ -93,7 +93,7 @@ class Base:
         with torch.device("meta"):  # raises for a head that cannot be replaced
             install_head(make_model(run.config.model.arch, 2), 2, normalise=False)
         if self.checkpoint is not None:
-            self._load(run, Path(self.checkpoint))
+            network_of(run, Path(self.checkpoint), f"{self.section}.checkpoint")
         method = self.method(run)
         if method is not None:
             check_base(run, self.name, method)
@@ -134,16 +134,10 @@ class Base:
         """Return the network whose features are used: from a checkpoint, trained here, or with published weights."""
         if self.checkpoint is not None:
             logger.info("features of %s", self.checkpoint)
-            return self._load(run, Path(self.checkpoint))
+            return network_of(run, Path(self.checkpoint), f"{self.section}.checkpoint")
         others = {key.split(".")[0] for key in run.config.values} - _head_sections()
         method, run = self.method(run), begin(replace(run, sections=tuple(sorted(others))))
         return run.network() if method is None else train_base(run, method)
-
-    def _load(self, run: Run, path: Path) -> nn.Module:
-        """Return the network of a checkpoint."""
-        model, expected = run.fresh_network(), describe_network(run.config, run.views["train"].spec)
-        load_run_weights(model, path, expected, f"{self.section}.checkpoint", head=named_head(model)[0])
-        return model
 
     def replace_head(self, run: Run, model: nn.Module) -> RefittedHead:
         """Put a new last layer into the network, and return it."""

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from debeton.data.loader.batch import Batch
 from debeton.data.loader.loader import Loader
+from debeton.data.views.view import View
 from debeton.nets.models import evaluating
 from debeton.system import distributed
 from debeton.train.divergence import check_rows_finite
 from debeton.train.objective import Precision
+from debeton.train.run import Run
+from debeton.train.run_loaders import eval_loader
 
 
 def logits_by_batch(model: nn.Module, loader: Loader, precision: Precision) -> Iterator[tuple[Batch, Tensor]]:
@@ -31,3 +34,18 @@ def logits_by_batch(model: nn.Module, loader: Loader, precision: Precision) -> I
             yield batch, logits.float()
     rows = torch.from_numpy(loader.view.rows).to(precision.device)
     check_rows_finite("a logit", loader.view, distributed.max_over_processes(wrong)[rows] == 0)
+
+
+def logits_of_rows(run: Run, model: nn.Module, view: View) -> Tensor:
+    """Return the logits of a view's rows in order, float32 [M, C].
+
+    They are on the CPU and equal in each process. The labels of the view play no part: the model's
+    classes may be others.
+    """
+    precision, loader = Precision(run.config.training.precision, run.device), eval_loader(view, run.config, run.device)
+    kept: Tensor | None = None
+    for batch, logits in logits_by_batch(model, loader, precision):
+        kept = logits.new_zeros(len(view.beton), logits.shape[1]) if kept is None else kept
+        kept[batch.row] = logits
+    assert kept is not None  # a view has rows, and each process has a batch, if an empty one
+    return distributed.sum_over_processes(kept)[torch.from_numpy(view.rows).to(run.device)].cpu()
