@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.running import folder_of, run, stopped_and_resumed
+from tests.running import folder_of, lines_of, run, stopped_and_resumed
 from tests.toy import TOY_SPEC, toy_rows
 
 from debeton.config import load
@@ -107,6 +107,20 @@ def test_a_dry_run_stops_before_features_and_shows_the_known_rows(words, capsys)
     assert "attribute unknown" in capsys.readouterr().out
 
 
+def test_subg_is_planned_before_its_groups_are_found(words, tmp_path):
+    words = [*words, "--groups.from", "probe", "--training.method", "subg", "--training.epochs", "1"]
+    words += ["--groups.single", "error"]
+    with open_run(load([], words)) as opened:
+        plan = outline(opened)
+    assert [phase.name for phase in plan] == ["identify", "train"]
+    assert plan[1].rows_of_epoch == 512  # at most
+    assert "the smallest that probe finds" in plan[1].note
+    assert run(words) == 0
+    found = notes_of(folder_of(tmp_path / "runs"))["groups"]
+    (line,) = [line for line in lines_of(folder_of(tmp_path / "runs")) if line["split"] == "train"]
+    assert sum(line["metrics"]["group_count"].values()) == 4 * min(found.values()) < 256
+
+
 def ssa_state(folder: Path) -> list[torch.Tensor]:
     files = sorted((folder / "checkpoints").glob("phase_identify_*.pt"))
     return [value for file in files for value in torch.load(file, weights_only=True)["state_dict"].values()]
@@ -126,8 +140,7 @@ def test_ssa_finds_bias_conflicting_rows_and_a_stopped_run_ends_bit_equal(words,
     assert notes_of(one)["recall"] > 0.8
     assert notes_of(one)["precision"] > 0.6  # of all rows, 12 % are bias-conflicting
     assert notes_of(one)["learnt_from"]["trained_on"] < notes_of(one)["learnt_from"]["rows"] == 51
-    lines = [json.loads(line) for line in (one / "results.jsonl").read_text().splitlines()]
-    assert any(sum(line["objective"]["accepted_rows"].values()) > 0 for line in lines if "objective" in line)
+    assert any(sum(line["objective"]["accepted_rows"].values()) > 0 for line in lines_of(one) if "objective" in line)
 
 
 def test_two_processes_find_the_groups_of_one(words, two_processes, tmp_path):
