@@ -18,7 +18,7 @@ from torch import nn
 
 from debeton.config import Config, PhaseSettings, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Int, OrNull
-from debeton.data.views.row_lists import grouped_by_values, pseudo_grouped
+from debeton.data.views.row_lists import by_clusters_of, grouped_by_values, pseudo_grouped
 from debeton.data.views.view import View
 from debeton.methods.parts.marked_rows import read_or_write_table
 from debeton.system.registry import Registry
@@ -187,10 +187,14 @@ def found_groups(
     def read(file: Path, rows: View) -> View:
         return pseudo_grouped(rows, file, column, kind)
 
-    def of(rows: View) -> View:
-        return grouped_by_values(rows, _texts(groups_of(rows).value), path, column, kind).without_empty_groups()
-
     train = read_or_write_table(path, view, network, columns, read)
+
+    def of(rows: View) -> View:
+        values = _texts(groups_of(rows).value)
+        if kind == "cluster":
+            return by_clusters_of(rows, values, train).without_empty_groups()
+        return grouped_by_values(rows, values, path, column, kind).without_empty_groups()
+
     return Found(train.without_empty_groups(), of, path, column, hint)
 
 

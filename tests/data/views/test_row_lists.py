@@ -14,7 +14,14 @@ import torch
 from debeton.data.beton.reading import open_beton
 from debeton.data.beton.writer import WriteOptions, write_beton
 from debeton.data.spec import DatasetSpec, Rows
-from debeton.data.views.row_lists import pseudo_grouped, read_index_lists, read_marks, select_rows
+from debeton.data.views.row_lists import (
+    by_clusters_of,
+    grouped_by_values,
+    pseudo_grouped,
+    read_index_lists,
+    read_marks,
+    select_rows,
+)
 from debeton.data.views.view import View
 from debeton.system.errors import DataError, UsageError
 
@@ -219,3 +226,13 @@ def test_two_clusters_are_marks_unless_the_user_says_clusters(view: View, tmp_pa
 def test_columns_that_are_no_groups_are_refused(view: View, tmp_path: Path, values: list[str], words: str):
     with pytest.raises(DataError, match=words):
         pseudo_grouped(view, clusters(tmp_path / "x.csv", values), "cluster")
+
+
+def test_rows_without_one_of_the_clusters_keep_the_names_of_the_others(paper_view, tmp_path):
+    spec = DatasetSpec("toy", ("a", "b"), ("x", "y"))
+    train, val = paper_view([0, 0, 0, 1, 1, 1], [0] * 6, spec), paper_view([0, 1], [0] * 2, spec)
+    grouped = grouped_by_values(train, ["0", "1", "2", "0", "0", "1"], tmp_path / "groups.csv", "group", "cluster")
+    same = by_clusters_of(val, ["2", "0"], grouped)  # no row of cluster 1
+    assert same.spec.attributes == grouped.spec.attributes == ("group 0", "group 1", "group 2")
+    assert same.attribute[val.rows].tolist() == [2, 0]
+    assert same.group[val.rows].tolist() == [2, 3]

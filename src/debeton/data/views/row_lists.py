@@ -140,6 +140,19 @@ def grouped_by_values(view: View, values: Sequence[str], path: Path, column: str
     return replace(grouped, spec=replace(grouped.spec, attribute_name=column))
 
 
+def by_clusters_of(view: View, values: Sequence[str], grouped: View) -> View:
+    """Group a view by class and cluster, under the names that the clusters have in another view.
+
+    values: numbers of the clusters of the view's rows, as texts [M]; each occurs in the other view.
+    grouped: the rows that the clusters were fitted on, as `grouped_by_values` has them.
+    """
+    spec = grouped.spec
+    code_of = {name.removeprefix(f"{spec.attribute_name} "): code for code, name in enumerate(spec.attributes)}
+    codes = np.array([code_of[value] for value in values], np.int64)
+    regrouped = view.regrouped(_over_beton(view, codes), spec.attributes)
+    return replace(regrouped, spec=replace(regrouped.spec, attribute_name=spec.attribute_name))
+
+
 def _over_beton(view: View, codes: Ints) -> Ints:
     """Return codes [M] of a view's rows by row number of its beton, int64 [N]; -1 for other rows."""
     attribute = np.full(len(view.beton), UNKNOWN)
