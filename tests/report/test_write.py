@@ -23,8 +23,10 @@ from debeton.report.figures.plots import make_plots, plot_groups, train_distribu
 from debeton.report.records import load_runs
 from debeton.report.runs import group_settings
 from debeton.report.tables import (
+    DASH,
     findings_table,
     group_table,
+    groups_table,
     notes,
     oracle_table,
     shortcut_table,
@@ -586,6 +588,22 @@ def test_the_cost_of_selection_is_a_table_of_the_runs_with_an_oracle(tmp_path):
     assert table.iloc[0].tolist()[1:] == [2, "60.5 ± 0.7", "81.5 ± 2.1", "21.0 ± 1.4"]
     assert len(table) == 1
     assert "Cost of selection" in write_report([tmp_path], tmp_path / "out").read_text()
+
+
+def test_groups_of_finders_and_cost_are_a_table_where_a_run_has_a_finder(tmp_path):
+    make_run(tmp_path, "resample")
+    assert groups_table(group_settings(load_runs([tmp_path]))).empty
+    for seed, precision in enumerate((0.5, 0.75)):
+        folder = make_run(tmp_path, "groupdro", seed)
+        add_notes(folder, groups={"from": "jtt", "precision": precision, "recall": None})
+        results = json.loads((folder / "results.json").read_text())
+        rows = sum(results["train_groups"].values())
+        results["timing"]["images"] = {"identify": rows, "train": 3 * rows}
+        (folder / "results.json").write_text(json.dumps(results))
+    table = groups_table(group_settings(load_runs([tmp_path]))).set_index("setting")
+    assert table.loc["groupdro"].tolist() == ["jtt", "62.5 ± 17.7", DASH, "4.0", "1.0"]
+    assert table.loc["resample"].tolist() == ["attribute", DASH, DASH, DASH, DASH]
+    assert "Groups that finders made" in write_report([tmp_path], tmp_path / "out").read_text()
 
 
 def test_the_cost_of_each_shortcut_is_a_table_with_both_signs(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -127,6 +127,37 @@ def oracle_table(settings: Sequence[Setting]) -> pd.DataFrame:
             stats = {name: str(make_stat([100 * v for v in column])) for name, column in columns.items()}
             rows.append({"setting": setting.label, "n": len(values), **stats})
     return pd.DataFrame(rows).fillna(DASH)
+
+
+def groups_table(settings: Sequence[Setting]) -> pd.DataFrame:
+    """Return how good the groups of a finder are, and what each setting cost, over seeds.
+
+    precision, recall: of the training rows that the groups call bias-conflicting, in percent.
+    epochs: images that networks were trained on in all phases, divided by the training rows.
+    finder's epochs: the part of them before the last phase.
+
+    It is empty where no run has a finder.
+    """
+    rows = []
+    for setting in settings:
+        found = [((run.results or {}).get("notes") or {}).get("groups") or {} for run in setting.runs]
+        row: dict[str, Any] = {"setting": setting.label, "groups from": found[0].get("from", "attribute")}
+        for name in ("precision", "recall"):
+            stat = make_stat([100 * one[name] for one in found if one.get(name) is not None])
+            row[name] = DASH if stat is None else str(stat)
+        epochs = [one for run in setting.runs if (one := _epochs_of(run.results or {}))]
+        for name, values in (("epochs", [a for a, _ in epochs]), ("finder's epochs", [b for _, b in epochs])):
+            row[name] = f"{statistics.fmean(values):.1f}" if values else DASH
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table if len(table) and (table["groups from"] != "attribute").any() else pd.DataFrame()
+
+
+def _epochs_of(results: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the images of all phases, and of those before the last, by training row; None if not known."""
+    images = list(((results.get("timing") or {}).get("images") or {}).values())
+    rows = sum((results.get("train_groups") or {}).values())
+    return (sum(images) / rows, sum(images[:-1]) / rows) if images and rows else None
 
 
 def findings_table(settings: Sequence[Setting]) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from debeton.report.tables import (
     UNITS,
     count_text,
     findings_table,
+    groups_table,
     interval_text,
     markdown_text,
     metric_table,
@@ -94,6 +95,7 @@ def write_report(
                 if name in PROBABILITY_METRICS
             ),
             (f"Cost of each shortcut on the {split} split", shortcut_table(settings, split)),
+            ("Groups that finders made, and cost in epochs", groups_table(settings)),
             ("Cost of selection: worst-group accuracy on the test split", oracle_table(settings)),
             ("Findings of the methods", findings_table(settings)),
         ],

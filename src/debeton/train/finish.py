@@ -162,11 +162,12 @@ def _tie_of_all_epochs(run: Run, phase: str, rule: str) -> str:
 
 
 def timing_of(run: Run) -> dict[str, Any]:
-    """Return the times of a run's phases, as results.json has them: seconds, shares, images per second."""
+    """Return the times of a run's phases, as results.json has them: seconds, images, shares, images per second."""
     trained = [record for record in run.phases.values() if record.images]
     waits = {name: record.data_wait for name, record in run.phases.items() if record.data_wait is not None}
     return {
         "phases": {name: record.seconds for name, record in run.phases.items()},
+        "images": {name: record.images for name, record in run.phases.items() if record.images},
         "data_wait": waits,
         "train_seconds": sum(record.seconds for record in run.phases.values()),
         **({"train_images_per_second": trained[-1].images / max(trained[-1].seconds, 1e-9)} if trained else {}),
