@@ -385,3 +385,9 @@ def test_two_processes_train_on_the_groups_that_one_finds(toy_args, two_processe
     assert_same_training(weights_of(one), weights_of(two), "small_resnet")
     counts = [json.loads((folder / "results.json").read_text())["notes"]["groups"]["groups"] for folder in (one, two)]
     assert counts[0] == counts[1]
+
+
+def test_without_validation_groups_the_worst_class_selects_unless_another_rule_is_given():
+    assert load([], ["--groups.val", "none"]).training.selection == "worst_class"
+    assert load([], ["--groups.val", "none", "--training.selection", "average"]).training.selection == "average"
+    assert load([]).training.selection == "worst_group"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from debeton.config import suggest
 from debeton.data.spec import UNKNOWN
 from debeton.data.views.row_lists import by_marks
 from debeton.data.views.view import View
@@ -20,6 +21,8 @@ from debeton.train.run import Run
 from debeton.train.run_views import no_pairs
 
 ATTRIBUTE, FILE = "attribute", "file"
+
+suggest("groups.val", "none", {"training.selection": "worst_class"})
 
 
 def finder_of(run: Run, name: str = "") -> Finder | None:
