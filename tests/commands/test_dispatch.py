@@ -93,7 +93,7 @@ def test_the_benchmark_script_runs_the_package_of_its_checkout_from_any_folder()
 def test_list_prints_one_kind(kind, capsys):
     assert command("list", kind) == 0
     expected = {"methods": "erm", "datasets": "dominoes", "triggers": "square", "augmentations": "flip"}
-    expected |= {"generators": "halves", "models": "resnet18", "presets": "methods/dfr"}
+    expected |= {"generators": "halves", "models": "resnet18", "finders": "jtt", "presets": "methods/dfr"}
     expected |= {"timm": "timm:resnet50", "open_clip": "open_clip:RN50@openai"}
     assert re.search(rf"^{expected[kind]}( |$)", capsys.readouterr().out, re.MULTILINE)
 

@@ -15,7 +15,7 @@ from tests.running import ROOT
 import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, PhaseSettings, load, phase_setting, phase_settings, section, setting
 from debeton.config.checkers import Checker, Float, FloatList, Int, OrNull, Text
-from debeton.config.section import SECTIONS, Setting, declared_field
+from debeton.config.section import SECTIONS, Setting, declared_field, setting_key
 from debeton.system.errors import UsageError
 
 
@@ -49,7 +49,7 @@ def test_every_value_has_its_annotated_type(name):
     for field in fields(cls):
         assert is_of_type(getattr(values, field.name), types[field.name]), field.name
         assert (NoneType in get_args(types[field.name])) == isinstance(
-            SECTIONS[name].settings[field.name].checker, OrNull
+            SECTIONS[name].settings[setting_key(field)].checker, OrNull
         ), field.name
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from debeton.data.loader.batch import Batch
 from debeton.data.spec import DatasetSpec
 from debeton.methods.debian import AlternateNetworks
-from debeton.methods.eiil import infer_environments
+from debeton.methods.finders.eiil import infer_environments
 from debeton.system.seed import make_rng
 from debeton.train.objective import Precision
 

@@ -264,7 +264,7 @@ def test_one_command_trains_a_diffusion_model_an_amplifier_and_the_debiased_netw
     with (amplified / SCORES).open() as file:
         records = list(csv.DictReader(file))
     assert len(records) == 512 == notes["training_rows"]["rows"]
-    assert set(records[0]) == {"path", "label", "attribute", "y", "prediction", "loss", "ddb"}
+    assert set(records[0]) == {"path", "label", "attribute", "y", "prediction", "loss", "ddb", "score"}
     assert all(r["ddb"] == "0" or r["y"] != r["prediction"] for r in records)  # only errors are conflicting
     assert sum(r["ddb"] == "1" for r in records) == notes["training_rows"]["conflicting_rows"]
     held_out = next(line for line in lines_of(amplified) if line["phase"] == "amplifier" and line["split"] == "val")

@@ -504,7 +504,9 @@ def test_changed_settings_of_the_last_layer_keep_the_base_of_an_earlier_run(toy_
         for value in grids:
             assert run([*args, "--training.outdir", tmp_path / out, "--dfr.c_grid", value]) == 0
     for out in "ab":
-        (folder,) = [f for f in (tmp_path / out).glob("*/version_0") if "- 0.1" in (f / "config.yaml").read_text()]
+        (folder,) = [
+            f for f in (tmp_path / out).glob("*/version_0") if load([f / "config.yaml"])["dfr.c_grid"] == (0.1,)
+        ]
         records = json.loads((folder / "checkpoints" / "phases.json").read_text())
         assert [bool(record["taken_from"]) for record in records.values()] == [out == "a", False]
         weights[out] = load_checkpoint(folder / "checkpoints" / "checkpoint_best.pt")["state_dict"]

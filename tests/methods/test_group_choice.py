@@ -256,7 +256,7 @@ def test_the_last_layer_is_fitted_on_found_groups_of_train_or_inferred_groups_of
         given = {"groups__from": "jtt", "dfr__c_grid": 1, "dfr__refits": 1, "training__epochs": 1, **settings}
         with open_run(load([], words(toy_args, "dfr", **given))) as opened:
             check(opened)
-            monkeypatch.setattr("debeton.methods.dfr.base_model", lambda run: run.network())
+            monkeypatch.setattr("debeton.methods.parts.base_network.Base.network", lambda self, run: run.network())
             METHODS.get("dfr").run(with_groups(opened))
             assert opened.notes["dfr"]["rows_of_a_refit"] == dict.fromkeys(
                 ("left, aligned", "left, conflicting", "right, aligned", "right, conflicting"), rows

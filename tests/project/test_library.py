@@ -126,10 +126,10 @@ def test_methods_sources_augmentations_triggers_and_networks_come_from_files_out
     files = ("my_methods.py", "my_augmentation.py", "my_trigger.py", "my_network.py")
     given = [word for file in files for word in ("--plugins", file)]
     assert command("list", "methods", *given) == 0
-    assert re.search(r"^focal +rows that are learned weigh less$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^my_focal +rows that are learned weigh less$", capsys.readouterr().out, re.MULTILINE)
     settings = {
         "data.dataset": "stripes",
-        "training.method": "focal",
+        "training.method": "my_focal",
         "training.augment": "darken:20",
         "model.arch": "linear",
         "training.epochs": 1,
@@ -143,7 +143,7 @@ def test_methods_sources_augmentations_triggers_and_networks_come_from_files_out
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
     assert command("train", *given, *words) == 0
     folder = folder_of(Path("runs"))
-    assert json.loads((folder / "results.json").read_text())["method"] == "focal"
+    assert json.loads((folder / "results.json").read_text())["method"] == "my_focal"
     recorded = json.loads((folder / "plugins.json").read_text())
     assert [Path(plugin["file"]).name for plugin in recorded] == ["my_data.py", *files]
 

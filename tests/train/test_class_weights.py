@@ -83,7 +83,7 @@ def test_methods_without_class_weights_refuse_them(toy_args, capsys, method):
     assert run([*toy_args, *words]) == 2
     error = capsys.readouterr().err
     assert f"{method} has no class weights in its loss" in error
-    assert "(afr, crt, crt_class, crt_reweight, dfr, dispel, erm, erm_target, ffr, jtt, self)" in error
+    assert "(afr, crt, crt_class, crt_reweight, dfr, dispel, erm, erm_target, ffr, jtt, self, upweight)" in error
 
 
 def test_dfr_refuses_them_where_its_base_method_does(toy_args, capsys):

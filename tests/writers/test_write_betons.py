@@ -403,6 +403,7 @@ def test_dominoes_from_packages_alone_keep_their_counts(tmp_path, capsys):
         "per_class": 20,
         "top_classes": "",
         "bottom_classes": "",
+        "class_shares": "",
         "legacy": False,
     }
     assert train.extra["top_index"].dtype == np.int64

@@ -65,7 +65,7 @@ def check_choice(run: Run, method: str, *, takes_groups: bool, own_finder: str =
         _check_inferred(run, finder)
     if finder is None:
         return
-    if data.pseudo_groups is not None:
+    if data.pseudo_groups is not None and own_finder != choice.finder:
         raise UsageError(
             f"groups.from is '{choice.finder}', and data.pseudo_groups gives groups too; leave one of them out"
         )

@@ -47,7 +47,7 @@ class LcSettings:
     temperature: float = setting(Float(0), "divisor of the biased network's logits in the priors, above 0", default=1.0)
     ema: float = setting(Float(0, 1), "share of the old value in the moving averages of the priors", default=0.995)
     average: str = setting(
-        OneOf("rows", "batches"), "what moves an average: each row, or the mean of a batch's rows", default="rows"
+        OneOf("rows", "batches"), "unit that moves an average: each row, or the mean of a batch", default="rows"
     )
     mixup: float = setting(
         Float(0, 0.5), "tau of Group MixUp: a row's own share is between 1 - 2 tau and 1 - tau; 0: none", default=0.5

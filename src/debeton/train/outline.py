@@ -53,7 +53,7 @@ class PhaseOutline:
         """Rows of a step: no more than the rows that there are."""
         if self.settings is None:
             return 0
-        there = self.rows if self.rows is not None else 0 if self.view is None else self.view.epoch_size
+        there = self.rows if self.rows is not None else 0 if self.view is None else self.view.largest_batch
         return min(self.settings.batch_size, there)
 
     @property

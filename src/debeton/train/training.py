@@ -89,7 +89,7 @@ def fit(
         model,
         lambda: _train(run, view, objective.to(run.device), phase, model, training, arch, val, identity(endless=True)),
         identity,
-        shared=read is not None,
+        **({} if read is None else {"shared": True}),
     )
     return model
 
@@ -100,9 +100,9 @@ def train_loader(run: Run, view: View, training: PhaseSettings | None = None) ->
     training: the settings of a phase (`phase_settings`); None for those of the configuration.
     """
     training = training or phase_settings(run.config)
-    batch_size = min(training.batch_size, view.epoch_size)
+    batch_size = min(training.batch_size, view.largest_batch)
     if batch_size < training.batch_size:
-        given, rows = training.batch_size, view.epoch_size
+        given, rows = training.batch_size, view.largest_batch
         logger.info("view '%s' holds %d rows: batches of %d instead of %d", view.name, rows, batch_size, given)
     tail: Tail = "drop" if training.drop_last else "share"
     least, options = least_rows(run.config), train_options(run, training)

@@ -66,6 +66,11 @@ class View:
             return int((self.since == 0).sum())
         return len(self) if self.draws is None else self.draws[0] * self.draws[1]
 
+    @property
+    def largest_batch(self) -> int:
+        """Return the most rows that a batch can hold: those of a draw, or of an epoch."""
+        return self.epoch_size if self.draws is None else min(self.draws[1], len(self))
+
     def in_draws(self, batches: int, size: int) -> View:
         """Return a view whose epochs are `batches` batches of `size` rows, each drawn anew from all rows.
 
