@@ -63,14 +63,14 @@ def usb_view(tmp_path_factory: pytest.TempPathFactory) -> View:
 
 
 class FakeRun(SimpleNamespace):
-    """A run without a folder or a network."""
+    """A run without a folder, with a network that only has a head."""
 
     def __init__(self, view: View, *overrides: str):
         config: Config = load([], overrides)
         super().__init__(views={"train": view}, config=config, device=torch.device("cpu"), sections=None, phases={})
 
     def network(self) -> torch.nn.Module:
-        return torch.nn.Identity()
+        return torch.nn.Linear(2, 2)
 
     def about_to_train(self, start: Any) -> None:
         pass
