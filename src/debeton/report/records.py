@@ -34,12 +34,14 @@ class RunRecord:
     config: config.yaml by dotted key ('training.lr').
     results: results.json; None while the run is unfinished.
     curve: the lines of results.jsonl, in order.
+    cost: number of runs that were trained for the run's setting, as a table shows it; '' if not known.
     """
 
     folder: Path
     config: Mapping[str, Any]
     results: Mapping[str, Any] | None
     curve: tuple[Mapping[str, Any], ...] = ()
+    cost: str = ""
 
     @property
     def name(self) -> str:

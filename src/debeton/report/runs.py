@@ -74,6 +74,11 @@ class Setting:
         return _by_seeds([run.selection or "–" for run in self.runs])
 
     @property
+    def cost(self) -> str:
+        """Return the number of runs that were trained for the setting, as text; '' if not known."""
+        return ", ".join(dict.fromkeys(run.cost for run in self.runs if run.cost))
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Return the remarks on the runs; those that do not hold for all seeds with the number of seeds."""
         counts = collections.Counter(remark for run in self.runs for remark in dict.fromkeys(run.remarks))

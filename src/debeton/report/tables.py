@@ -20,6 +20,10 @@ from debeton.train.result_files import FRACTIONS
 
 DASH = "–"
 MAX_ROWS = 16  # largest number of groups or rows that a table shows unfolded
+COST_MEANING = (
+    "Runs: how many were trained for the number: those of a search, diverged ones too, and, after '+', those "
+    "of its best setting. Runs of another variant whose checkpoint a setting takes are not counted."
+)
 UNITS = "Accuracies in percent, mean ± sample standard deviation over n seeds (no deviation for n = 1)."
 
 
@@ -31,6 +35,8 @@ def report_split(settings: Sequence[Setting]) -> str:
 def summary_table(settings: Sequence[Setting], split: str = "test", metrics: Sequence[str] = ()) -> pd.DataFrame:
     """Return one row of text per setting: n, accuracies, worst group and the rule that selected the epoch.
 
+    Runs with a cost add the column 'runs'.
+
     metrics: further columns, as in `shown_columns`; 'interval' adds intervals to the average and the worst group.
     """
     rows, columns = [], shown_columns(settings, split, metrics)
@@ -41,9 +47,10 @@ def summary_table(settings: Sequence[Setting], split: str = "test", metrics: Seq
             for metric in ("accuracy", "worst_group_accuracy"):
                 row[columns[metric]] += interval_text(setting.interval(metric, split))
         row |= {"worst group": worst_group(setting, split), "selection": setting.selection}
-        rows.append(row | {"remarks": "; ".join(setting.remarks) or DASH})
-    table = pd.DataFrame(rows, columns=["setting", "n", *columns.values(), "worst group", "selection", "remarks"])
-    return table.drop(columns="remarks") if (table["remarks"] == DASH).all() else table
+        rows.append(row | {"runs": setting.cost or DASH, "remarks": "; ".join(setting.remarks) or DASH})
+    last = ["worst group", "selection", "runs", "remarks"]
+    table = pd.DataFrame(rows, columns=["setting", "n", *columns.values(), *last])
+    return table.drop(columns=[name for name in ("runs", "remarks") if (table[name] == DASH).all()])
 
 
 def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.DataFrame:
@@ -62,6 +69,7 @@ def summary_numbers(settings: Sequence[Setting], split: str = "test") -> pd.Data
             low, high = setting.interval(metric, split) or (None, None)
             row |= {f"{metric}_low": low, f"{metric}_high": high}
         row |= {"worst_group": worst_group(setting, split), "selection": setting.selection}
+        row |= {"runs": setting.cost} if any(one.cost for one in settings) else {}
         rows.append(row | {"remarks": "; ".join(setting.remarks)})
     return pd.DataFrame(rows)
 
@@ -187,6 +195,7 @@ def notes(settings: Sequence[Setting], metrics: Sequence[str] = ()) -> list[str]
     lines += data_notes([(s.label, [*s.runs, *s.repeats]) for s in settings])
     rules = dict.fromkeys(s.selection for s in settings)
     lines.append("Epoch selected by: " + "; ".join(map(str, rules)) + ".")
+    lines += [COST_MEANING] if any(s.cost for s in settings) else []
     lines += remark_notes(settings)
     if repeats := [text for s in settings for text in _repeats(s)]:
         lines.append(f"Not counted, because another run has the same setting and seeds: {', '.join(repeats)}.")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -56,6 +58,7 @@ def write_report(
     pictures: PicturePlotter | None = None,
     tables: Sequence[tuple[str, pd.DataFrame]] = (),
     metrics: Sequence[str] = (),
+    costs: Mapping[Path, str] = MappingProxyType({}),
 ) -> Path:
     """Read the runs at `paths`, and write index.html, figures and summary.{csv,md,tex} to `out`, all or none.
 
@@ -69,10 +72,12 @@ def write_report(
         figures.
     tables: (title, table) of further sections.
     metrics: further columns (`columns.parse_metrics`). One of probabilities has a table by group and attribute.
+    costs: number of runs that were trained for the setting of a run, as text, by its folder; empty: no such column.
 
     DataError: no run is finished.
     """
-    runs, out = load_runs(paths), Path(out)
+    out = Path(out)
+    runs = [replace(run, cost=costs.get(run.folder, "")) for run in load_runs(paths)]
     settings = group_settings(runs, searched)
     if not settings:
         waiting = ", ".join(f"{run.folder} (epoch {run.last_epoch})" for run in runs)

@@ -35,6 +35,7 @@ class Job:
     draw: number of the draw in a random search, from 0; None: no search.
     searched: keys that were drawn.
     minutes: time limit; 0: none.
+    best_of: variant whose best setting the job runs, in addition to `settings`; training.selection judges it. '': none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Job:
     draw: int | None = None
     searched: tuple[str, ...] = ()
     minutes: float = 0
+    best_of: str = ""
 
     def __post_init__(self) -> None:
         """Check the names of the job's folders and files. UsageError for one that is no name, or too long."""
@@ -77,8 +79,9 @@ class Job:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Return the names of the variants whose best checkpoint or run folder this job uses."""
-        return tuple(variants_named_in(self.settings.values()))
+        """Return the names of the variants whose best setting, best checkpoint or run folder this job uses."""
+        named = variants_named_in(self.settings.values())
+        return tuple(dict.fromkeys([self.best_of, *named] if self.best_of else named))
 
 
 def axis_text(value: Any) -> str:

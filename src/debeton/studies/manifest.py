@@ -44,6 +44,7 @@ CONTENT = Table(
                     "searched": ListOf(str),
                     "minutes": Within(float, 0),
                 },
+                may={"best_of": str},
                 others=None,
             )
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from typing import Any
 import debeton.methods  # noqa: F401 - methods declare their settings
 from debeton.config import Config, load
 from debeton.nets.checkpoint import BEST_CHECKPOINT
+from debeton.studies.choice import best_setting
 from debeton.studies.jobs import PLACEHOLDER, Job, Point, split_placeholder
-from debeton.system.errors import DataError, UsageError
+from debeton.studies.search import SELECTION
+from debeton.system.errors import UsageError
 from debeton.system.files import write_text
 from debeton.system.json_files import damage_of, read_json
 from debeton.system.json_shapes import Table, or_null
 from debeton.system.locks import holder, is_locked
 from debeton.system.log import logger
 from debeton.system.project import find_preset
-from debeton.train.metrics import SELECTION_RULES, TIE_BREAK, selection_score
+from debeton.train.divergence import is_divergence
 from debeton.train.result_files import damaged_results, is_finished, read_results
 from debeton.train.run_folder import experiment_name, find_folder
 
@@ -101,6 +103,7 @@ class JobStates:
                 config = self._load(job, self._words(job, job.settings))
             except UsageError as error:
                 raise UsageError(f"job {job.name}: {error}") from None
+            self._check_epochs_serve(job, config)
             runs.setdefault((config.identity_hash(), job.data, job.betons), []).append(job)
         same = [members for members in runs.values() if len({job.variant for job in members}) > 1]
         if same:
@@ -111,10 +114,29 @@ class JobStates:
                 " and ".join(job.name for job in same[0]),
             )
 
+    def _check_epochs_serve(self, job: Job, config: Config) -> None:
+        """Check that the epochs of a search serve the rule of a job that runs its best setting.
+
+        UsageError: another rule ends the search's training or lowers its learning rate.
+        """
+        others = {other.settings[SELECTION] for other in self.searched_jobs(job)} - {config.training.selection}
+        follows = {"training.patience": config.training.patience is not None}
+        follows["training.lr_scheduler plateau"] = config.training.lr_scheduler == "plateau"
+        if others and any(follows.values()):
+            key = next(key for key, does in follows.items() if does)
+            raise UsageError(
+                f"job {job.name}: {key} makes the training of '{job.best_of}' depend on {min(others)}, so its runs "
+                f"cannot serve the rule {config.training.selection} too; remove it, or give each rule a search of its "
+                "own"
+            )
+
     def arguments(self, job: Job) -> list[str] | None:
         """Return the arguments of main.py for a job; None while a variant that it needs is not finished."""
+        chosen = self._chosen_setting(job)
+        if chosen is None:
+            return None
         settings: dict[str, Any] = {}
-        for key, value in job.settings.items():
+        for key, value in {**job.settings, **chosen}.items():
             for name in PLACEHOLDER.findall(value) if isinstance(value, str) else []:
                 kind, variant = split_placeholder(name)
                 folder = self.best_folder(variant, job)
@@ -218,31 +240,46 @@ class JobStates:
         found = read_results(folder)
         return None if found is None else found | {"folder": folder}
 
-    def best(self, jobs: Iterable[Job]) -> list[Job] | None:
+    def best(self, jobs: Iterable[Job], rule: str = "") -> list[Job] | None:
         """Return the jobs of the setting with the best validation score, averaged over seeds.
 
-        The score is that of the rule by which all runs select their epoch (`rule_of_scores`). Among equal scores the
-        mean group accuracy decides, then the order of the study file. Returns None while one of the jobs is not
-        finished.
+        The score is that of `rule`, or of the rule by which all runs select their epoch (`choice.py`). Among equal
+        scores the mean group accuracy decides, then the order of the study file. A draw whose training diverged is out
+        of the choice. Returns None while another of the jobs is not finished.
 
         jobs: jobs of one variant at one point.
 
         DataError: a run has no validation split, and there are several settings.
         """
-        by_setting: dict[str, list[tuple[Job, dict[str, Any]]]] = {}
+        jobs = list(jobs)
+        diverged = {job.setting_key for job in jobs if self.has_diverged(job)}
+        jobs_of: dict[str, list[Job]] = {}
+        results_of: dict[str, list[dict[str, Any]]] = {}
         for job in jobs:
-            results = self.results(job)
-            if results is None:
-                return None
-            by_setting.setdefault(job.setting_key, []).append((job, results))
-        if not by_setting:
-            return None
-        if len(by_setting) == 1:  # with one setting there is no choice, so no validation split is needed
-            return [job for members in by_setting.values() for job, _ in members]
-        rule = rule_of_scores([results for members in by_setting.values() for _, results in members])
-        scores = {name: [selection_score(r["val"], rule) for _, r in members] for name, members in by_setting.items()}
-        best = max(scores, key=lambda name: tuple(sum(part) / len(part) for part in zip(*scores[name])))
-        return [job for job, _ in by_setting[best]]
+            if job.setting_key not in diverged:
+                results = self.results(job)
+                if results is None:
+                    return None
+                jobs_of.setdefault(job.setting_key, []).append(job)
+                results_of.setdefault(job.setting_key, []).append(results)
+        if len(jobs_of) < 2:  # with one setting there is no choice, so no validation split is needed
+            return next(iter(jobs_of.values()), None)
+        return jobs_of[best_setting(results_of, rule)]
+
+    def has_diverged(self, job: Job) -> bool:
+        """Return whether the job is a draw of a search, and failed because its training diverged."""
+        return job.draw is not None and not self.is_done(job) and is_divergence(self.failure(job))
+
+    def searched_jobs(self, job: Job) -> list[Job]:
+        """Return the jobs of the search whose best setting a job runs; none for other jobs."""
+        return self._members.get(_place(job.best_of, job), []) if job.best_of else []
+
+    def _chosen_setting(self, job: Job) -> Point | None:
+        """Return the drawn settings that a job takes from a search; None while they are not known."""
+        if not job.best_of:
+            return {}
+        best = self.best(self.searched_jobs(job), rule=job.settings[SELECTION])
+        return None if best is None else best[0].setting
 
     def best_folder(self, variant: str, job: Job) -> Path | None:
         """Return the run folder of a variant's best setting, for the point and seed of `job`.
@@ -288,11 +325,11 @@ class _OneLook(JobStates):
             self._states[job.name] = super().state(job)
         return self._states[job.name]
 
-    def best(self, jobs: Iterable[Job]) -> list[Job] | None:
+    def best(self, jobs: Iterable[Job], rule: str = "") -> list[Job] | None:
         jobs = list(jobs)
-        names = tuple(job.name for job in jobs)
+        names = (rule, *(job.name for job in jobs))
         if names not in self._best:
-            self._best[names] = super().best(jobs)
+            self._best[names] = super().best(jobs, rule)
         return self._best[names]
 
     def best_folder(self, variant: str, job: Job) -> Path | None:
@@ -321,30 +358,3 @@ def _setting_text(value: Any) -> str:
     if value is None:
         return "null"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def rule_of_scores(all_results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the selection rule that compares finished runs on validation.
-
-    It is the rule that all of them asked for, or worst_group where they asked for several or keep the last epoch. Where
-    that rule is undefined for one of them, it is mean_group, or else worst_class.
-
-    all_results: contents of results.json.
-
-    DataError: a run has no validation split, or no rule is defined for all.
-    """
-    for results in all_results:
-        if results["val"] is None:
-            raise DataError(
-                f"{results['folder']} has no validation split, so no best setting can be chosen; hold rows out with "
-                "data.val_fraction, or give the study one setting"
-            )
-    asked = {(results.get("selected_by") or results).get("asked", results["selection"]) for results in all_results}
-    wanted = asked.pop() if len(asked) == 1 else "worst_group"
-    for rule in (wanted if wanted in SELECTION_RULES else "worst_group", TIE_BREAK, "worst_class", "average"):
-        if all(results["val"].get(SELECTION_RULES[rule].metric) is not None for results in all_results):
-            return rule
-    raise DataError(
-        f"the runs of {all_results[0]['folder'].parent} and others have no accuracy on validation that all of them "
-        "define, so no best setting can be chosen; give the study one setting"
-    )

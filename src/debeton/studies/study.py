@@ -36,6 +36,7 @@ class StudyVariant:
     search: by key, a list of choices, or one of RANGES with two bounds.
     draws: number of random points of `search`; 0: no search.
     seeds: seeds in place of the study's; empty: the study's.
+    best_of: name of the variant whose best setting each job runs, by its own training.selection; '': none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class StudyVariant:
     search: Mapping[str, Any] = field(default_factory=dict)
     draws: int = 0
     seeds: tuple[int, ...] = ()
+    best_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _job(
         else "all",
         draw=number,
         searched=tuple(drawn),
+        best_of=variant.best_of,
         minutes=float(study.limits.get("minutes", 0)),
     )
 

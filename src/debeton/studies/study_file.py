@@ -10,6 +10,11 @@
       erm: {configs: [dataset_configs/methods/erm.yaml]}
       scale: {configs: [dataset_configs/methods/scale.yaml], axes: {scale.mapping: [linear, step]}}
       tuned: {configs: [...], draws: 30, search: {training.lr: [0.1, 0.01], training.weight_decay: {log: [1e-5, 1e-3]}}}
+      fair:
+        draws: 16
+        seeds: [0]
+        search: [common, groupdro, {training.momentum: {uniform: [0.5, 0.95]}}]
+        best: {rules: [worst_group, mean_class], seeds: [1, 2, 3]}
       dfr: {configs: [...], settings: {dfr.checkpoint: '{best:erm}'}}
 
 The keys of a study:
@@ -25,10 +30,21 @@ The keys of a study:
 - seeds: seeds of every variant.
 - variants: what differs between the methods that are compared. Each may add configs, settings, axes, a random search
   with a number of draws, and its own seeds.
+- ranges: file of published ranges, in parts by name. The search of a variant may be a list of such names and of ranges.
 - limits: `{jobs: 200, minutes: 30}`. A study with more jobs is refused. A job that runs longer is stopped and counts
   as failed; a retry continues it.
 - slurm: options of sbatch, `{partition: gpu, gres: gpu:1}`.
 - published: published numbers, shown beside the measured ones (published.py).
+
+A range is a list of values, or two bounds: uniform, log (log-uniform), integers, log_integers, or log_to_one, where the
+distance to 1 is log-uniform. Draw k depends on the names of study and variant alone, so it is the same on every
+machine, and more draws leave it as it is. A draw whose training diverges counts among the draws and cannot win.
+
+`best` adds a variant NAME_best, which runs the best setting of the search once per rule and seed, with
+training.selection set to the rule. The runs of the search serve every rule: a rule compares the settings at the epochs
+that it would select itself, as results.jsonl has them. Where the last phase with epochs does not end in the reported
+model (a head that is fitted later), it compares the accuracies of that model. Three seeds of two rules after 16 draws
+thus cost 16 + 6 runs, and each number costs 16 + 3.
 
 Placeholders in text: {seed}, {raw}, and the names of axes and values without a dot. {best:VARIANT} is the best
 checkpoint of the variant's best setting, for the same seed and axes. The best setting has the highest validation score
@@ -38,7 +54,6 @@ seed is shared by all seeds of the variants that use it.
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -50,10 +65,11 @@ from debeton.config import declared
 from debeton.config.loading import check_names
 from debeton.config.section import check_value, nearest_key
 from debeton.config.yaml_files import check_keys, check_kinds, read_mapping
-from debeton.studies.jobs import PLACEHOLDER, Point, axis_text, split_placeholder, variants_named_in
+from debeton.studies.jobs import PLACEHOLDER, Point, axis_text, split_placeholder
 from debeton.studies.published import read_published
-from debeton.studies.search import check_range
+from debeton.studies.search import SELECTION, join_ranges, read_best, read_ranges
 from debeton.studies.study import Axis, Study, StudyVariant
+from debeton.studies.study_checks import check_study, implied_settings
 from debeton.system.errors import UsageError, nearest
 from debeton.system.file_names import CONTROL, path_below
 
@@ -65,6 +81,7 @@ STUDY_KEYS: dict[str, tuple[type, ...]] = {
     "settings": (dict,),
     "axes": (dict,),
     "seeds": (list,),
+    "ranges": (str,),
     "variants": (dict,),
     "limits": (dict,),
     "slurm": (dict,),
@@ -74,8 +91,9 @@ VARIANT_KEYS: dict[str, tuple[type, ...]] = {
     "configs": (list,),
     "settings": (dict,),
     "axes": (dict,),
-    "search": (dict,),
+    "search": (dict, list),
     "draws": (int,),
+    "best": (dict,),
     "seeds": (list,),
 }
 LIMITS = ("jobs", "minutes")
@@ -96,6 +114,7 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
     for key in ("name", "variants"):
         if not content.get(key):
             raise UsageError(f"study {path} has no '{key}'")
+    parts = read_ranges(content.get("ranges") or "")
     study = Study(
         name=path_below(str(content["name"]), f"study {path}, name", UsageError),
         configs=tuple(content.get("configs") or ()),
@@ -107,11 +126,12 @@ def load_study(path: Path, settings: Point = MappingProxyType({}), seeds: Sequen
         limits=_limits(content.get("limits") or {}, f"study {path}, limits"),
         slurm=_texts(content.get("slurm") or {}, f"study {path}, slurm"),
         variants=tuple(
-            _variant(path, str(name), {} if values is None else values, settings)
+            variant
             for name, values in content["variants"].items()
+            for variant in _variants(path, str(name), {} if values is None else values, settings, parts)
         ),
     )
-    _check(path, study, settings)
+    check_study(study, settings, f"study {path}")
     axes_of = {variant.name: _axis_texts({**study.axes, **variant.axes}) for variant in study.variants}
     return replace(study, published=read_published(content.get("published"), axes_of, f"study {path}"))
 
@@ -150,7 +170,7 @@ def _placeholders(study: Study) -> set[str]:
     texts = [*study.betons, *map(str, study.settings.values())]
     for variant in study.variants:
         texts += map(str, variant.settings.values())
-        texts += [str(value) for _, value in _implied({**study.axes, **variant.axes})]
+        texts += [str(value) for _, value in implied_settings({**study.axes, **variant.axes})]
     return {name for text in texts for name in PLACEHOLDER.findall(text) if not split_placeholder(name)[1]} - {
         "seed",
         "betons",
@@ -203,8 +223,17 @@ def _commands(given: Any, where: str) -> tuple[str, ...]:
     return tuple(text if "{betons}" in text else f"{text} --out {{betons}}" for text in map(str, commands))
 
 
-def _variant(path: Path, name: str, values: Any, given: Point) -> StudyVariant:
-    """Read one variant of the file; `given`, the settings from the command line, replace its settings."""
+def _variants(
+    path: Path, name: str, values: Any, given: Point, parts: Mapping[str, Mapping[str, Any]]
+) -> list[StudyVariant]:
+    """Read one variant of the file, and the variant of its best settings that the key 'best' adds.
+
+    path: the study file.
+    name: name of the variant.
+    values: its content.
+    given: settings from the command line; they replace the variant's.
+    parts: ranges by key, by the name of a part of the file of ranges.
+    """
     where = f"study {path}, variant '{name}'"
     if not isinstance(values, dict):
         raise UsageError(f"{where} is {values!r}; expected {', '.join(VARIANT_KEYS)}, or nothing")
@@ -212,102 +241,35 @@ def _variant(path: Path, name: str, values: Any, given: Point) -> StudyVariant:
     search, draws = values.get("search") or {}, int(values.get("draws") or 0)
     if bool(search) != (draws > 0):
         raise UsageError(f"{where}: 'search' and 'draws' go together; give the ranges and the number of draws")
-    for key, candidates in search.items():
-        check_range(candidates, f"{where}: search of {key}")
+    ranges = join_ranges(search, parts, where)
     settings = {key: value for key, value in (values.get("settings") or {}).items() if key not in given}
     seeds = _seeds(values.get("seeds") or (), where)
-    return StudyVariant(
-        name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, search, draws, seeds
+    variant = StudyVariant(
+        name, tuple(values.get("configs") or ()), settings, values.get("axes") or {}, ranges, draws, seeds
     )
+    return [variant] if not values.get("best") else _with_best(variant, values["best"], where)
 
 
-def _check(path: Path, study: Study, given: Point) -> None:
-    """Check the axes of every variant, and the variants that it depends on. given: settings of the command line."""
-    for number, variant in enumerate(study.variants):
-        where = f"study {path}, variant '{variant.name}'"
-        _check_overlaps(study, variant, given, where)
-        _check_owned(study, variant, given, where)
-        texts = [*study.betons, *(str(value) for value in {**study.settings, **variant.settings}.values())]
-        texts += [str(value) for _, value in _implied({**study.axes, **variant.axes})]
-        for key, values in {**study.axes, **variant.axes}.items():
-            if isinstance(values, dict) and "." not in key and all(isinstance(v, dict) for v in values.values()):
-                continue
-            if not isinstance(values, list) or not values or len({repr(v) for v in values}) < len(values):
-                raise UsageError(
-                    f"{where}: axis {key} is {values!r}; expected a list of different values, or, of a name without a "
-                    "dot, the settings of each value"
-                )
-            texts_of = [axis_text(value) for value in values]
-            if twice := [value for k, value in enumerate(values) if texts_of[k] in texts_of[:k]]:
-                first = values[texts_of.index(axis_text(twice[0]))]
-                raise UsageError(
-                    f"{where}: axis {key} has {first!r} and {twice[0]!r}, and both read '{axis_text(first)}' in the "
-                    "names of jobs; remove one of them"
-                )
-            if "." not in key and not any(f"{{{key}}}" in text for text in texts):
-                raise UsageError(
-                    f"{where}: axis '{key}' changes nothing: it is no setting (section.key), and no text has {{{key}}}"
-                )
-        earlier = {other.name: other for other in study.variants[:number]}
-        for needed in variants_named_in(texts):
-            if needed not in earlier:
-                raise UsageError(f"{where} depends on '{needed}', which is no variant before it; put that one first")
-            _check_seeds(study, variant, earlier[needed], where)
+def _with_best(variant: StudyVariant, given: Mapping[str, Any], where: str) -> list[StudyVariant]:
+    """Return a variant that searches, and the one that runs its best setting under each rule.
 
-
-OWNED = {
-    "training.seed": "'seeds' of the study, or --seeds",
-    "training.outdir": "--runs",
-    "training.exp_name": "the names of the variants",
-}
-
-
-def _check_owned(study: Study, variant: StudyVariant, given: Point, where: str) -> None:
-    """Check that no setting is given that the study itself gives to every job, because it would have no effect."""
-    owned = {**OWNED, **({"training.data_root": "'betons' of the study, or --data"} if study.betons else {})}
-    axes = {**study.axes, **variant.axes}
-    keys = {*study.settings, *variant.settings, *variant.search, *axes, *(key for key, _ in _implied(axes))}
-    if both := sorted(keys & set(owned)):
-        source = "--set gives" if both[0] in given else "the file gives"
-        raise UsageError(f"{where}: {source} {both[0]}, which comes from elsewhere; use {owned[both[0]]}")
-
-
-def _check_seeds(study: Study, variant: StudyVariant, needed: StudyVariant, where: str) -> None:
-    """Check that the needed variant has a run for every seed: one run per seed, or one that all share."""
-    missing = set(variant.seeds or study.seeds) - set(needed.seeds or study.seeds)
-    if missing and len(needed.seeds) != 1:
-        raise UsageError(
-            f"{where} depends on '{needed.name}', which has no seed {min(missing)}; give '{needed.name}' the same "
-            "seeds, or one that all share"
-        )
-
-
-def _check_overlaps(study: Study, variant: StudyVariant, given: Point, where: str) -> None:
-    """Check that no setting of a variant gets its value from two places."""
-    sources = {
-        "axes of the study": study.axes,
-        "axes": variant.axes,
-        "search": variant.search,
-        "settings": variant.settings,
-    }
-    for (first, left), (second, right) in itertools.combinations(sources.items(), 2):
-        if both := sorted(set(left) & set(right)):
-            raise UsageError(f"{where}: {both[0]} is in its {first} and in its {second}; a job can have one value")
-    axes = {**study.axes, **variant.axes}
-    implied = {key for key, _ in _implied(axes)}
-    if both := sorted(implied & {*variant.settings, *axes, *variant.search}):
-        raise UsageError(f"{where}: {both[0]} comes with a value of an axis and is also set elsewhere; remove one")
-    if fixed := sorted(set(given) & {*axes, *variant.search, *implied}):
-        raise UsageError(f"{where}: {fixed[0]} is an axis, and --set gives it one value; leave one of them out")
-
-
-def _implied(axes: Mapping[str, Axis]) -> list[tuple[str, Any]]:
-    """Return the (key, value) pairs of settings that come with values of axes."""
-    return [
-        pair
-        for axis in axes.values()
-        if isinstance(axis, Mapping)
-        for settings in axis.values()
-        if isinstance(settings, Mapping)
-        for pair in settings.items()
-    ]
+    The runs of the search keep their epochs by the first rule; their other epochs are in results.jsonl.
+    """
+    rules, seeds = read_best(given, f"{where}: best")
+    if not variant.draws:
+        raise UsageError(f"{where} has 'best' and no search; give it 'search' and 'draws'")
+    if variant.axes:
+        raise UsageError(f"{where} has 'best' and axes of its own; put their values into its search")
+    if SELECTION in {*variant.settings, *variant.search}:
+        raise UsageError(f"{where} sets {SELECTION}, which the rules of 'best' give; remove one of them")
+    searching = replace(variant, settings={**variant.settings, SELECTION: rules[0]})
+    best = replace(
+        variant,
+        name=f"{variant.name}_best",
+        axes={SELECTION: rules},
+        search={},
+        draws=0,
+        seeds=_seeds(seeds, f"{where}: best"),
+        best_of=variant.name,
+    )
+    return [searching, best]

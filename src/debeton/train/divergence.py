@@ -58,6 +58,11 @@ def check_rows_finite(what: str, view: View, is_finite: Tensor, value: float | N
     )
 
 
+def is_divergence(error: str) -> bool:
+    """Return whether the text of an error says that training diverged."""
+    return REMEDY in error
+
+
 class StepWatch:
     """A watch over the steps of a phase, which notes each loss and looks at them from time to time.
 
