@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.running import folder_of, lines_of, run
 from torch.nn import functional
 
-from debeton.methods.finders.eiil import ENVIRONMENTS, infer_environments, scale_gradient, violation
+from debeton.methods.finders.eiil import ENVIRONMENTS, infer_environments, violation
+from debeton.methods.parts.logits import scale_gradient
 from debeton.system.errors import DataError
 
 t = torch.tensor

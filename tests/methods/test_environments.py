@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from debeton.config import load
 from debeton.data.loader.batch import Batch
-from debeton.methods.irm import InvariantRisk, scale_gradient
+from debeton.methods.irm import InvariantRisk
 from debeton.methods.method import one_phase
 from debeton.methods.parts.environments import announce_environments, halves, row_weights
+from debeton.methods.parts.logits import scale_gradient
 from debeton.methods.parts.penalty import warn_of_annealing
 from debeton.methods.vrex import RiskExtrapolation
 from debeton.system import distributed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from debeton.config import section, setting
@@ -16,6 +16,7 @@ from debeton.data.loader.batch import Batch
 from debeton.methods.method import one_phase, register_method
 from debeton.methods.parts.balance import check_groups, view_by_group
 from debeton.methods.parts.environments import announce_environments, environment_means, halves, row_weights
+from debeton.methods.parts.logits import scale_gradient
 from debeton.methods.parts.penalty import Penalty, warn_of_annealing
 from debeton.train.objective import Objective, StepOutput
 from debeton.train.run import Run
@@ -32,21 +33,6 @@ class IrmSettings:
     rescale: bool = setting(
         Bool(), "divide the loss by the weight where it is above 1, as the released code does", default=False
     )
-
-
-def scale_gradient(logits: Tensor, label: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the gradient of each row's cross-entropy for a factor on its logits, at factor 1, [B].
-
-    It is sum_c (p_c - t_c) z_c, with the probabilities p and the target t. So the penalty needs no gradient of a
-    gradient.
-
-    logits: z, float [B, C].
-    label: int64 [B].
-    label_smoothing: in [0, 1).
-    """
-    expected = (logits.softmax(1) * logits).sum(1)
-    own = logits.gather(1, label[:, None])[:, 0]
-    return expected - (1 - label_smoothing) * own - label_smoothing * logits.mean(1)
 
 
 class InvariantRisk(Objective):

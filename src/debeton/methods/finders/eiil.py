@@ -23,7 +23,7 @@ from debeton.methods.finder import (
     identify_settings,
     register_finder,
 )
-from debeton.methods.parts.logits import logits_by_batch
+from debeton.methods.parts.logits import logits_by_batch, scale_gradient
 from debeton.nets.finite import all_finite
 from debeton.system import distributed
 from debeton.system.errors import DataError
@@ -49,19 +49,6 @@ class EiilSettings:
     lr: float | None = phase_setting("lr", IDENTIFY)
     weight_decay: float | None = phase_setting("weight_decay", IDENTIFY)
     optimizer: str | None = phase_setting("optimizer", IDENTIFY)
-
-
-def scale_gradient(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the gradient of each row's cross-entropy for a factor s on its logits, at s = 1, float [B].
-
-    d CE(s z, y) / ds = sum_c p_c z_c - z_y. Where the gradient is above 0, smaller logits would lower the row's loss.
-    The penalty of IRMv1 is the square of its mean (Arjovsky et al. 2019).
-
-    logits: z, [B, C].
-    label: y, int64 [B].
-    """
-    expected = (logits.softmax(1) * logits).sum(1)
-    return expected - logits.gather(1, label[:, None])[:, 0]
 
 
 def violation(assignment: Tensor, gradient: Tensor, label: Tensor, counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The logits of a network, batch by batch, for methods that need more than accuracies and losses."""
+"""The logits of a network, batch by batch, and what methods read from them beside accuracies and losses."""
 
 from __future__ import annotations
 
@@ -49,3 +49,21 @@ def logits_of_rows(run: Run, model: nn.Module, view: View) -> Tensor:
         kept[batch.row] = logits
     assert kept is not None  # a view has rows, and each process has a batch, if an empty one
     return distributed.sum_over_processes(kept)[torch.from_numpy(view.rows).to(run.device)].cpu()
+
+
+def scale_gradient(logits: Tensor, label: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the gradient of each row's cross-entropy for a factor s on its logits, at s = 1, float [B].
+
+    It is sum_c (p_c - t_c) z_c, with the probabilities p and the target t. Where it is above 0, smaller logits would
+    lower the row's loss. The penalty of IRMv1 is the square of its mean (Arjovsky et al. 2019), so that this penalty
+    needs no gradient of a gradient.
+
+    logits: z, float [B, C].
+    label: int64 [B].
+    label_smoothing: in [0, 1).
+    """
+    expected = (logits.softmax(1) * logits).sum(1)
+    own = logits.gather(1, label[:, None])[:, 0]
+    if not label_smoothing:
+        return expected - own
+    return expected - (1 - label_smoothing) * own - label_smoothing * logits.mean(1)
