@@ -24,7 +24,7 @@ from debeton.methods.parts.logistic_head import FeatureSet, Logistic, accuracies
 from debeton.methods.parts.marked_rows import describe_marks
 from debeton.methods.parts.row_weights import RowWeights
 from debeton.report.pictures import worst_mistakes
-from debeton.studies.state import rule_of_scores
+from debeton.studies.choice import rule_of_scores
 from debeton.system.errors import DataError, UsageError
 from debeton.train.attack import rates_by
 from debeton.train.metrics import GroupMeter, add_by_group, group_metrics, selection_score
