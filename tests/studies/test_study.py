@@ -611,6 +611,31 @@ def test_a_job_beyond_the_studys_minutes_is_stopped_and_counts_as_failed(tmp_pat
     assert lines[-1] == f"failed  {job.name}: stopped after 0.01 minutes, the study's limit; 'retry' continues the run"
 
 
+@pytest.mark.parametrize("betons", [None, "writers/write_betons.py --dataset dominoes"], ids=["run", "betons"])
+def test_a_job_on_a_full_disk_has_not_failed_and_the_same_command_continues_it(tmp_path, betons):
+    (job,) = load_study(write(tmp_path / "s.yaml", betons=betons, axes=None, seeds=[0], variants={"erm": {}})).jobs()
+    program = tmp_path / ("main.py" if betons is None else "writers/write_betons.py")
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(
+        "import errno\nfrom pathlib import Path\nfrom debeton.system.errors import run_command\n"
+        "from debeton.system.failed_writes import naming_failed_writes\n"
+        "def fill():\n    with naming_failed_writes(Path('runs/x.pt')):\n"
+        "        raise OSError(errno.ENOSPC, 'no space')\n"
+        "raise SystemExit(run_command(fill))\n"
+    )
+    job_states = JobStates([job], StudyFolders(ROOT, tmp_path / "runs", tmp_path / "data"))
+    job_states.config(job)
+    lines: list[str] = []
+    runner = Runner(job_states, 1, lines.append)
+    job_states.folders = StudyFolders(tmp_path, tmp_path / "runs", tmp_path / "data")
+    for _ in range(2):  # the second time is the same command
+        assert not runner.run_one(job)
+        assert lines[-1].startswith(f"stopped {job.name}: ")
+        assert "the disk under runs is full: x.pt could not be written" in lines[-1]
+        assert lines[-1].endswith("; the same command continues it")
+        assert job_states.state(job).kind == "missing"
+
+
 def test_ctrl_c_is_passed_on_to_a_job_which_is_stopped_and_not_failed(tmp_path):
     (job,) = load_study(write(tmp_path / "s.yaml", betons=None, axes=None, seeds=[0], variants={"erm": {}})).jobs()
     script = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(130))\n"

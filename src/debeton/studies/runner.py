@@ -20,6 +20,7 @@ from debeton.studies.commands import OUT_OF_TIME, Commands
 from debeton.studies.jobs import Job
 from debeton.studies.state import JobStates, State
 from debeton.system.cores import usable_cores
+from debeton.system.failed_writes import is_full_disk
 from debeton.system.files import write_text
 from debeton.system.guard import STOPPING
 from debeton.system.locks import Lock, LockState, holder, open_lock
@@ -132,17 +133,22 @@ class Runner:
             self.job_states.record_error(job, "")
             self.tell(f"done    {job.name} ({seconds:.0f} s)")
         elif status == OUT_OF_TIME:
-            error = f"stopped after {job.minutes:g} minutes, the study's limit; 'retry' continues the run"
-            self.job_states.record_error(job, error)
-            self.tell(f"failed  {job.name}: {error}")
+            limit = f"stopped after {job.minutes:g} minutes, the study's limit"
+            self._record_failure(job, f"{limit}; 'retry' continues the run")
         elif self.stopped or status in STOPPED:
             self.tell(f"stopped {job.name}; the same command continues it")
         else:
             log = self.job_states.folders.log_file(job)
-            error = last_line(log) or f"ended with status {status} and an empty log"
-            self.job_states.record_error(job, error)
-            self.tell(f"failed  {job.name}: {error}")
+            self._record_failure(job, last_line(log) or f"ended with status {status} and an empty log")
         return finished
+
+    def _record_failure(self, job: Job, error: str) -> None:
+        """Record and tell the error of a job. A full disk is no failure: the same command goes on."""
+        if is_full_disk(error):
+            self.tell(f"stopped {job.name}: {error}; the same command continues it")
+            return
+        self.job_states.record_error(job, error)
+        self.tell(f"failed  {job.name}: {error}")
 
     def write_betons(self, job: Job, *locks: Lock) -> bool:
         """Write the betons of a job, once for all jobs that share them, and return whether they are there.
@@ -179,8 +185,7 @@ class Runner:
     def _betons_failed(self, job: Job, status: int) -> None:
         """Record and tell that the betons of a job were not written."""
         error = f"its betons were not written: {last_line(self.job_states.folders.log_file(job)) or f'status {status}'}"
-        self.job_states.record_error(job, error)
-        self.tell(f"failed  {job.name}: {error}")
+        self._record_failure(job, error)
 
     @contextmanager
     def _one_gpu(self) -> Iterator[dict[str, str]]:

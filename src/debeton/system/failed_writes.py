@@ -15,6 +15,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 BROKEN = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ESTALE, errno.EFBIG)
 # Of a path: its name is too long, a folder of it is a file or is gone, or a folder has its name.
 MISPLACED = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENOTEMPTY)
+NO_ROOM = "free some space, or write elsewhere"  # ends the sentence about a full disk
+
+
+def is_full_disk(error: str) -> bool:
+    """Return whether the text of an error says that a disk is full."""
+    return NO_ROOM in error
 
 
 @contextmanager
@@ -33,8 +39,7 @@ def naming_failed_writes(*paths: Path) -> Iterator[None]:
         left = f"no part of {'it' if len(paths) == 1 else 'them'} was left behind"
         if error.errno in FULL:
             raise DataError(
-                f"the disk under {folder} is full: {names} could not be written, and {left}; free some space, or write "
-                "elsewhere"
+                f"the disk under {folder} is full: {names} could not be written, and {left}; {NO_ROOM}"
             ) from error
         raise DataError(
             f"{names} could not be written to {folder} ({_reason(error, paths)}), and {left}; check the disk, the "
