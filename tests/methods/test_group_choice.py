@@ -64,6 +64,7 @@ def marking(monkeypatch: pytest.MonkeyPatch, every: int = 4, kind: str = "bias")
     ("method", "settings", "said"),
     [
         pytest.param("erm", {"groups__from": "jtt"}, "erm looks at no groups", id="no groups"),
+        pytest.param("cdpm", {"groups__from": "jtt"}, "cdpm.condition 'label' draws images of classes", id="cdpm"),
         pytest.param("groupdro", {"groups__from": "jt"}, "groups.from is 'jt'; did you mean 'jtt'?", id="unknown"),
         pytest.param("groupdro", {"groups__from": "file"}, "data.pseudo_groups names no file", id="no file"),
         pytest.param("groupdro", {"groups__val": "inferred"}, "groups.from 'attribute' infers none", id="no finder"),

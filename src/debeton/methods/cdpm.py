@@ -25,6 +25,7 @@ from debeton.diffusion.model import (
     make_schedule,
     save_model,
 )
+from debeton.methods.group_choice import finder_of
 from debeton.methods.method import register_method
 from debeton.nets.models import place_network
 from debeton.system import distributed
@@ -102,8 +103,14 @@ def conditions_of(view: View, kind: str) -> Conditions:
 
 
 def check_cdpm(run: Run) -> None:
-    """Raise UsageError where images are to be drawn by group, and the attribute of a training row is not known."""
-    conditions_of(run.views["train"], run.config.section(CdpmSettings).condition)
+    """Raise UsageError where a finder has no use, or images are by group and an attribute is not known."""
+    condition = run.config.section(CdpmSettings).condition
+    if condition == "label" and finder_of(run) is not None:
+        raise UsageError(
+            f"groups.from is '{run.config.groups.finder}', and cdpm.condition 'label' draws images of classes, so that "
+            "the finder would change nothing; leave it out, or draw images of groups with --cdpm.condition group"
+        )
+    conditions_of(run.views["train"], condition)
 
 
 def cdpm_phases(run: Run) -> Outline:
