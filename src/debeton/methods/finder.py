@@ -20,11 +20,13 @@ from debeton.config import Config, PhaseSettings, phase_setting, phase_settings,
 from debeton.config.checkers import Int, OrNull
 from debeton.data.views.row_lists import by_clusters_of, grouped_by_values, pseudo_grouped
 from debeton.data.views.view import View
+from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.methods.parts.marked_rows import read_or_write_table
 from debeton.system.registry import Registry
 from debeton.train.evaluation import evaluate_view
 from debeton.train.outline import Outline, PhaseOutline
 from debeton.train.run import Run
+from debeton.train.training import fit
 
 IDENTIFY = "identify"  # name of the phase that trains a finder's network
 TABLE, GROUP, SCORE = "groups.csv", "group", "score"
@@ -59,6 +61,15 @@ def identify_settings(config: Config, section: type[Any] = FinderSettings) -> Ph
 def identify_outline(run: Run, section: type[Any] = FinderSettings) -> Outline:
     """Return the outline of phase 'identify' on the training rows. section: as in `identify_settings`."""
     return [PhaseOutline(IDENTIFY, identify_settings(run.config, section), run.views["train"])]
+
+
+def early_network(run: Run, section: type[Any] = FinderSettings) -> nn.Module:
+    """Train ERM on the training rows in phase 'identify', and return its network. section: see `identify_settings`.
+
+    Finders that ask for the same training share it.
+    """
+    view, settings = run.views["train"], identify_settings(run.config, section)
+    return fit(run, view, cross_entropy(run, view), phase=IDENTIFY, settings=settings, sections=["model"])
 
 
 @dataclass(frozen=True)

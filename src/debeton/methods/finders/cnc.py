@@ -10,18 +10,15 @@ import numpy as np
 
 from debeton.data.views.view import View
 from debeton.methods.finder import (
-    IDENTIFY,
     Found,
     Groups,
+    early_network,
     found_groups,
     identify_outline,
-    identify_settings,
     register_finder,
 )
-from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.train.evaluation import evaluate_view
 from debeton.train.run import Run
-from debeton.train.training import fit
 
 
 @register_finder(
@@ -40,8 +37,7 @@ def cnc_groups(run: Run) -> Found:
     share it. A row whose prediction is its label is called bias-aligned. With two classes the groups are those of the
     errors (finder 'jtt'). With more classes, errors are told apart by what was predicted.
     """
-    view, settings = run.views["train"], identify_settings(run.config)
-    network = fit(run, view, cross_entropy(run, view), phase=IDENTIFY, settings=settings, sections=["model"])
+    network = early_network(run)
 
     def groups_of(rows: View) -> Groups:
         evaluation = evaluate_view(run, network, rows)

@@ -18,9 +18,9 @@ from debeton.methods.finder import (
     IDENTIFY,
     Found,
     Groups,
+    early_network,
     found_groups,
     identify_outline,
-    identify_settings,
     register_finder,
 )
 from debeton.methods.parts.logits import logits_by_batch, scale_gradient
@@ -29,11 +29,10 @@ from debeton.system import distributed
 from debeton.system.errors import DataError
 from debeton.system.seed import make_rng
 from debeton.train.divergence import REMEDY
-from debeton.train.objective import CrossEntropy, Precision
+from debeton.train.objective import Precision
 from debeton.train.outline import Outline
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
-from debeton.train.training import fit
 
 ENVIRONMENTS, COLUMN = "environments.csv", "environment"
 
@@ -129,10 +128,7 @@ def eiil_outline(run: Run) -> Outline:
 )
 def eiil_groups(run: Run) -> Found:
     """Train ERM for a few epochs and infer two environments of each class from the network's answers."""
-    view, settings = run.views["train"], run.config.section(EiilSettings)
-    objective = CrossEntropy(run.config.training.label_smoothing)
-    training = identify_settings(run.config, EiilSettings)
-    network = fit(run, view, objective, phase=IDENTIFY, settings=training, sections=["model"])
+    network, settings = early_network(run, EiilSettings), run.config.section(EiilSettings)
 
     def groups_of(rows: View) -> Groups:
         gradient, label = row_gradients(run, network, rows)

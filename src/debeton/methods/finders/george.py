@@ -21,19 +21,17 @@ from debeton.methods.finder import (
     IDENTIFY,
     Found,
     Groups,
+    early_network,
     found_groups,
     identify_outline,
-    identify_settings,
     register_finder,
 )
 from debeton.methods.parts.class_clusters import clusters_of_rows
 from debeton.methods.parts.clusters import ClusterRule
-from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.train.features import extract_features
 from debeton.train.objective import Precision
 from debeton.train.run import Run
 from debeton.train.run_loaders import eval_loader
-from debeton.train.training import fit
 
 
 @section("george", "GEORGE: the trained network, and the clusters of its features")
@@ -76,9 +74,7 @@ def network_features(run: Run, network: nn.Module, view: View) -> NDArray[np.flo
 )
 def george_groups(run: Run) -> Found:
     """Train ERM to its end and divide each class into clusters of its features."""
-    train, settings = run.views["train"], run.config.section(GeorgeSettings)
-    training = identify_settings(run.config, GeorgeSettings)
-    network = fit(run, train, cross_entropy(run, train), phase=IDENTIFY, settings=training, sections=["model"])
+    network, settings = early_network(run, GeorgeSettings), run.config.section(GeorgeSettings)
     rule = ClusterRule(
         settings.algorithm,
         most=settings.max_clusters,
@@ -90,7 +86,7 @@ def george_groups(run: Run) -> Found:
         seed=run.config.training.seed,
     )
 
-    clusters_of = clusters_of_rows(train, partial(network_features, run, network), rule)
+    clusters_of = clusters_of_rows(run.views["train"], partial(network_features, run, network), rule)
 
     def groups_of(view: View) -> Groups:
         return Groups(*clusters_of(view))

@@ -16,16 +16,14 @@ from debeton.methods.finder import (
     IDENTIFY,
     Found,
     Groups,
+    early_network,
     errors_and_losses,
     found_groups,
     identify_outline,
-    identify_settings,
     register_finder,
 )
-from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.train.outline import Outline
 from debeton.train.run import Run
-from debeton.train.training import fit
 
 ERROR_SET, COLUMN = "error_set.csv", "error"
 
@@ -71,6 +69,4 @@ def error_set(run: Run, network: nn.Module) -> Found:
 )
 def jtt_groups(run: Run) -> Found:
     """Train ERM for T epochs; its errors are called bias-conflicting."""
-    view, settings = run.views["train"], identify_settings(run.config, JttSettings)
-    network = fit(run, view, cross_entropy(run, view), phase=IDENTIFY, settings=settings, sections=["model"])
-    return error_set(run, network)
+    return error_set(run, early_network(run, JttSettings))

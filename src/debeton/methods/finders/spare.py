@@ -16,20 +16,17 @@ from debeton.config import section, setting
 from debeton.config.checkers import Float, Int
 from debeton.data.views.view import View
 from debeton.methods.finder import (
-    IDENTIFY,
     Found,
     Groups,
+    early_network,
     found_groups,
     identify_outline,
-    identify_settings,
     register_finder,
 )
 from debeton.methods.parts.class_clusters import clusters_of_rows
 from debeton.methods.parts.clusters import ClusterRule, Floats
-from debeton.methods.parts.cross_entropy import cross_entropy
 from debeton.train.evaluation import CLEAN, evaluate_presentations
 from debeton.train.run import Run
-from debeton.train.training import fit
 
 
 @section("spare", "SPARE: the clusters of an early network's outputs")
@@ -61,9 +58,7 @@ def class_probabilities(run: Run, network: nn.Module, view: View) -> Floats:
 )
 def spare_groups(run: Run) -> Found:
     """Train ERM for finder.epochs and divide each class into clusters of its class probabilities by k-means."""
-    train, settings = run.views["train"], run.config.section(SpareSettings)
-    training = identify_settings(run.config)
-    network = fit(run, train, cross_entropy(run, train), phase=IDENTIFY, settings=training, sections=["model"])
+    network, settings = early_network(run), run.config.section(SpareSettings)
     rule = ClusterRule(
         "kmeans",
         most=settings.max_clusters,
@@ -73,7 +68,7 @@ def spare_groups(run: Run) -> Found:
         seed=run.config.training.seed,
     )
 
-    clusters_of = clusters_of_rows(train, partial(class_probabilities, run, network), rule)
+    clusters_of = clusters_of_rows(run.views["train"], partial(class_probabilities, run, network), rule)
 
     def groups_of(view: View) -> Groups:
         return Groups(*clusters_of(view))
