@@ -633,3 +633,22 @@ def test_an_idx_header_whose_product_overflows_is_one_sentence(tmp_path: Path) -
     (tmp_path / "x-idx3-ubyte").write_bytes(b"\0\0\x08\x04" + (1 << 16).to_bytes(4, "big") * 4)
     with pytest.raises(DataError, match=r"holds 0 bytes, its header .* promises 18446744073709551616"):
         read_idx(tmp_path / "x-idx3-ubyte")
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("column", ["plain", "dictionary"])
+def test_compressed_arrow_files_are_refused_before_they_are_unpacked(tmp_path, compression, column):
+    values = pa.array([b"x" * 1000] * 1000)
+    table = pa.table({"a": values.dictionary_encode() if column == "dictionary" else values})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as file:
+        with pa.ipc.new_stream(file, table.schema, options=options) as writer:
+            writer.write_table(table)
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}], "_split": "train"}')
+    if compression is None:
+        assert read_parts(tmp_path)[0].num_rows == 1000
+        return
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DataError, match=r"data\.arrow has compressed buffers, which may fill the memory"):
+        read_parts(tmp_path)
+    assert pa.total_allocated_bytes() == before

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from debeton.data.beton.image_decoding import BadImage
+from debeton.data.raw.arrow_messages import has_packed_buffers
 from debeton.data.raw.image_files import MissingDataError
 from debeton.data.split_names import is_known_split, known_split
 from debeton.system.errors import DataError
@@ -139,11 +140,17 @@ def _mapped_tables(files: Sequence[Path], folder: Path) -> Any:
     for path in files:
         if not path.is_file():
             raise DataError(f"{folder} lacks its file {path.name}; copy it again")
-        source = pa.memory_map(str(path))
         try:
-            tables.append(pa.ipc.open_stream(source).read_all())
-        except pa.ArrowInvalid as error:
+            packed = has_packed_buffers(path)
+            if not packed:
+                tables.append(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
+        except ValueError as error:  # ArrowInvalid is one
             raise DataError(f"{path} is no whole Arrow file ({error}); copy or save the data set again") from None
+        if packed:
+            raise DataError(
+                f"{path} has compressed buffers, which may fill the memory, and `save_to_disk` writes none; load the "
+                "data set with the library `datasets`, and save it again"
+            )
     return pa.concat_tables(tables)
 
 
