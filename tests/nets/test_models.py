@@ -71,6 +71,15 @@ def test_small_networks_take_dominoes_and_have_the_stated_size(name, size):
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(size, rel=0.1)
 
 
+def test_the_network_without_convolutions_has_the_layers_of_lff_and_takes_its_size():
+    model = make_model("mlp28", 10)
+    shapes = [tuple(layer.weight.shape) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    assert shapes == [(100, 2352), (100, 100), (100, 100), (10, 100)]
+    assert model(torch.zeros(2, 3, 28, 28)).shape == (2, 10)
+    known = architecture("mlp28")
+    assert (known.size, known.sizes) == (28, "images of 28 x 28 pixels")
+
+
 def test_an_unknown_model_is_an_error_that_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'resnet50'"):
         make_model("resnet5O", 2)

@@ -18,7 +18,7 @@ from torch import nn
 from debeton.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from debeton.nets import efficientnet_lite0, open_clip_networks, timm_networks, transformers_networks
 from debeton.nets.architecture import HEAD_ATTRIBUTE, Architecture, Module, with_head_name
-from debeton.nets.networks import SmallConvNet, SmallResNet, add_blurpool
+from debeton.nets.networks import Mlp, SmallConvNet, SmallResNet, add_blurpool
 from debeton.nets.weight_files import read_weight_file
 from debeton.nets.weight_fitting import fit_weights
 from debeton.system.errors import DataError, UsageError, nearest
@@ -320,6 +320,11 @@ MODELS.add(
     "small_convnet",
     _unpretrained("small_convnet", SmallConvNet),
     "five convolutions, 0.4 M parameters; trains on a CPU",
+)
+MODELS.add(
+    "mlp28",
+    _unpretrained("mlp28", Mlp, mean=(0.0,) * 3, std=(1.0,) * 3, size=Mlp.SIDE),
+    "three hidden layers of 100 units, 0.3 M parameters, for 28 x 28 pixels (Nam et al. 2020, LfF)",
 )
 MODELS.add(
     "efficientnet_lite0",
