@@ -19,13 +19,22 @@ from benchmarks import register_benchmark
 from benchmarks.timing import Result, interleave
 from debeton.data.spec import DatasetSpec, Rows
 from debeton.system.cores import usable_cores
-from debeton.system.errors import UsageError
+from debeton.system.errors import UsageError, nearest
+from debeton.system.name_lists import parse_names
 from debeton.system.seed import make_rng
 
 if TYPE_CHECKING:
     from debeton.train.run import Run
 
 METHODS = ("erm", "resample", "reweight", "groupdro", "jtt", "lff")
+ALL = "all"
+# The other methods with training steps of their own on the training split alone. subg, suby and pde take ERM's steps on
+# fewer rows, and heads fit one layer again.
+OTHERS = (
+    *("resample_class", "reweight_class", "sqrt_reweight", "upweight", "cb_loss", "cb_loss_class", "focal", "ldam"),
+    *("balanced_softmax", "logit_adjust", "cvar", "irm", "vrex", "coral", "mmd", "lisa", "mixup", "cnc", "lc"),
+    *("debian", "eiil"),
+)
 DFR = "dfr, the last layer"
 SPEC = DatasetSpec("bench", ("a", "b"), ("x", "y"), aligned=((0,), (1,)))
 HEIGHT, WIDTH = 64, 32
@@ -38,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", default="resnet18", help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=20, help="steps of a round; default: %(default)s")
+    parser.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        metavar="A,B",
+        help="methods beside erm; 'all': every method with steps of its own on one split; default: %(default)s",
+    )
     parser.add_argument("--without-dfr", action="store_true", help="leave out DFR's last layer, which takes seconds")
 
 
@@ -50,10 +65,11 @@ def run(arguments: argparse.Namespace) -> Result:
     """
     if arguments.batch_size < 2 or arguments.steps < 1:
         raise UsageError("--batch-size is at least 2 and --steps at least 1; batch norm needs two rows")
+    methods = _methods(arguments.methods)
     with tempfile.TemporaryDirectory(prefix="debeton-") as folder:
         write_noise(Path(folder), "train", arguments.batch_size * arguments.steps)
         contenders: dict[str, Callable[[], float]] = {
-            method: step_time(method, Path(folder), arguments.arch, arguments.batch_size) for method in METHODS
+            method: step_time(method, Path(folder), arguments.arch, arguments.batch_size) for method in methods
         }
         if not arguments.without_dfr:
             contenders[DFR] = fit_last_layer()
@@ -62,7 +78,7 @@ def run(arguments: argparse.Namespace) -> Result:
         benchmark="methods",
         values=values,
         units={name: "s" if name == DFR else "ms a step" for name in values},
-        ratios={f"{method}_vs_erm": (method, "erm") for method in METHODS[1:]},
+        ratios={f"{method}_vs_erm": (method, "erm") for method in methods[1:]},
         settings={
             "model": arguments.arch,
             "batch_size": arguments.batch_size,
@@ -71,6 +87,16 @@ def run(arguments: argparse.Namespace) -> Result:
             "dfr_workers": usable_cores(),
         },
     )
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    """Return erm and the methods of --methods. UsageError names those that have no step of their own."""
+    known = (*METHODS, *OTHERS)
+    names = known if text == ALL else tuple(dict.fromkeys(("erm", *parse_names(text))))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--methods {name}{nearest(name, known)} expected '{ALL}' or some of: {', '.join(known)}")
+    return names
 
 
 def write_noise(folder: Path, split: str, n: int) -> None:
